@@ -1,0 +1,91 @@
+"""Every error bigspec raises on purpose: each is also a builtin, and each knows its exit status.
+
+A message says which argument or place, what was expected, what came, and what to do.
+Errors cross process boundaries (a worker raises, the client reports), so each carries
+one message string and nothing that does not pickle.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AdjointError",
+    "ArgumentError",
+    "BigspecError",
+    "ChunkError",
+    "ClusterError",
+    "DataError",
+    "MemoryLimitError",
+    "MissingSourceError",
+    "NonFiniteError",
+    "SourceError",
+    "StoreUnavailableError",
+    "UnsupportedTypeError",
+]
+
+
+class BigspecError(Exception):
+    """Base of all bigspec errors.
+
+    Attributes
+    ----------
+    exit_status : int
+        What the command line exits with (sysexits.h numbers where one fits).
+    """
+
+    exit_status = 1
+
+
+class ArgumentError(BigspecError, ValueError):
+    """An argument or option is out of range or contradicts another one."""
+
+    exit_status = 2
+
+
+class MemoryLimitError(BigspecError, MemoryError):
+    """The run cannot fit the memory it was given; raised before the first byte is read."""
+
+    exit_status = 2
+
+
+class DataError(BigspecError, ValueError):
+    """The matrix was opened, and what it holds has no spectral norm (shape, content)."""
+
+    exit_status = 65
+
+
+class UnsupportedTypeError(DataError, TypeError):
+    """The elements (or the object itself) are of a kind that is not a numeric matrix."""
+
+
+class NonFiniteError(DataError, ArithmeticError):
+    """The matrix holds a NaN or an infinity; the message names the place of the first one."""
+
+
+class AdjointError(DataError):
+    """A LinearOperator whose ``rmatvec`` is not the adjoint of its ``matvec``."""
+
+
+class ChunkError(BigspecError, OSError):
+    """A chunk is there but cannot be decoded: corrupted, truncated, failing its checksum."""
+
+    exit_status = 65
+
+
+class SourceError(BigspecError, OSError):
+    """The source cannot be opened as a matrix."""
+
+    exit_status = 66
+
+
+class MissingSourceError(SourceError, FileNotFoundError):
+    """Nothing lies at the path or URL."""
+
+
+class StoreUnavailableError(SourceError, TimeoutError):
+    """The store timed out or refused, and went on doing so after retries."""
+
+
+class ClusterError(BigspecError, ConnectionError):
+    """The Dask cluster does not answer or was lost."""
+
+    exit_status = 69

@@ -1,0 +1,165 @@
+"""What a matrix is to bigspec: a shape, a dtype, a grid along which it can be cut, and ``read``.
+
+A new format is one class with these (see `Matrix`); everything above it, the layout of the
+panels, the passes and the algorithms, never asks where the entries came from.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+__all__ = ["Block", "Buffers", "Grid", "Matrix", "OperatorMatrix"]
+
+Block = np.ndarray[Any, Any] | sp.sparray | sp.spmatrix
+"""What `Matrix.read` returns: a 2-D ndarray (possibly a view), or a SciPy CSR/CSC block."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where one axis may be cut without splitting what the store reads as a whole.
+
+    Parameters
+    ----------
+    extent : int
+        Length of the axis.
+    step : int
+        Regular cut distance: cuts lie at ``0, step, 2 * step, ..., extent``.
+    cuts : tuple of int, optional
+        Irregular cuts ``(0, ..., extent)``; then `step` is the largest distance.
+    """
+
+    extent: int
+    step: int
+    cuts: tuple[int, ...] | None = None
+
+    @classmethod
+    def irregular(cls, sizes: tuple[int, ...]) -> Grid:
+        """Build a grid from consecutive chunk sizes, such as ``dask_array.chunks[0]``."""
+        cuts = (0, *np.cumsum(sizes, dtype=np.int64).tolist())
+        return cls(cuts[-1], max(sizes), cuts)
+
+    @property
+    def count(self) -> int:
+        """Number of pieces between the cuts."""
+        return len(self.cuts) - 1 if self.cuts is not None else -(-self.extent // self.step)
+
+    def cut(self, index: int) -> int:
+        """Return the position of cut number `index`, ``0 <= index <= count``."""
+        return self.cuts[index] if self.cuts is not None else min(index * self.step, self.extent)
+
+    def piece(self, position: int) -> int:
+        """Return the number of the piece that holds `position`."""
+        if self.cuts is not None:
+            return bisect_right(self.cuts, position) - 1
+        return position // self.step
+
+
+class Buffers(threading.local):
+    """Scratch arrays that one thread uses again and again during a pass.
+
+    Fresh buffers of tens of megabytes cost more than decoding into them: the kernel clears
+    every page, every time. A thread asks by name and gets the same memory back.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray[Any, Any]] = {}
+
+    def take(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | type
+    ) -> np.ndarray[Any, Any]:
+        """Return a C-contiguous, uninitialised array; valid until `name` is taken again."""
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        held = self._arrays.get(name)
+        if held is None or held.nbytes < size:
+            held = self._arrays[name] = np.empty(max(size, 1), dtype=np.uint8)
+        return held[:size].view(dtype).reshape(shape)
+
+    def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
+        return (Buffers, ())
+
+
+@dataclass(frozen=True)
+class Matrix(ABC):
+    """A matrix that can be read in rectangles of whole chunks.
+
+    Subclasses are frozen dataclasses that pickle small: a worker reopens the store from
+    them, and nothing proportional to the matrix travels.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(m, n)``, both positive.
+    dtype : numpy.dtype
+        The stored type. Products are made in float64 or complex128 whatever it is.
+    name : str
+        How messages and reports call it: a path, a URL, or a short description.
+    grids : tuple of Grid
+        Where rows and columns may be cut; rectangles passed to `read` lie on these cuts.
+    resident : bool
+        True if the entries lie in this process's memory. Such a matrix is multiplied by the
+        threads of this process, whatever cluster is active: sending it costs more.
+    transient_nbytes : int
+        Bytes that one `read` holds for a moment besides its result (codec scratch).
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    name: str
+    grids: tuple[Grid, Grid]
+    resident: bool = field(default=False, kw_only=True)
+    transient_nbytes: int = field(default=0, kw_only=True)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all entries as stored in memory (dense unless a subclass knows better)."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint is matched by: where, shape, dtype, chunk grid, a content token."""
+
+    @abstractmethod
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
+        """Read ``A[rows, columns]``, both on the cuts of `grids`, with integer start and stop.
+
+        The block may be a view, or lie in `buffers`: it is valid until the same thread reads
+        again, and is never written to.
+
+        Raises
+        ------
+        ChunkError
+            A chunk is damaged; names it.
+        StoreUnavailableError
+            The store went on failing after retries.
+        """
+
+    def chunk_at(self, row: int, column: int) -> str:
+        """Name the chunk (or the place) that holds entry ``(row, column)``, for messages."""
+        return f"chunk ({self.grids[0].piece(row)}, {self.grids[1].piece(column)})"
+
+
+@dataclass(frozen=True)
+class OperatorMatrix(Matrix):
+    """A matrix known only by its action, such as a SciPy LinearOperator: one panel, no reads."""
+
+    @abstractmethod
+    def apply(self, V: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return ``A @ V`` for V (n, b)."""
+
+    @abstractmethod
+    def apply_adjoint(self, Y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return ``A.conj().T @ Y`` for Y (m, b)."""
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
+        """Not available: an operator has no entries to read."""
+        msg = f"{self.name} is an operator: it has no entries to read"
+        raise TypeError(msg)

@@ -1,0 +1,272 @@
+"""What a run returns: the interval, what it rests on, what it cost, in sentences and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["SCHEMA", "Estimate", "Interval", "Observer", "PassRecord", "Range", "relative_width"]
+
+SCHEMA = "bigspec.estimate/1"
+"""Name and version of the JSON layout of `Estimate.to_dict`."""
+
+
+class Range(NamedTuple):
+    """A closed range of numbers."""
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """``lower <= sigma_1 <= upper``, and which bounds say so.
+
+    Attributes
+    ----------
+    lower, upper : float
+        In the units of the matrix.
+    upper_bound : str
+        Name of the active upper bound, such as ``"Christoffel"`` or ``"bordered Frobenius"``.
+    lower_bound : str
+        Name of the active lower bound.
+    deterministic : bool
+        True if the active upper bound holds whatever the random start was.
+    rounding : float
+        Part of ``upper / lower - 1`` that is there for floating-point error alone.
+    """
+
+    lower: float
+    upper: float
+    upper_bound: str
+    lower_bound: str
+    deterministic: bool
+    rounding: float = 0.0
+
+
+def relative_width(lower: float, upper: float) -> float:
+    """Return ``upper / lower - 1``; 0 for ``[0, 0]``, infinity for ``[0, u]``."""
+    if upper <= lower:
+        return 0.0
+    if lower <= 0.0 or math.isinf(upper):
+        return math.inf
+    return upper / lower - 1.0
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One pass over the matrix: what it cost and what the interval was after it.
+
+    Attributes
+    ----------
+    number : int
+        Counting from 1.
+    lower, upper : float
+        The interval after this pass (running maximum and minimum).
+    upper_bound, lower_bound : str
+        Names of the active bounds.
+    deterministic : bool
+        Whether the active upper bound needs no probability.
+    ritz_values : tuple of float
+        The largest Ritz values of A (square roots of those of A^H A), at most eight.
+    bytes_read : int
+        Decoded bytes of the matrix that the pass read.
+    seconds : float
+        Wall time of the pass and of the step that followed it.
+    seconds_reading, seconds_multiplying : float
+        Time in reading and in products, summed over all threads.
+    panels : int
+        Tasks of the pass.
+    retries : int
+        Reads that failed and were tried again.
+    """
+
+    number: int
+    lower: float
+    upper: float
+    upper_bound: str
+    lower_bound: str
+    deterministic: bool
+    ritz_values: tuple[float, ...]
+    bytes_read: int
+    seconds: float
+    seconds_reading: float
+    seconds_multiplying: float
+    panels: int
+    retries: int = 0
+
+    @property
+    def width(self) -> float:
+        """Relative width ``upper / lower - 1`` after this pass."""
+        return relative_width(self.lower, self.upper)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """The spectral norm of a matrix, as an interval.
+
+    ``float(est)`` is `value`. The interval holds with probability at least
+    ``1 - failure_probability`` over the random start, for every matrix; if `deterministic`
+    is true it holds whatever the start was.
+
+    Attributes
+    ----------
+    lower, upper : float
+        ``lower <= sigma_1 <= upper``, rounding margin included.
+    failure_probability : float
+        Over the random start alone.
+    converged : bool
+        Whether ``upper / lower - 1 <= rtol``.
+    status : str
+        A sentence: what was reached, or what ended the run and what is missing.
+    rtol : float
+        The width that was asked for.
+    right : ndarray (n,) or None
+        Unit vector v with ``||A v|| >= value`` up to rounding. None if the basis did not fit
+        the memory given (the status says so).
+    frobenius : float or None
+        Frobenius norm; None for operators, whose entries cannot be seen.
+    upper_bound, lower_bound : str
+        Names of the active bounds.
+    deterministic : bool
+        Whether the active upper bound holds with certainty.
+    rounding : float
+        The share of the relative width that covers floating-point error.
+    algorithm : str
+        ``"lanczos"``, ``"power"`` or ``"gram"``.
+    block_size : int
+        Random columns of the start block.
+    choices : tuple of str
+        What was chosen automatically, and why; one sentence each.
+    seed : int
+        The entropy of the start block.
+    matrix : dict
+        Identity of the matrix.
+    layout : dict
+        How it was cut: orientation, panels, reads a pass, where the passes ran.
+    history : tuple of PassRecord
+        One record a pass.
+    seconds : float
+        Wall time of the whole run.
+    bytes_read : int
+        Decoded bytes read from the matrix in the whole run, also by measurements.
+    versions : dict
+        Versions of what computed it.
+    """
+
+    lower: float
+    upper: float
+    failure_probability: float
+    converged: bool
+    status: str
+    rtol: float
+    right: np.ndarray[Any, Any] | None = field(repr=False)
+    frobenius: float | None
+    upper_bound: str
+    lower_bound: str
+    deterministic: bool
+    rounding: float
+    algorithm: str
+    block_size: int
+    choices: tuple[str, ...]
+    seed: int
+    matrix: dict[str, Any] = field(repr=False)
+    layout: dict[str, Any] = field(repr=False)
+    history: tuple[PassRecord, ...] = field(repr=False)
+    seconds: float
+    bytes_read: int
+    versions: dict[str, str] = field(repr=False)
+
+    @property
+    def value(self) -> float:
+        """The lower end of the interval: a vector attains it."""
+        return self.lower
+
+    @property
+    def width(self) -> float:
+        """Relative width ``upper / lower - 1``."""
+        return relative_width(self.lower, self.upper)
+
+    @property
+    def passes(self) -> int:
+        """Complete passes over the matrix."""
+        return len(self.history)
+
+    @property
+    def stable_rank(self) -> Range | None:
+        """``||A||_F^2 / sigma_1^2`` as a range; None for operators; ``(0, 0)`` for zero."""
+        if self.frobenius is None:
+            return None
+        if self.upper == 0.0:
+            return Range(0.0, 0.0)
+        low = (self.frobenius / self.upper) ** 2 if math.isfinite(self.upper) else 1.0
+        high = (self.frobenius / self.lower) ** 2 if self.lower > 0.0 else math.inf
+        return Range(max(low, 1.0), high)
+
+    def __float__(self) -> float:
+        return self.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the vector as JSON-ready values; ``schema`` names the layout.
+
+        Infinite numbers become None, so that strict JSON parsers accept the result.
+        """
+        data = {k: v for k, v in vars(self).items() if k not in {"right", "history"}}
+        data["history"] = [asdict(record) for record in self.history]
+        derived = {
+            "schema": SCHEMA,
+            "value": self.value,
+            "width": self.width,
+            "passes": self.passes,
+            "stable_rank": self.stable_rank,
+        }
+        plain = _plain(derived | data)
+        assert isinstance(plain, dict)
+        return plain
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return `to_dict` as JSON text; with `path`, write it there as well."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, NumPy scalars into Python's, and non-finite floats into None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Observer:
+    """Hears what a run does, while it does it; this base class ignores everything.
+
+    All methods are called from the thread that called `bigspec.norm`.
+    """
+
+    def run_started(self, matrix_name: str, layout: dict[str, Any]) -> None:
+        """Called once, before the first pass; `layout` is that of `Estimate.layout`."""
+
+    def pass_started(self, number: int, panels: int) -> None:
+        """Pass `number` (from 1) of `panels` panels begins."""
+
+    def panels_done(self, done: int, panels: int, bytes_read: int, seconds: float) -> None:
+        """`done` of `panels` panels of this pass are summed, after `seconds` of this pass."""
+
+    def pass_finished(self, record: PassRecord) -> None:
+        """Called after each pass, with the interval it closed to."""
+
+    def run_finished(self, estimate: Estimate) -> None:
+        """Called once with the answer; not called when the run ends in an error."""
