@@ -1,0 +1,26 @@
+"""The certified spectral norm of a matrix that does not fit in memory.
+
+>>> import numpy as np, bigspec
+>>> est = bigspec.norm(np.diag([3.0, 4.0]))
+>>> bool(est.lower <= 4.0 <= est.upper)
+True
+"""
+
+from bigspec.api import connect, norm, open_matrix, plan
+from bigspec.errors import BigspecError
+from bigspec.matrices import Matrix
+from bigspec.planning import Plan
+from bigspec.results import Estimate, PassRecord
+
+__all__ = [
+    "BigspecError",
+    "Estimate",
+    "Matrix",
+    "PassRecord",
+    "Plan",
+    "connect",
+    "norm",
+    "open_matrix",
+    "plan",
+]
+__version__ = "0.1.0"

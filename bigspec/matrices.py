@@ -66,9 +66,15 @@ class Buffers(threading.local):
 
     Fresh buffers of tens of megabytes cost more than decoding into them: the kernel clears
     every page, every time. A thread asks by name and gets the same memory back.
+
+    Attributes
+    ----------
+    retries : int
+        Reads by this thread that failed and were tried again.
     """
 
     def __init__(self) -> None:
+        self.retries = 0
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
 
     def take(
@@ -108,6 +114,9 @@ class Matrix(ABC):
         threads of this process, whatever cluster is active: sending it costs more.
     transient_nbytes : int
         Bytes that one `read` holds for a moment besides its result (codec scratch).
+    streams : bool
+        True if a panel is read slab by slab with `read`; False if its chunks come as results
+        of other tasks, all at once (dask arrays).
     """
 
     shape: tuple[int, int]
@@ -116,6 +125,7 @@ class Matrix(ABC):
     grids: tuple[Grid, Grid]
     resident: bool = field(default=False, kw_only=True)
     transient_nbytes: int = field(default=0, kw_only=True)
+    streams: bool = field(default=True, kw_only=True)
 
     @property
     def nbytes(self) -> int:

@@ -6,9 +6,14 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from bigspec import render
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["SCHEMA", "Estimate", "Interval", "Observer", "PassRecord", "Range", "relative_width"]
 
@@ -128,7 +133,9 @@ class Estimate:
         The width that was asked for.
     right : ndarray (n,) or None
         Unit vector v with ``||A v|| >= value`` up to rounding. None if the basis did not fit
-        the memory given (the status says so).
+        the memory given, and for panels of columns, which give the left vector.
+    left : ndarray (m,) or None
+        For panels of columns: unit vector u with ``||A^H u|| >= value``.
     frobenius : float or None
         Frobenius norm; None for operators, whose entries cannot be seen.
     upper_bound, lower_bound : str
@@ -166,6 +173,7 @@ class Estimate:
     status: str
     rtol: float
     right: np.ndarray[Any, Any] | None = field(repr=False)
+    left: np.ndarray[Any, Any] | None = field(repr=False)
     frobenius: float | None
     upper_bound: str
     lower_bound: str
@@ -212,11 +220,11 @@ class Estimate:
         return self.value
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the vector as JSON-ready values; ``schema`` names the layout.
+        """Return everything but the vectors as JSON-ready values; ``schema`` names the layout.
 
         Infinite numbers become None, so that strict JSON parsers accept the result.
         """
-        data = {k: v for k, v in vars(self).items() if k not in {"right", "history"}}
+        data = {k: v for k, v in vars(self).items() if k not in {"right", "left", "history"}}
         data["history"] = [asdict(record) for record in self.history]
         derived = {
             "schema": SCHEMA,
@@ -235,6 +243,37 @@ class Estimate:
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
+
+    def summary(self) -> str:
+        """Return a short text block: the interval, the status, the cost and the choices.
+
+        The printed interval is rounded outward: it is never narrower than the true one.
+        """
+        return render.summary(self)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return one self-contained HTML page; with `path`, write it there as well."""
+        text = render.page(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def _repr_html_(self) -> str:
+        return render.fragment(self)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of the interval closing over the passes.
+
+        Raises
+        ------
+        ImportError
+            Matplotlib is missing: ``pip install "bigspec[plot]"``.
+
+        Examples
+        --------
+        >>> bigspec.norm("A.zarr").plot().savefig("run.png")  # doctest: +SKIP
+        """
+        return render.figure(self)
 
 
 def _plain(value: Any) -> Any:
@@ -257,7 +296,7 @@ class Observer:
     """
 
     def run_started(self, matrix_name: str, layout: dict[str, Any]) -> None:
-        """Called once, before the first pass; `layout` is that of `Estimate.layout`."""
+        """Hear that the run begins; `layout` is that of `Estimate.layout`."""
 
     def pass_started(self, number: int, panels: int) -> None:
         """Pass `number` (from 1) of `panels` panels begins."""
@@ -266,7 +305,10 @@ class Observer:
         """`done` of `panels` panels of this pass are summed, after `seconds` of this pass."""
 
     def pass_finished(self, record: PassRecord) -> None:
-        """Called after each pass, with the interval it closed to."""
+        """Hear the cost of a pass and the interval it closed to."""
 
     def run_finished(self, estimate: Estimate) -> None:
-        """Called once with the answer; not called when the run ends in an error."""
+        """Hear the answer; not called when the run ends in an error."""
+
+    def close(self) -> None:
+        """Let go of the terminal; called last, also when the run ends in an error."""

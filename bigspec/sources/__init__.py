@@ -1,0 +1,85 @@
+"""Opening what a user has as a `bigspec.matrices.Matrix`.
+
+Each format is one module with one `Matrix` class; `open_source` tells them apart.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import zarr
+from scipy.sparse.linalg import LinearOperator
+
+from bigspec.errors import UnsupportedTypeError
+from bigspec.matrices import Matrix
+from bigspec.sources.locations import locate, open_node
+from bigspec.sources.memory import ArrayMatrix, SparseMatrix, open_numpy, open_sparse
+from bigspec.sources.operator import LinearOperatorMatrix, open_operator
+from bigspec.sources.zarr_store import ZarrMatrix, open_zarr_array, refuse_group
+
+__all__ = ["ArrayMatrix", "LinearOperatorMatrix", "SparseMatrix", "ZarrMatrix", "open_source"]
+
+ACCEPTED = (
+    "a path or URL of a Zarr array, a zarr array, a NumPy array, a SciPy sparse array, "
+    "a scipy.sparse.linalg.LinearOperator, or a Matrix"
+)
+
+
+def open_source(a: Any) -> Matrix:
+    """Open anything that is a matrix, except dask arrays, which need a pass to be read.
+
+    Parameters
+    ----------
+    a : str, os.PathLike, zarr.Array, numpy.ndarray, scipy sparse, LinearOperator or Matrix
+        A path may be a Zarr directory, a zip archive of one (``A.zarr.zip``), or any URL that
+        fsspec knows; ``::/X`` at its end, or ``/X``, points at an array inside.
+
+    Returns
+    -------
+    Matrix
+        With shape, dtype and chunk grid known; no entry has been read.
+
+    Raises
+    ------
+    MissingSourceError, SourceError, StoreUnavailableError
+        The place cannot be opened; the message says what is there instead.
+    DataError, UnsupportedTypeError
+        It holds no numeric matrix, or `a` is of another type.
+    """
+    if isinstance(a, Matrix):
+        return a
+    if isinstance(a, (str, os.PathLike)):
+        return _open_path(a)
+    if isinstance(a, zarr.Array):
+        return open_zarr_array(a)
+    if isinstance(a, zarr.Group):
+        name = f"zarr group {a.name}"
+        raise refuse_group(a.store, a.path, name, "pass group[{!r}]")
+    if isinstance(a, np.ndarray):
+        return open_numpy(a)
+    if sp.issparse(a):
+        return open_sparse(a)
+    if isinstance(a, LinearOperator):
+        return open_operator(a)
+    kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")
+    msg = f"expected {ACCEPTED}; got {kind}"
+    if isinstance(a, (list, tuple)) or hasattr(a, "__array__"):
+        msg += ". If it fits in memory, pass numpy.asarray(a)"
+    raise UnsupportedTypeError(msg)
+
+
+def _open_path(a: str | os.PathLike[str]) -> Matrix:
+    text = os.fspath(a)
+    if not isinstance(text, str):
+        msg = f"expected a path as str, got {type(text).__name__}; decode it with os.fsdecode"
+        raise UnsupportedTypeError(msg)
+    location = locate(text)
+    node = open_node(location)
+    if isinstance(node, zarr.Array):
+        return open_zarr_array(node, location.name)
+    outer = text.removesuffix("/")
+    inside = "/{}" if location.path else "::/{}"
+    raise refuse_group(location.store, location.path, text, repr(outer + inside))

@@ -1,0 +1,110 @@
+"""What an algorithm is: three functions over a state of arrays and numbers.
+
+A state is a frozen dataclass whose fields are arrays, tuples of arrays, numbers and `Facts`, so
+that it can be saved and loaded without code of its own. Everything in it is scaled by
+``2**-exponent`` per factor of A.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from bigspec.certificate import Facts, UpperBound
+
+__all__ = ["Algorithm", "Bounds", "Products", "State"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Product(Protocol):
+    """What a pass returns; see `bigspec.passes.PassResult`."""
+
+    Z: Array
+    defect: float
+    exponent: int
+    facts: Facts | None
+
+
+class Products(Protocol):
+    """What an algorithm may ask of a pass; see `bigspec.passes.Pass`."""
+
+    @property
+    def length(self) -> int:
+        """Length of the iterates."""
+
+    @property
+    def complex_(self) -> bool:
+        """Whether iterates are complex."""
+
+    @property
+    def depth(self) -> float:
+        """Terms added one after another into an entry of ``H V``."""
+
+    def run(self, V: Array | None, *, exponent: int | None = None) -> Any:
+        """Make one pass."""
+
+
+class State(Protocol):
+    """What every state has, whatever the algorithm."""
+
+    @property
+    def passes(self) -> int:
+        """Passes made."""
+
+    @property
+    def exponent(self) -> int:
+        """Scale of everything in the state."""
+
+    @property
+    def facts(self) -> Facts | None:
+        """Facts of the first pass."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether further steps cannot tell more (invariant subspace, rounding floor)."""
+
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of l_1 after a step, in the scaled units of H.
+
+    Attributes
+    ----------
+    lower : float
+    lower_name : str
+    uppers : tuple of UpperBound
+    ritz_values : tuple of float
+        Largest Ritz values of H.
+    eps : float
+        Rounding margin eps_H.
+    """
+
+    lower: float
+    lower_name: str
+    uppers: tuple[UpperBound, ...]
+    ritz_values: tuple[float, ...]
+    eps: float
+
+
+class Algorithm(Protocol, Generic[S]):
+    """The contract. `init` makes the first pass, each `step` one more."""
+
+    name: ClassVar[str]
+
+    def init(self, passes: Products, entropy: int, start: Array | None) -> S:
+        """Draw the start block from `entropy`, put `start` before it, make the first pass."""
+
+    def step(self, passes: Products, state: S) -> S:
+        """Make one more pass."""
+
+    def bounds(self, state: S, delta: float, *, complex_: bool) -> Bounds:
+        """Bound l_1 with failure probability `delta`; no pass, no I/O."""
+
+    def vector(self, state: S) -> Array | None:
+        """Return a unit iterate v with ``||S v||^2 >= lower``, if the state can make one."""

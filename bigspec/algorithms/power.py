@@ -1,0 +1,150 @@
+"""Randomized block power iteration on ``H = A^H A``: two blocks of memory, the simplest state.
+
+With ``V_{j+1} R_{j+1} = H V_j`` and ``G = [V_1 R_0]_G``, an eigenvector x of H with eigenvalue
+t has ``G^H x = t^{-j} (R_j .. R_0)_G^H V_{j+1}^H x``. The pass over ``V_{j+1}`` also gives its
+one-block Krylov relation, so the same certificate applies, with ``t^{-j}`` in front; it implies
+``l_1^{2k} <= ||R_k .. R_0||^2 / q(delta)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bigspec.algorithms.contract import Bounds, Products
+from bigspec.algorithms.start import start_block
+from bigspec.certificate import Facts, Relation, half_step, product_error, upper_bounds
+from bigspec.dense import UNIT_ROUNDOFF, hermitian, rank_revealing_qr
+
+__all__ = ["Power", "PowerState"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class PowerState:
+    """The last block, its image, and the accumulated small factors.
+
+    Attributes
+    ----------
+    passes : int
+    exponent : int
+    facts : Facts or None
+    V : ndarray (n, b)
+        Last block multiplied, ``V_k`` after k passes.
+    Z : ndarray (n, b)
+        ``H V_k``.
+    product : ndarray (b_G, b)
+        ``(R_{k-1} .. R_0)^H``, rows of G, divided by ``exp(log_scale)``.
+    log_scale : float
+    log_norms : tuple of float
+        Logarithms of ``||(R_j .. R_0)_G||``, j = 0 .. k-2: sizes of past rounding errors.
+    eps : float
+    """
+
+    passes: int
+    exponent: int
+    facts: Facts | None
+    V: Array
+    Z: Array
+    product: Array
+    log_scale: float
+    log_norms: tuple[float, ...]
+    eps: float
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the block is invariant up to rounding."""
+        return bool(self.relation.B.shape[0] == 0)
+
+    @cached_property
+    def relation(self) -> Relation:
+        """One-block relation ``H V = V A + V_+ B`` tied to the start through the powers."""
+        A = hermitian(self.V.conj().T @ self.Z)
+        W = self.Z - self.V @ A
+        W -= self.V @ (self.V.conj().T @ W)
+        room = len(self.V) - self.V.shape[1]
+        _, B, dropped = rank_revealing_qr(W, self.eps / 8, room)
+        relation = Relation(A, B, self.product, self.eps + dropped, orthonormal=True)
+        power = self.passes - 1
+        theta = max(float(relation.theta[0]), np.finfo(float).tiny)
+        steps = np.arange(1, power + 1)
+        errors = np.exp(np.asarray(self.log_norms) - steps * np.log(theta))
+        return replace(
+            relation,
+            power=power,
+            log_scale=self.log_scale,
+            start_defect=float(self.eps * errors.sum()),
+        )
+
+
+@dataclass(frozen=True)
+class Power:
+    """Randomized block power iteration.
+
+    Parameters
+    ----------
+    block_size : int
+        Gaussian columns of the start block.
+    """
+
+    name: ClassVar[str] = "power"
+
+    block_size: int = 16
+
+    def init(self, passes: Products, entropy: int, start: Array | None) -> PowerState:
+        """Draw the start block and make the first pass."""
+        V, tie = start_block(
+            passes.length, self.block_size, entropy, start, complex_=passes.complex_
+        )
+        result = passes.run(V)
+        eps = _rounding(passes, result.facts, result, V)
+        return PowerState(1, result.exponent, result.facts, V, result.Z, tie, 0.0, (), eps)
+
+    def step(self, passes: Products, state: PowerState) -> PowerState:
+        """Orthonormalise the image, and multiply it by H."""
+        V, R, _ = rank_revealing_qr(state.Z, state.eps / 8, state.V.shape[1])
+        size = max(float(np.linalg.norm(state.product, 2)), np.finfo(float).tiny)
+        product = (state.product / size) @ R.conj().T
+        result = passes.run(V, exponent=state.exponent)
+        return replace(
+            state,
+            passes=state.passes + 1,
+            V=V,
+            Z=result.Z,
+            product=product,
+            log_scale=state.log_scale + float(np.log(size)),
+            log_norms=(*state.log_norms, state.log_scale + float(np.log(size))),
+            eps=max(state.eps, _rounding(passes, state.facts, result, V)),
+        )
+
+    def bounds(self, state: PowerState, delta: float, *, complex_: bool) -> Bounds:
+        """Bound l_1 from the one-block relation, the powers and the facts."""
+        relation = state.relation
+        theta = float(relation.theta[0])
+        lower, name = theta - 2 * relation.eps, "Ritz value"
+        if theta > 0:
+            half, _ = half_step(relation)
+            lower, name = max((lower, name), (half, "left Ritz value"))
+        uppers = upper_bounds(relation, state.facts, delta, complex_=complex_)
+        ritz = tuple(float(t) for t in relation.theta[:8])
+        return Bounds(max(lower, 0.0), name, tuple(uppers), ritz, relation.eps)
+
+    def vector(self, state: PowerState) -> Array | None:
+        """Return the normalised image of the leading Ritz vector: one half step on."""
+        y = state.relation.ritz[1][:, 0]
+        v = state.Z @ y
+        size = np.linalg.norm(v)
+        return np.ascontiguousarray(state.V[:, 0]) if size == 0 else np.asarray(v / size)
+
+
+def _rounding(passes: Products, facts: Facts | None, result: Any, V: Array) -> float:
+    """Estimate eps_H: from the facts, or for an operator from the defect of its dot test."""
+    size = 16 * UNIT_ROUNDOFF * np.sqrt(V.shape[1]) * float(np.linalg.norm(result.Z, 2))
+    if facts is not None:
+        products = product_error(facts, passes.length, passes.depth, complex_=passes.complex_)
+        return float(products + size)
+    return float(8 * result.defect + 4 * size)

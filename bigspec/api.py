@@ -1,0 +1,367 @@
+"""The Python door: validate once, choose, run, present."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigspec.errors import ArgumentError, MissingSourceError
+from bigspec.matrices import Matrix
+from bigspec.passes import (
+    Pass,
+    find_executor,
+    is_dask_array,
+    open_dask_array,
+    parse_bytes,
+    parse_timedelta,
+)
+from bigspec.passes import connect as _connect
+from bigspec.planning import Plan, Wishes, make_plan
+from bigspec.progress import make_observer
+from bigspec.results import Estimate, Observer
+from bigspec.solve import Budget, Outcome, check_budget, solve
+from bigspec.sources import open_source
+
+__all__ = ["connect", "norm", "open_matrix", "plan"]
+
+Array = np.ndarray[Any, Any]
+
+
+def open_matrix(a: Any) -> Matrix:
+    """Open anything bigspec can multiply, without reading its entries.
+
+    Parameters
+    ----------
+    a : str, path, zarr array, dask array, ndarray, SciPy sparse array, LinearOperator, Matrix
+        Paths and URLs name a dense Zarr array (v2 or v3); ``::`` goes inside an archive.
+
+    Returns
+    -------
+    Matrix
+
+    Raises
+    ------
+    MissingSourceError, SourceError, StoreUnavailableError
+        The source cannot be opened.
+    DataError, UnsupportedTypeError
+        It was opened and is no numeric 2-D matrix.
+    """
+    return open_dask_array(a) if is_dask_array(a) else open_source(a)
+
+
+def plan(
+    a: Any,
+    *,
+    rtol: float = 1e-3,
+    failure_probability: float = 1e-6,
+    algorithm: str = "auto",
+    block_size: int | None = None,
+    memory_limit: int | str | None = None,
+) -> Plan:
+    """Say what `norm` would read, hold and choose; reads no entries.
+
+    Parameters are those of `norm`. What `norm` decides by measuring the first slab is planned
+    here with defaults.
+
+    Raises
+    ------
+    MemoryLimitError
+        The run cannot fit; the message has the numbers.
+    """
+    check_budget(Budget(rtol))
+    _check_probability(failure_probability)
+    matrix = open_matrix(a)
+    wishes = Wishes(algorithm, _whole("block_size", block_size), 0, _bytes(memory_limit))
+    return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
+
+
+def norm(
+    a: Any,
+    *,
+    rtol: float = 1e-3,
+    failure_probability: float = 1e-6,
+    algorithm: str = "auto",
+    block_size: int | None = None,
+    start: Any = None,
+    seed: int | None = None,
+    max_passes: int | None = None,
+    time_limit: float | str | None = None,
+    memory_limit: int | str | None = None,
+    progress: bool | Observer = False,
+) -> Estimate:
+    """Bracket the spectral norm (largest singular value) of a matrix that need not fit in memory.
+
+    Parameters
+    ----------
+    a : path, URL or object
+        See `open_matrix`.
+    rtol : float
+        Stop when ``upper / lower - 1 <= rtol``.
+    failure_probability : float
+        Accepted probability, over the random start alone, that the interval misses. Small
+        values are nearly free.
+    algorithm : {"auto", "lanczos", "power", "gram"}
+        Block Lanczos needs the fewest passes, block power iteration the least memory, the Gram
+        matrix one pass if the smaller side is at most a few thousand.
+    block_size : int, optional
+        Random columns of the start block. Default: chosen from what reading and multiplying the
+        first slab cost, 16 for small matrices.
+    start : Estimate, path of .npz or .npy, or ndarray (n, s), optional
+        Warm start: old vectors, put before the fresh random block. The certificate stays exact.
+    seed : int, optional
+        Entropy of the start block; fresh and recorded by default. It must not be one that the
+        matrix depends on (a matrix made with vectors of an earlier run, say).
+    max_passes : int, optional
+    time_limit : float or str, optional
+        Seconds, or a text such as ``"30min"``. A pass that is not complete by then is abandoned.
+    memory_limit : int or str, optional
+        What one process may hold (a worker; this process if there is no cluster), as bytes or
+        text such as ``"4GiB"``. Default: half of what it has.
+    progress : bool or Observer
+        Show a live line.
+
+    Returns
+    -------
+    Estimate
+        The interval, what it rests on and what it cost.
+
+    Raises
+    ------
+    ArgumentError, MemoryLimitError
+        Before anything is read.
+    SourceError, DataError, ChunkError, ClusterError
+        See `bigspec.errors`.
+
+    Notes
+    -----
+    Cost: each pass reads the matrix once (twice if the plan says so) and multiplies
+    ``4 m n b`` flops. With an active `distributed.Client` the passes run there, else on Dask's
+    threads in this process; matrices that lie in this process's memory are multiplied here.
+    Method: randomized block Lanczos with a block Christoffel-function bound; single-vector
+    origin in Hochstenbach, J. Sci. Comput. 57 (2013).
+    """
+    began = time.monotonic()
+    budget = Budget(rtol, _whole("max_passes", max_passes), _seconds(time_limit))
+    check_budget(budget)
+    _check_probability(failure_probability)
+    entropy = _entropy(seed, start)
+    matrix = open_matrix(a)
+    executor = find_executor(matrix.resident)
+    loaded = _load_start(start)
+    extra = 0 if loaded is None or isinstance(loaded, Estimate) else loaded.shape[1]
+    extra = 1 if isinstance(loaded, Estimate) else extra
+    wishes = Wishes(algorithm, _whole("block_size", block_size), extra, _bytes(memory_limit))
+    chosen = make_plan(matrix, executor, wishes)
+    W = _start_vectors(loaded, chosen)
+    observer = make_observer(progress)
+    layout = chosen.layout.to_dict() | {"where": executor.name}
+    observer.run_started(matrix.name, layout)
+    passes = Pass(matrix, chosen.layout, executor, on_panels=observer.panels_done)
+    try:
+        outcome = solve(
+            passes,
+            chosen.algorithm,
+            budget,
+            entropy=entropy,
+            failure_probability=failure_probability,
+            start=W,
+            observer=observer,
+        )
+        estimate = _estimate(chosen, outcome, budget, failure_probability, entropy, layout, began)
+        observer.run_finished(estimate)
+    finally:
+        observer.close()
+    return estimate
+
+
+@contextmanager
+def connect(
+    *,
+    scheduler: str | None = None,
+    scheduler_file: str | Path | None = None,
+    workers: int | None = None,
+    memory_limit: int | str | None = None,
+    timeout: float = 30.0,
+) -> Iterator[None]:
+    """Make `norm` run on a Dask cluster while inside; with no argument, do nothing.
+
+    See `bigspec.passes.connect`. A `memory_limit` here is bigspec's (half of what a process
+    has), so local workers are started with twice that.
+    """
+    limit = _bytes(memory_limit)
+    with _connect(
+        scheduler=scheduler,
+        scheduler_file=scheduler_file,
+        workers=workers,
+        memory_limit=None if limit is None else 2 * limit,
+        timeout=timeout,
+    ):
+        yield
+
+
+def _estimate(
+    chosen: Plan,
+    outcome: Outcome,
+    budget: Budget,
+    failure_probability: float,
+    entropy: int,
+    layout: dict[str, Any],
+    began: float,
+) -> Estimate:
+    """Assemble the answer."""
+    interval = outcome.interval
+    rows = chosen.layout.orientation == "rows"
+    read = chosen.measured_bytes + sum(record.bytes_read for record in outcome.history)
+    packages = ("bigspec", "numpy", "scipy", "dask", "distributed", "zarr")
+    return Estimate(
+        lower=interval.lower,
+        upper=interval.upper,
+        failure_probability=failure_probability,
+        converged=outcome.converged,
+        status=outcome.status,
+        rtol=budget.rtol,
+        right=outcome.vector if rows else None,
+        left=None if rows else outcome.vector,
+        frobenius=outcome.frobenius,
+        upper_bound=interval.upper_bound,
+        lower_bound=interval.lower_bound,
+        deterministic=interval.deterministic,
+        rounding=interval.rounding,
+        algorithm=chosen.algorithm.name,
+        block_size=chosen.block_size,
+        choices=chosen.choices,
+        seed=entropy,
+        matrix=chosen.matrix.identity,
+        layout=layout,
+        history=outcome.history,
+        seconds=time.monotonic() - began,
+        bytes_read=read,
+        versions={name: version(name) for name in packages} | {"python": platform.python_version()},
+    )
+
+
+def _check_probability(value: float) -> None:
+    if not 1e-300 <= value < 1.0:
+        msg = (
+            f"failure_probability: expected 1e-300 <= p < 1, got {value!r}; the default 1e-6 costs "
+            "next to nothing"
+        )
+        raise ArgumentError(msg)
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """Check an optional integer."""
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        msg = f"{name}: expected an integer, got {value!r}"
+        raise ArgumentError(msg)
+    return int(value)
+
+
+def _bytes(value: int | str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        count = int(parse_bytes(value))
+    except (ValueError, TypeError, AttributeError):
+        count = 0
+    if count <= 0:
+        msg = f"memory_limit: expected bytes or a text such as '4GiB', got {value!r}"
+        raise ArgumentError(msg)
+    return count
+
+
+def _seconds(value: float | str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(parse_timedelta(value))
+    except (ValueError, TypeError, KeyError):
+        msg = f"time_limit: expected seconds or a text such as '30min', got {value!r}"
+        raise ArgumentError(msg) from None
+
+
+def _entropy(seed: int | None, start: Any) -> int:
+    """Return the entropy of the run: the seed given, or fresh."""
+    if seed is None:
+        return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
+    number = _whole("seed", seed)
+    assert number is not None
+    if number < 0:
+        msg = f"seed: expected a non-negative integer, got {seed!r}"
+        raise ArgumentError(msg)
+    if isinstance(start, Estimate) and start.seed == number:
+        msg = (
+            f"seed: expected another one than that of the estimate given as start, got {seed} "
+            "again; a matrix that depends on the old run would not be independent of the start "
+            "block. Leave seed out for fresh entropy."
+        )
+        raise ArgumentError(msg)
+    return number
+
+
+def _load_start(start: Any) -> Array | Estimate | None:
+    """Turn `start` into an array of columns or an estimate, without unpickling anything."""
+    if start is None or isinstance(start, Estimate):
+        return start
+    if isinstance(start, (str, os.PathLike)):
+        path = Path(start)
+        if not path.exists():
+            msg = f"start: expected an .npz or .npy file, got {str(path)!r}, which does not exist"
+            raise MissingSourceError(msg)
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                names = list(held.keys()) if hasattr(held, "keys") else []
+                key = "right" if "right" in names else (names[0] if names else "")
+                start = held[key] if names else np.array(held)
+        except (ValueError, OSError, TypeError, AttributeError) as error:
+            if path.suffix != ".npy":
+                msg = f"start: cannot read {str(path)!r} as vectors: {error}"
+                raise ArgumentError(msg) from error
+            start = _load_npy(path)
+    W = np.asarray(start)
+    W = W[:, None] if W.ndim == 1 else W
+    if W.ndim != 2 or W.dtype.kind not in "biufc" or not np.isfinite(W).all():
+        msg = f"start: expected finite numbers of shape (n, s), got {W.dtype} of shape {W.shape}"
+        raise ArgumentError(msg)
+    return W
+
+
+def _load_npy(path: Path) -> Array:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, OSError) as error:
+        msg = f"start: cannot read {str(path)!r} as vectors: {error}"
+        raise ArgumentError(msg) from error
+
+
+def _start_vectors(start: Array | Estimate | None, chosen: Plan) -> Array | None:
+    """Check the warm start against the iterates of the plan."""
+    rows, length = chosen.layout.orientation == "rows", chosen.layout.iterate_length
+    side = "right" if rows else "left"
+    if isinstance(start, Estimate):
+        vector = start.right if rows else start.left
+        if vector is None:
+            msg = f"start: expected an estimate with a {side} vector, got one without"
+            raise ArgumentError(msg)
+        start = vector[:, None]
+    if start is not None and start.shape[0] != length:
+        msg = (
+            f"start: expected {side} vectors of length {length} for panels of "
+            f"{chosen.layout.orientation} of {chosen.matrix.name}, got shape {start.shape}"
+        )
+        raise ArgumentError(msg)
+    complex_start = start is not None and np.iscomplexobj(start)
+    if complex_start and chosen.matrix.dtype.kind != "c":
+        msg = "start: expected real vectors for a real matrix, got complex ones; pass real parts"
+        raise ArgumentError(msg)
+    return start

@@ -1,0 +1,397 @@
+"""The innermost products: what one task does with the entries it has read.
+
+A *slab* is a block of rows of the swept operator ``S``: ``S = A`` when panels are rows,
+``S = A^H`` when they are columns. The accumulator adds ``S_i^H (S_i V)`` and the free facts,
+tile by tile: a tile of a few megabytes is converted to float64 once, stays in cache, and is
+used for both products. Measured (2 cores, float32 slabs of 40 MB, b = 8): 7.4 GB/s, against a
+third of that for whole-slab products, which read the slab from memory twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+__all__ = ["Accumulator", "NonFiniteFound", "Partial", "RawFacts", "merge", "working_dtype"]
+
+Array = np.ndarray[Any, Any]
+
+TILE_BYTES = 4 << 20
+SAFE_EXPONENT = 200  # |entries| within 2^+-200: squares summed over 2^100 entries stay finite
+
+
+class NonFiniteFound(Exception):  # noqa: N818
+    """Carries the place of a NaN or infinity, relative to the slab: (row, column) of A."""
+
+
+def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type of products with stored type `dtype`: float64 or complex128."""
+    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+
+
+@dataclass(frozen=True)
+class RawFacts:
+    """Facts of some slabs, mergeable; all but `nonnegative` are scaled like their `Partial`."""
+
+    squares: float
+    column_sums: Array
+    row_sum: float
+    largest: float
+    nonnegative: bool
+
+    def rescaled(self, shift: int) -> RawFacts:
+        """Multiply entries by ``2**shift``."""
+        one = math.ldexp(1.0, shift)
+        return replace(
+            self,
+            squares=self.squares * one * one,
+            column_sums=self.column_sums * one,
+            row_sum=self.row_sum * one,
+            largest=self.largest * one,
+        )
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A partial sum of a pass: of some slabs, a panel, a round, or the whole matrix.
+
+    Attributes
+    ----------
+    Z : ndarray (n, b)
+        ``2**(-2 exponent) sum_i S_i^H (S_i V)``.
+    gram : ndarray (b, b)
+        ``2**(-2 exponent) sum_i Y_i^H Y_i`` with ``Y_i = S_i V``.
+    exponent : int
+        Entries were multiplied by ``2**-exponent``; nonzero only for extreme float64 data.
+    facts : RawFacts or None
+    bytes_read, seconds_reading, seconds_multiplying, retries
+        What it cost.
+    """
+
+    Z: Array
+    gram: Array
+    exponent: int
+    facts: RawFacts | None
+    bytes_read: int = 0
+    seconds_reading: float = 0.0
+    seconds_multiplying: float = 0.0
+    retries: int = 0
+
+    def rescaled(self, exponent: int) -> Partial:
+        """Return the same sum with another exponent."""
+        shift = self.exponent - exponent
+        if shift == 0:
+            return self
+        factor = math.ldexp(1.0, 2 * shift) if 2 * shift > -1074 else 0.0
+        facts = self.facts.rescaled(shift) if self.facts else None
+        return replace(
+            self, Z=self.Z * factor, gram=self.gram * factor, exponent=exponent, facts=facts
+        )
+
+
+def merge(parts: Sequence[Partial]) -> Partial:
+    """Add partial sums in the order given, so that the same bits come out on every run."""
+    exponent = max(part.exponent for part in parts)
+    parts = [part.rescaled(exponent) for part in parts]
+    Z, gram = parts[0].Z.copy(), parts[0].gram.copy()
+    for part in parts[1:]:
+        Z += part.Z
+        gram += part.gram
+    return Partial(
+        Z=Z,
+        gram=gram,
+        exponent=exponent,
+        facts=_merge_facts([part.facts for part in parts if part.facts is not None]),
+        bytes_read=sum(part.bytes_read for part in parts),
+        seconds_reading=sum(part.seconds_reading for part in parts),
+        seconds_multiplying=sum(part.seconds_multiplying for part in parts),
+        retries=sum(part.retries for part in parts),
+    )
+
+
+def _merge_facts(facts: list[RawFacts]) -> RawFacts | None:
+    if not facts:
+        return None
+    columns = facts[0].column_sums.copy()
+    for other in facts[1:]:
+        columns += other.column_sums
+    return RawFacts(
+        squares=math.fsum(f.squares for f in facts),
+        column_sums=columns,
+        row_sum=max(f.row_sum for f in facts),
+        largest=max(f.largest for f in facts),
+        nonnegative=all(f.nonnegative for f in facts),
+    )
+
+
+class Accumulator:
+    """Adds up ``S_i^H (S_i V)`` over the slabs of one panel.
+
+    Parameters
+    ----------
+    V : ndarray (n, b) or None
+        Block to multiply, in the working dtype; None accumulates the Gram matrix ``S^H S``.
+    n : int
+        Length of the iterates.
+    dtype : numpy.dtype
+        Stored type of the matrix.
+    exponent : int or None
+        Known exponent of the matrix; None in the first pass, which finds it.
+    facts : bool
+        Also collect the facts (first pass).
+    transposed : bool
+        Blocks come as stored, A[:, J], and ``S = A^H``.
+    """
+
+    def __init__(
+        self,
+        V: Array | None,
+        n: int,
+        dtype: np.dtype[Any],
+        *,
+        exponent: int | None,
+        facts: bool,
+        transposed: bool,
+    ) -> None:
+        self.V, self.n, self.transposed = V, n, transposed
+        self.work = working_dtype(dtype)
+        self.may_be_extreme = dtype.itemsize // (2 if dtype.kind == "c" else 1) >= 8
+        self.may_be_extreme &= dtype.kind in "fc"
+        self.exponent, self.searching = exponent or 0, exponent is None and self.may_be_extreme
+        self.started = False
+        b = n if V is None else V.shape[1]
+        self.Z = np.zeros((n, b), self.work)
+        self.gram = np.zeros((0, 0) if V is None else (b, b), self.work)
+        self.squares, self.row_sum, self.largest, self.nonnegative = 0.0, 0.0, 0.0, True
+        self.column_sums = np.zeros(n if facts else 0)
+        self.facts = facts
+        self._tile: Array = np.empty(0, self.work)
+        self._scratch: Array = np.empty(0)
+
+    def add_slab(self, blocks: Sequence[tuple[int, Any]]) -> None:
+        """Add one slab, given as blocks ``(offset along the iterate, block as stored)``.
+
+        Raises
+        ------
+        NonFiniteFound
+            With the (row, column) of the first NaN or infinity, counted from the slab's
+            corner in A.
+        """
+        if sp.issparse(blocks[0][1]):
+            for offset, block in blocks:
+                self._add_sparse(offset, block)
+        else:
+            height = blocks[0][1].shape[1 if self.transposed else 0]
+            rows, _ = self._tile_shape()
+            for start in range(0, height, rows):
+                self._add_rows(blocks, slice(start, min(start + rows, height)))
+        if not np.isfinite(self.gram if self.V is not None else self.Z.diagonal()).all():
+            raise NonFiniteFound(*_first_non_finite(blocks, self.transposed))
+
+    def add_streamed(self, tiles: Callable[[], Iterator[tuple[int, Any]]], height: int) -> None:
+        """Add one slab that does not fit: `tiles` is iterated twice, once for each product.
+
+        Parameters
+        ----------
+        tiles : callable
+            Each call yields the blocks of the slab, ``(offset along the iterate, block)``.
+        height : int
+            Rows of the slab.
+
+        Raises
+        ------
+        NonFiniteFound
+        """
+        assert self.V is not None
+        Y = np.zeros((height, self.V.shape[1]), self.work)
+        row_sums = np.zeros(height)
+        for offset, block in tiles():
+            before = self.exponent
+            if self.searching:
+                self._raise_exponent(_peak(block))
+            if self.exponent != before:
+                Y *= math.ldexp(1.0, max(before - self.exponent, -1074))
+            for start, X in self._row_blocks(offset, block):
+                stop = start + X.shape[0]
+                Y[start:stop] += X @ self.V[offset : offset + X.shape[1]]
+            if not np.isfinite(Y).all():
+                raise NonFiniteFound(*_first_non_finite([(offset, block)], self.transposed))
+        for offset, block in tiles():
+            for start, X in self._row_blocks(offset, block):
+                stop = start + X.shape[0]
+                self._finish(offset, X, Y[start:stop], row_sums[start:stop])
+        self.gram += Y.conj().T @ Y
+        self.row_sum = max(self.row_sum, float(row_sums.max(initial=0.0)))
+
+    def _row_blocks(self, offset: int, block: Any) -> Iterator[tuple[int, Array]]:
+        """Load a block in row ranges of tile size, whatever its width."""
+        height, width = block.shape[::-1] if self.transposed else block.shape
+        rows = max(1, TILE_BYTES // self.work.itemsize // width)
+        for start in range(0, height, rows):
+            cut = self._cut(block, slice(start, min(start + rows, height)))
+            yield start, self._load(offset, cut)[1]
+
+    def partial(self) -> Partial:
+        """Return the sum so far."""
+        facts = None
+        if self.facts:
+            facts = RawFacts(
+                self.squares, self.column_sums, self.row_sum, self.largest, self.nonnegative
+            )
+        return Partial(self.Z, self.gram, self.exponent, facts)
+
+    def _tile_shape(self) -> tuple[int, int]:
+        """Rows and columns of a tile; whole rows if 64 of them fit, else 256 rows of a part."""
+        width = max(1, TILE_BYTES // self.work.itemsize)
+        if self.V is None or self.n * 64 <= 2 * width:
+            return int(np.clip(width // self.n, 64, 1024)), self.n
+        return 256, width // 256
+
+    def _add_rows(self, blocks: Sequence[tuple[int, Any]], rows: slice) -> None:
+        """Add a row range of a slab: both products over its tiles."""
+        if self.searching:
+            self._raise_exponent(max(_peak(self._cut(block, rows)) for _, block in blocks))
+        tiles = list(self._tiles(blocks, rows))
+        height = rows.stop - rows.start
+        row_sums = np.zeros(height)
+        if self.V is None:
+            parts = [self._load(*tile)[1] for tile in tiles[:1]]
+            if len(tiles) > 1:  # the tile buffer is used again, so parts are copied
+                parts = [self._load(*tile)[1].copy() for tile in tiles]
+            X = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            self.Z += X.conj().T @ X
+            self._note(0, X, row_sums)
+        elif len(tiles) == 1:
+            offset, X = self._load(*tiles[0])
+            Y = X @ self.V[offset : offset + X.shape[1]]
+            self._finish(offset, X, Y, row_sums)
+            self.gram += Y.conj().T @ Y
+        else:
+            Y = np.zeros((height, self.V.shape[1]), self.work)
+            for tile in tiles:
+                offset, X = self._load(*tile)
+                Y += X @ self.V[offset : offset + X.shape[1]]
+            for tile in tiles:
+                self._finish(*self._load(*tile), Y, row_sums)
+            self.gram += Y.conj().T @ Y
+        self.row_sum = max(self.row_sum, float(row_sums.max(initial=0.0)))
+
+    def _finish(self, offset: int, X: Array, Y: Array, row_sums: Array) -> None:
+        """Add ``X^H Y`` for a loaded tile, then look at its entries."""
+        part = self.Z[offset : offset + X.shape[1]]
+        part += (Y.conj().T @ X).conj().T if self.work.kind == "c" else X.T @ Y
+        self._note(offset, X, row_sums)
+
+    def _cut(self, block: Array, rows: slice) -> Array:
+        return block[:, rows] if self.transposed else block[rows]
+
+    def _tiles(self, blocks: Sequence[tuple[int, Any]], rows: slice) -> Iterator[tuple[int, Array]]:
+        """Cut a row range into tiles as stored."""
+        _, width = self._tile_shape()
+        for offset, block in blocks:
+            cut = self._cut(block, rows)
+            length = cut.shape[0 if self.transposed else 1]
+            for start in range(0, length, width):
+                stop = min(start + width, length)
+                yield offset + start, cut[start:stop] if self.transposed else cut[:, start:stop]
+
+    def _load(self, offset: int, tile: Array) -> tuple[int, Array]:
+        """Convert a tile to the working type, scaled, as a view of shape (rows, columns of S)."""
+        if self._tile.size < tile.size:
+            self._tile = np.empty(tile.size, self.work)
+        X = self._tile[: tile.size].reshape(tile.shape)
+        if self.transposed and self.work.kind == "c":
+            np.conjugate(tile, out=X, casting="unsafe")
+        else:
+            np.copyto(X, tile, casting="unsafe")
+        if self.exponent:
+            X *= math.ldexp(1.0, -self.exponent // 2)
+            X *= math.ldexp(1.0, -self.exponent - (-self.exponent // 2))
+        return offset, X.T if self.transposed else X
+
+    def _note(self, offset: int, X: Array, row_sums: Array) -> None:
+        """Collect the facts of a loaded tile (rows, columns of S); may overwrite it."""
+        if not self.facts:
+            return
+        if self.work.kind == "c":
+            if self._scratch.size < X.size:
+                self._scratch = np.empty(X.size)
+            self.nonnegative = False
+            X = np.abs(X, out=self._scratch[: X.size].reshape(X.shape))
+        else:
+            self.nonnegative = self.nonnegative and bool(X.min(initial=0.0) >= 0.0)
+            np.abs(X, out=X)
+        flat = X.ravel(order="K")
+        self.squares += float(flat @ flat)
+        self.largest = max(self.largest, float(X.max(initial=0.0)))
+        self.column_sums[offset : offset + X.shape[1]] += np.ones(X.shape[0]) @ X
+        row_sums += X @ np.ones(X.shape[1])
+
+    def _raise_exponent(self, peak: float) -> None:
+        """Choose the scale: 0 in the safe range, else the exponent of the largest entry."""
+        if peak == 0.0 or not math.isfinite(peak):
+            return
+        exponent = math.frexp(peak)[1]
+        exponent = exponent if abs(exponent) > SAFE_EXPONENT else 0
+        if self.started and exponent <= self.exponent:
+            return
+        if self.started:
+            scaled = self.partial().rescaled(exponent)
+            self.Z, self.gram = scaled.Z, scaled.gram
+            if scaled.facts:
+                self.squares, self.column_sums = scaled.facts.squares, scaled.facts.column_sums
+                self.row_sum, self.largest = scaled.facts.row_sum, scaled.facts.largest
+        self.exponent, self.started = exponent, True
+
+    def _add_sparse(self, offset: int, block: Any) -> None:
+        """Add a sparse slab; its stored entries are converted once."""
+        if self.searching:
+            self._raise_exponent(_peak(block.data))
+        X = block.astype(self.work)
+        if self.exponent:
+            X.data *= math.ldexp(1.0, -self.exponent)
+        X = X.conj().T if self.transposed else X
+        if self.V is None:
+            self.Z += (X.conj().T @ X).toarray()
+        else:
+            Y = X @ self.V[offset : offset + X.shape[1]]
+            self.Z[offset : offset + X.shape[1]] += X.conj().T @ Y
+            self.gram += Y.conj().T @ Y
+        if self.facts:
+            self.nonnegative &= self.work.kind != "c" and bool(X.data.min(initial=0.0) >= 0.0)
+            size = abs(X)
+            self.squares += float(size.data @ size.data)
+            self.largest = max(self.largest, float(size.data.max(initial=0.0)))
+            self.column_sums[offset : offset + X.shape[1]] += np.asarray(size.sum(axis=0)).ravel()
+            sums = np.asarray(size.sum(axis=1)).ravel()
+            self.row_sum = max(self.row_sum, float(sums.max(initial=0.0)))
+
+
+def _peak(block: Array) -> float:
+    """Largest magnitude (of real and imaginary parts), without a temporary."""
+    if block.dtype.kind == "c":
+        return max(_peak(block.real), _peak(block.imag))
+    if block.size == 0:
+        return 0.0
+    return float(max(block.max(), -block.min()))
+
+
+def _first_non_finite(blocks: Sequence[tuple[int, Any]], transposed: bool) -> tuple[int, int]:
+    """Return (row, column) of A, from the slab's corner, of its first NaN or infinity."""
+    places = []
+    for offset, block in blocks:
+        if sp.issparse(block):
+            coo: Any = sp.coo_array(block)  # type: ignore[call-overload]
+            bad = ~np.isfinite(coo.data)
+            found = np.stack([coo.row[bad], coo.col[bad]], axis=1)
+        else:
+            found = np.argwhere(~np.isfinite(block))
+        if len(found):
+            row, column = (int(k) for k in found[np.lexsort(found.T[::-1])[0]])
+            places.append((row + offset, column) if transposed else (row, column + offset))
+    return min(places) if places else (-1, -1)

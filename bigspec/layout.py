@@ -1,0 +1,263 @@
+"""How a pass cuts a matrix: orientation, panels, slabs, rounds, and whether it fits the memory.
+
+Everything here follows from the shape, the dtype, the chunk grid, the block size and the
+memory limit alone, never from the number of workers or threads: the sums are made in the same
+order everywhere, so the bits are the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bigspec.errors import MemoryLimitError
+from bigspec.kernels import TILE_BYTES, working_dtype
+from bigspec.matrices import Grid, Matrix, OperatorMatrix
+
+__all__ = ["Layout", "Memory", "Panel", "choose_layout", "format_bytes"]
+
+SLAB_BYTES = 32 << 20  # small chunks are read together up to this; larger strips one at a time
+PANEL_BYTES = (4 << 20, 512 << 20)
+PANELS = 32  # wanted at least, so that threads and workers share the load evenly
+ROUND_PANELS = 32
+READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One task: the pieces ``first <= piece < last`` of the swept axis."""
+
+    index: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one process holds at most, in bytes.
+
+    Attributes
+    ----------
+    iterates : int
+        Blocks of the recurrence, at the client.
+    results : int
+        Partial sums waiting to be added.
+    task : int
+        One running task: slab, decoding scratch, tiles, its partial sum.
+    tasks : int
+        Tasks running at once in one process.
+    limit : int
+        What was allowed.
+    """
+
+    iterates: int
+    results: int
+    task: int
+    tasks: int
+    limit: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all of it."""
+        return self.iterates + self.results + self.task * self.tasks
+
+    @property
+    def spare(self) -> int:
+        """What is left, for a basis to be kept."""
+        return max(self.limit - self.total, 0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The cut of one matrix into panels.
+
+    Attributes
+    ----------
+    orientation : {"rows", "columns"}
+        Panels of rows form ``H = A^H A`` (iterates of length n), panels of columns
+        ``H = A A^H`` (iterates of length m).
+    swept, across : Grid
+        Grid of the axis that panels divide, and of the axis they span.
+    panel_pieces, slab_pieces : int
+        Grid pieces of the swept axis in a panel (a task) and in a slab (read at once).
+    tile_pieces : int or None
+        In two-read passes, grid pieces of the other axis held at once.
+    round_panels : int
+        Panels summed in one fixed tree; rounds are added in order.
+    memory : Memory
+    """
+
+    orientation: Literal["rows", "columns"]
+    swept: Grid
+    across: Grid
+    panel_pieces: int
+    slab_pieces: int
+    tile_pieces: int | None
+    round_panels: int
+    memory: Memory
+
+    @property
+    def panels(self) -> int:
+        """Number of panels, that is of tasks a pass."""
+        return -(-self.swept.count // self.panel_pieces)
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds in a pass."""
+        return -(-self.panels // self.round_panels)
+
+    @property
+    def reads_per_pass(self) -> int:
+        """How often a pass reads the matrix: 1, or 2 if no strip of chunks fits."""
+        return 1 if self.tile_pieces is None else 2
+
+    @property
+    def iterate_length(self) -> int:
+        """Length of the iterates: n for panels of rows, m for panels of columns."""
+        return self.across.extent
+
+    def panel(self, index: int) -> Panel:
+        """Return panel number `index`."""
+        first = index * self.panel_pieces
+        return Panel(index, first, min(first + self.panel_pieces, self.swept.count))
+
+    def slabs(self, panel: Panel) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) positions of the slabs of a panel on the swept axis."""
+        for first in range(panel.first, panel.last, self.slab_pieces):
+            last = min(first + self.slab_pieces, panel.last)
+            yield self.swept.cut(first), self.swept.cut(last)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) positions on the other axis of what is read at once."""
+        step = self.tile_pieces or self.across.count
+        for first in range(0, self.across.count, step):
+            last = min(first + step, self.across.count)
+            yield self.across.cut(first), self.across.cut(last)
+
+    def rectangle(self, swept: tuple[int, int], across: tuple[int, int]) -> tuple[slice, slice]:
+        """Return (rows, columns) of A from positions on the two axes."""
+        ranges = slice(*swept), slice(*across)
+        return ranges if self.orientation == "rows" else ranges[::-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the layout as JSON-ready values."""
+        return {
+            "orientation": self.orientation,
+            "iterate_length": self.iterate_length,
+            "panels": self.panels,
+            "rounds": self.rounds,
+            "reads_per_pass": self.reads_per_pass,
+            "memory": asdict(self.memory) | {"total": self.memory.total},
+        }
+
+
+def format_bytes(count: float) -> str:
+    """Write a number of bytes for people, in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def choose_layout(
+    matrix: Matrix, block_size: int, *, blocks: int, limit: int, tasks: int, local: bool
+) -> Layout:
+    """Choose orientation and panels for one matrix.
+
+    Rows or columns: the smaller side makes the smaller iterates; the other one is taken when a
+    strip of chunks along the smaller side does not fit and one along the other does. When
+    neither fits, each strip is read twice a pass, tile by tile.
+
+    Parameters
+    ----------
+    matrix : Matrix
+    block_size : int
+        Columns of a block (warm start included); ``iterate_length`` for the Gram algorithm.
+    blocks : int
+        Blocks of that size that the algorithm holds at the client.
+    limit : int
+        Bytes one process may hold.
+    tasks : int
+        Tasks that run at once in one process.
+    local : bool
+        Whether tasks run in this process, beside the iterates. There, fewer tasks run at once
+        before a second read is paid for.
+
+    Raises
+    ------
+    MemoryLimitError
+        Nothing fits; the message has the numbers.
+    """
+    m, n = matrix.shape
+    smaller, larger = ("rows", "columns") if n <= m else ("columns", "rows")
+    attempts = []
+    ways = [(smaller, False), (larger, False)] + [(smaller, True)] * matrix.streams
+    for orientation, two_reads in ways:
+        for running in range(tasks, 0, -1) if local else (tasks,):
+            layout = _attempt(
+                matrix, orientation, two_reads, block_size, blocks, limit, running, local
+            )
+            attempts.append(layout)
+            if layout.memory.total <= limit:
+                return layout
+    least = min(attempts, key=lambda layout: layout.memory.total)
+    raise MemoryLimitError(_refusal(matrix, least, block_size))
+
+
+def _attempt(
+    matrix: Matrix,
+    orientation: str,
+    two_reads: bool,
+    block_size: int,
+    blocks: int,
+    limit: int,
+    tasks: int,
+    local: bool,
+) -> Layout:
+    """Lay out one orientation; its memory says whether it fits."""
+    axis = 0 if orientation == "rows" else 1
+    swept, across = matrix.grids[axis], matrix.grids[1 - axis]
+    block = across.extent * block_size * working_dtype(matrix.dtype).itemsize
+    entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
+    piece = max(1, int(swept.step * across.extent * entry))
+    streamed = isinstance(matrix, OperatorMatrix)
+    held = 0 if matrix.resident or streamed else 1
+    wanted = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))
+    if not matrix.streams:
+        wanted = min(wanted, SLAB_BYTES)
+    wanted = max(wanted, READ_TO_RETURN * block)
+    panel_pieces = max(1, min(swept.count, wanted // piece))
+    # A partial sum, its copy in a merge, and the temporary of one product.
+    fixed = 3 * block + 3 * TILE_BYTES
+    iterates = blocks * block if local else 0
+    results = 4 * block
+    slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece)) if matrix.streams else panel_pieces
+    tile_pieces = None
+    slab = held * slab_pieces * piece
+    if two_reads:
+        column = max(1, int(swept.step * across.step * entry))
+        room = (limit - iterates - results) // tasks - fixed - matrix.transient_nbytes
+        slab_pieces, tile_pieces = 1, max(1, min(across.count, room // column))
+        slab = held * min(tile_pieces * column, piece)
+    task = slab + held * matrix.transient_nbytes + fixed
+    memory = Memory(iterates, results, task, tasks, limit)
+    orientation_: Literal["rows", "columns"] = "rows" if axis == 0 else "columns"
+    return Layout(
+        orientation_, swept, across, panel_pieces, slab_pieces, tile_pieces, ROUND_PANELS, memory
+    )
+
+
+def _refusal(matrix: Matrix, layout: Layout, block_size: int) -> str:
+    memory = layout.memory
+    parts = (
+        f"iterates {format_bytes(memory.iterates)}, partial sums {format_bytes(memory.results)}, "
+        f"{memory.tasks} task(s) of {format_bytes(memory.task)}"
+    )
+    return (
+        f"memory_limit: expected at least {format_bytes(memory.total)} a process for "
+        f"{matrix.name} {matrix.shape} {matrix.dtype} at block_size={block_size} ({parts}), got "
+        f"{format_bytes(memory.limit)}. Give more memory, a smaller block_size, or smaller chunks "
+        f"(a task holds at least {'one chunk' if matrix.streams else 'one strip of chunks'})."
+    )

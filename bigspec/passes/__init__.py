@@ -1,0 +1,23 @@
+"""One pass over a matrix as Dask tasks. Only this package imports dask and distributed."""
+
+from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
+from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
+from bigspec.passes.executors import DeadlinePassed, Executor, find_executor
+from bigspec.passes.runner import Pass, PassResult
+from bigspec.passes.tasks import Measurement, measure
+
+__all__ = [
+    "DaskMatrix",
+    "DeadlinePassed",
+    "Executor",
+    "Measurement",
+    "Pass",
+    "PassResult",
+    "connect",
+    "find_executor",
+    "is_dask_array",
+    "measure",
+    "open_dask_array",
+    "parse_bytes",
+    "parse_timedelta",
+]

@@ -1,0 +1,81 @@
+"""A dask array as a matrix: its chunks stay tasks of the graph, so nothing is computed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask
+import numpy as np
+
+from bigspec.errors import DataError, UnsupportedTypeError
+from bigspec.layout import Layout
+from bigspec.matrices import Block, Buffers, Grid, Matrix
+
+__all__ = ["DaskMatrix", "is_dask_array", "open_dask_array"]
+
+
+def is_dask_array(a: Any) -> bool:
+    """Tell a dask array without importing dask.array for everything else."""
+    return dask.is_dask_collection(a) and hasattr(a, "blocks") and hasattr(a, "chunks")
+
+
+@dataclass(frozen=True)
+class DaskMatrix(Matrix):
+    """A 2-D dask array with any chunks; each panel's graph is taken from it when needed."""
+
+    array: Any = field(default=None, kw_only=True, repr=False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The array's name is a hash of the operations that make it."""
+        return {
+            "where": self.name,
+            "shape": list(self.shape),
+            "dtype": str(self.dtype),
+            "chunks": [[grid.step, grid.count] for grid in self.grids],
+            "token": self.array.name,
+        }
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
+        """Not available: chunks reach a task as results of other tasks."""
+        msg = f"{self.name}: chunks of a dask array are read by its own tasks"
+        raise TypeError(msg)
+
+    def pieces(self, layout: Layout, index: int) -> tuple[list[list[Any]], dict[Any, Any]]:
+        """Return keys ``[i][j]`` of the chunks of a panel, and the tasks that make them."""
+        panel = layout.panel(index)
+        cut = slice(panel.first, panel.last)
+        blocks = (
+            self.array.blocks[cut] if layout.orientation == "rows" else (self.array.blocks[:, cut])
+        )
+        (blocks,) = dask.optimize(blocks)
+        return blocks.__dask_keys__(), dict(blocks.__dask_graph__())
+
+
+def open_dask_array(a: Any) -> DaskMatrix:
+    """Check a dask array and wrap it.
+
+    Raises
+    ------
+    DataError
+        Not 2-D, empty, or of unknown chunk sizes.
+    UnsupportedTypeError
+        Not numeric.
+    """
+    name = f"dask array {a.name}"
+    if a.ndim != 2:
+        msg = f"{name}: expected 2 dimensions, got shape {a.shape}; reshape it to a matrix"
+        raise DataError(msg)
+    if np.isnan(a.shape).any():
+        msg = f"{name}: expected known chunk sizes, got {a.shape}; call compute_chunk_sizes()"
+        raise DataError(msg)
+    if 0 in a.shape:
+        msg = f"{name}: expected at least one row and one column, got shape {a.shape}"
+        raise DataError(msg)
+    if a.dtype.kind not in "biufc":
+        msg = f"{name}: expected bool, int, float or complex entries, got {a.dtype}"
+        raise UnsupportedTypeError(msg)
+    grids = (Grid.irregular(a.chunks[0]), Grid.irregular(a.chunks[1]))
+    shape = (int(a.shape[0]), int(a.shape[1]))
+    return DaskMatrix(shape, np.dtype(a.dtype), name, grids, streams=False, array=a)

@@ -1,0 +1,166 @@
+"""The pass: from a block V to ``H V``, its cost and the first pass's free facts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bigspec.certificate import Facts
+from bigspec.errors import AdjointError
+from bigspec.kernels import Partial, merge, working_dtype
+from bigspec.layout import Layout
+from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.passes.executors import Executor
+from bigspec.passes.tasks import Context
+
+__all__ = ["Pass", "PassResult"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """``Z = H V`` and what the pass saw, all scaled by ``2**-exponent`` per factor of A.
+
+    Attributes
+    ----------
+    Z : ndarray (n, b)
+    defect : float
+        ``||V^H Z - (S V)^H (S V)||_2``: zero but for rounding, unless the adjoint is wrong.
+    exponent : int
+    facts : Facts or None
+        In the first pass over a matrix with entries.
+    bytes_read, seconds, seconds_reading, seconds_multiplying, panels, retries
+        What it cost.
+    """
+
+    Z: Array
+    defect: float
+    exponent: int
+    facts: Facts | None
+    bytes_read: int
+    seconds: float
+    seconds_reading: float
+    seconds_multiplying: float
+    panels: int
+    retries: int
+
+
+class Pass:
+    """Passes over one matrix: `run` reads it once and multiplies a block by H.
+
+    Parameters
+    ----------
+    matrix : Matrix
+    layout : Layout
+    executor : Executor
+    on_panels : callable, optional
+        Called with (panels summed so far, panels, bytes read so far, seconds of this pass).
+    deadline : float, optional
+        In the clock of `time.monotonic`; a pass not complete by then raises `DeadlinePassed`.
+    """
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        layout: Layout,
+        executor: Executor,
+        *,
+        on_panels: Callable[[int, int, int, float], None] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.matrix, self.layout, self.executor = matrix, layout, executor
+        self.on_panels, self.deadline = on_panels, deadline
+        self.last: PassResult | None = None
+
+    @property
+    def length(self) -> int:
+        """Length of the iterates."""
+        return self.layout.iterate_length
+
+    @property
+    def complex_(self) -> bool:
+        """Whether iterates are complex."""
+        return working_dtype(self.matrix.dtype).kind == "c"
+
+    @property
+    def depth(self) -> float:
+        """Terms added one after another into an entry of Z, for the rounding model."""
+        longest = self.layout.swept.step * self.layout.panel_pieces
+        return float(min(longest, self.layout.swept.extent) + self.layout.panels)
+
+    def run(self, V: Array | None, *, exponent: int | None = None) -> PassResult:
+        """Read the matrix once and return ``H V``; with ``V=None``, H itself.
+
+        Parameters
+        ----------
+        V : ndarray (n, b) or None
+        exponent : int or None
+            That of the first pass; None makes this a first pass, which collects the facts.
+
+        Raises
+        ------
+        DeadlinePassed, NonFiniteError, ChunkError, StoreUnavailableError, AdjointError
+        """
+        started = time.monotonic()
+        dtype = working_dtype(self.matrix.dtype)
+        block = None if V is None else np.ascontiguousarray(V, dtype)
+        context = Context(self.matrix, self.layout, block, exponent, exponent is None)
+        done = 0
+        panels = self.layout.panels
+
+        def panels_done(count: int) -> None:
+            nonlocal done
+            done += count
+            if self.on_panels is not None:
+                read = self.matrix.nbytes * self.layout.reads_per_pass * done // panels
+                self.on_panels(done, panels, read, time.monotonic() - started)
+
+        total: Partial | None = None
+        rounds = self.executor.rounds(context, on_panels=panels_done, deadline=self.deadline)
+        for part in rounds:
+            total = part if total is None else merge([total, part])
+        assert total is not None
+        if exponent is not None:
+            total = total.rescaled(exponent)
+        self.last = self._result(total, block, time.monotonic() - started)
+        return self.last
+
+    def _result(self, total: Partial, V: Array | None, seconds: float) -> PassResult:
+        defect = 0.0
+        if V is not None:
+            difference = V.conj().T @ total.Z - total.gram
+            defect = float(np.linalg.norm(difference, 2))
+            if isinstance(self.matrix, OperatorMatrix):
+                self._check_adjoint(defect, float(np.linalg.norm(total.gram, 2)))
+        facts = None
+        if (raw := total.facts) is not None:
+            columns = float(raw.column_sums.max())
+            facts = Facts(raw.squares, columns, raw.row_sum, raw.largest, raw.nonnegative)
+        return PassResult(
+            total.Z,
+            defect,
+            total.exponent,
+            facts,
+            total.bytes_read,
+            seconds,
+            total.seconds_reading,
+            total.seconds_multiplying,
+            self.layout.panels,
+            total.retries,
+        )
+
+    def _check_adjoint(self, defect: float, size: float) -> None:
+        """Compare ``<V, A^H A V>`` with ``<A V, A V>``: the dot test at no extra product."""
+        single = np.finfo(self.matrix.dtype).eps > 1e-10
+        if defect > (1e-2 if single else 1e-6) * size:
+            msg = (
+                f"{self.matrix.name}: expected rmatvec to be the adjoint of matvec, got "
+                f"<v, A^H A v> and <A v, A v> that differ by {defect / size:.1e} relatively. "
+                "Check conjugation and scaling in rmatvec."
+            )
+            raise AdjointError(msg)

@@ -1,0 +1,272 @@
+"""What runs on a worker (or a thread): one panel, from its bytes to its partial sum.
+
+Knows no Dask: these are the plain functions that the graphs of `bigspec.passes` call.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from bigspec.errors import DataError, NonFiniteError
+from bigspec.kernels import Accumulator, NonFiniteFound, Partial, merge, working_dtype
+from bigspec.layout import Layout
+from bigspec.matrices import Buffers, Matrix, OperatorMatrix
+
+__all__ = [
+    "Context",
+    "Measurement",
+    "measure",
+    "one_blas_thread",
+    "run_blocks",
+    "run_operator",
+    "run_panel",
+    "sum_partials",
+]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What every task of one pass needs; sent to each worker once.
+
+    Attributes
+    ----------
+    matrix : Matrix
+    layout : Layout
+    V : ndarray (n, b) or None
+        None for the Gram matrix.
+    exponent : int or None
+        None in the first pass.
+    facts : bool
+    buffers : Buffers
+        Scratch of the threads of one process, for the length of the pass.
+    """
+
+    matrix: Matrix
+    layout: Layout
+    V: Array | None
+    exponent: int | None
+    facts: bool
+    buffers: Buffers = field(default_factory=Buffers)
+
+    def accumulator(self) -> Accumulator:
+        """Return an empty sum for one panel."""
+        return Accumulator(
+            self.V,
+            self.layout.iterate_length,
+            self.matrix.dtype,
+            exponent=self.exponent,
+            facts=self.facts,
+            transposed=self.layout.orientation == "columns",
+        )
+
+
+_lock = threading.Lock()
+_limiter: list[Any] = []
+_running = 0
+
+
+@lru_cache(maxsize=1)
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS to one thread while any task of this process runs; restore it afterwards.
+
+    Tasks already fill the cores, and a product split over threads need not have the same bits
+    as one that is not. The limit is the process's, so the first task sets it and the last one
+    restores it.
+    """
+    global _running
+    with _lock:
+        if _running == 0:
+            _limiter.append(_controller().limit(limits=1, user_api="blas"))
+        _running += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
+            if _running == 0:
+                _limiter.pop().restore_original_limits()
+
+
+def run_panel(context: Context, index: int) -> Partial:
+    """Read one panel slab by slab and return its partial sum."""
+    matrix, layout, buffers = context.matrix, context.layout, context.buffers
+    retries = buffers.retries
+    reading, read_bytes, started = 0.0, 0, time.perf_counter()
+    total = context.accumulator()
+    across = next(layout.tiles())
+
+    def blocks(slab: tuple[int, int], tile: tuple[int, int]) -> tuple[int, Any]:
+        nonlocal reading, read_bytes
+        before = time.perf_counter()
+        block = matrix.read(*layout.rectangle(slab, tile), buffers)
+        reading += time.perf_counter() - before
+        read_bytes += _size(block)
+        return tile[0], block
+
+    def streamed(slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
+        return (blocks(slab, tile) for tile in layout.tiles())
+
+    with one_blas_thread():
+        for slab in layout.slabs(layout.panel(index)):
+            try:
+                if layout.reads_per_pass == 1:
+                    total.add_slab([blocks(slab, across)])
+                else:
+                    total.add_streamed(partial(streamed, slab), slab[1] - slab[0])
+            except NonFiniteFound as found:
+                raise _non_finite(context, slab, found, index) from None
+    seconds = time.perf_counter() - started
+    return replace(
+        total.partial(),
+        bytes_read=read_bytes,
+        seconds_reading=reading,
+        seconds_multiplying=seconds - reading,
+        retries=buffers.retries - retries,
+    )
+
+
+def run_blocks(context: Context, index: int, pieces: Sequence[Sequence[Any]]) -> Partial:
+    """Multiply a panel whose chunks are results of other tasks (a dask array).
+
+    `pieces` are the chunks of the panel, ``pieces[i][j]`` in the order of the array's rows and
+    columns.
+    """
+    layout, started = context.layout, time.perf_counter()
+    total = context.accumulator()
+    read_bytes = 0
+    strips = pieces if layout.orientation == "rows" else list(zip(*pieces, strict=True))
+    first = layout.panel(index).first
+    with one_blas_thread():
+        for number, strip in enumerate(strips, start=first):
+            offsets = [layout.across.cut(j) for j in range(len(strip))]
+            read_bytes += sum(_size(block) for block in strip)
+            try:
+                total.add_slab(list(zip(offsets, map(_as_block, strip), strict=True)))
+            except NonFiniteFound as found:
+                slab = layout.swept.cut(number), layout.swept.cut(number + 1)
+                raise _non_finite(context, slab, found, index) from None
+    seconds = time.perf_counter() - started
+    return replace(total.partial(), bytes_read=read_bytes, seconds_multiplying=seconds)
+
+
+def run_operator(context: Context) -> Partial:
+    """Apply an operator and its adjoint to the whole block."""
+    matrix, V = context.matrix, context.V
+    assert isinstance(matrix, OperatorMatrix)
+    assert V is not None
+    rows = context.layout.orientation == "rows"
+    started = time.perf_counter()
+    Y = matrix.apply(V) if rows else matrix.apply_adjoint(V)
+    Z = matrix.apply_adjoint(Y) if rows else matrix.apply(Y)
+    if not (np.isfinite(Y).all() and np.isfinite(Z).all()):
+        msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
+        raise NonFiniteError(msg)
+    Y, Z = (X.astype(V.dtype, copy=False) for X in (Y, Z))
+    seconds = time.perf_counter() - started
+    return Partial(Z, Y.conj().T @ Y, 0, None, seconds_multiplying=seconds)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the first slab cost, scaled to a whole pass on one thread, in seconds.
+
+    Attributes
+    ----------
+    reading : float
+    multiplying : dict
+        By block size.
+    gram : float or None
+        Forming the Gram matrix.
+    bytes_read : int
+        What the measurement itself read.
+    """
+
+    reading: float
+    multiplying: dict[int, float]
+    gram: float | None
+    bytes_read: int
+
+
+def measure(matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool) -> Measurement:
+    """Read the first slab of the first panel once, and time products of several widths."""
+    buffers = Buffers()
+    slab = next(layout.slabs(layout.panel(0)))
+    whole = (0, layout.iterate_length)
+    scale = layout.swept.extent / (slab[1] - slab[0])
+    started = time.perf_counter()
+    block = matrix.read(*layout.rectangle(slab, whole), buffers)
+    reading = time.perf_counter() - started
+
+    def seconds(V: Array | None) -> float:
+        best = float("inf")
+        for _ in range(2):
+            context = Context(matrix, layout, V, 0, facts=False)
+            before = time.perf_counter()
+            context.accumulator().add_slab([(0, block)])
+            best = min(best, time.perf_counter() - before)
+        return best * scale
+
+    with one_blas_thread():
+        dtype = working_dtype(matrix.dtype)
+        multiplying = {b: seconds(np.ones((layout.iterate_length, b), dtype)) for b in sizes}
+        gram_seconds = seconds(None) if gram else None
+    return Measurement(reading * scale, multiplying, gram_seconds, _size(block))
+
+
+def sum_partials(parts: Sequence[Partial]) -> Partial:
+    """Add partial sums in the order given."""
+    return merge(parts)
+
+
+def _as_block(block: Any) -> Any:
+    if hasattr(block, "indptr") or isinstance(block, np.ndarray):
+        return block
+    msg = (
+        f"dask array: expected chunks that are NumPy arrays or SciPy CSR/CSC blocks, got "
+        f"{type(block).__module__}.{type(block).__qualname__}; map_blocks them to one of these"
+    )
+    raise DataError(msg)
+
+
+def _size(block: Any) -> int:
+    if hasattr(block, "indptr"):
+        return int(block.data.nbytes + block.indices.nbytes + block.indptr.nbytes)
+    return int(block.nbytes)
+
+
+def _non_finite(
+    context: Context, slab: tuple[int, int], found: NonFiniteFound, index: int
+) -> NonFiniteError | DataError:
+    """Build the error that names the entry, its chunk and its panel."""
+    row, column = found.args
+    matrix = context.matrix
+    if (row, column) == (-1, -1):
+        return DataError(
+            f"{matrix.name}: products overflowed in panel {index} although all its entries are "
+            "finite now: the matrix changed while it was being read. Run again on a stable copy."
+        )
+    if context.layout.orientation == "rows":
+        row += slab[0]
+    else:
+        column += slab[0]
+    return NonFiniteError(
+        f"{matrix.name}: expected finite entries, got a NaN or infinity first at "
+        f"[{row}, {column}], in {matrix.chunk_at(row, column)}, panel {index}. "
+        "Mend or mask the data: no norm exists."
+    )

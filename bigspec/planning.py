@@ -1,0 +1,296 @@
+"""Choosing the algorithm, the block size and the layout, and saying why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bigspec.algorithms import Algorithm, Gram, Lanczos, Power
+from bigspec.errors import ArgumentError, MemoryLimitError
+from bigspec.layout import Layout, choose_layout, format_bytes
+from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.passes import Executor, Measurement, measure
+
+__all__ = ["ALGORITHMS", "Plan", "Wishes", "make_plan"]
+
+ALGORITHMS = ("auto", "lanczos", "power", "gram")
+DEFAULT_BLOCK = 16
+# Blocks of the iterate's size held at the client: the recurrence, the image, temporaries.
+BLOCKS = {"lanczos": 6, "power": 5, "gram": 3}
+# Typical passes to a relative width of 1e-3 by block size (method, section 9: a gap of 0.7).
+PASSES = {1: 15, 2: 11, 4: 8, 8: 7, 16: 6, 32: 5}
+MEASURE_FROM = 256 << 20  # smaller matrices are done before a measurement pays
+PREFER_DEFAULT = 0.85  # another block size must be this much cheaper, or noise would choose
+GRAM_ALWAYS = 512  # order up to which H is formed without measuring
+GRAM_MOST = 4096
+FLOPS = 2e10  # of one core, for the eigenproblem of the Gram matrix
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the caller fixed, and what is left open (None, "auto").
+
+    Attributes
+    ----------
+    algorithm : str
+    block_size : int or None
+    extra : int
+        Columns of a warm start.
+    memory_limit : int or None
+        Bytes one process may hold; None for half of what it has.
+    """
+
+    algorithm: str = "auto"
+    block_size: int | None = None
+    extra: int = 0
+    memory_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would read, hold and do.
+
+    Attributes
+    ----------
+    matrix : Matrix
+    algorithm : Algorithm
+    block_size : int
+        Random columns; the order of H for the Gram algorithm.
+    layout : Layout
+    where : str
+        What runs the passes.
+    choices : tuple of str
+        What was chosen, and why.
+    measured_bytes : int
+        Bytes read to measure the first slab.
+    """
+
+    matrix: Matrix = field(repr=False)
+    algorithm: Algorithm[Any]
+    block_size: int
+    layout: Layout = field(repr=False)
+    where: str
+    choices: tuple[str, ...]
+    measured_bytes: int = 0
+
+    @property
+    def bytes_per_pass(self) -> int:
+        """Decoded bytes that one pass reads."""
+        return self.matrix.nbytes * self.layout.reads_per_pass
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready values."""
+        return {
+            "schema": "bigspec.plan/1",
+            "matrix": self.matrix.identity,
+            "algorithm": self.algorithm.name,
+            "block_size": self.block_size,
+            "bytes_per_pass": self.bytes_per_pass,
+            "where": self.where,
+            "layout": self.layout.to_dict(),
+            "choices": list(self.choices),
+        }
+
+    def __str__(self) -> str:
+        layout, memory = self.layout, self.layout.memory
+        m, n = self.matrix.shape
+        reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no strip fits)"
+        lines = [
+            f"{self.matrix.name}",
+            f"  matrix      {m} x {n} {self.matrix.dtype}, {format_bytes(self.matrix.nbytes)}",
+            f"  pass        {layout.panels} panels of {layout.orientation}, {reads}: "
+            f"{format_bytes(self.bytes_per_pass)} a pass",
+            f"  runs on     {self.where}",
+            f"  algorithm   {self.algorithm.name}, block of {self.block_size}",
+            f"  memory      {format_bytes(memory.total)} of {format_bytes(memory.limit)} a process:"
+            f" iterates {format_bytes(memory.iterates)}, partial sums "
+            f"{format_bytes(memory.results)}, {memory.tasks} task(s) of "
+            f"{format_bytes(memory.task)}",
+        ]
+        return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
+
+
+def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool = True) -> Plan:
+    """Choose what the caller left open.
+
+    Parameters
+    ----------
+    matrix : Matrix
+    executor : Executor
+    wishes : Wishes
+    look : bool
+        May the first slab be read, to measure reading against multiplying? False for
+        `bigspec.plan`, which reads nothing.
+
+    Raises
+    ------
+    ArgumentError, MemoryLimitError
+    """
+    _check(matrix, wishes)
+    limit = wishes.memory_limit or executor.memory() // 2
+    planner = _Planner(matrix, executor, wishes, limit)
+    measured = planner.measure() if look else None
+    return planner.plan(measured)
+
+
+def _check(matrix: Matrix, wishes: Wishes) -> None:
+    if wishes.algorithm not in ALGORITHMS:
+        msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {wishes.algorithm!r}"
+        raise ArgumentError(msg)
+    if wishes.block_size is not None and wishes.block_size < 1:
+        msg = f"block_size: expected at least 1, got {wishes.block_size!r}; 16 is a good choice"
+        raise ArgumentError(msg)
+    if wishes.algorithm == "gram" and isinstance(matrix, OperatorMatrix):
+        msg = (
+            f"algorithm: expected 'lanczos' or 'power' for the operator {matrix.name}, got 'gram', "
+            "which needs entries"
+        )
+        raise ArgumentError(msg)
+
+
+@dataclass(frozen=True)
+class _Planner:
+    matrix: Matrix
+    executor: Executor
+    wishes: Wishes
+    limit: int
+
+    @property
+    def order(self) -> int:
+        return min(self.matrix.shape)
+
+    def layout(self, algorithm: str, block_size: int) -> Layout:
+        columns = block_size + (0 if algorithm == "gram" else self.wishes.extra)
+        tasks = 1 if isinstance(self.matrix, OperatorMatrix) else self.executor.tasks
+        return choose_layout(
+            self.matrix,
+            columns,
+            blocks=BLOCKS[algorithm],
+            limit=self.limit,
+            tasks=tasks,
+            local=self.executor.local,
+        )
+
+    def measure(self) -> Measurement | None:
+        """Time the first slab, if something is open and the matrix large enough to care."""
+        matrix, wishes = self.matrix, self.wishes
+        open_ = wishes.block_size is None and wishes.algorithm != "gram"
+        dense_here = matrix.resident and matrix.streams and matrix.nbytes == _dense_bytes(matrix)
+        if not open_ or not matrix.streams or matrix.nbytes < MEASURE_FROM or dense_here:
+            return None
+        try:
+            layout = self.layout("lanczos", min(DEFAULT_BLOCK, self.order))
+        except MemoryLimitError:
+            return None
+        if layout.reads_per_pass == 2:
+            return None
+        sizes = [b for b in (4, 8, 16, 32) if b <= self.order]
+        gram = wishes.algorithm == "auto" and self.order <= GRAM_MOST and self.gram_fits()
+        result = self.executor.call(measure, matrix, layout, sizes, gram)
+        assert isinstance(result, Measurement)
+        return result
+
+    def gram_fits(self) -> bool:
+        try:
+            return self.layout("gram", self.order).reads_per_pass == 1
+        except MemoryLimitError:
+            return False
+
+    def plan(self, measured: Measurement | None) -> Plan:
+        b, why_b = self.block_size(measured)
+        name, why = self.algorithm(b, measured)
+        choices = [why] if why else []
+        if name == "gram":
+            layout = self.layout("gram", self.order)
+            b = layout.iterate_length
+        else:
+            choices += [why_b] if why_b else []
+            name, b, layout, more = self.fit(name, b)
+            choices += more
+        choices += self.orientation(layout)
+        algorithm: Algorithm[Any]
+        if name == "lanczos":
+            # The basis lives at the client; a cluster's limit says nothing about that process.
+            algorithm = Lanczos(b, basis_bytes=layout.memory.spare)
+        else:
+            algorithm = Gram() if name == "gram" else Power(b)
+        read = measured.bytes_read if measured else 0
+        return Plan(self.matrix, algorithm, b, layout, self.executor.name, tuple(choices), read)
+
+    def fit(self, name: str, b: int) -> tuple[str, int, Layout, list[str]]:
+        """Shrink what is open until the iterates fit."""
+        names = [name] if self.wishes.algorithm != "auto" else [name, "power"]
+        sizes = [b] if self.wishes.block_size is not None else sorted({b, 8, 4, 1}, reverse=True)
+        error: MemoryLimitError | None = None
+        for size in (size for size in sizes if size <= b):
+            for candidate in names:
+                try:
+                    layout = self.layout(candidate, size)
+                except MemoryLimitError as refusal:
+                    error = error or refusal
+                    continue
+                smaller = (candidate, size) != (name, b)
+                why = f"{candidate} with a block of {size}: the largest that fits the memory limit"
+                return candidate, size, layout, [why] if smaller else []
+        assert error is not None
+        raise error
+
+    def block_size(self, measured: Measurement | None) -> tuple[int, str]:
+        if self.wishes.block_size is not None:
+            return min(self.wishes.block_size, self.order), ""
+        default = min(DEFAULT_BLOCK, self.order)
+        if measured is None:
+            return default, f"block of {default}: the default, certifies soonest when reading rules"
+        cost = {b: PASSES[b] * (measured.reading + t) for b, t in measured.multiplying.items()}
+        best = min(cost, key=lambda b: cost[b])
+        if default in cost and cost[best] > PREFER_DEFAULT * cost[default]:
+            best = default
+        return best, (
+            f"block of {best}: measured per pass and core, reading {measured.reading:.2g} s, "
+            f"products {measured.multiplying[best]:.2g} s at {best} columns"
+        )
+
+    def algorithm(self, b: int, measured: Measurement | None) -> tuple[str, str]:
+        name, n = self.wishes.algorithm, self.order
+        if name != "auto":
+            return name, ""
+        if isinstance(self.matrix, OperatorMatrix):
+            return "lanczos", "lanczos: fewest passes, and an operator has no entries for gram"
+        if n <= GRAM_ALWAYS and self.gram_fits():
+            return "gram", f"gram: A^H A of order {n} is exact after one pass"
+        if measured is None or measured.gram is None:
+            return "lanczos", f"lanczos: fewest passes (gram would need A^H A of order {n})"
+        eig = 4 * n**3 / FLOPS
+        gram = measured.reading + measured.gram
+        other = PASSES.get(b, 6) * (measured.reading + measured.multiplying[b])
+        cores = max(1, self.executor.tasks)
+        if gram / cores + eig < other / cores:
+            return "gram", (
+                f"gram: one pass of {gram:.2g} core-seconds against about {PASSES.get(b, 6)} "
+                f"passes and {other:.2g} core-seconds for lanczos"
+            )
+        return "lanczos", f"lanczos: about {other:.2g} core-seconds against {gram:.2g} for gram"
+
+    def orientation(self, layout: Layout) -> list[str]:
+        m, n = self.matrix.shape
+        natural = "rows" if n <= m else "columns"
+        said = []
+        if layout.orientation != natural:
+            said.append(
+                f"panels of {layout.orientation}: a strip of chunks along the smaller side does "
+                "not fit the memory limit, one along the larger side does"
+            )
+        if layout.reads_per_pass == 2:
+            said.append("two reads a pass: no strip of chunks fits the memory limit")
+        if layout.memory.tasks < self.executor.tasks and not isinstance(
+            self.matrix, OperatorMatrix
+        ):
+            said.append(
+                f"{layout.memory.tasks} of {self.executor.tasks} threads: more strips at once do "
+                "not fit the memory limit"
+            )
+        return said
+
+
+def _dense_bytes(matrix: Matrix) -> int:
+    return matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize

@@ -1,0 +1,304 @@
+"""The only loop: step, certify, report, stop. The stop rule is the interval and nothing else."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bigspec.algorithms import Algorithm, Bounds
+from bigspec.errors import ArgumentError
+from bigspec.passes import DeadlinePassed, Pass
+from bigspec.results import Interval, Observer, PassRecord, relative_width
+
+__all__ = ["Budget", "Outcome", "Running", "solve"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop.
+
+    Attributes
+    ----------
+    rtol : float
+        Stop when ``upper / lower - 1 <= rtol``.
+    max_passes : int or None
+    time_limit : float or None
+        Seconds; a pass that is not complete by then is abandoned.
+    """
+
+    rtol: float
+    max_passes: int | None = None
+    time_limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    interval : Interval
+    history : tuple of PassRecord
+    converged : bool
+    status : str
+    vector : ndarray or None
+        Unit iterate that attains the lower bound; None if the algorithm kept no basis.
+    frobenius : float or None
+    """
+
+    interval: Interval
+    history: tuple[PassRecord, ...]
+    converged: bool
+    status: str
+    vector: Array | None
+    frobenius: float | None
+
+
+class Running:
+    """The interval so far: running maximum and minimum, in the units of the matrix.
+
+    All passes' bounds hold together (one event for the probabilistic ones), so the best of
+    them may be combined. If a probabilistic bound falls below an attained value, the event of
+    probability `delta` has happened; then only deterministic bounds are kept.
+    """
+
+    def __init__(self) -> None:
+        self.lower, self.lower_name = 0.0, "none"
+        self.certain = (math.inf, "none")
+        self.likely = (math.inf, "none")
+        self.failed = False
+        self.rounding = 0.0
+
+    def update(self, bounds: Bounds, exponent: int) -> None:
+        """Take in the bounds after a pass."""
+        lower = _unscaled(bounds.lower, exponent, down=True)
+        if lower > self.lower:
+            self.lower, self.lower_name = lower, bounds.lower_name
+        for bound in bounds.uppers:
+            value = (_unscaled(bound.value, exponent, down=False), bound.name)
+            if bound.deterministic:
+                self.certain = min(self.certain, value)
+            else:
+                self.likely = min(self.likely, value)
+        self.failed = self.failed or self.likely[0] < self.lower
+        top = max(bounds.lower, np.finfo(float).tiny)
+        self.rounding = float(2 * bounds.eps / top)
+
+    @property
+    def interval(self) -> Interval:
+        """The interval now."""
+        deterministic = self.failed or self.certain[0] <= self.likely[0]
+        upper, name = self.certain if deterministic else self.likely
+        return Interval(
+            self.lower, max(upper, self.lower), name, self.lower_name, deterministic, self.rounding
+        )
+
+
+def solve(
+    passes: Pass,
+    algorithm: Algorithm[Any],
+    budget: Budget,
+    *,
+    entropy: int,
+    failure_probability: float,
+    start: Array | None = None,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Run an algorithm until its interval is narrow enough or the budget is used up.
+
+    Parameters
+    ----------
+    passes : Pass
+    algorithm : Algorithm
+    budget : Budget
+    entropy : int
+        Recorded entropy of the start block.
+    failure_probability : float
+    start : ndarray (n, s), optional
+        Warm-start vectors.
+    observer : Observer, optional
+
+    Returns
+    -------
+    Outcome
+    """
+    observer = observer or Observer()
+    began = time.monotonic()
+    if budget.time_limit is not None:
+        passes.deadline = began + budget.time_limit
+    running, state = Running(), None
+    history: list[PassRecord] = []
+    reason = ""
+    while not reason:
+        number = len(history) + 1
+        observer.pass_started(number, passes.layout.panels)
+        before = time.monotonic()
+        try:
+            if state is None:
+                state = algorithm.init(passes, entropy, start)
+            else:
+                state = algorithm.step(passes, state)
+        except DeadlinePassed:
+            reason = "time"
+            break
+        bounds = algorithm.bounds(state, failure_probability, complex_=passes.complex_)
+        running.update(_exact_zero(bounds, state), state.exponent)
+        record = _record(number, running.interval, bounds, state, passes, time.monotonic() - before)
+        history.append(record)
+        observer.pass_finished(record)
+        reason = _stop(record, state, budget)
+    interval = running.interval
+    converged = reason == "converged"
+    facts = state.facts if state is not None else None
+    return Outcome(
+        interval=interval,
+        history=tuple(history),
+        converged=converged,
+        status=_status(reason, interval, history, budget, failure_probability, running.failed),
+        vector=algorithm.vector(state) if state is not None else None,
+        frobenius=None if facts is None else _frobenius(facts.frobenius_squared, state),
+    )
+
+
+def _stop(record: PassRecord, state: Any, budget: Budget) -> str:
+    """Name the reason to stop after this pass, or nothing."""
+    if record.width <= budget.rtol:
+        return "converged"
+    if state.exhausted:
+        return "exhausted"
+    if budget.max_passes is not None and record.number >= budget.max_passes:
+        return "passes"
+    return ""
+
+
+def _exact_zero(bounds: Bounds, state: Any) -> Bounds:
+    """Give the zero matrix its exact answer: its Frobenius norm is 0, with certainty."""
+    if state.facts is None or state.facts.largest > 0.0:
+        return bounds
+    return replace(bounds, lower=0.0, uppers=tuple(u for u in bounds.uppers if u.deterministic))
+
+
+def _unscaled(squared: float, exponent: int, *, down: bool) -> float:
+    """Return ``sqrt(squared) * 2**exponent``, rounded outwards."""
+    if not squared > 0.0:
+        return 0.0
+    if math.isinf(squared):
+        return math.inf
+    root = math.nextafter(math.sqrt(squared), 0.0 if down else math.inf)
+    try:
+        value = math.ldexp(root, exponent)
+    except OverflowError:
+        return float(np.finfo(float).max) if down else math.inf
+    if value < np.finfo(float).tiny:  # ldexp rounds to nearest among subnormal numbers
+        value = math.nextafter(value, 0.0 if down else math.inf)
+    return value
+
+
+def _frobenius(squared: float, state: Any) -> float:
+    try:
+        return math.ldexp(math.sqrt(squared), state.exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _record(
+    number: int, interval: Interval, bounds: Bounds, state: Any, passes: Pass, seconds: float
+) -> PassRecord:
+    cost = passes.last
+    assert cost is not None
+    ritz = [math.sqrt(max(value, 0.0)) for value in bounds.ritz_values]
+    return PassRecord(
+        number=number,
+        lower=interval.lower,
+        upper=interval.upper,
+        upper_bound=interval.upper_bound,
+        lower_bound=interval.lower_bound,
+        deterministic=interval.deterministic,
+        ritz_values=tuple(float(np.ldexp(value, state.exponent)) for value in ritz),
+        bytes_read=cost.bytes_read,
+        seconds=seconds,
+        seconds_reading=cost.seconds_reading,
+        seconds_multiplying=cost.seconds_multiplying,
+        panels=cost.panels,
+        retries=cost.retries,
+    )
+
+
+def _status(
+    reason: str,
+    interval: Interval,
+    history: list[PassRecord],
+    budget: Budget,
+    failure_probability: float,
+    failed: bool,
+) -> str:
+    """Say in a sentence or two what was reached, or what ended the run and what is missing."""
+    width = relative_width(interval.lower, interval.upper)
+    count = f"{len(history)} pass{'es' if len(history) != 1 else ''}"
+    trust = (
+        "with certainty, up to the rounding margin"
+        if interval.deterministic
+        else f"except with probability {failure_probability:g} over the random start"
+    )
+    note = ""
+    if failed:
+        note = (
+            " A probabilistic bound fell below an attained value, so only deterministic bounds "
+            "are used; was the matrix made from the same random numbers as the start block?"
+        )
+    if not history:
+        return (
+            f"Stopped by time_limit={budget.time_limit:g} s before the first pass was complete: "
+            "nothing is known yet. Give it at least the time of one pass."
+        )
+    if reason == "converged":
+        return (
+            f"Converged in {count}: relative width {width:.1e} <= {budget.rtol:g}, {trust}.{note}"
+        )
+    if reason == "exhausted":
+        return (
+            f"Stopped after {count} at relative width {width:.1e} > {budget.rtol:g}: the rounding "
+            f"margin of float64 ({interval.rounding:.1e} here) is reached, and further passes "
+            f"would not narrow the interval, which holds {trust}.{note}"
+        )
+    spent = (
+        f"max_passes={budget.max_passes}"
+        if reason == "passes"
+        else f"time_limit={budget.time_limit:g} s"
+    )
+    return (
+        f"Stopped by {spent} after {count} at relative width {width:.1e} > {budget.rtol:g}; the "
+        f"interval holds {trust}. {_missing(history, budget.rtol)}{note}"
+    )
+
+
+def _missing(history: list[PassRecord], rtol: float) -> str:
+    """Guess how many passes are missing from how fast the width has been falling."""
+    widths = [record.width for record in history if 0 < record.width < math.inf]
+    seconds = float(np.median([record.seconds for record in history]))
+    if len(widths) < 2 or not widths[-1] < widths[-2]:
+        return "How many passes are missing cannot be told from so few."
+    rate = math.log(widths[-2] / widths[-1])
+    passes = max(1, math.ceil(math.log(widths[-1] / rtol) / rate))
+    if passes > 1000:
+        return "At this rate it would take more than a thousand further passes."
+    return f"At this rate about {passes} more would be needed ({passes * seconds:.3g} s)."
+
+
+def check_budget(budget: Budget) -> None:
+    """Raise `ArgumentError` for a budget out of range."""
+    if not 1e-15 <= budget.rtol < 1.0:
+        msg = f"rtol: expected 1e-15 <= rtol < 1, got {budget.rtol!r}; 1e-3 is a common choice"
+        raise ArgumentError(msg)
+    if budget.max_passes is not None and budget.max_passes < 1:
+        msg = f"max_passes: expected at least 1, got {budget.max_passes!r}"
+        raise ArgumentError(msg)
+    if budget.time_limit is not None and not budget.time_limit > 0:
+        msg = f"time_limit: expected a positive number of seconds, got {budget.time_limit!r}"
+        raise ArgumentError(msg)

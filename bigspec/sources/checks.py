@@ -1,0 +1,81 @@
+"""The two questions every source answers first: numeric entries, and the shape of a matrix."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bigspec.errors import DataError, UnsupportedTypeError
+
+__all__ = ["check_dtype", "check_shape"]
+
+
+def check_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """Return `dtype` if its values embed in float64 or complex128.
+
+    Accepted: bool, every integer, float16/32/64 in either byte order, complex64/128, and the
+    bfloat16 of ml_dtypes (which NumPy sees as a void type with casts).
+
+    Raises
+    ------
+    UnsupportedTypeError
+        Anything else; extended precision too, since it would be rounded without a word.
+    """
+    if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+        return dtype
+    if dtype.kind == "c" and dtype.itemsize <= 16:
+        return dtype
+    if dtype.name == "bfloat16" and _casts_to_float(dtype):
+        return dtype
+    if dtype.kind in "fc":
+        target = "float64" if dtype.kind == "f" else "complex128"
+        advice = f"Products are made in {target}: convert with .astype('{target}') first"
+    elif dtype.kind == "O":
+        advice = "If the objects are numbers, convert with .astype('float64')"
+    elif dtype.names is not None:
+        advice = "Pass one field of the records that holds numbers"
+    else:
+        advice = "A spectral norm needs numbers"
+    msg = (
+        f"{name}: expected entries of type bool, int, float16/32/64, bfloat16 or complex64/128, "
+        f"got {dtype}. {advice}"
+    )
+    raise UnsupportedTypeError(msg)
+
+
+def _casts_to_float(dtype: np.dtype[Any]) -> bool:
+    try:
+        np.zeros(1, dtype).astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
+    """Return `shape` as ``(m, n)`` if it has two positive extents.
+
+    Raises
+    ------
+    DataError
+        Another number of dimensions, or an empty matrix.
+    """
+    shape = tuple(int(extent) for extent in shape)
+    if len(shape) == 0:
+        advice = "a scalar's norm is its absolute value"
+    elif len(shape) == 1:
+        advice = (
+            "reshape it, .reshape(-1, 1) for one column or .reshape(1, -1) for one row, "
+            "or use numpy.linalg.norm, which is the same number for a vector"
+        )
+    elif len(shape) > 2:
+        rows, rest = shape[0], math.prod(shape[1:])
+        advice = f"flatten all axes but one, for example .reshape({rows}, {rest})"
+    elif 0 in shape:
+        advice = "a matrix without entries has no singular values"
+    else:
+        return shape[0], shape[1]
+    what = "a matrix with at least one row and one column"
+    msg = f"{name}: expected {what}, got shape {shape}; {advice}"
+    raise DataError(msg)

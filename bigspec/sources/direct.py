@@ -1,0 +1,229 @@
+"""The fast path: chunks of a plain local Zarr array, decoded straight into reused memory.
+
+zarr-python decodes every chunk into fresh memory, which the kernel clears page by page, and
+copies it into place in its one event-loop thread. Here the calling thread reads the chunk's
+file and decodes it where it is wanted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numcodecs.checksum32 import CRC32C
+
+from bigspec.errors import MissingSourceError
+from bigspec.sources import retries
+from bigspec.sources.decoders import DECODERS, DamagedChunk
+
+if TYPE_CHECKING:
+    import io
+
+    import zarr
+
+    from bigspec.matrices import Buffers
+
+__all__ = ["DirectArray", "plan_direct"]
+
+
+@dataclass(frozen=True)
+class DirectArray:
+    """How the chunks of a local array are named, stored and encoded; picklable and small.
+
+    Attributes
+    ----------
+    name : str
+        What messages call the matrix.
+    folder, document : str
+        Directory of the array and path of its metadata document.
+    chunk : tuple of int
+        Chunk shape.
+    dtype : numpy.dtype
+        Native byte order.
+    fill : numpy.generic
+        Value of the entries of a chunk that does not exist.
+    prefix, separator : str
+        A chunk's key is the prefix and the two chunk numbers, joined by the separator.
+    compressor : str or None
+        A name in `DECODERS`, or None for stored bytes.
+    checksum : bool
+        True if four bytes of CRC32C follow.
+    """
+
+    name: str
+    folder: str
+    document: str
+    chunk: tuple[int, int]
+    dtype: np.dtype[Any]
+    fill: Any
+    prefix: str
+    separator: str
+    compressor: str | None
+    checksum: bool
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes held besides the result: a decoded chunk (or padding), and an encoded one."""
+        chunk = self.chunk[0] * self.chunk[1] * self.dtype.itemsize
+        return chunk if self.compressor is None else 2 * chunk
+
+    def key(self, i: int, j: int) -> str:
+        """Return the key of chunk ``(i, j)``, relative to the array."""
+        parts = (self.prefix, str(i), str(j)) if self.prefix else (str(i), str(j))
+        return self.separator.join(parts)
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> np.ndarray[Any, Any]:
+        """Read a rectangle of whole chunks; the result lies in `buffers`."""
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        tall, wide = self.chunk
+        i0, j0 = rows.start // tall, columns.start // wide
+        down, across = -(-height // tall), -(-width // wide)
+        if across == 1:
+            # Chunks of full width, one under the other, are one contiguous array: decode in
+            # place, ragged edges as the store pads them, and hand out the part that counts.
+            block = buffers.take("source.block", (down * tall, wide), self.dtype)
+            for i in range(down):
+                self._load(i0 + i, j0, block[i * tall : (i + 1) * tall], buffers)
+            return block[:height, :width]
+        block = buffers.take("source.block", (height, width), self.dtype)
+        scratch = buffers.take("source.chunk", self.chunk, self.dtype)
+        for i in range(down):
+            for j in range(across):
+                self._load(i0 + i, j0 + j, scratch, buffers)
+                part = block[i * tall : (i + 1) * tall, j * wide : (j + 1) * wide]
+                part[...] = scratch[: part.shape[0], : part.shape[1]]
+        return block
+
+    def _load(self, i: int, j: int, target: np.ndarray[Any, Any], buffers: Buffers) -> None:
+        """Fill `target`, a C-contiguous array of one chunk, with retries and named errors."""
+        key = self.key(i, j)
+        path = Path(self.folder, key)
+        try:
+            found = retries.with_retries(lambda: self._decode(path, target, buffers), buffers)
+        except Exception as error:
+            raise retries.named_failure(error, self.name, key) from error
+        if not found:
+            if not Path(self.document).exists():
+                # The whole array is out of sight, not one chunk: zeros would be a lie.
+                msg = (
+                    f"{self.name}: this process does not see {self.document}; every worker must "
+                    "reach the same path, and it must stay while the run lasts"
+                )
+                raise MissingSourceError(msg)
+            target[...] = self.fill
+
+    def _decode(self, path: Path, target: np.ndarray[Any, Any], buffers: Buffers) -> bool:
+        """Decode a chunk's file into `target`; return False if there is no such file."""
+        out = target.reshape(-1).view(np.uint8)
+        try:
+            file = path.open("rb", buffering=0)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return False
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            payload = size - 4 * self.checksum
+            if self.compressor is None:
+                if payload != out.nbytes:
+                    msg = f"{size} bytes stored, {out.nbytes + 4 * self.checksum} expected"
+                    raise DamagedChunk(msg)
+                encoded = out
+            else:
+                encoded = buffers.take("source.encoded", (max(payload, 0),), np.uint8)
+            _fill(file, encoded)
+            if self.checksum:
+                _verify(file, encoded)
+        if self.compressor is not None:
+            DECODERS[self.compressor](encoded, out)
+        return True
+
+
+def _fill(file: io.FileIO, target: np.ndarray[Any, Any]) -> None:
+    view = memoryview(target)  # type: ignore[arg-type]
+    while view:
+        count = file.readinto(view)
+        if not count:
+            msg = f"the file ended {len(view)} bytes early"
+            raise DamagedChunk(msg)
+        view = view[count:]
+
+
+def _verify(file: io.FileIO, payload: np.ndarray[Any, Any]) -> None:
+    stored = np.empty(4, np.uint8)
+    _fill(file, stored)
+    found = int(CRC32C.checksum(payload))
+    expected = int.from_bytes(stored.tobytes(), "little")
+    if found != expected:
+        msg = f"CRC32C checksum is {found:#010x}, {expected:#010x} expected"
+        raise DamagedChunk(msg)
+
+
+def plan_direct(array: zarr.Array[Any], name: str, document: Path | None) -> DirectArray | None:
+    """Return how to decode an array without zarr, or None if only zarr can.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Two-dimensional, of an accepted dtype.
+    name : str
+        What messages call it.
+    document : Path or None
+        Its metadata document, if that is a local file.
+    """
+    if document is None or not array.dtype.isnative:
+        return None
+    layout = array.metadata.to_dict()
+    plan = _plan_v3(layout) if array.metadata.zarr_format == 3 else _plan_v2(layout)
+    if plan is None:
+        return None
+    prefix, separator, compressor, checksum = plan
+    dtype = np.dtype(array.dtype)
+    fill = dtype.type(0) if array.fill_value is None else array.fill_value
+    chunk = (int(array.chunks[0]), int(array.chunks[1]))
+    return DirectArray(
+        name,
+        str(document.parent),
+        str(document),
+        chunk,
+        dtype,
+        fill,
+        prefix,
+        separator,
+        compressor,
+        checksum,
+    )
+
+
+_Plan = tuple[str, str, str | None, bool]
+
+
+def _plan_v2(layout: dict[str, Any]) -> _Plan | None:
+    if layout.get("order") != "C" or layout.get("filters"):
+        return None
+    compressor = layout.get("compressor")
+    codec = None if compressor is None else compressor["id"]
+    if codec is not None and codec not in DECODERS:
+        return None
+    return "", layout["dimension_separator"], codec, False
+
+
+def _plan_v3(layout: dict[str, Any]) -> _Plan | None:
+    encoding = layout["chunk_key_encoding"]
+    prefix = {"default": "c", "v2": ""}.get(encoding["name"])
+    codecs = [codec["name"].removeprefix("numcodecs.") for codec in layout["codecs"]]
+    if prefix is None or layout.get("storage_transformers") or codecs[:1] != ["bytes"]:
+        return None
+    endian = (layout["codecs"][0].get("configuration") or {}).get("endian")
+    # None is for types of one byte.
+    if endian is not None and endian != sys.byteorder:
+        return None
+    # A checksum is taken of what is stored, so only as the last codec is it one of the file.
+    checksum = layout["codecs"][-1]["name"] == "crc32c"
+    compressors = codecs[1:-1] if checksum else codecs[1:]
+    if len(compressors) > 1 or any(codec not in DECODERS for codec in compressors):
+        return None
+    compressor = compressors[0] if compressors else None
+    return prefix, encoding["configuration"]["separator"], compressor, checksum

@@ -1,0 +1,190 @@
+"""From a path or a URL to a Zarr store and a node in it, or an error that says what is there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import zarr
+from zarr.storage import FsspecStore, LocalStore, ZipStore
+
+from bigspec.errors import BigspecError, MissingSourceError, SourceError, StoreUnavailableError
+from bigspec.sources import catalog, retries
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+__all__ = ["Location", "locate", "open_failure", "open_node", "read_metadata"]
+
+_ADVICE = {
+    ".npy": "open it with numpy.load(path, mmap_mode='r') and pass the array",
+    ".npz": "load it with numpy.load or scipy.sparse.load_npz and pass the array",
+    ".mtx": "load it with scipy.io.mmread and pass the sparse array",
+}
+_PACKAGES = {"s3": '"bigspec[s3]"', "s3a": '"bigspec[s3]"', "gs": "gcsfs", "gcs": "gcsfs"}
+
+
+@dataclass(frozen=True)
+class Location:
+    """A store, the path of a node in it, and what the user called both."""
+
+    name: str
+    store: Store
+    path: str
+
+
+def locate(text: str) -> Location:
+    """Find the store that a path or URL means, without reading from it (a local path is stat'ed).
+
+    Parameters
+    ----------
+    text : str
+        ``dir``, ``dir/inside``, ``file.zip``, ``file.zip/inside``, ``file://...``, or any
+        fsspec URL; ``::/inside`` at the end points inside the store.
+
+    Raises
+    ------
+    MissingSourceError
+        A local path where nothing lies.
+    SourceError
+        A file that is no zip archive, an unknown protocol, a package that is not installed.
+    """
+    outer, inner = _split(text)
+    for scheme in ("file://", "local://"):
+        outer = outer.removeprefix(scheme)
+    if "://" in outer or "::" in outer:
+        return Location(text, _remote_store(outer, text), inner)
+    return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Split ``store::/inside``; fsspec chains such as ``zip://::s3://...`` stay whole."""
+    outer, separator, inner = text.rpartition("::")
+    if not separator or "://" in inner or outer.endswith("://") or not outer:
+        return text, ""
+    return outer, inner.strip("/")
+
+
+def _remote_store(url: str, name: str) -> Store:
+    try:
+        return FsspecStore.from_url(url, read_only=True)
+    except ImportError as error:
+        protocol = url.split("://", maxsplit=1)[0].split("::")[-1]
+        package = _PACKAGES.get(protocol)
+        install = f"pip install {package}" if package else "install the package it names"
+        msg = f"{name}: {protocol}:// URLs need a package that is not here ({error}); {install}"
+        raise SourceError(msg) from error
+    except ValueError as error:
+        msg = (
+            f"{name}: expected a URL that fsspec knows, such as s3://bucket/A.zarr, got one it "
+            f"does not ({error})"
+        )
+        raise SourceError(msg) from error
+
+
+def _locate_local(path: Path, inner: str, name: str) -> Location:
+    try:
+        mode = path.stat().st_mode
+    except PermissionError as error:
+        raise open_failure(error, name) from error
+    except OSError as error:
+        # A.zarr.zip/X: the archive is a file on the way.
+        archive = next((p for p in path.parents if p.is_file() and zipfile.is_zipfile(p)), None)
+        if archive is None:
+            raise MissingSourceError(_nothing_there(path, name)) from error
+        below = path.relative_to(archive).as_posix()
+        return Location(name, ZipStore(archive, mode="r"), "/".join(filter(None, (below, inner))))
+    if stat.S_ISDIR(mode):
+        return Location(name, LocalStore(path, read_only=True), inner)
+    if zipfile.is_zipfile(path):
+        return Location(name, ZipStore(path, mode="r"), inner)
+    advice = _ADVICE.get(path.suffix, "convert it to Zarr, or load it and pass the array")
+    msg = f"{name}: expected a Zarr directory or a zip archive of one, got another file; {advice}"
+    raise SourceError(msg)
+
+
+def _nothing_there(path: Path, name: str) -> str:
+    parent = next((p for p in path.parents if p.is_dir()), None)
+    if parent is not None:
+        arrays = catalog.find_arrays(LocalStore(parent, read_only=True), "")
+        if arrays:
+            return f"{name}: nothing lies there; {parent} holds {catalog.describe(arrays)}"
+    return f"{name}: nothing lies there; check the path (this process is in {Path.cwd()})"
+
+
+def open_node(location: Location) -> zarr.Array[Any] | zarr.Group:
+    """Open the Zarr array or group at a location, with retries.
+
+    Raises
+    ------
+    MissingSourceError, SourceError, StoreUnavailableError
+        Nothing there, not Zarr, not permitted, not reachable.
+    """
+
+    def attempt() -> zarr.Array[Any] | zarr.Group:
+        return zarr.open(store=location.store, path=location.path, mode="r", use_consolidated=False)
+
+    try:
+        return retries.with_retries(attempt)
+    except FileNotFoundError as error:
+        raise _not_zarr(location) from error
+    except Exception as error:
+        raise open_failure(error, location.name) from error
+
+
+def read_metadata(store: Store, path: str) -> zarr.Array[Any] | zarr.Group:
+    """Open the node at `path` for reading, raising whatever the store raises.
+
+    Consolidated metadata is never used: zarr-python 3.1 refuses whole files for one member
+    it does not know, and one array needs one document.
+    """
+    zarr_format = catalog.zarr_format(store, path)
+    if zarr_format is None:
+        msg = f"no Zarr metadata at {path!r}"
+        raise FileNotFoundError(msg)
+    return zarr.open(
+        store=store, path=path, mode="r", zarr_format=zarr_format, use_consolidated=False
+    )
+
+
+def _not_zarr(location: Location) -> Exception:
+    """Return the error for a place without Zarr metadata: name what is there instead."""
+    try:
+        names = catalog.children(location.store, location.path)
+        arrays = catalog.find_arrays(location.store, "") if location.path and not names else []
+    except Exception as error:  # noqa: BLE001, RUF100 - listing may be denied or fail on its own
+        return open_failure(error, location.name)
+    if names:
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        return SourceError(
+            f"{location.name}: expected a Zarr array, got a directory without Zarr metadata "
+            f"(zarr.json or .zarray); it holds {shown}"
+        )
+    if location.path or not isinstance(location.store, LocalStore):
+        inside = f"; the store holds {catalog.describe(arrays)}" if arrays else ""
+        return MissingSourceError(f"{location.name}: nothing lies there{inside}")
+    return SourceError(f"{location.name}: expected a Zarr array, got an empty directory")
+
+
+def open_failure(error: Exception, name: str) -> Exception:
+    """Return what to raise for a source whose opening ended in `error`."""
+    cause = f"{type(error).__name__}: {error}"
+    if isinstance(error, (BigspecError, MemoryError)):
+        return error
+    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        return SourceError(
+            f"{name}: this process may not read it ({cause}); check the permissions, or the "
+            "credentials in the environment"
+        )
+    if retries.is_transient(error):
+        return StoreUnavailableError(
+            f"{name}: the store does not answer, after retries; the last failure was {cause}. "
+            "Check the address and the network, then run it again"
+        )
+    if isinstance(error, zipfile.BadZipFile):
+        return SourceError(f"{name}: expected a zip archive, got a damaged one ({cause})")
+    return SourceError(f"{name}: its metadata cannot be read by zarr {zarr.__version__} ({cause})")

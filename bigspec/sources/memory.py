@@ -1,0 +1,191 @@
+"""Matrices whose entries lie in this process: NumPy arrays, memory maps, SciPy sparse arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.errors import DataError
+from bigspec.matrices import Block, Buffers, Grid, Matrix
+from bigspec.sources.checks import check_dtype, check_shape
+
+__all__ = ["ArrayMatrix", "SparseMatrix", "open_numpy", "open_sparse"]
+
+SAMPLE = 4096
+"""Entries that stand for an array in its identity: a fixed, evenly spaced sample."""
+
+
+@dataclass(frozen=True)
+class ArrayMatrix(Matrix):
+    """A 2-D NumPy array or memory map, used where it lies: reads are views.
+
+    Attributes
+    ----------
+    entries : numpy.ndarray
+        The array itself, never copied and never written to.
+    """
+
+    entries: np.ndarray[Any, Any] = field(repr=False, compare=False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Shape, dtype, strides and a hash of 4096 evenly spaced entries.
+
+        The sample is cheap and tells other data apart in practice; it does not notice a
+        change to entries outside it.
+        """
+        where = getattr(self.entries, "filename", None)
+        layout = repr((self.shape, self.dtype.str, self.entries.strides)).encode()
+        return {
+            "where": "memory" if where is None else str(where),
+            "shape": list(self.shape),
+            "dtype": self.dtype.str if self.dtype.kind != "V" else self.dtype.name,
+            "chunks": list(self.shape),
+            "token": _digest(layout, _sample(self.entries)),
+        }
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:  # noqa: ARG002
+        """Return the rectangle as a view of the array."""
+        return self.entries[rows, columns]
+
+    def chunk_at(self, row: int, column: int) -> str:
+        """Name the entry: there are no chunks."""
+        return f"entry ({row}, {column})"
+
+
+@dataclass(frozen=True)
+class SparseMatrix(Matrix):
+    """A SciPy sparse matrix in memory, held as CSR (cut by rows) or CSC (cut by columns).
+
+    Attributes
+    ----------
+    entries : scipy.sparse.csr_array or scipy.sparse.csc_array
+        Sorted and without duplicates; shares memory with what the user passed if that was so.
+    """
+
+    entries: sp.csr_array[Any] | sp.csc_array[Any] = field(repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of values, indices and pointers."""
+        a = self.entries
+        return int(a.data.nbytes + a.indices.nbytes + a.indptr.nbytes)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Shape, dtype, format, and a hash of up to 4096 values, indices and pointers each."""
+        a = self.entries
+        layout = repr((self.shape, self.dtype.str, a.format, int(a.nnz))).encode()
+        samples = (_sample(part[np.newaxis, :]) for part in (a.data, a.indices, a.indptr))
+        return {
+            "where": "memory",
+            "shape": list(self.shape),
+            "dtype": self.dtype.str,
+            "chunks": [grid.step for grid in self.grids],
+            "token": _digest(layout, *samples),
+        }
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:  # noqa: ARG002
+        """Return a CSR or CSC block that shares values and indices with the matrix."""
+        a = self.entries
+        across = rows if a.format == "csr" else columns
+        if across.start == 0 and across.stop == self.shape[0 if a.format == "csr" else 1]:
+            return a
+        first, last = int(a.indptr[across.start]), int(a.indptr[across.stop])
+        height = across.stop - across.start
+        if a.format == "csr":
+            block: Any = sp.csr_array((height, self.shape[1]), dtype=a.dtype)
+        else:
+            block = sp.csc_array((self.shape[0], height), dtype=a.dtype)
+        # The constructor from (data, indices, indptr) scans 64-bit indices, and copies them
+        # when they would fit 32 bits; setting the parts does neither.
+        block.data = a.data[first:last]
+        block.indices = a.indices[first:last]
+        block.indptr = a.indptr[across.start : across.stop + 1] - a.indptr[across.start]
+        block.has_sorted_indices = True
+        block.has_canonical_format = True
+        return block  # type: ignore[no-any-return]
+
+    def chunk_at(self, row: int, column: int) -> str:
+        """Name the entry: there are no chunks."""
+        return f"entry ({row}, {column})"
+
+
+def open_numpy(a: np.ndarray[Any, Any]) -> ArrayMatrix:
+    """Wrap a NumPy array, a memory map or an ``np.matrix``, without copying.
+
+    Raises
+    ------
+    DataError
+        Not two-dimensional, empty, or with masked entries.
+    UnsupportedTypeError
+        The entries are not numbers.
+    """
+    kind = "NumPy memory map" if isinstance(a, np.memmap) else "NumPy array"
+    name = f"{kind} {getattr(a, 'filename', None) or a.shape}"
+    if isinstance(a, np.ma.MaskedArray):
+        if np.ma.is_masked(a):
+            hidden = int(np.count_nonzero(a.mask))
+            msg = (
+                f"{name}: expected every entry to have a value, got {hidden} masked entries; "
+                "choose a value for them, such as a.filled(0)"
+            )
+            raise DataError(msg)
+        a = a.data
+    dtype = check_dtype(a.dtype, name)
+    shape = check_shape(a.shape, name)
+    entries = a if isinstance(a, np.memmap) else np.asarray(a)
+    grids = (Grid(shape[0], 1), Grid(shape[1], 1))
+    return ArrayMatrix(shape, dtype, name, grids, entries, resident=True)
+
+
+def open_sparse(a: Any) -> SparseMatrix:
+    """Hold a SciPy sparse array or matrix as CSR or CSC, sharing its memory where possible.
+
+    CSC stays CSC; every other format becomes CSR. Duplicates are summed, in a copy: the
+    user's object is never modified.
+
+    Parameters
+    ----------
+    a : scipy.sparse.sparray or scipy.sparse.spmatrix
+        Any format.
+
+    Raises
+    ------
+    DataError
+        Not two-dimensional or empty.
+    UnsupportedTypeError
+        The entries are not numbers.
+    """
+    name = f"SciPy {a.format} array {a.shape}"
+    dtype = check_dtype(a.dtype, name)
+    shape = check_shape(a.shape, name)
+    by_columns = a.format == "csc"
+    entries: Any = sp.csc_array(a) if by_columns else sp.csr_array(a)
+    if not entries.has_canonical_format:
+        # Products would be right all the same; the norms and the largest entry would not.
+        entries = entries.copy()
+        entries.sum_duplicates()
+    m, n = shape
+    grids = (Grid(m, m), Grid(n, 1)) if by_columns else (Grid(m, 1), Grid(n, n))
+    return SparseMatrix(shape, dtype, name, grids, entries, resident=True)
+
+
+def _sample(a: np.ndarray[Any, Any]) -> bytes:
+    """Return the bytes of at most `SAMPLE` evenly spaced entries of a 2-D array."""
+    count = min(a.size, SAMPLE)
+    places = np.linspace(0, max(a.size - 1, 0), count).astype(np.int64)
+    rows, columns = np.divmod(places, max(a.shape[1], 1))
+    return np.asarray(a)[rows, columns].tobytes()
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,114 @@
+"""Which read failures may pass by themselves, and how long to wait for that."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import tenacity
+
+from bigspec.errors import BigspecError, ChunkError, SourceError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bigspec.matrices import Buffers
+
+__all__ = ["POLICY", "RetryPolicy", "is_transient", "named_failure", "with_retries"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Exponential backoff: `first_wait`, then twice as long each time, up to `longest_wait`.
+
+    Attributes
+    ----------
+    attempts : int
+        How often a read is made in all.
+    first_wait, longest_wait : float
+        Seconds.
+    budget : float
+        Seconds after which no further attempt begins: client libraries retry by themselves
+        too (botocore alone takes eight seconds over a refused connection).
+    """
+
+    attempts: int = 5
+    first_wait: float = 0.5
+    longest_wait: float = 4.0
+    budget: float = 8.0
+
+
+POLICY = RetryPolicy()
+"""Five attempts with 7.5 s of waiting between them, or fewer if each one takes its time."""
+
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_NETWORK_ERRORS = {
+    # Classes of libraries that need not be installed, by module and name.
+    "aiohttp": {"ClientError"},
+    "botocore": {"ConnectionError", "HTTPClientError", "IncompleteReadError"},
+    "urllib3": {"HTTPError"},
+}
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the same read may succeed a moment later."""
+    if isinstance(error, (*_FINAL, BigspecError, gzip.BadGzipFile)):
+        return False
+    if isinstance(error, OSError):  # TimeoutError, ConnectionError, and EIO of a network disk
+        # bz2 reports damaged data as a bare OSError with this text, which no retry mends.
+        return error.args != ("Invalid data stream",)
+    return any(
+        kind.__name__ in _NETWORK_ERRORS.get(kind.__module__.split(".")[0], ())
+        for kind in type(error).__mro__
+    )
+
+
+def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
+    """Call until it succeeds, fails for good, or `POLICY` is used up; then its error comes out.
+
+    Each repetition is counted in ``buffers.retries``.
+    """
+
+    def count(_state: tenacity.RetryCallState) -> None:
+        if buffers is not None:
+            buffers.retries += 1
+
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(POLICY.attempts)
+        | tenacity.stop_after_delay(POLICY.budget),
+        wait=tenacity.wait_exponential(multiplier=POLICY.first_wait, max=POLICY.longest_wait),
+        retry=tenacity.retry_if_exception(is_transient),
+        before_sleep=count,
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def named_failure(error: Exception, name: str, key: str) -> Exception:
+    """Return what to raise for a chunk whose reading ended in `error`.
+
+    Parameters
+    ----------
+    error : Exception
+        The last failure, after retries.
+    name, key : str
+        The matrix, and the chunk's key in its store.
+    """
+    if isinstance(error, (BigspecError, MemoryError)):
+        return error
+    cause = f"{type(error).__name__}: {error}"
+    if isinstance(error, PermissionError):
+        return SourceError(f"{name}: chunk {key} may not be read by this process ({cause})")
+    if is_transient(error):
+        return StoreUnavailableError(
+            f"{name}: chunk {key} could not be read, and the store went on failing after "
+            f"retries; the last failure was {cause}. Run the same command again when the "
+            "store answers"
+        )
+    return ChunkError(
+        f"{name}: chunk {key} is damaged and cannot be decoded ({cause}). "
+        "Write it again from where the matrix came from"
+    )

@@ -1,0 +1,303 @@
+"""Dense Zarr arrays, v2 and v3, on any store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.buffer.cpu import NDBuffer
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
+
+from bigspec.errors import MissingSourceError, SourceError
+from bigspec.matrices import Block, Buffers, Grid, Matrix
+from bigspec.sources import catalog, retries
+from bigspec.sources.checks import check_dtype, check_shape
+from bigspec.sources.direct import DirectArray, plan_direct
+from bigspec.sources.locations import open_failure, read_metadata
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+__all__ = ["ArrayHandle", "ZarrMatrix", "open_zarr_array", "refuse_group"]
+
+
+class ArrayHandle:
+    """A zarr array that travels as bytes and is opened in the process that first reads it.
+
+    A scheduler on the way neither needs the store's package nor sees the file.
+    """
+
+    def __init__(self, array: zarr.Array[Any] | None, packed: bytes, name: str) -> None:
+        self._array = array
+        self._packed = packed
+        self._name = name
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[ArrayHandle], tuple[None, bytes, str]]:
+        return (ArrayHandle, (None, self._packed, self._name))
+
+    def open(self, buffers: Buffers | None = None) -> zarr.Array[Any]:
+        """Return the array; the first call in a process looks whether it is there.
+
+        Zarr reads a chunk that does not exist as the fill value: a worker that does not see
+        the store would otherwise read zeros, and the norm would be wrong without a word.
+        """
+        with self._lock:
+            if self._array is None:
+                try:
+                    self._array = retries.with_retries(self._reopen, buffers)
+                except FileNotFoundError as error:
+                    msg = (
+                        f"{self._name}: this process does not see it; every worker must reach "
+                        "the same path, on a shared disk or an object store"
+                    )
+                    raise MissingSourceError(msg) from error
+                except Exception as error:
+                    raise open_failure(error, self._name) from error
+            return self._array
+
+    def _reopen(self) -> zarr.Array[Any]:
+        # These bytes came inside a pickle that has been loaded already: no new trust is given.
+        sent = pickle.loads(self._packed)
+        array = read_metadata(sent.store, sent.path)
+        if not isinstance(array, zarr.Array):
+            msg = f"no Zarr array at {sent.path!r} any more"
+            raise FileNotFoundError(msg)
+        return array
+
+
+@dataclass(frozen=True)
+class ZarrMatrix(Matrix):
+    """A dense 2-D Zarr array; grid steps are its chunks, or its shards if it has them.
+
+    Attributes
+    ----------
+    handle : ArrayHandle
+        The array, for reads through zarr.
+    where : str
+        Absolute path or URL of the array.
+    token : str
+        Hash of the metadata document; for local stores with its time of modification.
+    document : str or None
+        Path of the metadata document, if it is a local file.
+    direct : DirectArray or None
+        How to decode chunks without zarr, if the layout allows it.
+    """
+
+    handle: ArrayHandle = field(repr=False, compare=False)
+    where: str
+    token: str
+    document: str | None = None
+    direct: DirectArray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Where, shape, dtype, chunks, and a token of the metadata document.
+
+        The token does not look at chunks: rewriting entries in place goes unnoticed.
+        """
+        return {
+            "where": self.where,
+            "shape": list(self.shape),
+            "dtype": self.dtype.str,
+            "chunks": [grid.step for grid in self.grids],
+            "token": self.token,
+        }
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
+        """Read a rectangle into `buffers`."""
+        if self.direct is not None:
+            return self.direct.read(rows, columns, buffers)
+        array = self.handle.open(buffers)
+        block = buffers.take("source.block", _extent(rows, columns), self.dtype)
+        try:
+            array.get_basic_selection((rows, columns), out=NDBuffer(block))  # type: ignore[arg-type]
+        except Exception as error:
+            # Chunks of the failed read may still be on their way into that memory: hand it
+            # over to them and take other memory under this name from now on.
+            whole = block if block.base is None else block.base
+            buffers.take("source.block", (whole.nbytes + 1,), np.uint8)
+            buffers.retries += retries.is_transient(error)
+            block = self._read_by_chunk(array, rows, columns, buffers)
+        if self.document is not None and not Path(self.document).exists():
+            msg = f"{self.name}: the store went away while it was read ({self.document} is gone)"
+            raise MissingSourceError(msg)
+        return block
+
+    def chunk_at(self, row: int, column: int) -> str:
+        """Name the chunk that holds an entry by its key in the store."""
+        return f"chunk {self._key(row, column)}"
+
+    def _read_by_chunk(
+        self, array: zarr.Array[Any], rows: slice, columns: slice, buffers: Buffers
+    ) -> np.ndarray[Any, Any]:
+        """Read a rectangle one chunk at a time, each with its retries, naming what fails.
+
+        One failing request in hundreds must not repeat the others, and zarr's own error does
+        not say which chunk it was.
+        """
+        block = np.empty(_extent(rows, columns), self.dtype)
+        for i in _pieces(self.grids[0], rows):
+            for j in _pieces(self.grids[1], columns):
+                read_chunk = partial(array.get_basic_selection, (i, j))
+                try:
+                    part: Any = retries.with_retries(read_chunk, buffers)
+                except Exception as error:
+                    key = self._key(i.start, j.start)
+                    raise retries.named_failure(error, self.name, key) from error
+                top, left = i.start - rows.start, j.start - columns.start
+                block[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return block
+
+    def _key(self, row: int, column: int) -> str:
+        place = (self.grids[0].piece(row), self.grids[1].piece(column))
+        return str(self.handle.open().metadata.encode_chunk_key(place))
+
+
+def _extent(rows: slice, columns: slice) -> tuple[int, int]:
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def _pieces(grid: Grid, across: slice) -> list[slice]:
+    first, last = grid.piece(across.start), grid.piece(across.stop - 1)
+    return [slice(grid.cut(i), grid.cut(i + 1)) for i in range(first, last + 1)]
+
+
+def open_zarr_array(array: zarr.Array[Any], name: str | None = None) -> ZarrMatrix:
+    """Wrap an open zarr array.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Any store, format, codec or chunk grid that is regular.
+    name : str, optional
+        What messages call it; by default where it lies.
+
+    Raises
+    ------
+    DataError
+        Not two-dimensional or empty.
+    UnsupportedTypeError
+        The entries are not numbers.
+    SourceError
+        The chunk grid is irregular.
+    """
+    where = _where(array)
+    name = where if name is None else name
+    dtype = check_dtype(np.dtype(array.dtype), name)
+    shape = check_shape(array.shape, name)
+    try:
+        steps = array.shards or array.chunks
+    except NotImplementedError as error:
+        msg = f"{name}: expected a regular chunk grid, got one this version cannot cut ({error})"
+        raise SourceError(msg) from error
+    document = _local_document(array)
+    direct = plan_direct(array, name, document)
+    grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
+    resident = _lives_in_process(array.store)
+    # Packed now, so that a store that cannot travel is known as resident before a plan is made.
+    try:
+        packed = b"" if resident else pickle.dumps(array)
+    except Exception:  # noqa: BLE001, RUF100 - whatever a third-party store raises
+        resident, packed = True, b""
+    return ZarrMatrix(
+        shape,
+        dtype,
+        name,
+        grids,
+        ArrayHandle(array, packed, name),
+        where,
+        _token(array, document),
+        None if document is None else str(document),
+        direct,
+        resident=resident,
+        transient_nbytes=_zarr_scratch(array, grids) if direct is None else direct.scratch_nbytes,
+    )
+
+
+def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceError:
+    """Return the error for a group where an array was meant, naming the arrays in it.
+
+    Parameters
+    ----------
+    store, path : Store, str
+        The group.
+    name : str
+        What the user called it.
+    pointer : str
+        How to point at an array, with ``{}`` for its path.
+    """
+    entries = catalog.find_arrays(store, path)
+    if len(entries) == 1 and entries[0].path == path:
+        return SourceError(
+            f"{name}: expected a dense array, got a {entries[0].kind} of shape "
+            f"{entries[0].shape}; sparse groups are not supported in this version: load it as "
+            "a SciPy sparse array and pass that"
+        )
+    if not entries:
+        return SourceError(f"{name}: expected a Zarr array, got a Zarr group without arrays")
+    best = entries[0].path.removeprefix(path).strip("/")
+    return SourceError(
+        f"{name}: expected a Zarr array, got a Zarr group; it holds "
+        f"{catalog.describe(entries)}. Point at one: {pointer.format(best)}"
+    )
+
+
+def _lives_in_process(store: Store) -> bool:
+    while hasattr(store, "_store"):  # zarr's WrapperStore and its kin
+        store = store._store
+    if isinstance(store, FsspecStore):
+        protocol = store.fs.protocol
+        return "memory" in ((protocol,) if isinstance(protocol, str) else protocol)
+    return isinstance(store, MemoryStore)
+
+
+def _where(array: zarr.Array[Any]) -> str:
+    store, path = array.store, array.path
+    if isinstance(store, LocalStore):
+        return str(store.root.absolute() / path)
+    if isinstance(store, ZipStore):
+        return f"{store.path.absolute()}::/{path}"
+    if isinstance(store, FsspecStore):
+        protocol = store.fs.protocol
+        scheme = protocol if isinstance(protocol, str) else protocol[0]
+        return f"{scheme}://{store.path.strip('/')}/{path}".rstrip("/")
+    if _lives_in_process(store):
+        return f"memory:{path}"
+    return str(array.store_path)
+
+
+def _local_document(array: zarr.Array[Any]) -> Path | None:
+    if type(array.store) is not LocalStore:
+        return None
+    document = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+    return array.store.root.absolute() / array.path / document
+
+
+def _token(array: zarr.Array[Any], document: Path | None) -> str:
+    evidence = json.dumps(array.metadata.to_dict(), sort_keys=True, default=str).encode()
+    container = array.store.path if isinstance(array.store, ZipStore) else document
+    try:
+        if document is not None:
+            evidence = document.read_bytes()
+        if container is not None:
+            evidence += str(Path(container).stat().st_mtime_ns).encode()
+    except OSError as error:
+        raise open_failure(error, _where(array)) from error
+    return hashlib.sha256(evidence).hexdigest()[:32]
+
+
+def _zarr_scratch(array: zarr.Array[Any], grids: tuple[Grid, Grid]) -> int:
+    """Return what zarr holds for a moment: encoded, decoded and filtered copies of its chunks."""
+    at_once = min(int(zarr.config.get("async.concurrency") or 10), grids[0].count * grids[1].count)
+    chunk = grids[0].step * grids[1].step * int(array.dtype.itemsize)
+    copies = 2 + len(array.filters or ())
+    return at_once * copies * chunk

@@ -1,0 +1,158 @@
+"""Arrays that lie in memory: views, shared storage, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from bigspec.errors import DataError, UnsupportedTypeError
+from bigspec.matrices import Buffers
+from bigspec.sources import open_source
+
+
+def test_a_numpy_read_is_a_view() -> None:
+    A = np.arange(12.0).reshape(4, 3)
+    block = open_source(A).read(slice(1, 3), slice(0, 2), Buffers())
+    assert isinstance(block, np.ndarray)
+    assert np.shares_memory(block, A)
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u8", "f2", ">f4", "f8", ">c8", "c16"])
+def test_numeric_types_are_accepted(dtype: str) -> None:
+    assert open_source(np.ones((2, 2), dtype)).dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("A", "message"),
+    [
+        (np.array([["a"]]), r"expected entries of type bool.*got <U1. A spectral norm needs"),
+        (np.ones((2, 2), "M8[s]"), r"got datetime64\[s\]"),
+        (np.ones((2, 2), object), r"got object. If the objects are numbers, convert with"),
+        (np.zeros((2, 2), [("x", "f8")]), r"Pass one field of the records"),
+        (np.ones((2, 2), np.longdouble), r"Products are made in float64: convert with .astype"),
+        (np.ones((2, 2), np.clongdouble), r"Products are made in complex128"),
+        (np.zeros((2, 2), "V3"), r"got \|V3"),
+    ],
+)
+def test_other_entries_are_refused(A: np.ndarray[Any, Any], message: str) -> None:
+    with pytest.raises(UnsupportedTypeError, match=message):
+        open_source(A)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((), r"got shape \(\); a scalar's norm"),
+        ((3,), r"got shape \(3,\); reshape it, .reshape\(-1, 1\)"),
+        ((2, 3, 4), r"got shape \(2, 3, 4\); flatten .* .reshape\(2, 12\)"),
+        ((0, 3), r"got shape \(0, 3\); a matrix without entries"),
+    ],
+)
+def test_other_shapes_are_refused(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_source(np.ones(shape))
+
+
+def test_masked_entries_are_refused() -> None:
+    A = np.ma.masked_greater(np.arange(6.0).reshape(2, 3), 3)
+    with pytest.raises(DataError, match=r"got 2 masked entries; .*a.filled\(0\)"):
+        open_source(A)
+
+
+class TestBfloat16:
+    """NumPy sees an extension type like that of ml_dtypes as void, with casts of its own."""
+
+    def test_is_accepted_if_it_casts(self) -> None:
+        ml_dtypes = pytest.importorskip("ml_dtypes")
+        matrix = open_source(np.ones((2, 2), ml_dtypes.bfloat16))
+        assert matrix.identity["dtype"] == "bfloat16"
+
+
+def test_the_token_follows_the_content() -> None:
+    A = np.arange(12.0).reshape(4, 3)
+    before = open_source(A).identity
+    A[2, 1] += 1
+    after = open_source(A).identity
+    assert before.pop("token") != after.pop("token")
+    assert before == after
+
+
+def test_the_sample_spans_a_large_array() -> None:
+    A = np.zeros((1000, 50))
+    before = open_source(A).identity["token"]
+    A[-1, -1] = 1.0
+    assert open_source(A).identity["token"] != before
+
+
+@pytest.mark.parametrize("make", [sp.csr_array, sp.csc_array, sp.csr_matrix, sp.csc_matrix])
+def test_a_sparse_block_shares_memory(make: Any) -> None:
+    A = make(np.arange(20.0).reshape(5, 4))
+    matrix = open_source(A)
+    by_rows = A.format == "csr"
+    assert [grid.step for grid in matrix.grids] == ([1, 4] if by_rows else [5, 1])
+    rows, columns = (slice(1, 3), slice(0, 4)) if by_rows else (slice(0, 5), slice(1, 3))
+    block: Any = matrix.read(rows, columns, Buffers())
+    assert np.shares_memory(block.data, A.data)
+    assert np.shares_memory(block.indices, A.indices)
+    assert block.indices.dtype == block.indptr.dtype
+    block.check_format(full_check=True)
+    assert matrix.nbytes == A.data.nbytes + A.indices.nbytes + A.indptr.nbytes
+
+
+def test_wide_indices_are_neither_scanned_nor_copied() -> None:
+    A = sp.csr_array(np.arange(20.0).reshape(5, 4))
+    A.indices, A.indptr = A.indices.astype(np.int64), A.indptr.astype(np.int64)
+    block: Any = open_source(A).read(slice(1, 3), slice(0, 4), Buffers())
+    assert block.indices.dtype == np.int64
+    assert np.shares_memory(block.indices, A.indices)
+
+
+@pytest.mark.parametrize("fmt", ["bsr", "coo", "dia", "dok", "lil"])
+def test_other_sparse_formats_become_csr(fmt: str) -> None:
+    A = sp.csr_array(np.eye(4, 6)).asformat(fmt)
+    block: Any = open_source(A).read(slice(0, 4), slice(0, 6), Buffers())
+    assert block.format == "csr"
+    np.testing.assert_array_equal(block.toarray(), np.eye(4, 6))
+
+
+def test_duplicates_are_summed_in_a_copy() -> None:
+    A = sp.csr_array((np.array([1.0, 2.0, 3.0]), np.array([2, 0, 2]), np.array([0, 3, 3])), (2, 3))
+    block: Any = open_source(A).read(slice(0, 2), slice(0, 3), Buffers())
+    np.testing.assert_array_equal(block.data, [2.0, 4.0])
+    np.testing.assert_array_equal(A.data, [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(A.indices, [2, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("A", "error", "message"),
+    [
+        (sp.coo_array(np.ones(3)), DataError, r"SciPy coo array \(3,\): .*reshape it"),
+        (sp.csr_array((0, 4)), DataError, r"got shape \(0, 4\)"),
+        (sp.csr_array(np.ones((2, 2), np.longdouble)), UnsupportedTypeError, r"convert with"),
+    ],
+)
+def test_other_sparse_arrays_are_refused(A: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        open_source(A)
+
+
+class OffersArray:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
+        return np.ones((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("a", "message"),
+    [
+        ([[1.0]], r"expected a path or URL.*got list. If it fits in memory, pass numpy.asarray"),
+        (OffersArray(), r"got .*OffersArray. If it fits in memory"),
+        (3.5, r"a zarr array, a NumPy array.*got float$"),
+        (b"A.zarr", r"got bytes"),
+    ],
+)
+def test_other_objects_are_refused_with_advice(a: Any, message: str) -> None:
+    with pytest.raises(UnsupportedTypeError, match=message):
+        open_source(a)

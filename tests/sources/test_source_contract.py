@@ -1,0 +1,243 @@
+"""Every source keeps the contract of `Matrix`; a new format joins with one row of `FORMATS`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import zarr
+from scipy.sparse.linalg import aslinearoperator
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore, MemoryStore, ZipStore
+
+from bigspec.matrices import Buffers, Matrix, OperatorMatrix
+from bigspec.sources import open_source
+
+M, N = 23, 17
+
+
+def dense(dtype: str = "f8") -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng(7)
+    A = np.round(10 * rng.standard_normal((M, N)))
+    A[np.abs(A) < 8] = 0
+    if np.dtype(dtype).kind == "c":
+        A = A + 1j * A[::-1]
+    return A.astype(dtype)
+
+
+Made = tuple[Any, np.ndarray[Any, Any]]
+
+
+def zarr_at(store: Any, A: np.ndarray[Any, Any], **options: Any) -> zarr.Array[Any]:
+    array = zarr.create_array(store, shape=A.shape, dtype=A.dtype, **options)
+    array[...] = A
+    return array
+
+
+def v3_blosc(tmp_path: Path) -> Made:
+    A = dense("f4")
+    zarr_at(tmp_path / "A.zarr", A, chunks=(5, N), compressors=BloscCodec())
+    return str(tmp_path / "A.zarr"), A
+
+
+def v3_checksum_path(tmp_path: Path) -> Made:
+    A = dense("c16")
+    zarr_at(tmp_path / "A.zarr", A, chunks=(8, 6), compressors=Crc32cCodec())
+    return tmp_path / "A.zarr", A
+
+
+def v2_column_order(tmp_path: Path) -> Made:
+    A = dense("i2")
+    zarr_at(tmp_path / "A.zarr", A, chunks=(8, 6), zarr_format=2, order="F")
+    return str(tmp_path / "A.zarr"), A
+
+
+def v2_big_endian(tmp_path: Path) -> Made:
+    A = dense(">f8")
+    zarr_at(tmp_path / "A.zarr", A, chunks=(8, 6), zarr_format=2)
+    return f"file://{tmp_path}/A.zarr", A
+
+
+def sharded(tmp_path: Path) -> Made:
+    A = dense("f8")
+    zarr_at(tmp_path / "A.zarr", A, chunks=(2, 3), shards=(8, 6))
+    return zarr.open_array(tmp_path / "A.zarr", mode="r"), A
+
+
+def inside_a_group(tmp_path: Path) -> Made:
+    A = dense("f8")
+    zarr_at(tmp_path / "G.zarr", A, name="deep/X", chunks=(8, 6))
+    return f"{tmp_path}/G.zarr::/deep/X", A
+
+
+def sub_path_of_a_group(tmp_path: Path) -> Made:
+    A = dense("?")
+    zarr_at(tmp_path / "G.zarr", A, name="deep/X", chunks=(8, 6))
+    return tmp_path / "G.zarr" / "deep" / "X", A
+
+
+def zipped(tmp_path: Path) -> Made:
+    A = dense("f2")
+    with ZipStore(tmp_path / "A.zarr.zip", mode="w") as store:
+        zarr_at(store, A, name="X", chunks=(8, 6))
+    return str(tmp_path / "A.zarr.zip::/X"), A
+
+
+def sub_path_of_a_zip(tmp_path: Path) -> Made:
+    _, A = zipped(tmp_path)
+    return str(tmp_path / "A.zarr.zip" / "X"), A
+
+
+def memory_store(tmp_path: Path) -> Made:
+    A = dense("u1")
+    return zarr_at(MemoryStore(), A, chunks=(8, 6)), A
+
+
+def opened_for_writing(tmp_path: Path) -> Made:
+    A = dense("c8")
+    return zarr_at(LocalStore(tmp_path / "A.zarr"), A, chunks=(30, 30)), A
+
+
+def numpy_array(tmp_path: Path) -> Made:
+    return dense(), dense()
+
+
+def numpy_transposed(tmp_path: Path) -> Made:
+    return np.asfortranarray(dense("c16"))[::2], dense("c16")[::2]
+
+
+def numpy_matrix(tmp_path: Path) -> Made:
+    return dense().view(np.matrix), dense()  # calling np.matrix warns that it will go
+
+
+def memory_map(tmp_path: Path) -> Made:
+    np.save(tmp_path / "A.npy", dense())
+    return np.load(tmp_path / "A.npy", mmap_mode="r"), dense()
+
+
+def masked_nowhere(tmp_path: Path) -> Made:
+    return np.ma.masked_invalid(dense()), dense()
+
+
+def csr(tmp_path: Path) -> Made:
+    return sp.csr_array(dense()), dense()
+
+
+def csc_matrix(tmp_path: Path) -> Made:
+    return sp.csc_matrix(dense("c8")), dense("c8")
+
+
+def coo_with_duplicates(tmp_path: Path) -> Made:
+    rows, columns = np.array([0, 0, 4, 4]), np.array([1, 1, 2, 3])
+    A = sp.coo_array((np.array([1.0, 2.0, 3.0, 4.0]), (rows, columns)), shape=(M, N))
+    return A, A.toarray()
+
+
+def linear_operator(tmp_path: Path) -> Made:
+    return aslinearoperator(dense("c16")), dense("c16")
+
+
+FORMATS: list[Callable[[Path], Made]] = [
+    v3_blosc,
+    v3_checksum_path,
+    v2_column_order,
+    v2_big_endian,
+    sharded,
+    inside_a_group,
+    sub_path_of_a_group,
+    zipped,
+    sub_path_of_a_zip,
+    memory_store,
+    opened_for_writing,
+    numpy_array,
+    numpy_transposed,
+    numpy_matrix,
+    memory_map,
+    masked_nowhere,
+    csr,
+    csc_matrix,
+    coo_with_duplicates,
+    linear_operator,
+]
+IDS = [make.__name__ for make in FORMATS]
+
+
+@pytest.fixture(params=FORMATS, ids=IDS)
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
+    result: Made = request.param(tmp_path)
+    return result
+
+
+def entries(block: Any) -> np.ndarray[Any, Any]:
+    return block.toarray() if sp.issparse(block) else np.asarray(block)
+
+
+def random_rectangle(matrix: Matrix, rng: np.random.Generator) -> tuple[slice, slice]:
+    spans = []
+    for grid in matrix.grids:
+        first, last = np.sort(rng.choice(grid.count + 1, 2, replace=False))
+        spans.append(slice(grid.cut(int(first)), grid.cut(int(last))))
+    return spans[0], spans[1]
+
+
+def test_shape_and_dtype_are_those_of_the_matrix(made: Made) -> None:
+    source, A = made
+    matrix = open_source(source)
+    assert matrix.shape == A.shape
+    assert matrix.dtype == A.dtype
+    assert [grid.extent for grid in matrix.grids] == list(A.shape)
+    assert matrix.nbytes > 0
+    assert matrix.transient_nbytes >= 0
+
+
+def test_reads_any_rectangle_on_the_cuts(made: Made) -> None:
+    source, A = made
+    matrix = open_source(source)
+    if isinstance(matrix, OperatorMatrix):
+        pytest.skip("an operator has no entries to read")
+    rng, buffers = np.random.default_rng(11), Buffers()
+    for _ in range(20):
+        rows, columns = random_rectangle(matrix, rng)
+        block = matrix.read(rows, columns, buffers)
+        assert not sp.issparse(block) or block.format in ("csr", "csc")
+        np.testing.assert_array_equal(entries(block), A[rows, columns])
+
+
+def test_travels_in_a_pickle(made: Made) -> None:
+    source, A = made
+    matrix = open_source(source)
+    if matrix.resident:
+        pytest.skip("lies in this process and stays there")
+    sent = pickle.dumps(matrix)
+    assert len(sent) < 10_000
+    arrived = pickle.loads(sent)
+    assert arrived == matrix
+    assert arrived.identity == matrix.identity
+    block = arrived.read(slice(0, A.shape[0]), slice(0, A.shape[1]), Buffers())
+    np.testing.assert_array_equal(entries(block), A)
+    assert pickle.loads(pickle.dumps(arrived)) == matrix
+
+
+def test_identity_is_json_and_stable(made: Made) -> None:
+    source, _ = made
+    identity = open_source(source).identity
+    assert set(identity) == {"where", "shape", "dtype", "chunks", "token"}
+    assert json.loads(json.dumps(identity)) == identity
+    assert open_source(source).identity == identity
+
+
+def test_names_the_place_of_an_entry(made: Made) -> None:
+    source, _ = made
+    assert open_source(source).chunk_at(9, 7).startswith(("chunk ", "entry "))
+
+
+def test_a_matrix_is_returned_as_it_is(made: Made) -> None:
+    source, _ = made
+    matrix = open_source(source)
+    assert open_source(matrix) is matrix

@@ -1,0 +1,442 @@
+import contextlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bigspec import api, cli, errors
+from bigspec.progress import LiveProgress
+from bigspec.results import Estimate, Observer, PassRecord
+
+OPTIONS_OF_NORM = {
+    "rtol", "failure_probability", "algorithm", "block_size", "start", "seed", "max_passes",
+    "time_limit", "memory_limit",
+}  # fmt: skip
+
+
+def estimate(lower=167.9618, upper=167.9802, **changes):
+    history = (
+        PassRecord(
+            1, lower, upper, "Christoffel", "Ritz value", False, (lower,), 10**9, 0.5, 0.4, 0.2, 4
+        ),
+    )
+    fields = {
+        "failure_probability": 1e-6,
+        "converged": True,
+        "status": "Converged.",
+        "rtol": 1e-3,
+        "right": np.ones(3),
+        "frobenius": 400.0,
+        "upper_bound": "Christoffel",
+        "lower_bound": "Ritz value",
+        "deterministic": False,
+        "rounding": 1e-12,
+        "algorithm": "lanczos",
+        "block_size": 8,
+        "choices": ("lanczos: the basis fits.",),
+        "seed": 7,
+        "matrix": {"name": "A.zarr", "shape": (100, 30)},
+        "layout": {"panels": 4},
+        "history": history,
+        "seconds": 0.5,
+        "bytes_read": 10**9,
+        "versions": {"bigspec": "0.1.0"},
+    }
+    return Estimate(lower, upper, **(fields | changes))
+
+
+class OnTerminal(LiveProgress):
+    def __init__(self, stream):
+        super().__init__(stream)
+        self._live = True
+
+
+class FakePlan:
+    def to_dict(self):
+        return {"bytes_a_pass": 10**9}
+
+    def __str__(self):
+        return "reads 1 GB a pass\nholds 1 MB"
+
+
+@dataclass
+class Backend:
+    """Stands in for `bigspec.api`: answers what it is told to, and remembers what was asked."""
+
+    answer: Any = field(default_factory=estimate)
+    source: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    connected: list[dict[str, Any]] = field(default_factory=list)
+    inside: bool = False
+
+    def norm(self, a, *, progress=False, **options):
+        self.source, self.options, self.observer = a, options, progress
+        self.was_inside = self.inside
+        if isinstance(progress, Observer):
+            progress.run_started(a, {})
+            progress.pass_started(1, 4)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        for record in self.answer.history:
+            progress.pass_finished(record)
+        progress.run_finished(self.answer)
+        return self.answer
+
+    def plan(self, a, **options):
+        self.source, self.options, self.was_inside = a, options, self.inside
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return FakePlan()
+
+    @contextlib.contextmanager
+    def connect(self, **options):
+        self.connected.append(options)
+        if options["scheduler"] == "tcp://dead:8786":
+            msg = "scheduler: nothing answers at tcp://dead:8786; start it"
+            raise errors.ClusterError(msg)
+        self.inside = True
+        yield
+        self.inside = False
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    fake = Backend()
+    for name in ("norm", "plan", "connect"):
+        monkeypatch.setattr(cli, name, getattr(fake, name))
+    return fake
+
+
+def bigspec(*args):
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args], prog_name="bigspec")
+
+
+def strict_json(text):
+    def refuse(word):
+        raise AssertionError(word)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# What is asked
+
+
+def test_every_option_reaches_the_call(backend, tmp_path):
+    start = tmp_path / "start.npy"
+    np.save(start, np.ones(3))
+    result = bigspec(
+        "norm", "A.zarr", "--rtol", "1e-2", "--failure-probability", "1e-9", "--algorithm", "power",
+        "--block-size", 16, "--seed", 5, "--start", start, "--max-passes", 9, "--time-limit",
+        "30min", "--memory-limit", "1GiB",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert backend.source == "A.zarr"
+    assert backend.options == {
+        "rtol": 1e-2, "failure_probability": 1e-9, "algorithm": "power", "block_size": 16,
+        "seed": 5, "start": str(start), "max_passes": 9, "time_limit": "30min",
+        "memory_limit": "1GiB",
+    }  # fmt: skip
+
+
+def test_bare_numbers_are_seconds_and_bytes(backend):
+    bigspec("norm", "A.zarr", "--time-limit", "90.5", "--memory-limit", "1000000")
+    assert backend.options["time_limit"] == 90.5
+    assert backend.options["memory_limit"] == 1_000_000
+
+
+def test_the_defaults_are_those_of_the_library(backend):
+    bigspec("norm", "A.zarr")
+    theirs = inspect.signature(api.norm).parameters
+    assert backend.options == {name: theirs[name].default for name in OPTIONS_OF_NORM}
+    bigspec("plan", "A.zarr")
+    theirs = inspect.signature(api.plan).parameters
+    assert backend.options == {name: theirs[name].default for name in backend.options}
+
+
+@pytest.mark.parametrize("command", ["norm", "plan"])
+def test_without_a_cluster_option_nothing_is_connected(backend, command):
+    assert bigspec(command, "A.zarr", "--memory-limit", "1GiB").exit_code == 0
+    assert backend.connected == []
+
+
+@pytest.mark.parametrize("command", ["norm", "plan"])
+@pytest.mark.parametrize(
+    ("options", "connected"),
+    [
+        (("--scheduler", "tcp://h:1"), {"scheduler": "tcp://h:1"}),
+        (("--scheduler-file", "s.json"), {"scheduler_file": "s.json"}),
+        (("--workers", 2, "--memory-limit", "1GiB"), {"workers": 2, "memory_limit": "1GiB"}),
+        (("--scheduler", "tcp://h:1", "--memory-limit", "1GiB"), {"scheduler": "tcp://h:1"}),
+    ],
+)
+def test_the_run_is_inside_the_cluster_that_was_named(backend, command, options, connected):
+    assert bigspec(command, "A.zarr", *options).exit_code == 0
+    nothing = dict.fromkeys(("scheduler", "scheduler_file", "workers", "memory_limit"))
+    assert backend.connected == [nothing | connected]
+    assert backend.was_inside
+
+
+# What is answered
+
+
+def test_people_read_the_interval_and_what_it_rests_on(backend):
+    result = bigspec("norm", "A.zarr")
+    assert result.exit_code == 0
+    assert result.stdout == backend.answer.summary() + "\n"
+    assert result.stdout.startswith("sigma_1 in [167.9618, 167.9802]  (relative width 1.1e-04, ")
+    assert "pass 1: sigma_1 in" in result.stderr
+
+
+def test_programs_read_json_and_only_json_on_stdout(backend):
+    result = bigspec("norm", "A.zarr", "--json", "-")
+    assert strict_json(result.stdout) == backend.answer.to_dict()
+    assert "pass 1: sigma_1 in" in result.stderr
+
+
+def test_json_of_an_interval_without_upper_end_is_strict_json(backend):
+    backend.answer = estimate(upper=np.inf, converged=False)
+    result = bigspec("norm", "A.zarr", "--json", "-")
+    assert result.exit_code == 0
+    assert strict_json(result.stdout)["upper"] is None
+    assert strict_json(result.stdout)["converged"] is False
+
+
+def test_a_json_file_comes_beside_the_text(backend, tmp_path):
+    result = bigspec("norm", "A.zarr", "--json", tmp_path / "a.json")
+    assert result.stdout.startswith("sigma_1 in")
+    assert strict_json((tmp_path / "a.json").read_text()) == backend.answer.to_dict()
+
+
+def test_a_report_comes_beside_either(backend, tmp_path):
+    result = bigspec("norm", "A.zarr", "--json", "-", "--report", tmp_path / "a.html")
+    assert result.exit_code == 0
+    assert (tmp_path / "a.html").read_text() == backend.answer.to_html()
+
+
+def test_a_run_out_of_budget_answers_and_says_so(backend):
+    backend.answer = estimate(converged=False, status="Stopped by max_passes=1.")
+    result = bigspec("norm", "A.zarr", "--max-passes", 1)
+    assert result.exit_code == 0
+    assert "converged    false" in result.stdout
+    assert "converged false" in " ".join(bigspec("norm", "--help").stdout.split())
+
+
+def test_quiet_means_no_progress(backend):
+    result = bigspec("norm", "A.zarr", "--quiet")
+    assert result.stderr == ""
+    assert not isinstance(backend.observer, LiveProgress)
+
+
+def test_a_plan_is_text_or_json(backend, tmp_path):
+    assert bigspec("plan", "A.zarr").stdout == "reads 1 GB a pass\nholds 1 MB\n"
+    assert strict_json(bigspec("plan", "A.zarr", "--json", "-").stdout) == FakePlan().to_dict()
+    assert bigspec("plan", "A.zarr", "--json", tmp_path / "p").stdout.startswith("reads 1 GB")
+    assert strict_json((tmp_path / "p").read_text()) == FakePlan().to_dict()
+
+
+def test_version():
+    assert bigspec("--version").stdout.startswith("bigspec, version 0.")
+
+
+# The gate
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "said"),
+    [
+        (170.0, 0, "does not exceed --max-norm 170.0: it is at most 167.9802"),
+        (167.9802, 0, "does not exceed --max-norm 167.9802"),
+        (160.0, 3, "the norm exceeds --max-norm 160.0: it is at least 167.9618"),
+        (0.0, 3, "the norm exceeds --max-norm 0.0"),
+        (167.97, 4, "lies inside the interval [167.9618, 167.9802]; narrow it"),
+        (167.9618, 4, "undecided"),
+    ],
+)
+def test_the_gate(backend, limit, status, said):
+    result = bigspec("norm", "A.zarr", "--max-norm", limit, "--quiet")
+    assert result.exit_code == status
+    assert said in (result.stderr if status else result.stdout)
+    assert result.stdout.startswith("sigma_1 in")
+    as_json = bigspec("norm", "A.zarr", "--max-norm", limit, "--quiet", "--json", "-")
+    assert as_json.exit_code == status
+    assert strict_json(as_json.stdout)["gate"]["exit_status"] == status
+    assert strict_json(as_json.stdout)["gate"]["max_norm"] == limit
+
+
+def test_a_gate_that_is_not_passed_still_writes_its_files(backend, tmp_path):
+    bigspec("norm", "A.zarr", "--max-norm", 1, "--json", tmp_path / "j", "--report", tmp_path / "r")
+    assert strict_json((tmp_path / "j").read_text())["gate"]["exit_status"] == 3
+    assert (tmp_path / "r").exists()
+
+
+# Errors
+
+STATUSES = {
+    errors.BigspecError: 1,
+    errors.ArgumentError: 2,
+    errors.MemoryLimitError: 2,
+    errors.DataError: 65,
+    errors.UnsupportedTypeError: 65,
+    errors.NonFiniteError: 65,
+    errors.AdjointError: 65,
+    errors.ChunkError: 65,
+    errors.SourceError: 66,
+    errors.MissingSourceError: 66,
+    errors.StoreUnavailableError: 66,
+    errors.ClusterError: 69,
+}
+
+
+def test_the_table_of_statuses_is_complete():
+    assert {kind.__name__ for kind in STATUSES} == set(errors.__all__)
+
+
+@pytest.mark.parametrize("command", ["norm", "plan"])
+@pytest.mark.parametrize(("kind", "status"), STATUSES.items())
+def test_each_error_is_one_message_and_its_status(backend, command, kind, status):
+    backend.answer = kind("chunk (3, 0) of A.zarr: expected numbers, got NaN; clean it")
+    result = bigspec(command, "A.zarr", *(["--quiet"] if command == "norm" else []))
+    assert result.exit_code == status
+    assert result.stdout == ""
+    assert result.stderr == (
+        "bigspec: error: chunk (3, 0) of A.zarr: expected numbers, got NaN; clean it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("exc", "said"),
+    [
+        (MemoryError(), "unexpected MemoryError; run again with --debug"),
+        (KeyError("x"), "unexpected KeyError: 'x'; run again with --debug"),
+        (RuntimeError("one\ntwo"), "unexpected RuntimeError: one; run again with --debug"),
+        (BrokenPipeError(32, "Broken pipe"), "unexpected BrokenPipeError: [Errno 32] Broken pipe"),
+    ],
+)
+def test_what_nobody_expected_is_named(backend, exc, said):
+    backend.answer = exc
+    result = bigspec("norm", "A.zarr", "--quiet")
+    assert result.exit_code == 70
+    assert result.stderr.startswith(f"bigspec: error: {said}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback_above_the_message(backend):
+    backend.answer = KeyError("x")
+    result = bigspec("norm", "A.zarr", "--quiet", "--debug")
+    lines = result.stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "KeyError: 'x'" in lines
+    assert lines[-1].startswith("bigspec: error: unexpected KeyError")
+
+
+def test_an_error_comes_after_the_bar_is_cleared(backend, monkeypatch):
+    backend.answer = errors.ChunkError("chunk 3 is damaged")
+    monkeypatch.setattr(cli, "LiveProgress", OnTerminal)
+    result = bigspec("norm", "A.zarr")
+    assert result.exit_code == 65
+    assert "pass 1 |" in result.stderr
+    assert result.stderr.endswith("\rbigspec: error: chunk 3 is damaged\n")
+
+
+def test_interrupted(backend):
+    backend.answer = KeyboardInterrupt()
+    result = bigspec("norm", "A.zarr", "--quiet")
+    assert result.exit_code == 130
+    assert result.stderr == "bigspec: error: interrupted; there is no result\n"
+
+
+def test_a_cluster_that_does_not_answer(backend):
+    result = bigspec("norm", "A.zarr", "--scheduler", "tcp://dead:8786")
+    assert result.exit_code == 69
+    assert result.stderr == (
+        "bigspec: error: scheduler: nothing answers at tcp://dead:8786; start it\n"
+    )
+    assert backend.source == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("norm",), "Missing argument 'SRC'"),
+        (("norm", "A", "--rtol", "small"), "--rtol"),
+        (("norm", "A", "--algorithm", "magic"), "'auto', 'lanczos', 'power', 'gram'"),
+        (("norm", "A", "--workers", 0), "--workers"),
+        (("norm", "A", "--start", "missing.npy"), "'missing.npy' does not exist"),
+        (("norm", "A", "--max-norm", "nan"), "expected a finite number >= 0, got nan"),
+        (("norm", "A", "--max-norm", "inf"), "expected a finite number >= 0, got inf"),
+        (("norm", "A", "--max-norm", "-1"), "expected a finite number >= 0, got -1.0"),
+        (("norm", "A", "--json", "missing/a.json"), "is not a writable directory"),
+        (("norm", "A", "--report", "missing/a.html"), "is not a writable directory"),
+        (("norm", "A", "--workers", 2, "--scheduler", "s"), "--scheduler and --workers exclude"),
+        (("plan", "A", "--workers", 2, "--scheduler-file", "s"), "exclude each other"),
+        (("plan", "A", "--seed", 3), "No such option"),
+        (("sing", "A"), "No such command"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_runs(backend, args, said):
+    result = bigspec(*args)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert backend.source == ""
+    assert backend.connected == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+def test_a_full_disk_loses_no_result(backend):
+    result = bigspec("norm", "A.zarr", "--json", "/dev/full", "--quiet")
+    assert result.exit_code == 74
+    assert result.stdout.startswith("sigma_1 in")
+    assert result.stderr == (
+        "bigspec: error: cannot write '/dev/full': No space left on device; "
+        "the result is on standard output\n"
+    )
+
+
+# Real processes
+
+
+def process(*args, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "bigspec", *args], capture_output=True, text=True, timeout=100,
+        check=False, **options,
+    )  # fmt: skip
+
+
+def test_a_real_process_fails_in_one_line(tmp_path):
+    done = process("norm", str(tmp_path / "missing.zarr"), "--quiet")
+    assert done.returncode == 66
+    assert done.stdout == ""
+    assert done.stderr.startswith("bigspec: error: ")
+    assert "missing.zarr" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+BROKEN_PIPE = """
+import sys
+import test_cli
+from bigspec import cli
+fake = test_cli.Backend()
+cli.norm, cli.connect = fake.norm, fake.connect
+cli.main(["norm", "A.zarr", "--max-norm", "1", "--quiet", "--report", sys.argv[1]])
+"""
+
+
+def test_a_reader_that_left_changes_neither_files_nor_status(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN_PIPE, str(tmp_path / "r.html")],
+        stdout=writing, stderr=subprocess.PIPE, text=True, timeout=100, check=False,
+        cwd=os.path.dirname(__file__),  # noqa: PTH120
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 3
+    assert done.stderr == "bigspec: the norm exceeds --max-norm 1.0: it is at least 167.9618\n"
+    assert (tmp_path / "r.html").exists()

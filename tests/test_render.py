@@ -1,0 +1,332 @@
+import builtins
+import json
+import math
+import re
+import sys
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bigspec import render
+from bigspec.results import Estimate, PassRecord
+
+VOID = {"meta", "br", "hr", "img", "line", "circle", "polyline", "polygon"}
+
+nonnegative = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
+
+
+def closing_in(passes=6, value=167.96185234, **changes):
+    """An estimate whose width falls fivefold a pass, from Frobenius to Christoffel bounds."""
+    history = tuple(
+        PassRecord(
+            number=k,
+            lower=value * (1 - 0.2 * 5.0**-k),
+            upper=value * (1 + 9 * 5.0**-k),
+            upper_bound="Christoffel" if k > 3 else "bordered Frobenius",
+            lower_bound="Ritz value",
+            deterministic=k <= 3,
+            ritz_values=(value, value / 2, value / 3, 0.125),
+            bytes_read=4_000_000_000,
+            seconds=2.5,
+            seconds_reading=3.0,
+            seconds_multiplying=1.5,
+            panels=40,
+            retries=k % 2,
+        )
+        for k in range(1, passes + 1)
+    )
+    fields = {
+        "lower": history[-1].lower if history else 0.0,
+        "upper": history[-1].upper if history else math.inf,
+        "failure_probability": 1e-6,
+        "converged": True,
+        "status": "Converged in good time.",
+        "rtol": 1e-3,
+        "right": np.ones(3),
+        "frobenius": 5012.3,
+        "upper_bound": "Christoffel",
+        "lower_bound": "Ritz value",
+        "deterministic": False,
+        "rounding": 2.3e-12,
+        "algorithm": "lanczos",
+        "block_size": 8,
+        "choices": ("lanczos: the basis fits.", "block size 8: it was given."),
+        "seed": 7,
+        "matrix": {"name": "/data/A.zarr", "shape": (1000, 300), "dtype": "float32"},
+        "layout": {"orientation": "rows", "panels": 40},
+        "history": history,
+        "seconds": 15.0,
+        "bytes_read": 24_000_000_000,
+        "versions": {"bigspec": "0.1.0"},
+    }
+    return Estimate(**(fields | changes))
+
+
+class Balanced(HTMLParser):
+    """Collects text and attributes, and fails on an unclosed or wrongly closed element."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in {"style", "script"}:
+            self.words.append(data)
+
+    def named(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+# Numbers
+
+
+@given(nonnegative, nonnegative)
+@example(0.1, 0.1)
+@example(0.0, 5e-324)
+@example(5e-324, 1.7976931348623157e308)
+@example(167.9618, math.nextafter(167.9618, math.inf))
+def test_printed_interval_encloses_the_true_one(a, b):
+    lower, upper = min(a, b), max(a, b)
+    low, high = render.outward(lower, upper)
+    assert Decimal(low) <= Decimal(lower)
+    assert Decimal(high) >= Decimal(upper)
+    assert float(low) <= lower
+    assert float(high) >= upper
+
+
+@given(st.floats(min_value=1e-300, max_value=1e300), st.floats(min_value=1e-12, max_value=1e3))
+def test_printed_interval_is_hardly_wider(lower, width):
+    upper = lower * (1 + width)
+    low, high = render.outward(lower, upper)
+    slack = (Decimal(upper) - Decimal(lower)) * Decimal("0.021") + Decimal(upper) * Decimal("3e-16")
+    assert Decimal(high) - Decimal(low) <= Decimal(upper) - Decimal(lower) + slack
+
+
+@given(nonnegative, st.integers(min_value=1, max_value=6))
+def test_a_number_that_bounds_is_never_printed_smaller(value, digits):
+    assert float(render.rounded_up(value, digits)) >= value
+
+
+@given(st.floats(min_value=1e-300, max_value=1e300), nonnegative)
+def test_printed_width_is_never_smaller_than_the_exact_one(lower, more):
+    upper = max(lower, more)
+    printed = Decimal(render.width_text(lower, upper))
+    assert printed * Decimal(lower) >= (Decimal(upper) - Decimal(lower)) * (1 - Decimal("1e-25"))
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "text"),
+    [
+        (167.96185, 167.98023, "[167.9618, 167.9803]"),
+        (0.0, 0.0, "[0, 0]"),
+        (3.0, 3.0, "[3, 3]"),
+        (0.0, math.inf, "[0, inf]"),
+        (2.5, math.inf, "[2.50000, inf]"),
+        (0.5, 1000.0, "[0.500, 1000]"),
+        (1.2345e-9, 1.2350e-9, "[1.234500e-9, 1.235000e-9]"),
+        (1.2345e20, 1.2350e20, "[1.234500e+20, 1.235000e+20]"),
+    ],
+)
+def test_intervals_read_like_this(lower, upper, text):
+    assert render.interval_text(lower, upper) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e-3, "1e-03"), (1e-6, "1e-06"), (1.234e-4, "1.3e-04"), (9.99, "10.0"), (0.0, "0"),
+     (0.5, "0.50"), (12.1, "13"), (4321.0, "4.4e+03"), (math.inf, "inf")],
+)  # fmt: skip
+def test_bounding_numbers_read_like_this(value, text):
+    assert render.rounded_up(value) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_600, "1 MB"), (36 * 10**9, "36 GB"),
+     (4_250 * 10**9, "4.25 TB"), (5 * 10**16, "5e+04 TB")],
+)  # fmt: skip
+def test_bytes_read_like_this(count, text):
+    assert render.bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.421, "0.42 s"), (21.34, "21.3 s"), (99.49, "99.5 s"), (119.7, "2 min 0 s"),
+     (252, "4 min 12 s"), (7380, "2 h 3 min")],
+)  # fmt: skip
+def test_durations_read_like_this(seconds, text):
+    assert render.seconds_text(seconds) == text
+
+
+# Sentences
+
+
+def test_the_summary_says_the_interval_first_then_how_it_came_about():
+    lines = closing_in().summary().splitlines()
+    assert lines[0].startswith("sigma_1 in [167.")
+    assert lines[0].endswith("probability of error <= 1e-06)")
+    assert lines[1] == "Converged in good time."
+    text = "\n".join(lines)
+    assert "6 passes, 24 GB read in 15 s, 1.6 GB/s" in text
+    assert "lanczos: the basis fits." in text
+    assert "upper end    Christoffel" in text
+
+
+def test_a_run_out_of_budget_says_converged_false():
+    text = closing_in(converged=False, right=None).summary()
+    assert "converged    false (asked for: relative width <= 1e-03)" in text
+    assert "attained" not in text
+
+
+def test_a_deterministic_bound_speaks_of_no_probability():
+    assert "probability" not in closing_in(deterministic=True).summary()
+
+
+def test_the_zero_matrix_and_an_operator_without_passes_have_a_summary():
+    zero = closing_in(0, lower=0.0, upper=0.0, frobenius=0.0)
+    assert zero.summary().startswith("sigma_1 in [0, 0]  (relative width 0")
+    operator = closing_in(0, frobenius=None, seconds=0.0, bytes_read=0)
+    assert operator.summary().startswith("sigma_1 in [0, inf]  (relative width inf")
+    assert "Frobenius" not in operator.summary()
+
+
+# HTML
+
+SITUATIONS = {
+    "ordinary": closing_in(),
+    "one pass": closing_in(1),
+    "three hundred passes": closing_in(300),
+    "no pass": closing_in(0),
+    "zero matrix": closing_in(1, value=0.0, frobenius=0.0),
+    "tiny": closing_in(value=1e-290, frobenius=3e-290),
+    "unbounded above": closing_in(upper=math.inf),
+    "rtol zero": closing_in(rtol=0.0),
+}
+
+
+@pytest.mark.parametrize("estimate", SITUATIONS.values(), ids=SITUATIONS)
+def test_page_and_fragment_are_well_formed_in_every_situation(estimate):
+    for text in (estimate.to_html(), estimate._repr_html_()):
+        Balanced(text)
+        drawings = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+        coordinates = re.findall(r' (?:points|[xy][12]?|c[xy])="([^"]*)"', drawings)
+        assert all(math.isfinite(float(n)) for c in coordinates for n in re.split("[ ,]", c))
+
+
+def test_the_page_needs_no_network_and_reads_on_a_phone_and_aloud():
+    text = closing_in().to_html()
+    page = Balanced(text)
+    without_namespace = text.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|url\(|@import|<script|<link|src=", without_namespace)
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.named(
+        "meta"
+    )
+    drawings = page.named("svg")
+    assert len(drawings) == 2
+    assert all(d["role"] == "img" and len(d["aria-label"]) > 40 for d in drawings)
+    assert len(page.named("title")) == 1 + len(drawings)
+    assert "prefers-color-scheme" in text
+    assert page.named("html")[0]["lang"] == "en"
+
+
+def test_the_page_tells_every_pass_what_entered_and_what_was_chosen():
+    estimate = closing_in()
+    words = "".join(Balanced(estimate.to_html()).words)
+    for record in estimate.history:
+        assert all(end in words for end in render.outward(record.lower, record.upper))
+    for word in ("bordered Frobenius (certain)", "[1000, 300]", "block size 8: it was given.",
+                 "2.3e-12", "bigspec", "1 retried", "orientation"):  # fmt: skip
+        assert word in words
+
+
+def test_hostile_names_are_text_and_nothing_else():
+    evil = "<script>alert('x')</script>&\"onload=\""
+    estimate = closing_in(
+        status=evil,
+        upper_bound=evil,
+        choices=(evil,),
+        matrix={"name": evil, evil: [evil]},
+        layout={evil: evil},
+        versions={evil: evil},
+    )
+    for text in (estimate.to_html(), estimate._repr_html_()):
+        page = Balanced(text)
+        assert not page.named("script")
+        assert not any("onload" in attrs for _, attrs in page.tags)
+        assert evil in "".join(page.words)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "title"),
+    [
+        ({"where": "s3://bucket/A.zarr"}, "Spectral norm of s3://bucket/A.zarr"),
+        ({"where": "memory"}, "Spectral norm of a matrix in memory"),
+        ({"where": "operator"}, "Spectral norm of an operator"),
+        ({}, "Spectral norm of a matrix"),
+    ],
+)
+def test_the_page_is_titled_by_where_the_matrix_lies(matrix, title):
+    assert f"<title>{title}</title>" in closing_in(matrix=matrix).to_html()
+
+
+def test_the_fragment_can_stand_inside_another_page():
+    text = closing_in()._repr_html_()
+    assert not re.search(r"<(html|head|body|style)\b", text)
+    assert "<details>" in text
+
+
+def test_the_page_is_written_where_asked(tmp_path):
+    place = tmp_path / "report.html"
+    text = closing_in().to_html(place)
+    assert place.read_text(encoding="utf-8") == text
+
+
+# Figure
+
+
+@pytest.mark.parametrize("estimate", SITUATIONS.values(), ids=SITUATIONS)
+def test_the_figure_is_drawn_without_pyplot(estimate, tmp_path):
+    pytest.importorskip("matplotlib")
+    drawn = estimate.plot()
+    drawn.savefig(tmp_path / "run.svg")
+    assert len(drawn.axes) == 2
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+    found = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ModuleNotFoundError(name)
+        return found(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=re.escape('pip install "bigspec[plot]"')):
+        closing_in().plot()
+
+
+def test_json_stays_strict_beside_the_rendering_methods():
+    def refuse(word):
+        raise AssertionError(word)
+
+    for estimate in SITUATIONS.values():
+        json.loads(estimate.to_json(), parse_constant=refuse)
