@@ -1,0 +1,42 @@
+r"""The certificate: from a Krylov relation and a Gaussian start to an interval for sigma_1.
+
+Everything here is about ``H = A^H A`` with eigenvalues ``l_1 >= l_2 >= ...`` and a relation
+
+    H V = V T + V_+ B E^H + R,    ||R||_2 <= eps,
+
+where V (n, N) has unit blocks, E selects the last block of V, and ``T = Y Theta Y^H``. If
+``H x = t x`` with ``||x|| = 1``, then with ``a = V^H x`` and ``f = V_+^H x``
+
+    Y^H a = (t - Theta)^{-1} (F f + Y^H R^H x),     F = Y_last^H B^H,
+    G^H x = t^{-p} C Y^H a,                          C = [R_0^H Y_first]_(rows of G),
+
+(p = 0 for Lanczos, p = j for a power iterate after j products). ``w(t)``, the largest
+``||G^H x||^2`` that this allows, must be at least the chi-square ``||G^H x_1||^2`` when
+``t = l_1``. Values here are in the units of H (squared), scaled by the algorithm. No I/O.
+"""
+
+from bigspec.certificate.bounds import UpperBound, upper_bounds
+from bigspec.certificate.christoffel import (
+    christoffel,
+    christoffel_bound,
+    exact_crossing,
+    joint_bounds,
+)
+from bigspec.certificate.relation import Facts, Relation, product_error
+from bigspec.certificate.ritz import bordered_frobenius, collatz_wielandt, half_step, lehmann
+
+__all__ = [
+    "Facts",
+    "Relation",
+    "UpperBound",
+    "bordered_frobenius",
+    "christoffel",
+    "christoffel_bound",
+    "collatz_wielandt",
+    "exact_crossing",
+    "half_step",
+    "joint_bounds",
+    "lehmann",
+    "product_error",
+    "upper_bounds",
+]

@@ -1,0 +1,97 @@
+"""All upper bounds together, and how the failure probability is spent on them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bigspec.certificate.christoffel import christoffel_bound, exact_crossing, joint_bounds
+from bigspec.certificate.relation import Facts, Relation
+from bigspec.certificate.ritz import bordered_frobenius, lehmann
+from bigspec.quantiles import column_quantile, smallest_singular_quantile
+
+__all__ = ["UpperBound", "upper_bounds"]
+
+AUDIT_ORDER = 320  # exact crossings up to this order: 0.2 s on one core
+LEHMANN_SHIFTS = (0.0, 0.01, 0.1, 0.3, 0.6)
+
+
+class UpperBound(NamedTuple):
+    """An upper bound of l_1, its name, and whether it holds with certainty."""
+
+    value: float
+    name: str
+    deterministic: bool
+
+
+def upper_bounds(
+    relation: Relation,
+    facts: Facts | None,
+    delta: float,
+    *,
+    complex_: bool = False,
+    audit: bool = True,
+) -> list[UpperBound]:
+    """Return every upper bound of l_1 that the relation and the facts support.
+
+    Parameters
+    ----------
+    relation : Relation
+    facts : Facts or None
+        None for operators.
+    delta : float
+        Failure probability: half of it for tau_0, half for one joint event that gives
+        tau_1..tau_3 to Lehmann; all of it for tau_0 where a joint event is out of reach.
+    complex_ : bool
+        Whether the start block was complex.
+    audit : bool
+        Compare the scan for tau_0 with the exact crossings where that is cheap.
+    """
+    bounds = []
+    ceiling = np.inf
+    if facts is not None:
+        sums = facts.one_norm * facts.inf_norm * (1 + 1e-13)
+        frobenius = facts.frobenius_squared * (1 + 1e-13)
+        bounds += [UpperBound(frobenius, "Frobenius", True), UpperBound(sums, "1-inf norm", True)]
+        if relation.orthonormal:
+            bordered = bordered_frobenius(relation, facts)
+            bounds.append(UpperBound(bordered, "bordered Frobenius", True))
+        ceiling = min(bound.value for bound in bounds)
+    if relation.theta[0] <= 0:
+        # The products vanish: for a Gaussian block that means H = 0, up to rounding.
+        bounds.append(UpperBound(2 * relation.eps, "Christoffel", False))
+        return bounds
+    b = len(relation.start)
+    r = min(4, b - 4) if b >= 6 else min(b, 2)
+    joint = relation.orthonormal and r >= 2
+    q = column_quantile(delta / 2 if joint else delta, b, complex_=complex_)
+    tau = christoffel_bound(relation, q, ceiling=ceiling)
+    if audit and _auditable(relation, tau):
+        tau = min(max(tau, exact_crossing(relation, q)), ceiling)
+    if tau < ceiling:
+        bounds.append(UpperBound(tau, "Christoffel", False))
+    if joint:
+        q_joint = smallest_singular_quantile(delta / 2, b, r, complex_=complex_)
+        bounds.append(UpperBound(_best_lehmann(relation, q_joint, r), "Lehmann", False))
+    return bounds
+
+
+def _auditable(relation: Relation, tau: float) -> bool:
+    """Whether exact crossings are cheap, and wide enough to be meaningful."""
+    if relation.power or not relation.orthonormal or 2 * len(relation.theta) > AUDIT_ORDER:
+        return False
+    top = float(relation.theta[0])
+    return tau > top * (1 + 1e-7) and relation.eps < 1e-9 * top
+
+
+def _best_lehmann(relation: Relation, q: float, r: int) -> float:
+    """Return the smallest Lehmann bound over the joint bounds and a few shifts of each."""
+    theta = relation.theta
+    best = np.inf
+    for s, tau in enumerate(joint_bounds(relation, q, r), start=1):
+        if not tau < theta[s - 1]:
+            continue
+        shifted = [tau + x * (theta[s - 1] - tau) for x in LEHMANN_SHIFTS]
+        best = min(best, *(lehmann(relation, s, t) for t in shifted))
+    return best

@@ -1,0 +1,153 @@
+"""The block Christoffel function and where it crosses a quantile (method, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bigspec.certificate.relation import Relation
+
+__all__ = ["christoffel", "christoffel_bound", "exact_crossing", "joint_bounds"]
+
+Array = np.ndarray[Any, Any]
+
+POINTS_AN_OCTAVE = 8
+OCTAVES = 60  # scan down to (t - theta)/theta_1 = 2^-60 below the largest possible crossing
+
+
+def _norm2(X: Array) -> Array:
+    """Spectral norms of a stack of small matrices."""
+    if min(X.shape[-2:]) == 0:
+        return np.zeros(X.shape[:-2])
+    if min(X.shape[-2:]) == 1:
+        return np.asarray(np.sqrt(np.sum(np.abs(X) ** 2, axis=(-2, -1))))
+    return np.asarray(np.linalg.svd(X, compute_uv=False)[..., 0])
+
+
+def christoffel(relation: Relation, shift: Array, drop: int = 0) -> Array:
+    """Evaluate ``w_i(theta_{i+1} + shift)``, i = `drop`: the block Christoffel function.
+
+    Parameters
+    ----------
+    relation : Relation
+    shift : ndarray (s,)
+        Positive distances ``t - theta_{i+1}``, given as such to keep their relative accuracy.
+    drop : int
+        Number i of largest Ritz pairs left out.
+
+    Returns
+    -------
+    ndarray (s,)
+        Upper bounds of ``||G^H x||^2``, rounding margin included.
+    """
+    theta, C, F = relation.theta[drop:], relation.C[:, drop:], relation.F[drop:]
+    D = 1.0 / (shift[:, None] + (theta[0] - theta))
+    M = D[:, :, None] * F
+    if relation.orthonormal and F.shape[1]:
+        # Rows in descending order of size keep Householder QR row-wise stable.
+        b = F.shape[1]
+        eye = np.broadcast_to(np.eye(b, dtype=F.dtype), (len(shift), b, b))
+        M = np.linalg.qr(np.concatenate([M, eye], axis=1))[0][:, : len(theta)]
+    root = _norm2(C @ M)
+    if relation.eps:
+        root = root * (1 + relation.eps * D[:, 0]) + relation.eps * _norm2(C * D[:, None, :])
+    if relation.power:
+        log_t = np.log(np.maximum(theta[0] + shift, np.finfo(float).tiny))
+        root = root * np.exp(relation.log_scale - relation.power * log_t)
+    return np.asarray((root + relation.start_defect) ** 2)
+
+
+def _highest_shift(relation: Relation, q: float, drop: int) -> float:
+    """Return a shift beyond which ``w_i < q`` for sure."""
+    theta, C, F = relation.theta[drop:], relation.C[:, drop:], relation.F[drop:]
+    c, f = float(_norm2(C)), float(_norm2(F))
+    goal = np.sqrt(q) - relation.start_defect
+    if goal <= 0.0:
+        return np.inf
+    if relation.power:
+        # ||Y^H a|| <= 1 alone (section 7): t^{-p} scale c (1 + margin) < goal.
+        log_t = (relation.log_scale + np.log(3 * c) - np.log(goal)) / relation.power
+        return float(max(np.exp(log_t) - theta[0], relation.eps, 0.0))
+    return float(max(relation.eps, c * (2 * f + relation.eps) / goal))
+
+
+def christoffel_bound(
+    relation: Relation, q: float, drop: int = 0, ceiling: float = np.inf
+) -> float:
+    """Return ``tau_i = sup {t > theta_{i+1} : w_i(t) >= q}``.
+
+    ``w`` is not monotone for blocks, so the scan comes from the right on a logarithmic grid
+    and stops at the first crossing, which is then refined.
+
+    Parameters
+    ----------
+    relation : Relation
+    q : float
+        Threshold, ``q(delta)`` or ``q_r / (i + 1)``.
+    drop : int
+        Number i of Ritz pairs left out; ``l_{i+1} <= tau_i``.
+    ceiling : float
+        A bound already known; nothing above it is searched, and it is returned at the worst.
+    """
+    base = float(relation.theta[drop])
+    unit = max(float(relation.theta[0]), relation.eps)
+    high = _highest_shift(relation, q, drop)
+    if base + high >= ceiling:
+        high = max(ceiling - base, 0.0)
+        if high <= 2.0**-OCTAVES * unit or christoffel(relation, np.array([high]), drop)[0] >= q:
+            return ceiling
+    if high <= 0.0:
+        return base
+    octaves = OCTAVES + max(0.0, np.log2(high / unit))
+    points = int(octaves * POINTS_AN_OCTAVE)
+    ratio = 2.0 ** (-1.0 / POINTS_AN_OCTAVE)
+    chunk = 16
+    for first in range(0, points, chunk):
+        grid = high * ratio ** np.arange(first, first + chunk + 1)
+        above = np.flatnonzero(christoffel(relation, grid, drop) >= q)
+        if above.size:
+            return base + _refine(relation, q, drop, grid, int(above[0]))
+    return float(base + high * ratio**points)
+
+
+def _refine(relation: Relation, q: float, drop: int, grid: Array, index: int) -> float:
+    """Narrow the bracket around a crossing; return its safe (right) end."""
+    if index == 0:
+        return float(grid[0])
+    right, left = float(grid[index - 1]), float(grid[index])
+    for _ in range(3):
+        fine = np.geomspace(right, left, 14)[1:-1]
+        above = np.flatnonzero(christoffel(relation, fine, drop) >= q)
+        cut = int(above[0]) if above.size else len(fine)
+        ends = np.concatenate([[right], fine, [left]])
+        right, left = float(ends[cut]), float(ends[cut + 1])
+    return right
+
+
+def exact_crossing(relation: Relation, q: float) -> float:
+    """Return tau_0 as the largest real eigenvalue above theta_1 of a 2N x 2N matrix.
+
+    ``w(t) = q`` exactly at real eigenvalues of ``[[Theta, F F^H/q], [C^H C - q I, Theta]]``.
+    Ignores the rounding margin; trustworthy to relative widths of about 1e-7.
+    """
+    theta, C, F = relation.theta, relation.C, relation.F
+    root = np.sqrt(q)
+    D = np.diag(theta)
+    upper_right = F @ F.conj().T / root
+    lower_left = (C.conj().T @ C - q * np.eye(len(theta))) / root
+    values = np.linalg.eigvals(np.block([[D, upper_right], [lower_left, D]]))
+    t = values.real
+    real = np.abs(values.imag) <= 1e-6 * np.abs(t - theta[0])
+    beyond = t[real & (t > theta[0])]
+    return float(beyond.max()) if beyond.size else float(theta[0])
+
+
+def joint_bounds(relation: Relation, q: float, most: int) -> list[float]:
+    """Return ``[tau_1, ..., tau_{most-1}]``, all valid on the one event ``sigma_min^2 >= q``.
+
+    If ``l_1..l_{i+1} >= t`` then ``G^H X_{i+1}`` is a matrix of rank at most i plus columns of
+    squared norm at most ``w_i``, so ``sigma_min(G^H X_{i+1})^2 <= (i + 1) max w_i``.
+    """
+    count = min(most, len(relation.theta))
+    return [christoffel_bound(relation, q / (i + 1), drop=i) for i in range(1, count)]

@@ -1,0 +1,115 @@
+"""The Krylov relation, the facts of the first pass, and the rounding model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bigspec.dense import UNIT_ROUNDOFF
+
+__all__ = ["Facts", "Relation", "product_error"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the first pass learns about the entries for free, in the units of A (scaled).
+
+    Attributes
+    ----------
+    frobenius_squared : float
+    one_norm, inf_norm : float
+        Largest absolute column and row sum.
+    largest : float
+        Largest magnitude of an entry.
+    nonnegative : bool
+        All entries are real and >= 0.
+    """
+
+    frobenius_squared: float
+    one_norm: float
+    inf_norm: float
+    largest: float
+    nonnegative: bool
+
+    @property
+    def absolute_norm_squared(self) -> float:
+        """Return an upper bound of ``|| |A| ||_2^2``, the scale of rounding errors."""
+        return min(self.frobenius_squared, self.one_norm * self.inf_norm)
+
+
+def product_error(facts: Facts, n: int, depth: float, *, complex_: bool = False) -> float:
+    """Bound ``||fl(A^H (A V)) - H V||_2`` for a block V with orthonormal columns.
+
+    Inner products of length n (``A V``) and sums of `depth` terms (``A^H Y``: rows of a
+    sub-block, then sub-blocks, then panels) in float64. By the probabilistic error analysis of
+    Higham & Mary (SIAM J. Sci. Comput. 2019, Thm 3.1) each contributes
+    ``lambda sqrt(length) u |A| |V|`` except with probability ``2 exp(-lambda^2 / 2)``;
+    lambda = 8 makes that 2.5e-14. The norm of ``|A|`` is bounded by the facts. This model, and
+    not a worst case over all roundings, is the rounding margin that bigspec states.
+    """
+    factor = 8.0 * (np.sqrt(n) + np.sqrt(depth) + 4.0) * (2.0 if complex_ else 1.0)
+    return float(factor * UNIT_ROUNDOFF * facts.absolute_norm_squared)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """The relation of the module's head, with what ties it to the Gaussian start.
+
+    Attributes
+    ----------
+    T : ndarray (N, N)
+        Hermitian.
+    B : ndarray (b_next, b_last)
+        Residual factor of the last block; may have no rows (invariant subspace).
+    start : ndarray (b_G, b_first)
+        Rows of ``R_0^H`` (or of the accumulated ``(R_j ... R_0)^H``) that belong to G.
+    eps : float
+        ``eps_H >= ||R||_2``.
+    orthonormal : bool
+        Whether ``[V, V_+]`` is orthonormal to working precision as a whole. If not, only
+        ``||f|| <= 1`` is used (method of section 6).
+    power : int
+        Exponent p above.
+    log_scale : float
+        Natural logarithm of the factor taken out of `start`.
+    start_defect : float
+        Bound on the rounding error of ``G^H x`` for t > theta_1 (power iteration).
+    """
+
+    T: Array
+    B: Array
+    start: Array
+    eps: float
+    orthonormal: bool
+    power: int = 0
+    log_scale: float = 0.0
+    start_defect: float = 0.0
+
+    @cached_property
+    def ritz(self) -> tuple[Array, Array]:
+        """Ritz values, descending, and the eigenvectors Y of T."""
+        theta, Y = np.linalg.eigh(self.T)
+        return theta[::-1], Y[:, ::-1]
+
+    @property
+    def theta(self) -> Array:
+        """Ritz values of H, descending."""
+        return self.ritz[0]
+
+    @cached_property
+    def C(self) -> Array:  # noqa: N802
+        """Start components in the Ritz basis, (b_G, N)."""
+        Y = self.ritz[1]
+        return self.start @ Y[: self.start.shape[1]]
+
+    @cached_property
+    def F(self) -> Array:  # noqa: N802
+        """Residual components in the Ritz basis, (N, b_next)."""
+        Y = self.ritz[1]
+        last = self.B.shape[1]
+        return (self.B @ Y[len(Y) - last :]).conj().T

@@ -1,0 +1,101 @@
+"""Bounds from the Ritz pairs alone: Lehmann, the half step, bordered Frobenius, Collatz."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+
+from bigspec.certificate.relation import Facts, Relation
+from bigspec.dense import UNIT_ROUNDOFF
+
+__all__ = ["bordered_frobenius", "collatz_wielandt", "half_step", "lehmann"]
+
+Array = np.ndarray[Any, Any]
+
+
+def lehmann(relation: Relation, s: int, tau: float) -> float:
+    """Bound l_1 given ``l_{s+1} <= tau < theta_s``; quadratic in the residual (Lehmann 1949).
+
+    With ``D = Theta - tau`` and the positive eigenvalues mu of ``D y = mu (D^2 + F F^H) y``,
+    ``l_1 <= tau + 1/mu_min``. Solved in the variables ``z = D y``, where the right-hand matrix
+    is ``I + D^{-1} F F^H D^{-1}``. The relation is exact for a Hermitian matrix within 2 eps of
+    H, so tau and the result are both moved by that much.
+
+    Returns
+    -------
+    float
+        Infinity if the pencil does not give exactly s positive values.
+    """
+    tau = tau + 2 * relation.eps
+    D = relation.theta - tau
+    if D[s - 1] <= 0 or np.any(np.abs(D) <= 8 * UNIT_ROUNDOFF * relation.theta[0]):
+        return np.inf
+    K = relation.F / D[:, None]
+    inner = np.eye(len(D)) + K @ K.conj().T
+    try:
+        mu = sla.eigh(np.diag(1.0 / D), inner, eigvals_only=True)
+    except np.linalg.LinAlgError:
+        return np.inf
+    positive = mu[mu > 0]
+    if len(positive) != s:
+        return np.inf
+    # eigh is accurate to a few units of the largest |mu|; charge that to the smallest one.
+    smallest = positive[0] - 16 * UNIT_ROUNDOFF * np.abs(mu).max()
+    return float(tau + 1.0 / smallest + 2 * relation.eps) if smallest > 0 else np.inf
+
+
+def half_step(relation: Relation) -> tuple[float, Array]:
+    """Lower bound of l_1 from the left Ritz space span(A V), free after the pass.
+
+    The largest eigenvalue of the pencil ``(T^2 + E B^H B E^H, T)``, on the Ritz pairs above a
+    cut: a subspace keeps it a lower bound, and a relation that holds only within eps_H lets
+    components far below the largest one inflate it by ``4 eps_H / theta_min``, which is charged.
+    The best of a few cuts is taken.
+
+    Returns
+    -------
+    lower : float
+        Lower bound of l_1, rounding margin subtracted; needs an orthonormal basis.
+    y : ndarray (N + b_next,)
+        Coordinates in ``[V Y, V_+]`` of a unit vector v with ``||A v||^2 >= lower``.
+    """
+    theta, F = relation.theta, relation.F
+    best, coordinates = -np.inf, np.zeros(0)
+    for cut in (1e-6, 1e-3, 0.5):
+        kept = int(np.count_nonzero(theta > cut * theta[0]))
+        root = np.sqrt(theta[:kept])
+        K = F[:kept] / root[:, None]
+        values, vectors = np.linalg.eigh(np.diag(theta[:kept]) + K @ K.conj().T)
+        lower = values[-1] / (1 + 4 * relation.eps / theta[kept - 1]) - 2 * relation.eps
+        if lower > best:
+            z = vectors[:, -1] / root
+            head = np.concatenate([theta[:kept] * z, np.zeros(len(theta) - kept, z.dtype)])
+            best, coordinates = float(lower), np.concatenate([head, F[:kept].conj().T @ z])
+    return best, coordinates / np.linalg.norm(coordinates)
+
+
+def bordered_frobenius(relation: Relation, facts: Facts) -> float:
+    """Deterministic upper bound of l_1 from the trace that the basis has not seen.
+
+    The part of H outside span(V) is positive semidefinite with trace
+    ``||A||_F^2 - tr T``, hence below that trace times the identity.
+    """
+    theta, F = relation.theta, relation.F
+    b = F.shape[1]
+    trace_error = (len(theta) + 8) * relation.eps + 1e-13 * facts.frobenius_squared
+    rest = max(facts.frobenius_squared - float(theta.sum()), 0.0) + trace_error
+    border = np.block([[np.diag(theta), F], [F.conj().T, rest * np.eye(b)]])
+    top = float(np.linalg.eigvalsh(border)[-1])
+    return max(top, rest) + 2 * relation.eps
+
+
+def collatz_wielandt(w: Array, Hw: Array, error: float) -> float:
+    """Bound l_1 of an entrywise non-negative H by ``max_j (H w)_j / w_j`` for w > 0.
+
+    Infinity unless w is positive. Entries below zero by rounding make it useless, not wrong.
+    """
+    if not np.all(w > 0):
+        return np.inf
+    return float(np.max((Hw + error) / w))
