@@ -250,7 +250,7 @@ class Accumulator:
         width = max(1, TILE_BYTES // self.work.itemsize)
         if self.V is None or self.n * 64 <= 2 * width:
             return int(np.clip(width // self.n, 64, 1024)), self.n
-        return 256, width // 256
+        return 256, max(1, width // 256)
 
     def _add_rows(self, blocks: Sequence[tuple[int, Any]], rows: slice) -> None:
         """Add a row range of a slab: both products over its tiles."""

@@ -128,7 +128,7 @@ class LiveProgress(Observer):
             + (f"; {record.retries} reads tried again" if record.retries else "")
         )
 
-    def run_finished(self, estimate: Estimate) -> None:  # noqa: ARG002
+    def run_finished(self, estimate: Estimate) -> None:
         """Clear the bar; the answer itself is shown by whoever asked for it."""
         self.close()
 

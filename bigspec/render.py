@@ -155,7 +155,7 @@ def _cost(est: Estimate) -> str:
 
 def _facts(est: Estimate) -> list[tuple[str, str]]:
     """Label and text of what a reader asks for after the interval itself."""
-    attained = "" if est.right is None else ", attained by a unit vector"
+    attained = "" if est.right is None and est.left is None else ", attained by a unit vector"
     facts = [
         ("value", f"{outward(est.lower, est.upper)[0]} (the lower end{attained})"),
         (

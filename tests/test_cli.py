@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 
 from bigspec import api, cli, errors
@@ -33,6 +34,7 @@ def estimate(lower=167.9618, upper=167.9802, **changes):
         "status": "Converged.",
         "rtol": 1e-3,
         "right": np.ones(3),
+        "left": None,
         "frobenius": 400.0,
         "upper_bound": "Christoffel",
         "lower_bound": "Ritz value",
@@ -416,6 +418,19 @@ def test_a_real_process_fails_in_one_line(tmp_path):
     assert done.stderr.startswith("bigspec: error: ")
     assert "missing.zarr" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_real_process_answers_in_json_with_a_gate(tmp_path):
+    A = np.random.default_rng(0).standard_normal((60, 20))
+    stored = zarr.create_array(tmp_path / "A.zarr", shape=A.shape, chunks=(20, 20), dtype=A.dtype)
+    stored[:] = A
+    norm = np.linalg.norm(A, 2)
+    done = process("norm", str(tmp_path / "A.zarr"), "--json", "-", "--max-norm", str(norm / 2))
+    assert done.returncode == 3
+    data = strict_json(done.stdout)
+    assert data["lower"] <= norm <= data["upper"]
+    assert data["converged"] is True
+    assert "pass 1: sigma_1 in" in done.stderr
 
 
 BROKEN_PIPE = """

@@ -47,6 +47,7 @@ def closing_in(passes=6, value=167.96185234, **changes):
         "status": "Converged in good time.",
         "rtol": 1e-3,
         "right": np.ones(3),
+        "left": None,
         "frobenius": 5012.3,
         "upper_bound": "Christoffel",
         "lower_bound": "Ritz value",

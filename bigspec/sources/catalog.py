@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zarr.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -65,6 +66,7 @@ def describe(entries: list[Entry]) -> str:
 
 
 async def _format(store: Store, node: str) -> Literal[2, 3] | None:
+    await StorePath.open(store, node)  # a zip archive answers nothing before it is opened
     for name in ("zarr.json", ".zarray", ".zgroup"):
         key = f"{node}/{name}" if node else name
         if await store.get(key, prototype=default_buffer_prototype()) is not None:

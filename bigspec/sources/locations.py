@@ -124,12 +124,8 @@ def open_node(location: Location) -> zarr.Array[Any] | zarr.Group:
     MissingSourceError, SourceError, StoreUnavailableError
         Nothing there, not Zarr, not permitted, not reachable.
     """
-
-    def attempt() -> zarr.Array[Any] | zarr.Group:
-        return zarr.open(store=location.store, path=location.path, mode="r", use_consolidated=False)
-
     try:
-        return retries.with_retries(attempt)
+        return retries.with_retries(lambda: read_metadata(location.store, location.path))
     except FileNotFoundError as error:
         raise _not_zarr(location) from error
     except Exception as error:

@@ -48,7 +48,7 @@ class ArrayMatrix(Matrix):
             "token": _digest(layout, _sample(self.entries)),
         }
 
-    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:  # noqa: ARG002
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Return the rectangle as a view of the array."""
         return self.entries[rows, columns]
 
@@ -89,7 +89,7 @@ class SparseMatrix(Matrix):
             "token": _digest(layout, *samples),
         }
 
-    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:  # noqa: ARG002
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Return a CSR or CSC block that shares values and indices with the matrix."""
         a = self.entries
         across = rows if a.format == "csr" else columns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 from typing import Any
 
@@ -97,7 +96,7 @@ def network_errors() -> list[tuple[Exception, bool]]:
         (boto.NoCredentialsError(), False),
         (aiohttp.ClientPayloadError(), True),
         (aiohttp.ServerDisconnectedError(), True),
-        (asyncio.TimeoutError(), True),
+        (TimeoutError(), True),
         (ConnectionResetError(), True),
         (OSError(5, "EIO"), True),
         (FileNotFoundError(), False),
