@@ -176,7 +176,9 @@ def test_first_non_finite_entry_is_named(dtype, transposed, bad):
     A = entries((12, 9), dtype)
     A[7, 4] = A[8, 2] = bad
     n = A.shape[0 if transposed else 1]
-    total = Accumulator(np.ones((n, 2)), n, A.dtype, exponent=None, facts=True, transposed=transposed)
+    total = Accumulator(
+        np.ones((n, 2)), n, A.dtype, exponent=None, facts=True, transposed=transposed
+    )
     with pytest.raises(NonFiniteFound) as found, np.errstate(invalid="ignore"):
         total.add_slab([(0, A)])
     assert found.value.args == (7, 4)

@@ -103,7 +103,11 @@ def test_ten_thousand_tiny_chunks_are_read_in_few_panels():
 
 def test_refusal_has_the_numbers_and_the_advice():
     matrix = huge((10**7, 10**7), (1000, 1000))
-    with pytest.raises(MemoryLimitError, match=r"memory_limit: expected at least .* GiB.*got 1.0 GiB"):
+    with pytest.raises(
+        MemoryLimitError, match=r"memory_limit: expected at least .* GiB.*got 1.0 GiB"
+    ):
         layout_of(matrix)
-    with pytest.raises(MemoryLimitError, match="block_size=16.*smaller block_size, or smaller chunks"):
+    with pytest.raises(
+        MemoryLimitError, match="block_size=16.*smaller block_size, or smaller chunks"
+    ):
         layout_of(matrix)

@@ -35,7 +35,7 @@ __all__ = ["Lanczos", "LanczosState"]
 
 Array = np.ndarray[Any, Any]
 
-LOSS_LIMIT = 1e-6  # loss of orthogonality beyond which only ||f|| <= 1 is used
+LOSS_LIMIT = 1e-8  # estimated loss of orthogonality beyond which only ||f|| <= 1 is used
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class LanczosState:
         ``V_1 .. V_k`` while it fits; empty once dropped.
     eps : float
         ``eps_H``, rounding of the products so far.
+    start_defect : float
+        Rounding of the tie.
+    narrowest : float
+        Smallest singular value of ``B_1 .. B_{k-1}``.
     collatz : float
         Collatz-Wielandt bound of the best positive vector so far.
     """
@@ -73,6 +77,8 @@ class LanczosState:
     tie: Array
     basis: tuple[Array, ...]
     eps: float
+    start_defect: float = 0.0
+    narrowest: float = np.inf
     collatz: float = np.inf
 
     @property
@@ -85,12 +91,21 @@ class LanczosState:
         """The Krylov relation for the certificate."""
         # 1.25: what the deflations dropped, at most eps / (8 sqrt(j)) at step j.
         eps = 1.25 * self.eps
-        relation = Relation(self.T, self.B, self.tie, eps, orthonormal=bool(self.basis))
+        relation = Relation(
+            self.T,
+            self.B,
+            self.tie,
+            eps,
+            orthonormal=bool(self.basis),
+            start_defect=self.start_defect,
+        )
         if self.basis or self.B.size == 0:
             return relation
-        # Paige: orthogonality is lost as Ritz pairs converge, at the rate eps / residual.
+        # Paige: orthogonality is lost as Ritz pairs converge, at the rate eps / residual; in
+        # blocks also where a B that divides a residual block is ill-conditioned.
         residuals = np.linalg.norm(relation.F, axis=1)
-        loss = max(self.eps, UNIT_ROUNDOFF * relation.theta[0]) / max(residuals.min(), 1e-300)
+        divisor = max(min(residuals.min(), self.narrowest), 1e-300)
+        loss = max(self.eps, UNIT_ROUNDOFF * relation.theta[0]) / divisor
         return replace(relation, orthonormal=bool(loss <= LOSS_LIMIT))
 
 
@@ -113,7 +128,7 @@ class Lanczos:
 
     def init(self, passes: Products, entropy: int, start: Array | None) -> LanczosState:
         """Draw the start block and make the first pass."""
-        V, tie = start_block(
+        V, tie, start_defect = start_block(
             passes.length, self.block_size, entropy, start, complex_=passes.complex_
         )
         result = passes.run(V)
@@ -128,6 +143,7 @@ class Lanczos:
             tie=tie,
             basis=(),
             eps=0.0,
+            start_defect=start_defect,
         )
         return self._extend(passes, empty, result)
 
@@ -144,12 +160,15 @@ class Lanczos:
         T = _bordered(state.T, state.B, A)
         eps = max(state.eps, _rounding(passes, state.facts, result, T))
         basis = self._kept(state, V)
-        W = orthogonalize(W, list(basis)) if basis else W - V @ (V.conj().T @ W)
-        room = passes.length - len(T) if basis else V.shape[1]
+        # Without the basis, three blocks in a row are kept orthonormal: an ill-conditioned B
+        # would otherwise lose even that, and with it the relation.
+        near = list(basis or (state.V_last, V))
+        W = orthogonalize(W, near)
+        room = passes.length - sum(block.shape[1] for block in near)
         tolerance = eps / (8 * np.sqrt(state.passes + 1))  # below rounding: nothing is lost
         V_next, B, _ = rank_revealing_qr(W, tolerance, max(room, 0))
-        if basis and V_next.shape[1]:
-            V_next = np.linalg.qr(orthogonalize(V_next, list(basis)))[0]
+        if V_next.shape[1]:
+            V_next = np.linalg.qr(orthogonalize(V_next, near))[0]
             B = V_next.conj().T @ W
         after = replace(
             state,
@@ -160,6 +179,7 @@ class Lanczos:
             B=B,
             basis=basis,
             eps=eps,
+            narrowest=min(state.narrowest, _smallest(state.B)),
         )
         return replace(after, collatz=min(state.collatz, _collatz(after)))
 
@@ -206,6 +226,11 @@ def _bordered(T: Array, B: Array, A: Array) -> Array:
     out[N:, N - last : N] = B
     out[N - last : N, N:] = B.conj().T
     return out
+
+
+def _smallest(B: Array) -> float:
+    """Return the smallest singular value of a residual factor; infinity before the first."""
+    return float(np.linalg.svd(B, compute_uv=False).min()) if B.size else np.inf
 
 
 def _rounding(passes: Products, facts: Facts | None, result: Any, T: Array) -> float:

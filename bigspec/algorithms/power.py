@@ -43,6 +43,8 @@ class PowerState:
     log_norms : tuple of float
         Logarithms of ``||(R_j .. R_0)_G||``, j = 0 .. k-2: sizes of past rounding errors.
     eps : float
+    start_defect : float
+        Rounding of the tie.
     """
 
     passes: int
@@ -54,6 +56,7 @@ class PowerState:
     log_scale: float
     log_norms: tuple[float, ...]
     eps: float
+    start_defect: float = 0.0
 
     @property
     def exhausted(self) -> bool:
@@ -68,16 +71,17 @@ class PowerState:
         W -= self.V @ (self.V.conj().T @ W)
         room = len(self.V) - self.V.shape[1]
         _, B, dropped = rank_revealing_qr(W, self.eps / 8, room)
-        relation = Relation(A, B, self.product, self.eps + dropped, orthonormal=True)
-        power = self.passes - 1
-        theta = max(float(relation.theta[0]), np.finfo(float).tiny)
-        steps = np.arange(1, power + 1)
-        errors = np.exp(np.asarray(self.log_norms) - steps * np.log(theta))
-        return replace(
-            relation,
-            power=power,
+        # 1.25: each step's QR dropped at most eps / 8.
+        return Relation(
+            A,
+            B,
+            self.product,
+            1.25 * self.eps + dropped,
+            orthonormal=True,
+            power=self.passes - 1,
             log_scale=self.log_scale,
-            start_defect=float(self.eps * errors.sum()),
+            start_defect=self.start_defect,
+            past=self.log_norms,
         )
 
 
@@ -97,12 +101,14 @@ class Power:
 
     def init(self, passes: Products, entropy: int, start: Array | None) -> PowerState:
         """Draw the start block and make the first pass."""
-        V, tie = start_block(
+        V, tie, start_defect = start_block(
             passes.length, self.block_size, entropy, start, complex_=passes.complex_
         )
         result = passes.run(V)
         eps = _rounding(passes, result.facts, result, V)
-        return PowerState(1, result.exponent, result.facts, V, result.Z, tie, 0.0, (), eps)
+        return PowerState(
+            1, result.exponent, result.facts, V, result.Z, tie, 0.0, (), eps, start_defect
+        )
 
     def step(self, passes: Products, state: PowerState) -> PowerState:
         """Orthonormalise the image, and multiply it by H."""
@@ -134,11 +140,15 @@ class Power:
         return Bounds(max(lower, 0.0), name, tuple(uppers), ritz, relation.eps)
 
     def vector(self, state: PowerState) -> Array | None:
-        """Return the normalised image of the leading Ritz vector: one half step on."""
-        y = state.relation.ritz[1][:, 0]
-        v = state.Z @ y
-        size = np.linalg.norm(v)
-        return np.ascontiguousarray(state.V[:, 0]) if size == 0 else np.asarray(v / size)
+        """Form the unit vector of the half step, which is the image of a vector in the block."""
+        relation = state.relation
+        if relation.theta[0] <= 0:
+            return np.ascontiguousarray(state.V[:, 0])
+        _, c = half_step(relation)
+        head = c[: len(relation.theta)]
+        y = np.divide(head, relation.theta, out=np.zeros_like(head), where=head != 0)
+        v = state.Z @ (relation.ritz[1] @ y)
+        return np.asarray(v / np.linalg.norm(v))
 
 
 def _rounding(passes: Products, facts: Facts | None, result: Any, V: Array) -> float:

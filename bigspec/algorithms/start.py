@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 def start_block(
     n: int, block_size: int, entropy: int, start: Array | None, *, complex_: bool
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, float]:
     """Factor the start block ``S = [W, G] = V_1 R_0`` (section 8).
 
     Parameters
@@ -31,14 +31,19 @@ def start_block(
     V_1 : ndarray (n, s + b)
     tie : ndarray (b, s + b)
         Rows of ``R_0^H`` that belong to G: ``G^H x = tie V_1^H x`` for every x.
+    defect : float
+        Bound on the error of that equation for a unit x: rounding of the QR, and the columns
+        dropped from a rank-deficient S. It matters for a `failure_probability` so small that
+        ``||G^H x||`` may be of the size of rounding.
     """
     b = min(block_size, n)
     S = gaussian_block(n, b, entropy, complex_=complex_)
     if start is not None:
         W = np.asarray(start, S.dtype)
-        norms = np.linalg.norm(W, axis=0)
-        W = W[:, norms > 0] * (np.sqrt(n) / norms[norms > 0])
+        peaks = np.maximum(np.abs(W.real), np.abs(W.imag)).max(axis=0)  # norms may overflow
+        W = W[:, peaks > 0] / peaks[peaks > 0]
+        W = W * (np.sqrt(n) / np.linalg.norm(W, axis=0))
         S = np.concatenate([W[:, : n - b], S], axis=1)
     tolerance = 8 * UNIT_ROUNDOFF * float(np.linalg.norm(S))
     V, R, _ = rank_revealing_qr(S, tolerance, S.shape[1])
-    return V, R[:, R.shape[1] - b :].conj().T
+    return V, R[:, R.shape[1] - b :].conj().T, 2 * tolerance

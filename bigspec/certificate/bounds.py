@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bigspec.certificate.christoffel import christoffel_bound, exact_crossing, joint_bounds
-from bigspec.certificate.relation import Facts, Relation
+from bigspec.certificate.relation import FACTS_MARGIN, Facts, Relation
 from bigspec.certificate.ritz import bordered_frobenius, lehmann
 from bigspec.quantiles import column_quantile, smallest_singular_quantile
 
@@ -51,20 +51,21 @@ def upper_bounds(
     bounds = []
     ceiling = np.inf
     if facts is not None:
-        sums = facts.one_norm * facts.inf_norm * (1 + 1e-13)
-        frobenius = facts.frobenius_squared * (1 + 1e-13)
+        sums = facts.one_norm * facts.inf_norm * (1 + 2 * FACTS_MARGIN)
+        frobenius = facts.frobenius_squared * (1 + FACTS_MARGIN)
         bounds += [UpperBound(frobenius, "Frobenius", True), UpperBound(sums, "1-inf norm", True)]
         if relation.orthonormal:
             bordered = bordered_frobenius(relation, facts)
             bounds.append(UpperBound(bordered, "bordered Frobenius", True))
         ceiling = min(bound.value for bound in bounds)
-    if relation.theta[0] <= 0:
-        # The products vanish: for a Gaussian block that means H = 0, up to rounding.
-        bounds.append(UpperBound(2 * relation.eps, "Christoffel", False))
+    positive = bool(relation.theta[0] > 0)
+    if not positive and relation.eps == 0.0:
+        # The products vanish exactly: for a Gaussian block that means H = 0.
+        bounds.append(UpperBound(0.0, "Christoffel", False))
         return bounds
     b = len(relation.start)
     r = min(4, b - 4) if b >= 6 else min(b, 2)
-    joint = relation.orthonormal and r >= 2
+    joint = relation.orthonormal and positive and r >= 2
     q = column_quantile(delta / 2 if joint else delta, b, complex_=complex_)
     tau = christoffel_bound(relation, q, ceiling=ceiling)
     if audit and _auditable(relation, tau):

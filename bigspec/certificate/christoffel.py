@@ -13,6 +13,8 @@ __all__ = ["christoffel", "christoffel_bound", "exact_crossing", "joint_bounds"]
 Array = np.ndarray[Any, Any]
 
 POINTS_AN_OCTAVE = 8
+TINY = float(np.finfo(float).tiny)
+LARGEST_LOG = 300.0  # its square does not overflow
 OCTAVES = 60  # scan down to (t - theta)/theta_1 = 2^-60 below the largest possible crossing
 
 
@@ -53,8 +55,12 @@ def christoffel(relation: Relation, shift: Array, drop: int = 0) -> Array:
     if relation.eps:
         root = root * (1 + relation.eps * D[:, 0]) + relation.eps * _norm2(C * D[:, None, :])
     if relation.power:
-        log_t = np.log(np.maximum(theta[0] + shift, np.finfo(float).tiny))
-        root = root * np.exp(relation.log_scale - relation.power * log_t)
+        log_t = np.log(np.maximum(theta[0] + shift, TINY))
+        logs = np.log(np.maximum(root, TINY)) + relation.log_scale - relation.power * log_t
+        root = np.exp(np.minimum(logs, LARGEST_LOG))
+        steps = np.arange(1, relation.power + 1)
+        logs = np.asarray(relation.past) - steps * log_t[:, None]
+        root = root + relation.eps * np.exp(np.minimum(logs, LARGEST_LOG)).sum(axis=1)
     return np.asarray((root + relation.start_defect) ** 2)
 
 
@@ -66,9 +72,15 @@ def _highest_shift(relation: Relation, q: float, drop: int) -> float:
     if goal <= 0.0:
         return np.inf
     if relation.power:
-        # ||Y^H a|| <= 1 alone (section 7): t^{-p} scale c (1 + margin) < goal.
-        log_t = (relation.log_scale + np.log(3 * c) - np.log(goal)) / relation.power
-        return float(max(np.exp(log_t) - theta[0], relation.eps, 0.0))
+        # ||Y^H a|| <= 1 alone (section 7): t^{-p} scale 3 c <= goal / 2, and each of the p past
+        # errors <= goal / 2p.
+        p = relation.power
+        steps = np.arange(1, p + 1)
+        sizes = np.asarray(relation.past) + np.log(max(relation.eps, TINY))
+        logs = np.append((sizes + np.log(2 * p)) / steps, 0.0)
+        logs[-1] = (relation.log_scale + np.log(max(6 * c, TINY))) / p
+        logs -= np.log(goal) / np.append(steps, p)
+        return float(max(np.exp(min(logs.max(), LARGEST_LOG)) - theta[0], relation.eps, 0.0))
     return float(max(relation.eps, c * (2 * f + relation.eps) / goal))
 
 
@@ -117,7 +129,7 @@ def _refine(relation: Relation, q: float, drop: int, grid: Array, index: int) ->
         return float(grid[0])
     right, left = float(grid[index - 1]), float(grid[index])
     for _ in range(3):
-        fine = np.geomspace(right, left, 14)[1:-1]
+        fine = right * np.geomspace(1.0, left / right, 14)[1:-1]
         above = np.flatnonzero(christoffel(relation, fine, drop) >= q)
         cut = int(above[0]) if above.size else len(fine)
         ends = np.concatenate([[right], fine, [left]])

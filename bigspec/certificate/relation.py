@@ -10,9 +10,11 @@ import numpy as np
 
 from bigspec.dense import UNIT_ROUNDOFF
 
-__all__ = ["Facts", "Relation", "product_error"]
+__all__ = ["FACTS_MARGIN", "Facts", "Relation", "product_error"]
 
 Array = np.ndarray[Any, Any]
+
+FACTS_MARGIN = 1e-10  # relative error of the facts
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Facts:
         Largest magnitude of an entry.
     nonnegative : bool
         All entries are real and >= 0.
+
+    Sums of equal entries round the same way at every term, so their errors grow with their
+    length: 2.5e-11 for the squares of 2^24 equal entries. `FACTS_MARGIN` covers that.
     """
 
     frobenius_squared: float
@@ -78,7 +83,10 @@ class Relation:
     log_scale : float
         Natural logarithm of the factor taken out of `start`.
     start_defect : float
-        Bound on the rounding error of ``G^H x`` for t > theta_1 (power iteration).
+        Bound on the error of ``G^H x = start V_1^H x`` at a unit x.
+    past : tuple of float
+        Power iteration: logarithms of ``||(R_j .. R_0)_G||``, j = 0 .. p - 1. The rounding error
+        of product j + 1 reaches ``G^H x`` multiplied by the j-th of them and ``t^{-(j+1)}``.
     """
 
     T: Array
@@ -89,6 +97,7 @@ class Relation:
     power: int = 0
     log_scale: float = 0.0
     start_defect: float = 0.0
+    past: tuple[float, ...] = ()
 
     @cached_property
     def ritz(self) -> tuple[Array, Array]:

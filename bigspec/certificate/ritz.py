@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from bigspec.certificate.relation import Facts, Relation
+from bigspec.certificate.relation import FACTS_MARGIN, Facts, Relation
 from bigspec.dense import UNIT_ROUNDOFF
 
 __all__ = ["bordered_frobenius", "collatz_wielandt", "half_step", "lehmann"]
@@ -51,7 +51,10 @@ def half_step(relation: Relation) -> tuple[float, Array]:
 
     The largest eigenvalue of the pencil ``(T^2 + E B^H B E^H, T)``, on the Ritz pairs above a
     cut: a subspace keeps it a lower bound, and a relation that holds only within eps_H lets
-    components far below the largest one inflate it by ``4 eps_H / theta_min``, which is charged.
+    components far below the largest one inflate it. If lambda is the eigenvalue and y its vector,
+    ``||H V y|| >= sqrt(lambda y^H T y) - eps ||y||`` and ``y^H V^H H V y <= y^H T y + eps ||y||^2``
+    with ``||y||^2 <= y^H T y / theta_min``, so
+    ``l_1 >= (sqrt(lambda) - eps / sqrt(theta_min))^2 / (1 + eps / theta_min)``.
     The best of a few cuts is taken.
 
     Returns
@@ -68,7 +71,9 @@ def half_step(relation: Relation) -> tuple[float, Array]:
         root = np.sqrt(theta[:kept])
         K = F[:kept] / root[:, None]
         values, vectors = np.linalg.eigh(np.diag(theta[:kept]) + K @ K.conj().T)
-        lower = values[-1] / (1 + 4 * relation.eps / theta[kept - 1]) - 2 * relation.eps
+        least = theta[kept - 1]
+        reached = max(np.sqrt(values[-1]) - relation.eps / np.sqrt(least), 0.0)
+        lower = reached**2 / (1 + relation.eps / least) - 2 * relation.eps
         if lower > best:
             z = vectors[:, -1] / root
             head = np.concatenate([theta[:kept] * z, np.zeros(len(theta) - kept, z.dtype)])
@@ -84,7 +89,7 @@ def bordered_frobenius(relation: Relation, facts: Facts) -> float:
     """
     theta, F = relation.theta, relation.F
     b = F.shape[1]
-    trace_error = (len(theta) + 8) * relation.eps + 1e-13 * facts.frobenius_squared
+    trace_error = (len(theta) + 8) * relation.eps + FACTS_MARGIN * facts.frobenius_squared
     rest = max(facts.frobenius_squared - float(theta.sum()), 0.0) + trace_error
     border = np.block([[np.diag(theta), F], [F.conj().T, rest * np.eye(b)]])
     top = float(np.linalg.eigvalsh(border)[-1])

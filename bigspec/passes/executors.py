@@ -24,6 +24,7 @@ from dask.system import CPU_COUNT
 from bigspec.errors import BigspecError, ClusterError
 from bigspec.kernels import Partial
 from bigspec.layout import Layout
+from bigspec.matrices import OperatorMatrix
 from bigspec.passes.dask_array import DaskMatrix
 from bigspec.passes.tasks import Context, run_blocks, run_operator, run_panel, sum_partials
 
@@ -148,7 +149,7 @@ class ThreadExecutor(Executor):
         """Yield round sums; see `Executor.rounds`."""
         token = uuid.uuid4().hex
         layout = context.layout
-        if not (context.matrix.streams or isinstance(context.matrix, DaskMatrix)):
+        if isinstance(context.matrix, OperatorMatrix):
             yield run_operator(context)
             return
         running = min(layout.memory.tasks, self.tasks)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from bigspec.certificate import Facts
 from bigspec.errors import AdjointError
@@ -48,6 +50,22 @@ class PassResult:
     seconds_multiplying: float
     panels: int
     retries: int
+
+
+@lru_cache(maxsize=1)
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> Any:
+    """Hold this process's BLAS to one thread during a pass, and restore it afterwards.
+
+    Tasks already fill the cores, and a product split over threads does not have the bits of one
+    that is not. Set and restored by the calling thread: OpenBLAS's limit is the process's, and
+    threadpoolctl lets only one thread control it. Workers need nothing: Dask starts them with
+    one BLAS thread (``distributed.nanny.pre-spawn-environ``).
+    """
+    return _controller().limit(limits=1, user_api="blas")
 
 
 class Pass:
@@ -122,8 +140,9 @@ class Pass:
 
         total: Partial | None = None
         rounds = self.executor.rounds(context, on_panels=panels_done, deadline=self.deadline)
-        for part in rounds:
-            total = part if total is None else merge([total, part])
+        with one_blas_thread():
+            for part in rounds:
+                total = part if total is None else merge([total, part])
         assert total is not None
         if exponent is not None:
             total = total.rescaled(exponent)

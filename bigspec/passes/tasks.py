@@ -5,16 +5,13 @@ Knows no Dask: these are the plain functions that the graphs of `bigspec.passes`
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from bigspec.errors import DataError, NonFiniteError
 from bigspec.kernels import Accumulator, NonFiniteFound, Partial, merge, working_dtype
@@ -25,7 +22,6 @@ __all__ = [
     "Context",
     "Measurement",
     "measure",
-    "one_blas_thread",
     "run_blocks",
     "run_operator",
     "run_panel",
@@ -71,38 +67,6 @@ class Context:
         )
 
 
-_lock = threading.Lock()
-_limiter: list[Any] = []
-_running = 0
-
-
-@lru_cache(maxsize=1)
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS to one thread while any task of this process runs; restore it afterwards.
-
-    Tasks already fill the cores, and a product split over threads need not have the same bits
-    as one that is not. The limit is the process's, so the first task sets it and the last one
-    restores it.
-    """
-    global _running
-    with _lock:
-        if _running == 0:
-            _limiter.append(_controller().limit(limits=1, user_api="blas"))
-        _running += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _running -= 1
-            if _running == 0:
-                _limiter.pop().restore_original_limits()
-
-
 def run_panel(context: Context, index: int) -> Partial:
     """Read one panel slab by slab and return its partial sum."""
     matrix, layout, buffers = context.matrix, context.layout, context.buffers
@@ -122,15 +86,14 @@ def run_panel(context: Context, index: int) -> Partial:
     def streamed(slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
         return (blocks(slab, tile) for tile in layout.tiles())
 
-    with one_blas_thread():
-        for slab in layout.slabs(layout.panel(index)):
-            try:
-                if layout.reads_per_pass == 1:
-                    total.add_slab([blocks(slab, across)])
-                else:
-                    total.add_streamed(partial(streamed, slab), slab[1] - slab[0])
-            except NonFiniteFound as found:
-                raise _non_finite(context, slab, found, index) from None
+    for slab in layout.slabs(layout.panel(index)):
+        try:
+            if layout.reads_per_pass == 1:
+                total.add_slab([blocks(slab, across)])
+            else:
+                total.add_streamed(partial(streamed, slab), slab[1] - slab[0])
+        except NonFiniteFound as found:
+            raise _non_finite(context, slab, found, index) from None
     seconds = time.perf_counter() - started
     return replace(
         total.partial(),
@@ -152,15 +115,14 @@ def run_blocks(context: Context, index: int, pieces: Sequence[Sequence[Any]]) ->
     read_bytes = 0
     strips = pieces if layout.orientation == "rows" else list(zip(*pieces, strict=True))
     first = layout.panel(index).first
-    with one_blas_thread():
-        for number, strip in enumerate(strips, start=first):
-            offsets = [layout.across.cut(j) for j in range(len(strip))]
-            read_bytes += sum(_size(block) for block in strip)
-            try:
-                total.add_slab(list(zip(offsets, map(_as_block, strip), strict=True)))
-            except NonFiniteFound as found:
-                slab = layout.swept.cut(number), layout.swept.cut(number + 1)
-                raise _non_finite(context, slab, found, index) from None
+    for number, strip in enumerate(strips, start=first):
+        offsets = [layout.across.cut(j) for j in range(len(strip))]
+        read_bytes += sum(_size(block) for block in strip)
+        try:
+            total.add_slab(list(zip(offsets, map(_as_block, strip), strict=True)))
+        except NonFiniteFound as found:
+            slab = layout.swept.cut(number), layout.swept.cut(number + 1)
+            raise _non_finite(context, slab, found, index) from None
     seconds = time.perf_counter() - started
     return replace(total.partial(), bytes_read=read_bytes, seconds_multiplying=seconds)
 
@@ -222,10 +184,9 @@ def measure(matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool) ->
             best = min(best, time.perf_counter() - before)
         return best * scale
 
-    with one_blas_thread():
-        dtype = working_dtype(matrix.dtype)
-        multiplying = {b: seconds(np.ones((layout.iterate_length, b), dtype)) for b in sizes}
-        gram_seconds = seconds(None) if gram else None
+    dtype = working_dtype(matrix.dtype)
+    multiplying = {b: seconds(np.ones((layout.iterate_length, b), dtype)) for b in sizes}
+    gram_seconds = seconds(None) if gram else None
     return Measurement(reading * scale, multiplying, gram_seconds, _size(block))
 
 

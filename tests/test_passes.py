@@ -1,0 +1,320 @@
+"""A pass: one read of every chunk, the same bits wherever and in whatever order it runs."""
+
+import random
+from dataclasses import replace
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse.linalg import LinearOperator
+
+import bigspec
+from bigspec.errors import AdjointError, ChunkError, DataError, MemoryLimitError, NonFiniteError
+from bigspec.layout import choose_layout
+from bigspec.passes import DaskMatrix, DeadlinePassed, Pass, find_executor, open_dask_array
+from bigspec.passes.executors import ThreadExecutor
+from tests.matrices import Chunked, decaying
+
+GIB = 1 << 30
+
+
+def passes_over(matrix, b=3, *, executor=None, limit=GIB, pieces=None, rounds=None):
+    """A pass with, if given, forced panel and round sizes, so that small matrices have many."""
+    executor = executor or ThreadExecutor()
+    layout = choose_layout(
+        matrix, b, blocks=6, limit=limit, tasks=executor.tasks, local=executor.local
+    )
+    if pieces:
+        slab = pieces if not matrix.streams else min(layout.slab_pieces, max(1, pieces // 2))
+        layout = replace(layout, panel_pieces=pieces, slab_pieces=slab)
+    if rounds:
+        layout = replace(layout, round_panels=rounds)
+    return Pass(matrix, layout, executor)
+
+
+def in_two_reads(passes):
+    """The same pass, reading tile by tile, twice."""
+    passes.layout = replace(passes.layout, slab_pieces=1, tile_pieces=1)
+    return passes
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return decaying(90, 40).astype("f4")
+
+
+def block(n, b=3, seed=5):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((n, b)))[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    m=st.integers(1, 50),
+    n=st.integers(1, 50),
+    chunks=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    pieces=st.integers(1, 7),
+    rounds=st.integers(1, 5),
+    two=st.booleans(),
+    dtype=st.sampled_from(["f4", "c8", "i2"]),
+)
+def test_a_pass_is_the_product_and_reads_every_chunk_once(m, n, chunks, pieces, rounds, two, dtype):
+    A = (decaying(m, n, complex_=dtype == "c8") * 100).astype(dtype)
+    matrix = Chunked.of(A, (min(chunks[0], m), min(chunks[1], n)))
+    passes = passes_over(matrix, pieces=pieces, rounds=rounds)
+    if two:
+        in_two_reads(passes)
+    S = A.astype(complex if dtype == "c8" else float)
+    S = S if passes.layout.orientation == "rows" else S.conj().T
+    V = block(passes.length, min(3, passes.length))
+    result = passes.run(V)
+    np.testing.assert_allclose(result.Z, S.conj().T @ (S @ V), atol=1e-11 * np.linalg.norm(S) ** 2)
+    grid = matrix.grids
+    assert len(matrix.log.reads) == grid[0].count * grid[1].count
+    assert set(matrix.log.reads.values()) == {passes.layout.reads_per_pass}
+    assert result.bytes_read == A.nbytes * passes.layout.reads_per_pass
+    assert result.facts.frobenius_squared == pytest.approx(np.linalg.norm(S) ** 2, rel=1e-12)
+
+
+class Shuffled(ThreadExecutor):
+    """Runs the tasks of each graph one by one in a random topological order."""
+
+    def rounds(self, context, **options):
+        def get(graph, keys, **_):
+            done, order = {}, list(graph)
+            random.Random(self.seed).shuffle(order)
+            graph = {key: dask._task_spec.convert_legacy_graph(graph)[key] for key in graph}
+            while order:
+                for key in list(order):
+                    if graph[key].dependencies <= done.keys():
+                        done[key] = graph[key](
+                            {name: done[name] for name in graph[key].dependencies}
+                        )
+                        order.remove(key)
+            return [done[key] for key in keys]
+
+        with dask.config.set(scheduler=get):
+            yield from super().rounds(context, **options)
+
+
+def test_the_same_bits_in_any_order_and_on_any_number_of_threads(dense):
+    V = block(40)
+    expected = passes_over(Chunked.of(dense, (3, 17)), pieces=2, rounds=4).run(V)
+    for seed in range(5):
+        executor = Shuffled()
+        executor.seed = seed
+        again = passes_over(Chunked.of(dense, (3, 17)), pieces=2, rounds=4, executor=executor)
+        np.testing.assert_array_equal(again.run(V).Z, expected.Z)
+    for workers in (1, 5):
+        with dask.config.set(num_workers=workers):
+            again = passes_over(Chunked.of(dense, (3, 17)), pieces=2, rounds=4)
+            np.testing.assert_array_equal(again.run(V).Z, expected.Z)
+    with dask.config.set(scheduler="synchronous"):
+        again = passes_over(Chunked.of(dense, (3, 17)), pieces=2, rounds=4)
+        np.testing.assert_array_equal(again.run(V).Z, expected.Z)
+
+
+def test_the_same_bits_on_a_cluster(dense, client, tmp_path):
+    store = zarr.create_array(tmp_path / "A.zarr", shape=(90, 40), chunks=(3, 17), dtype="f4")
+    store[:] = dense
+    matrix = bigspec.open_matrix(tmp_path / "A.zarr")
+    V = block(40)
+    here = passes_over(matrix, pieces=2, rounds=4, executor=ThreadExecutor())
+    there = passes_over(matrix, pieces=2, rounds=4, executor=find_executor(False))
+    assert not there.executor.local
+    first = here.run(V), there.run(V)
+    np.testing.assert_array_equal(first[0].Z, first[1].Z)
+    assert first[0].facts == first[1].facts
+    later = here.run(V, exponent=0), there.run(V, exponent=0)
+    np.testing.assert_array_equal(later[0].Z, later[1].Z)
+    assert later[1].facts is None
+    two = in_two_reads(here).run(V), in_two_reads(there).run(V)
+    np.testing.assert_array_equal(two[0].Z, two[1].Z)
+
+
+def test_the_interval_is_the_same_to_the_last_bit_on_threads_and_cluster(cluster, tmp_path):
+    from distributed import Client
+
+    store = zarr.create_array(tmp_path / "A.zarr", shape=(900, 300), chunks=(100, 130), dtype="f4")
+    store[:] = decaying(900, 300, 0.5)
+    options = {"seed": 3, "algorithm": "lanczos", "rtol": 1e-8}
+    here = bigspec.norm(tmp_path / "A.zarr", **options)
+    with Client(cluster):
+        there = bigspec.norm(tmp_path / "A.zarr", **options)
+    assert "scheduler" in there.layout["where"]
+    assert (here.lower, here.upper, here.passes) == (there.lower, there.upper, there.passes)
+    np.testing.assert_array_equal(here.right, there.right)
+
+
+@pytest.mark.parametrize("chunks", [(20, 40), (20, 11), ((5, 60, 25), (1, 30, 9)), (90, 7)])
+def test_dask_arrays_with_any_chunks(dense, chunks):
+    matrix = open_dask_array(da.from_array(dense, chunks=chunks))
+    passes = passes_over(matrix, pieces=1, rounds=2)
+    V = block(40)
+    S = dense.astype(float)
+    np.testing.assert_allclose(passes.run(V).Z, S.T @ (S @ V), atol=1e-12)
+
+
+def test_wide_dask_array_is_swept_by_columns(dense):
+    matrix = open_dask_array(da.from_array(dense.T, chunks=(13, 20)))
+    passes = passes_over(matrix, pieces=1)
+    assert passes.layout.orientation == "columns"
+    S = dense.astype(float)
+    np.testing.assert_allclose(passes.run(block(40)).Z, S.T @ (S @ block(40)), atol=1e-12)
+
+
+def test_dask_array_on_a_cluster_gives_the_bits_of_threads(dense, client):
+    array = da.from_array(dense, chunks=(20, 11)) * 2
+    V = block(40)
+    here = passes_over(open_dask_array(array), pieces=1, executor=ThreadExecutor())
+    there = passes_over(open_dask_array(array), pieces=1, executor=find_executor(False))
+    with dask.config.set(scheduler="threads"):
+        expected = here.run(V).Z
+    np.testing.assert_array_equal(there.run(V).Z, expected)
+
+
+def test_persisted_dask_array_is_not_computed_again(dense, client):
+    array = client.persist(da.from_array(dense, chunks=(20, 11)))
+    passes = passes_over(open_dask_array(array), executor=find_executor(False))
+    S = dense.astype(float)
+    np.testing.assert_allclose(passes.run(block(40)).Z, S.T @ (S @ block(40)), atol=1e-12)
+
+
+def test_graphs_grow_with_the_rounds_in_flight_and_not_with_the_matrix():
+    sizes = []
+
+    class Watching(ThreadExecutor):
+        def rounds(self, context, **options):
+            def get(graph, keys, **_):
+                sizes.append(len(graph))
+                return dask.get(graph, keys)
+
+            with dask.config.set(scheduler=get):
+                yield from super().rounds(context, **options)
+
+    A = np.ones((4000, 3), "f4")
+    passes = passes_over(Chunked.of(A, (1, 3)), pieces=1, executor=Watching())
+    result = passes.run(block(3, 1))
+    assert result.panels == 4000
+    assert len(sizes) > 30
+    assert max(sizes) < 200
+
+
+def test_nan_names_entry_chunk_and_panel(dense):
+    A = dense.copy()
+    A[61, 23] = np.nan
+    passes = passes_over(Chunked.of(A, (10, 20)), pieces=2)
+    with pytest.raises(NonFiniteError, match=r"first at \[61, 23\], in chunk \(6, 1\), panel 3"):
+        passes.run(block(40))
+    with pytest.raises(NonFiniteError, match=r"first at \[61, 23\], in chunk \(6, 1\)"):
+        in_two_reads(passes_over(Chunked.of(A, (10, 20)), pieces=2)).run(block(40))
+    with pytest.raises(NonFiniteError, match=r"first at \[23, 61\], in chunk \(1, 6\)"):
+        passes_over(Chunked.of(A.T, (20, 10)), pieces=2).run(block(40))
+
+
+def test_nan_on_a_worker_reaches_the_caller_as_itself(dense, client):
+    A = dense.copy()
+    A[61, 23] = np.inf
+    matrix = open_dask_array(da.from_array(A, chunks=(10, 20)))
+    passes = passes_over(matrix, executor=find_executor(False), pieces=2)
+    with pytest.raises(NonFiniteError, match=r"first at \[61, 23\], in chunk \(6, 1\)"):
+        passes.run(block(40))
+
+
+def test_read_that_fails_in_the_middle_of_a_pass_is_not_swallowed(dense):
+    matrix = Chunked.of(dense, (10, 40))
+    matrix.log.fail_at[5] = ChunkError("chunk c/4/0 is damaged")
+    passes = passes_over(matrix, pieces=1)
+    with pytest.raises(ChunkError, match="c/4/0"):
+        passes.run(block(40))
+
+
+def test_operator_with_a_wrong_adjoint_is_found_in_its_first_pass(dense):
+    A = dense.astype(float)
+    calls = []
+
+    def rmatmat(Y):
+        calls.append(Y.shape)
+        return 1.001 * (A.T @ Y)
+
+    wrong = LinearOperator(
+        A.shape,
+        matvec=lambda x: A @ x,
+        matmat=lambda X: A @ X,
+        rmatvec=lambda y: A.T @ y,
+        rmatmat=rmatmat,
+        dtype=float,
+    )
+    with pytest.raises(AdjointError, match="rmatvec to be the adjoint of matvec"):
+        bigspec.norm(wrong)
+    assert len(calls) == 1
+
+
+def test_operator_gives_the_interval_of_its_matrix(dense):
+    A = dense.astype(float)
+    operator = LinearOperator(
+        A.shape, matvec=lambda x: A @ x, rmatvec=lambda y: A.T @ y, dtype=float
+    )
+    est = bigspec.norm(operator, rtol=1e-6, seed=1)
+    assert est.lower <= np.linalg.norm(A, 2) <= est.upper
+    assert est.converged
+    assert est.frobenius is None
+
+
+def test_deadline_ends_a_pass_between_panels(dense):
+    passes = passes_over(Chunked.of(dense, (1, 40)), pieces=1, rounds=4)
+    passes.deadline = 0.0
+    with pytest.raises(DeadlinePassed):
+        passes.run(block(40))
+
+
+def test_strip_of_a_dask_array_that_does_not_fit_is_refused_before_it_is_computed():
+    def never(*_):
+        raise AssertionError
+
+    array = da.map_blocks(
+        never, chunks=((1000,) * 100, (1000,) * 1000), dtype="f8", meta=np.empty((0, 0))
+    )
+    with pytest.raises(MemoryLimitError, match="strip of chunks"):
+        bigspec.plan(array, memory_limit="500MB")
+
+
+def test_dask_arrays_that_are_no_matrix_are_refused():
+    with pytest.raises(DataError, match=r"expected 2 dimensions, got shape \(3, 4, 5\)"):
+        bigspec.open_matrix(da.zeros((3, 4, 5)))
+    with pytest.raises(DataError, match="compute_chunk_sizes"):
+        x = da.ones((10, 10), chunks=5)
+        bigspec.open_matrix(x[x[:, 0] > 0])
+    with pytest.raises(bigspec.BigspecError, match="expected bool, int, float or complex"):
+        bigspec.open_matrix(da.from_array(np.array([["a", "b"]])))
+
+
+def test_blas_threads_are_given_back(dense):
+    from threadpoolctl import threadpool_info
+
+    before = threadpool_info()
+    for _ in range(20):
+        passes_over(Chunked.of(dense, (10, 40)), pieces=1).run(block(40))
+    assert threadpool_info() == before
+
+
+def test_every_task_on_threads_has_one_blas_thread(dense, monkeypatch):
+    from threadpoolctl import threadpool_info
+
+    seen = set()
+
+    class Watching(Chunked):
+        def read(self, *where):
+            seen.update(info["num_threads"] for info in threadpool_info())
+            return super().read(*where)
+
+    for _ in range(5):
+        passes_over(Watching.of(dense, (10, 40)), pieces=1).run(block(40))
+    assert seen == {1}
+
+
+def test_dask_matrix_is_recognised():
+    assert isinstance(bigspec.open_matrix(da.ones((3, 3))), DaskMatrix)
