@@ -19,6 +19,7 @@ from bigspec.passes import (
     Pass,
     find_executor,
     is_dask_array,
+    one_blas_thread,
     open_dask_array,
     parse_bytes,
     parse_timedelta,
@@ -159,22 +160,22 @@ def norm(
     extra = 0 if loaded is None or isinstance(loaded, Estimate) else loaded.shape[1]
     extra = 1 if isinstance(loaded, Estimate) else extra
     wishes = Wishes(algorithm, _whole("block_size", block_size), extra, _bytes(memory_limit))
-    chosen = make_plan(matrix, executor, wishes)
-    W = _start_vectors(loaded, chosen)
     observer = make_observer(progress)
-    layout = chosen.layout.to_dict() | {"where": executor.name}
-    observer.run_started(matrix.name, layout)
-    passes = Pass(matrix, chosen.layout, executor, on_panels=observer.panels_done)
     try:
-        outcome = solve(
-            passes,
-            chosen.algorithm,
-            budget,
-            entropy=entropy,
-            failure_probability=failure_probability,
-            start=W,
-            observer=observer,
-        )
+        with one_blas_thread():
+            chosen = make_plan(matrix, executor, wishes)
+            W = _start_vectors(loaded, chosen)
+            layout = chosen.layout.to_dict() | {"where": executor.name}
+            observer.run_started(matrix.name, layout)
+            outcome = solve(
+                Pass(matrix, chosen.layout, executor, on_panels=observer.panels_done),
+                chosen.algorithm,
+                budget,
+                entropy=entropy,
+                failure_probability=failure_probability,
+                start=W,
+                observer=observer,
+            )
         estimate = _estimate(chosen, outcome, budget, failure_probability, entropy, layout, began)
         observer.run_finished(estimate)
     finally:
@@ -286,7 +287,7 @@ def _seconds(value: float | str | None) -> float | None:
     try:
         return float(parse_timedelta(value))
     except (ValueError, TypeError, KeyError):
-        msg = f"time_limit: expected seconds or a text such as '30min', got {value!r}"
+        msg = f"time_limit: expected positive seconds or a text such as '30min', got {value!r}"
         raise ArgumentError(msg) from None
 
 

@@ -182,14 +182,15 @@ class Accumulator:
             With the (row, column) of the first NaN or infinity, counted from the slab's
             corner in A.
         """
-        if sp.issparse(blocks[0][1]):
-            for offset, block in blocks:
-                self._add_sparse(offset, block)
-        else:
-            height = blocks[0][1].shape[1 if self.transposed else 0]
-            rows, _ = self._tile_shape()
-            for start in range(0, height, rows):
-                self._add_rows(blocks, slice(start, min(start + rows, height)))
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are looked for below
+            if sp.issparse(blocks[0][1]):
+                for offset, block in blocks:
+                    self._add_sparse(offset, block)
+            else:
+                height = blocks[0][1].shape[1 if self.transposed else 0]
+                rows, _ = self._tile_shape()
+                for start in range(0, height, rows):
+                    self._add_rows(blocks, slice(start, min(start + rows, height)))
         if not np.isfinite(self.gram if self.V is not None else self.Z.diagonal()).all():
             raise NonFiniteFound(*_first_non_finite(blocks, self.transposed))
 
@@ -218,7 +219,8 @@ class Accumulator:
                 Y *= math.ldexp(1.0, max(before - self.exponent, -1074))
             for start, X in self._row_blocks(offset, block):
                 stop = start + X.shape[0]
-                Y[start:stop] += X @ self.V[offset : offset + X.shape[1]]
+                with np.errstate(invalid="ignore", over="ignore"):
+                    Y[start:stop] += X @ self.V[offset : offset + X.shape[1]]
             if not np.isfinite(Y).all():
                 raise NonFiniteFound(*_first_non_finite([(offset, block)], self.transposed))
         for offset, block in tiles():

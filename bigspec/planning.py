@@ -95,17 +95,19 @@ class Plan:
         layout, memory = self.layout, self.layout.memory
         m, n = self.matrix.shape
         reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no strip fits)"
+        held = (
+            f"{format_bytes(memory.total)} of {format_bytes(memory.limit)} a process: "
+            f"iterates {format_bytes(memory.iterates)}, partial sums "
+            f"{format_bytes(memory.results)}, {memory.tasks} task(s) of {format_bytes(memory.task)}"
+        )
+        panels = f"{layout.panels} panels of {layout.orientation}, {reads}"
         lines = [
-            f"{self.matrix.name}",
+            self.matrix.name,
             f"  matrix      {m} x {n} {self.matrix.dtype}, {format_bytes(self.matrix.nbytes)}",
-            f"  pass        {layout.panels} panels of {layout.orientation}, {reads}: "
-            f"{format_bytes(self.bytes_per_pass)} a pass",
+            f"  pass        {panels}: {format_bytes(self.bytes_per_pass)} a pass",
             f"  runs on     {self.where}",
             f"  algorithm   {self.algorithm.name}, block of {self.block_size}",
-            f"  memory      {format_bytes(memory.total)} of {format_bytes(memory.limit)} a process:"
-            f" iterates {format_bytes(memory.iterates)}, partial sums "
-            f"{format_bytes(memory.results)}, {memory.tasks} task(s) of "
-            f"{format_bytes(memory.task)}",
+            f"  memory      {held}",
         ]
         return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
 

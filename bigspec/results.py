@@ -212,9 +212,11 @@ class Estimate:
             return None
         if self.upper == 0.0:
             return Range(0.0, 0.0)
-        low = (self.frobenius / self.upper) ** 2 if math.isfinite(self.upper) else 1.0
-        high = (self.frobenius / self.lower) ** 2 if self.lower > 0.0 else math.inf
-        return Range(max(low, 1.0), high)
+        if not math.isfinite(self.frobenius) or self.lower == 0.0:
+            return Range(1.0, math.inf)
+        # Squares of ratios: at most the smaller side of the matrix, unless upper is infinite.
+        low, high = self.frobenius / self.upper, self.frobenius / self.lower
+        return Range(max(low * low, 1.0), high * high)
 
     def __float__(self) -> float:
         return self.value

@@ -155,14 +155,14 @@ def solve(
         reason = _stop(record, state, budget)
     interval = running.interval
     converged = reason == "converged"
-    facts = state.facts if state is not None else None
+    facts, exponent = (state.facts, state.exponent) if state is not None else (None, 0)
     return Outcome(
         interval=interval,
         history=tuple(history),
         converged=converged,
         status=_status(reason, interval, history, budget, failure_probability, running.failed),
         vector=algorithm.vector(state) if state is not None else None,
-        frobenius=None if facts is None else _frobenius(facts.frobenius_squared, state),
+        frobenius=None if facts is None else _in_units(facts.frobenius_squared, exponent),
     )
 
 
@@ -200,9 +200,10 @@ def _unscaled(squared: float, exponent: int, *, down: bool) -> float:
     return value
 
 
-def _frobenius(squared: float, state: Any) -> float:
+def _in_units(squared: float, exponent: int) -> float:
+    """Return ``sqrt(squared) * 2**exponent``, to nearest; infinity beyond the largest float."""
     try:
-        return math.ldexp(math.sqrt(squared), state.exponent)
+        return math.ldexp(math.sqrt(max(squared, 0.0)), exponent)
     except OverflowError:
         return math.inf
 
@@ -212,7 +213,6 @@ def _record(
 ) -> PassRecord:
     cost = passes.last
     assert cost is not None
-    ritz = [math.sqrt(max(value, 0.0)) for value in bounds.ritz_values]
     return PassRecord(
         number=number,
         lower=interval.lower,
@@ -220,7 +220,7 @@ def _record(
         upper_bound=interval.upper_bound,
         lower_bound=interval.lower_bound,
         deterministic=interval.deterministic,
-        ritz_values=tuple(float(np.ldexp(value, state.exponent)) for value in ritz),
+        ritz_values=tuple(_in_units(value, state.exponent) for value in bounds.ritz_values),
         bytes_read=cost.bytes_read,
         seconds=seconds,
         seconds_reading=cost.seconds_reading,
@@ -300,5 +300,5 @@ def check_budget(budget: Budget) -> None:
         msg = f"max_passes: expected at least 1, got {budget.max_passes!r}"
         raise ArgumentError(msg)
     if budget.time_limit is not None and not budget.time_limit > 0:
-        msg = f"time_limit: expected a positive number of seconds, got {budget.time_limit!r}"
+        msg = f"time_limit: expected positive seconds, got {budget.time_limit!r}"
         raise ArgumentError(msg)

@@ -46,7 +46,8 @@ def clustered(m, n, top=8, gap=1e-3, **options):
 
 def largest_singular_value(A):
     A = np.asarray(A)
-    return float(np.linalg.svd(A.astype(np.complex128 if A.dtype.kind == "c" else float))[1][0])
+    work = A.astype(np.complex128 if A.dtype.kind == "c" else float)
+    return float(np.linalg.svd(work, compute_uv=False)[0])
 
 
 def contains(interval, sigma):

@@ -1,5 +1,6 @@
 """The innermost products: equal to the dense ones for every dtype, cut and orientation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -34,7 +35,7 @@ def sum_of(A, V, *, transposed=False, cuts=(), facts=True, exponent=None):
     total = Accumulator(V, n, A.dtype, exponent=exponent, facts=facts, transposed=transposed)
     length = A.shape[1 if transposed else 0]
     edges = [0, *sorted(cuts), length]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         if start < stop:
             total.add_slab([(0, A[:, start:stop] if transposed else A[start:stop])])
     return total.partial()
@@ -91,10 +92,7 @@ def test_tiles_of_any_size_give_the_same_sum(m, n, b, tile, transposed, streamed
     V = entries((S.shape[1], b), S.dtype, seed=1)
     height, width = S.shape
     edges = sorted({0, width, *data.draw(st.lists(st.integers(0, width), max_size=3))})
-    blocks = [
-        (lo, A[lo:hi] if transposed else A[:, lo:hi])
-        for lo, hi in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    blocks = [(lo, A[lo:hi] if transposed else A[:, lo:hi]) for lo, hi in itertools.pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "TILE_BYTES", tile)
         total = Accumulator(V, width, A.dtype, exponent=None, facts=True, transposed=transposed)

@@ -108,6 +108,6 @@ def test_refusal_has_the_numbers_and_the_advice():
     ):
         layout_of(matrix)
     with pytest.raises(
-        MemoryLimitError, match="block_size=16.*smaller block_size, or smaller chunks"
+        MemoryLimitError, match=r"block_size=16.*smaller block_size, or smaller chunks"
     ):
         layout_of(matrix)

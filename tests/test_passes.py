@@ -15,7 +15,14 @@ from scipy.sparse.linalg import LinearOperator
 import bigspec
 from bigspec.errors import AdjointError, ChunkError, DataError, MemoryLimitError, NonFiniteError
 from bigspec.layout import choose_layout
-from bigspec.passes import DaskMatrix, DeadlinePassed, Pass, find_executor, open_dask_array
+from bigspec.passes import (
+    DaskMatrix,
+    DeadlinePassed,
+    Pass,
+    find_executor,
+    one_blas_thread,
+    open_dask_array,
+)
 from bigspec.passes.executors import ThreadExecutor
 from tests.matrices import Chunked, decaying
 
@@ -40,6 +47,12 @@ def in_two_reads(passes):
     """The same pass, reading tile by tile, twice."""
     passes.layout = replace(passes.layout, slab_pieces=1, tile_pieces=1)
     return passes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blas_is_held():
+    with one_blas_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -285,35 +298,11 @@ def test_strip_of_a_dask_array_that_does_not_fit_is_refused_before_it_is_compute
 def test_dask_arrays_that_are_no_matrix_are_refused():
     with pytest.raises(DataError, match=r"expected 2 dimensions, got shape \(3, 4, 5\)"):
         bigspec.open_matrix(da.zeros((3, 4, 5)))
+    x = da.ones((10, 10), chunks=5)
     with pytest.raises(DataError, match="compute_chunk_sizes"):
-        x = da.ones((10, 10), chunks=5)
         bigspec.open_matrix(x[x[:, 0] > 0])
     with pytest.raises(bigspec.BigspecError, match="expected bool, int, float or complex"):
         bigspec.open_matrix(da.from_array(np.array([["a", "b"]])))
-
-
-def test_blas_threads_are_given_back(dense):
-    from threadpoolctl import threadpool_info
-
-    before = threadpool_info()
-    for _ in range(20):
-        passes_over(Chunked.of(dense, (10, 40)), pieces=1).run(block(40))
-    assert threadpool_info() == before
-
-
-def test_every_task_on_threads_has_one_blas_thread(dense, monkeypatch):
-    from threadpoolctl import threadpool_info
-
-    seen = set()
-
-    class Watching(Chunked):
-        def read(self, *where):
-            seen.update(info["num_threads"] for info in threadpool_info())
-            return super().read(*where)
-
-    for _ in range(5):
-        passes_over(Watching.of(dense, (10, 40)), pieces=1).run(block(40))
-    assert seen == {1}
 
 
 def test_dask_matrix_is_recognised():

@@ -24,6 +24,7 @@ from bigspec.certificate import (
     Facts,
     Relation,
     UpperBound,
+    at_rounding_floor,
     collatz_wielandt,
     half_step,
     product_error,
@@ -35,7 +36,7 @@ __all__ = ["Lanczos", "LanczosState"]
 
 Array = np.ndarray[Any, Any]
 
-LOSS_LIMIT = 1e-8  # estimated loss of orthogonality beyond which only ||f|| <= 1 is used
+LOSS_LIMIT = 1e-7  # estimated loss of orthogonality beyond which only ||f|| <= 1 is used
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class LanczosState:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the residual block is empty: the Krylov space is invariant."""
-        return bool(self.V_next.shape[1] == 0)
+        """Whether the Krylov space is invariant, or the rounding margin rules the interval."""
+        return self.V_next.shape[1] == 0 or at_rounding_floor(self.relation)
 
     @cached_property
     def relation(self) -> Relation:

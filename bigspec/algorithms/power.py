@@ -16,7 +16,14 @@ import numpy as np
 
 from bigspec.algorithms.contract import Bounds, Products
 from bigspec.algorithms.start import start_block
-from bigspec.certificate import Facts, Relation, half_step, product_error, upper_bounds
+from bigspec.certificate import (
+    Facts,
+    Relation,
+    at_rounding_floor,
+    half_step,
+    product_error,
+    upper_bounds,
+)
 from bigspec.dense import UNIT_ROUNDOFF, hermitian, rank_revealing_qr
 
 __all__ = ["Power", "PowerState"]
@@ -60,8 +67,8 @@ class PowerState:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the block is invariant up to rounding."""
-        return bool(self.relation.B.shape[0] == 0)
+        """Whether the block is invariant, or the rounding margin rules the interval."""
+        return self.relation.B.shape[0] == 0 or at_rounding_floor(self.relation)
 
     @cached_property
     def relation(self) -> Relation:

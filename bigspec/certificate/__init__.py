@@ -17,6 +17,7 @@ where V (n, N) has unit blocks, E selects the last block of V, and ``T = Y Theta
 
 from bigspec.certificate.bounds import UpperBound, upper_bounds
 from bigspec.certificate.christoffel import (
+    at_rounding_floor,
     christoffel,
     christoffel_bound,
     exact_crossing,
@@ -29,6 +30,7 @@ __all__ = [
     "Facts",
     "Relation",
     "UpperBound",
+    "at_rounding_floor",
     "bordered_frobenius",
     "christoffel",
     "christoffel_bound",

@@ -8,7 +8,13 @@ import numpy as np
 
 from bigspec.certificate.relation import Relation
 
-__all__ = ["christoffel", "christoffel_bound", "exact_crossing", "joint_bounds"]
+__all__ = [
+    "at_rounding_floor",
+    "christoffel",
+    "christoffel_bound",
+    "exact_crossing",
+    "joint_bounds",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -135,6 +141,20 @@ def _refine(relation: Relation, q: float, drop: int, grid: Array, index: int) ->
         ends = np.concatenate([[right], fine, [left]])
         right, left = float(ends[cut]), float(ends[cut + 1])
     return right
+
+
+def at_rounding_floor(relation: Relation) -> bool:
+    """Whether the residual adds less to w than the rounding margin does, near theta_1.
+
+    Near is from eps to ``2^27 eps`` beyond theta_1, where the margin alone puts the bound unless
+    the quantile is below 1e-16. Then further passes cannot narrow the interval.
+    """
+    theta, C, F = relation.theta, relation.C, relation.F
+    shift = relation.eps * 2.0 ** np.arange(28)
+    shift = shift[(shift > 0) & (shift <= abs(theta[0]))]
+    D = 1.0 / (shift[:, None] + (theta[0] - theta))
+    residual = _norm2(C @ (D[:, :, None] * F))
+    return bool(shift.size and np.all(residual <= relation.eps * _norm2(C * D[:, None, :])))
 
 
 def exact_crossing(relation: Relation, q: float) -> float:

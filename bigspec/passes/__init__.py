@@ -3,7 +3,7 @@
 from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executors import DeadlinePassed, Executor, find_executor
-from bigspec.passes.runner import Pass, PassResult
+from bigspec.passes.runner import Pass, PassResult, one_blas_thread
 from bigspec.passes.tasks import Measurement, measure
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "find_executor",
     "is_dask_array",
     "measure",
+    "one_blas_thread",
     "open_dask_array",
     "parse_bytes",
     "parse_timedelta",

@@ -19,7 +19,7 @@ from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes.executors import Executor
 from bigspec.passes.tasks import Context
 
-__all__ = ["Pass", "PassResult"]
+__all__ = ["Pass", "PassResult", "one_blas_thread"]
 
 Array = np.ndarray[Any, Any]
 
@@ -58,12 +58,13 @@ def _controller() -> ThreadpoolController:
 
 
 def one_blas_thread() -> Any:
-    """Hold this process's BLAS to one thread during a pass, and restore it afterwards.
+    """Hold this process's BLAS to one thread while inside, and restore it afterwards.
 
-    Tasks already fill the cores, and a product split over threads does not have the bits of one
-    that is not. Set and restored by the calling thread: OpenBLAS's limit is the process's, and
-    threadpoolctl lets only one thread control it. Workers need nothing: Dask starts them with
-    one BLAS thread (``distributed.nanny.pre-spawn-environ``).
+    Tasks already fill the cores, small eigenproblems gain nothing from threads that spin, and a
+    product split over threads does not have the bits of one that is not. Set and restored by
+    the calling thread: OpenBLAS's limit is the process's, and threadpoolctl lets only one
+    thread control it. Workers need nothing: Dask starts them with one BLAS thread
+    (``distributed.nanny.pre-spawn-environ``).
     """
     return _controller().limit(limits=1, user_api="blas")
 
@@ -114,6 +115,8 @@ class Pass:
     def run(self, V: Array | None, *, exponent: int | None = None) -> PassResult:
         """Read the matrix once and return ``H V``; with ``V=None``, H itself.
 
+        To be called within `one_blas_thread`, as `bigspec.norm` does.
+
         Parameters
         ----------
         V : ndarray (n, b) or None
@@ -140,9 +143,8 @@ class Pass:
 
         total: Partial | None = None
         rounds = self.executor.rounds(context, on_panels=panels_done, deadline=self.deadline)
-        with one_blas_thread():
-            for part in rounds:
-                total = part if total is None else merge([total, part])
+        for part in rounds:
+            total = part if total is None else merge([total, part])
         assert total is not None
         if exponent is not None:
             total = total.rescaled(exponent)

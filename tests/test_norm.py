@@ -1,0 +1,334 @@
+"""`bigspec.norm` and `bigspec.plan`: options, budgets, warm starts, what is returned."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import zarr
+
+import bigspec
+from bigspec.errors import ArgumentError, MemoryLimitError, MissingSourceError
+from bigspec.passes import find_executor
+from bigspec.planning import Wishes, make_plan
+from bigspec.results import Observer
+from tests.matrices import Chunked, contains, decaying, gapped
+
+ALGORITHMS = ["lanczos", "power", "gram"]
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    return gapped(400, 250)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-6])
+@pytest.mark.parametrize("complex_", [False, True])
+def test_interval_holds_the_norm_and_a_vector_attains_the_value(algorithm, rtol, complex_):
+    A = gapped(400, 250, complex_=complex_)
+    est = bigspec.norm(A, algorithm=algorithm, rtol=rtol, seed=7)
+    assert est.converged
+    assert est.upper / est.lower - 1 <= rtol
+    assert contains(est, 1.0)
+    assert np.linalg.norm(est.right) == pytest.approx(1.0, rel=1e-13)
+    assert np.linalg.norm(A @ est.right) >= est.value * (1 - 1e-13)
+    assert float(est) == est.value == est.lower
+    low, high = est.stable_rank
+    assert low <= np.linalg.norm(A) ** 2 <= high
+    assert est.frobenius == pytest.approx(np.linalg.norm(A), rel=1e-13)
+
+
+def test_wide_matrix_gives_the_left_vector(matrix):
+    A = matrix.T.copy()
+    est = bigspec.norm(A, algorithm="lanczos", rtol=1e-6)
+    assert est.right is None
+    assert np.linalg.norm(A.T @ est.left) >= est.value * (1 - 1e-13)
+
+
+def test_same_seed_same_bits_and_fresh_entropy_by_default(matrix):
+    first, again = (bigspec.norm(matrix, algorithm="lanczos", seed=5) for _ in range(2))
+    assert (first.lower, first.upper) == (again.lower, again.upper)
+    fresh, other = (bigspec.norm(matrix, algorithm="lanczos") for _ in range(2))
+    assert fresh.seed != other.seed
+    repeated = bigspec.norm(matrix, algorithm="lanczos", seed=fresh.seed)
+    assert (repeated.lower, repeated.upper) == (fresh.lower, fresh.upper)
+
+
+def test_max_passes_returns_the_honest_interval_and_a_guess(matrix):
+    est = bigspec.norm(matrix, algorithm="lanczos", rtol=1e-12, max_passes=3, block_size=4)
+    assert not est.converged
+    assert est.passes == 3
+    assert contains(est, 1.0)
+    assert est.status.startswith("Stopped by max_passes=3 after 3 passes at relative width")
+    assert "more would be needed" in est.status
+
+
+def test_time_limit_before_the_first_pass_says_that_nothing_is_known():
+    A = Chunked.of(decaying(90, 40), (1, 40))
+    est = bigspec.norm(A, algorithm="lanczos", time_limit=1e-9)
+    assert (est.lower, est.upper, est.passes) == (0.0, math.inf, 0)
+    assert "before the first pass was complete" in est.status
+    assert not est.converged
+    assert json.loads(est.to_json())["upper"] is None
+
+
+def test_interval_of_every_pass_is_kept_and_only_narrows(matrix):
+    est = bigspec.norm(matrix, algorithm="lanczos", rtol=1e-8, block_size=4)
+    lowers = [record.lower for record in est.history]
+    uppers = [record.upper for record in est.history]
+    assert lowers == sorted(lowers)
+    assert uppers == sorted(uppers, reverse=True)
+    assert (est.lower, est.upper) == (lowers[-1], uppers[-1])
+    assert [record.number for record in est.history] == list(range(1, est.passes + 1))
+    assert all(record.bytes_read == matrix.nbytes for record in est.history)
+
+
+def test_basis_that_does_not_fit_is_dropped_and_the_interval_still_holds():
+    from bigspec.algorithms import Lanczos
+    from bigspec.layout import choose_layout
+    from bigspec.passes import Pass
+    from bigspec.solve import Budget, solve
+
+    A = gapped(600, 400)
+    M = bigspec.open_matrix(A)
+    executor = find_executor(True)
+    layout = choose_layout(M, 4, blocks=6, limit=1 << 30, tasks=2, local=True)
+    results = {}
+    for blocks in (0, 3, 1000):
+        algorithm = Lanczos(4, basis_bytes=blocks * 400 * 4 * 8)
+        out = solve(
+            Pass(M, layout, executor),
+            algorithm,
+            Budget(1e-7, 40),
+            entropy=1,
+            failure_probability=1e-6,
+        )
+        assert contains(out.interval, 1.0)
+        assert out.converged
+        results[blocks] = out
+    assert results[0].vector is None
+    assert results[1000].vector is not None
+    # Section 6: dropping orthogonality costs at most a pass or so.
+    assert len(results[0].history) <= len(results[1000].history) + 2
+    assert len(results[3].history) <= len(results[1000].history) + 2
+
+
+@pytest.mark.parametrize("algorithm", ["lanczos", "power"])
+def test_warm_start_answers_in_one_pass_after_a_small_change(algorithm, tmp_path):
+    A = decaying(400, 250, 0.5)
+    old = bigspec.norm(A, algorithm="lanczos", rtol=1e-8)
+    B = A + 1e-5 * np.random.default_rng(3).standard_normal(A.shape) / 40
+    sigma = np.linalg.norm(B, 2)
+    cold = bigspec.norm(B, algorithm=algorithm, rtol=1e-2)
+    np.savez(tmp_path / "v.npz", right=old.right)
+    np.save(tmp_path / "v.npy", old.right)
+    for start in (old, old.right, old.right[:, None], tmp_path / "v.npz", tmp_path / "v.npy"):
+        warm = bigspec.norm(B, algorithm=algorithm, rtol=1e-2, start=start)
+        assert contains(warm, sigma)
+        assert warm.passes < cold.passes
+
+
+def test_old_seed_with_an_old_estimate_is_refused(matrix):
+    old = bigspec.norm(matrix, algorithm="lanczos", seed=5)
+    with pytest.raises(ArgumentError, match="seed: expected another one"):
+        bigspec.norm(matrix, start=old, seed=5)
+
+
+def test_pickled_start_is_not_unpickled(tmp_path, matrix):
+    np.save(tmp_path / "evil.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "evil.npz", right=np.array([{"a": 1}], dtype=object))
+    for name in ("evil.npy", "evil.npz"):
+        with pytest.raises(ArgumentError, match="start: cannot read"):
+            bigspec.norm(matrix, start=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rtol": 0}, "rtol: expected 1e-15 <= rtol < 1, got 0"),
+        ({"rtol": 1.5}, "rtol: expected"),
+        ({"rtol": math.nan}, "rtol: expected"),
+        ({"failure_probability": 0}, "failure_probability: expected 1e-300 <= p < 1, got 0"),
+        ({"failure_probability": 1.0}, "failure_probability: expected"),
+        ({"algorithm": "qr"}, "algorithm: expected one of auto, lanczos, power, gram, got 'qr'"),
+        ({"block_size": 0}, "block_size: expected at least 1, got 0"),
+        ({"block_size": 2.5}, "block_size: expected an integer, got 2.5"),
+        ({"max_passes": 0}, "max_passes: expected at least 1, got 0"),
+        ({"time_limit": -1}, "time_limit: expected positive seconds"),
+        ({"time_limit": "soon"}, "time_limit: expected positive seconds or a text such as '30min'"),
+        ({"memory_limit": "much"}, "memory_limit: expected bytes or a text such as '4GiB'"),
+        ({"memory_limit": 0}, "memory_limit: expected bytes"),
+        ({"seed": -1}, "seed: expected a non-negative integer, got -1"),
+        ({"seed": 1.5}, "seed: expected an integer, got 1.5"),
+        ({"start": np.ones(3)}, "start: expected right vectors of length 250"),
+        ({"start": np.full(250, np.nan)}, "start: expected finite numbers"),
+        ({"start": np.ones(250, complex)}, "start: expected real vectors"),
+    ],
+)
+def test_argument_out_of_range_is_named_before_anything_is_read(matrix, options, message):
+    counted = Chunked.of(matrix, (50, 250))
+    with pytest.raises(ArgumentError, match=message.replace("(", r"\(")):
+        bigspec.norm(counted, **options)
+    assert counted.log.count == 0
+
+
+def test_missing_start_file_is_named(matrix):
+    with pytest.raises(MissingSourceError, match=r"start: expected .* 'nowhere.npz'"):
+        bigspec.norm(matrix, start="nowhere.npz")
+
+
+def test_run_that_cannot_fit_is_refused_before_the_first_byte(matrix):
+    counted = Chunked.of(matrix, (400, 250))
+    with pytest.raises(MemoryLimitError, match="memory_limit: expected at least"):
+        bigspec.norm(counted, memory_limit="1MB")
+    assert counted.log.count == 0
+
+
+def test_two_reads_a_pass_are_planned_said_and_right():
+    A = decaying(700, 700, 0.5)
+    matrix = Chunked.of(A, (200, 200), transient_nbytes=37 << 20)
+    plan = bigspec.plan(matrix, memory_limit="53MB", algorithm="lanczos")
+    assert plan.layout.reads_per_pass == 2
+    assert "read TWICE" in str(plan)
+    assert any("two reads a pass" in choice for choice in plan.choices)
+    est = bigspec.norm(matrix, memory_limit="53MB", algorithm="lanczos", rtol=1e-6)
+    assert contains(est, 1.0)
+    assert est.history[0].bytes_read == 2 * A.nbytes
+    assert set(matrix.log.reads.values()) == {2 * est.passes}
+
+
+def test_plan_reads_nothing_and_is_what_the_run_does(tmp_path):
+    store = zarr.create_array(tmp_path / "A.zarr", shape=(700, 600), chunks=(64, 600), dtype="f4")
+    store[:] = decaying(700, 600)
+    matrix = Chunked.of(decaying(700, 600), (64, 600))
+    assert bigspec.plan(matrix).layout.panels >= 1
+    assert matrix.log.count == 0
+    plan, est = bigspec.plan(tmp_path / "A.zarr"), bigspec.norm(tmp_path / "A.zarr")
+    assert plan.algorithm.name == est.algorithm
+    assert plan.block_size == est.block_size
+    assert plan.layout.to_dict().items() <= est.layout.items()
+    assert est.bytes_read == est.passes * plan.bytes_per_pass
+    json.dumps(plan.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "algorithm"),
+    [((3000, 100), "gram"), ((100, 3000), "gram"), ((900, 800), "lanczos")],
+)
+def test_auto_takes_gram_where_one_side_is_small(shape, algorithm):
+    est = bigspec.norm(decaying(*shape))
+    assert est.algorithm == algorithm
+    assert any(choice.startswith(algorithm) for choice in est.choices)
+
+
+def test_block_size_follows_what_the_first_slab_cost(monkeypatch):
+    from bigspec import planning
+    from bigspec.passes import Measurement
+
+    matrix = Chunked.of(decaying(2000, 600), (100, 600))
+    monkeypatch.setattr(planning, "MEASURE_FROM", 0)
+    cases = [
+        (Measurement(100.0, {4: 1, 8: 1.5, 16: 2, 32: 3}, None, 10), 32),
+        (Measurement(3.0, {4: 1, 8: 1.5, 16: 2, 32: 6}, None, 10), 16),
+        (Measurement(0.0, {4: 1, 8: 3, 16: 9, 32: 30}, None, 10), 4),
+    ]
+    for measured, expected in cases:
+        monkeypatch.setattr(planning, "measure", lambda *_, m=measured: m)
+        plan = make_plan(matrix, find_executor(False), Wishes(algorithm="lanczos"))
+        assert plan.block_size == expected
+        assert any(f"block of {expected}: measured" in choice for choice in plan.choices)
+    monkeypatch.undo()
+    monkeypatch.setattr(planning, "MEASURE_FROM", 0)
+    est = bigspec.norm(matrix, algorithm="lanczos")
+    one_slab = est.bytes_read - sum(record.bytes_read for record in est.history)
+    assert 0 < one_slab <= matrix.nbytes
+    assert contains(est, 1.0)
+
+
+def test_gram_is_chosen_when_one_pass_costs_less_than_many(monkeypatch):
+    from bigspec import planning
+    from bigspec.passes import Measurement
+
+    matrix = Chunked.of(decaying(2000, 600), (100, 600))
+    monkeypatch.setattr(planning, "MEASURE_FROM", 0)
+    for gram, expected in ((1.0, "gram"), (1000.0, "lanczos")):
+        measured = Measurement(10.0, {16: 1.0}, gram, 10)
+        monkeypatch.setattr(planning, "measure", lambda *_, m=measured: m)
+        assert make_plan(matrix, find_executor(False), Wishes()).algorithm.name == expected
+
+
+def test_power_when_three_blocks_do_not_fit_and_two_do():
+    matrix = Chunked.of(np.broadcast_to(np.zeros((), "f4"), (10**6, 10**6)), (1, 10**6))
+    one = bigspec.plan(matrix, memory_limit="100GiB").layout.memory
+    plan = bigspec.plan(matrix, memory_limit=one.total // 2)
+    assert plan.algorithm.name == "power" or plan.block_size < 16
+    assert any("the largest that fits the memory limit" in choice for choice in plan.choices)
+
+
+def test_observer_hears_the_run_in_order(matrix):
+    heard = []
+
+    class Listening(Observer):
+        def run_started(self, matrix_name, layout):
+            heard.append("start")
+
+        def pass_started(self, number, panels):
+            heard.append(f"pass {number}")
+
+        def panels_done(self, done, panels, bytes_read, seconds):
+            heard.append(f"panels {done}/{panels}")
+
+        def pass_finished(self, record):
+            heard.append(f"end {record.number}")
+
+        def run_finished(self, estimate):
+            heard.append("answer")
+
+        def close(self):
+            heard.append("close")
+
+    est = bigspec.norm(Chunked.of(matrix, (100, 250)), algorithm="lanczos", progress=Listening())
+    assert heard[0] == "start"
+    assert heard[-2:] == ["answer", "close"]
+    assert [h for h in heard if h.startswith("end")] == [f"end {k + 1}" for k in range(est.passes)]
+    total = heard[2].split("/")[1]
+    assert f"panels {total}/{total}" in heard
+
+
+def test_event_of_probability_delta_leaves_only_certain_bounds():
+    """A start block orthogonal to x_1: the probabilistic bound fails, and it is noticed."""
+    from bigspec.algorithms import Bounds
+    from bigspec.certificate import UpperBound
+    from bigspec.solve import Running
+
+    running = Running()
+    certain = UpperBound(100.0, "Frobenius", True)
+    running.update(
+        Bounds(4.0, "Ritz value", (certain, UpperBound(5.0, "Christoffel", False)), (), 0.0), 0
+    )
+    assert running.interval.upper_bound == "Christoffel"
+    running.update(
+        Bounds(9.0, "Ritz value", (certain, UpperBound(10.0, "Christoffel", False)), (), 0.0), 0
+    )
+    interval = running.interval
+    assert running.failed
+    assert (interval.upper_bound, interval.deterministic) == ("Frobenius", True)
+    assert interval.lower <= 3.0 <= 10.0 <= interval.upper
+
+
+def test_tasks_have_one_blas_thread_and_the_callers_are_given_back(matrix):
+    from threadpoolctl import threadpool_info
+
+    seen = set()
+
+    class Watching(Chunked):
+        def read(self, *where):
+            seen.update(info["num_threads"] for info in threadpool_info())
+            return super().read(*where)
+
+    before = threadpool_info()
+    for _ in range(5):
+        bigspec.norm(Watching.of(matrix, (10, 250)), algorithm="lanczos")
+    assert seen == {1}
+    assert threadpool_info() == before
