@@ -7,6 +7,7 @@ order everywhere, so the bits are the same everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -20,7 +21,9 @@ __all__ = ["Layout", "Memory", "Panel", "choose_layout", "format_bytes"]
 SLAB_BYTES = 32 << 20  # small chunks are read together up to this; larger strips one at a time
 PANEL_BYTES = (4 << 20, 512 << 20)
 PANELS = 32  # wanted at least, so that threads and workers share the load evenly
-ROUND_PANELS = 32
+ROUND_PANELS = 64
+SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
+MANY_PANELS = 512  # from here on, fewer sums count for more than finer progress
 READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
 
 
@@ -83,8 +86,8 @@ class Layout:
         Grid pieces of the swept axis in a panel (a task) and in a slab (read at once).
     tile_pieces : int or None
         In two-read passes, grid pieces of the other axis held at once.
-    round_panels : int
-        Panels summed in one fixed tree; rounds are added in order.
+    round_panels, fan_in : int
+        Panels summed in one fixed tree of that fan-in; rounds are added in order.
     memory : Memory
     """
 
@@ -95,6 +98,7 @@ class Layout:
     slab_pieces: int
     tile_pieces: int | None
     round_panels: int
+    fan_in: int
     memory: Memory
 
     @property
@@ -232,7 +236,9 @@ def _attempt(
     # A partial sum, its copy in a merge, and the temporary of one product.
     fixed = 3 * block + 3 * TILE_BYTES
     iterates = blocks * block if local else 0
-    results = 4 * block
+    panels = -(-swept.count // panel_pieces)
+    fan_in = 2 if block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
+    results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * block
     slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece)) if matrix.streams else panel_pieces
     tile_pieces = None
     slab = held * slab_pieces * piece
@@ -245,8 +251,22 @@ def _attempt(
     memory = Memory(iterates, results, task, tasks, limit)
     orientation_: Literal["rows", "columns"] = "rows" if axis == 0 else "columns"
     return Layout(
-        orientation_, swept, across, panel_pieces, slab_pieces, tile_pieces, ROUND_PANELS, memory
+        orientation_,
+        swept,
+        across,
+        panel_pieces,
+        slab_pieces,
+        tile_pieces,
+        ROUND_PANELS,
+        fan_in,
+        memory,
     )
+
+
+def _waiting(panels: int, fan_in: int, tasks: int) -> int:
+    """Partial sums alive at once when a tree is summed depth first, and the total so far."""
+    levels = math.ceil(math.log(max(panels, 2), fan_in))
+    return min(panels, (fan_in - 1) * levels + tasks) + 1
 
 
 def _refusal(matrix: Matrix, layout: Layout, block_size: int) -> str:

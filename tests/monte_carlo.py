@@ -92,7 +92,7 @@ class Cell:
     def make(self):
         if self.algorithm == "power":
             return Power(self.b)
-        return Lanczos(self.b, basis_bytes=1 << 30)
+        return Lanczos(self.b, basis_bytes=0 if self.algorithm.endswith("3") else 1 << 30)
 
 
 CELLS = [
@@ -102,6 +102,7 @@ CELLS = [
     for b in (1, 4, 16)
     for warm in (False, True)
 ]
+CELLS.append(Cell("lanczos-3", False, 4, False))  # three blocks of memory, no basis
 
 
 @dataclass(frozen=True)

@@ -285,6 +285,15 @@ def test_mixed_signs_get_no_collatz_bound():
     assert state.collatz == np.inf
 
 
+def test_delta_is_split_the_same_way_whether_or_not_the_basis_is_kept():
+    # A run may use Lehmann in one pass and not in the next; were tau_0 then given all of delta,
+    # the two events together would have probability 1.5 delta.
+    (state,) = states(Lanczos(8, 1 << 30), DiagonalPass(np.linspace(1, 0.1, 60)), 0, None, 1)
+    relation = replace(state.relation, orthonormal=False)
+    (bound,) = upper_bounds(relation, None, 1e-2)
+    assert bound.value == christoffel_bound(relation, column_quantile(0.5e-2, 8))
+
+
 # --- lower bounds -------------------------------------------------------------------------
 
 

@@ -136,7 +136,6 @@ def run_command(command, cwd):
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=cwd,
-        env={**os.environ, "PYTHONWARNINGS": "default"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

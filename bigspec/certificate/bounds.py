@@ -42,7 +42,8 @@ def upper_bounds(
         None for operators.
     delta : float
         Failure probability: half of it for tau_0, half for one joint event that gives
-        tau_1..tau_3 to Lehmann; all of it for tau_0 where a joint event is out of reach.
+        tau_1..tau_3 to Lehmann; all of it for tau_0 where the block is too narrow for that.
+        The split depends on the block alone: all passes must rest on the same two events.
     complex_ : bool
         Whether the start block was complex.
     audit : bool
@@ -65,14 +66,14 @@ def upper_bounds(
         return bounds
     b = len(relation.start)
     r = min(4, b - 4) if b >= 6 else min(b, 2)
-    joint = relation.orthonormal and positive and r >= 2
+    joint = r >= 2
     q = column_quantile(delta / 2 if joint else delta, b, complex_=complex_)
     tau = christoffel_bound(relation, q, ceiling=ceiling)
     if audit and _auditable(relation, tau):
         tau = min(max(tau, exact_crossing(relation, q)), ceiling)
     if tau < ceiling:
         bounds.append(UpperBound(tau, "Christoffel", False))
-    if joint:
+    if joint and positive and relation.orthonormal:
         q_joint = smallest_singular_quantile(delta / 2, b, r, complex_=complex_)
         known = min((bound.value for bound in bounds), default=np.inf)
         value = _best_lehmann(relation, q_joint, r, known)

@@ -30,8 +30,7 @@ from bigspec.passes.tasks import Context, run_blocks, run_operator, run_panel, s
 
 __all__ = ["ClusterExecutor", "DeadlinePassed", "Executor", "ThreadExecutor", "find_executor"]
 
-FAN_IN = 8  # partial sums added by one task of the tree
-WINDOW = 16  # panels in flight per thread, so that the end of a round does not starve the rest
+WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
 ATTEMPTS = 4  # times a round is sent again after the cluster lost what it needed
 
 Graph = dict[Any, Any]
@@ -44,7 +43,7 @@ class DeadlinePassed(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Round:
-    """The graph of one round: `root` is its sum, `steps` the sums below it."""
+    """The graph of one round: `root` is its sum, `steps` the lowest sums of its tree."""
 
     graph: Graph
     root: str
@@ -67,16 +66,25 @@ def build_round(context: Context, reference: Any, token: str, index: int) -> Rou
         else:
             graph[key] = (run_panel, reference, panel)
         keys.append(key)
-    steps = {}
-    sums = []
-    for start in range(0, len(keys), FAN_IN):
-        key = f"bigspec-sum-{token}-{index}-{start}"
-        graph[key] = (sum_partials, keys[start : start + FAN_IN])
-        steps[key] = len(keys[start : start + FAN_IN])
-        sums.append(key)
-    root = f"bigspec-round-{token}-{index}"
-    graph[root] = (sum_partials, sums)
+    root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
     return Round(graph, root, steps)
+
+
+def _add_tree(graph: Graph, keys: list[str], token: str, fan_in: int) -> tuple[str, dict[str, int]]:
+    """Add the sums of `keys` in a fixed tree; return its root and the lowest sums' sizes."""
+    steps: dict[str, int] = {}
+    level = 0
+    while len(keys) > 1 or level == 0:
+        sums = []
+        for start in range(0, len(keys), fan_in):
+            below = keys[start : start + fan_in]
+            key = f"bigspec-sum-{token}-{level}-{start}"
+            graph[key] = (sum_partials, below)
+            if level == 0:
+                steps[key] = len(below)
+            sums.append(key)
+        keys, level = sums, level + 1
+    return keys[0], steps
 
 
 class Executor(ABC):
