@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def connect(
     scheduler_file: str | Path | None = None,
     workers: int | None = None,
     memory_limit: int | str | None = None,
-    timeout: float = 30.0,
+    timeout: float | None = None,
 ) -> Iterator[None]:
     """Make `norm` run on a Dask cluster while inside; with no argument, do nothing.
 
@@ -250,7 +251,7 @@ def _estimate(
 
 
 def _check_probability(value: float) -> None:
-    if not 1e-300 <= value < 1.0:
+    if not isinstance(value, Real) or not 1e-300 <= value < 1.0:
         msg = (
             f"failure_probability: expected 1e-300 <= p < 1, got {value!r}; the default 1e-6 costs "
             "next to nothing"

@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Accumulator", "NonFiniteFound", "Partial", "RawFacts", "merge", "working_dtype"]
+__all__ = [
+    "Accumulator",
+    "NonFiniteFound",
+    "Partial",
+    "RawFacts",
+    "merge",
+    "safe_exponent",
+    "working_dtype",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -338,8 +346,7 @@ class Accumulator:
         """Choose the scale: 0 in the safe range, else the exponent of the largest entry."""
         if peak == 0.0 or not math.isfinite(peak):
             return
-        exponent = math.frexp(peak)[1]
-        exponent = exponent if abs(exponent) > SAFE_EXPONENT else 0
+        exponent = safe_exponent(peak)
         if self.started and exponent <= self.exponent:
             return
         if self.started:
@@ -372,6 +379,12 @@ class Accumulator:
             self.column_sums[offset : offset + X.shape[1]] += np.asarray(size.sum(axis=0)).ravel()
             sums = np.asarray(size.sum(axis=1)).ravel()
             self.row_sum = max(self.row_sum, float(sums.max(initial=0.0)))
+
+
+def safe_exponent(peak: float) -> int:
+    """Return 0 if squares of numbers up to `peak` are safe to sum, else the exponent of `peak`."""
+    exponent = math.frexp(peak)[1] if math.isfinite(peak) else 0
+    return exponent if abs(exponent) > SAFE_EXPONENT else 0
 
 
 def _peak(block: Array) -> float:

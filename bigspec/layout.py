@@ -239,12 +239,14 @@ def _attempt(
     panels = -(-swept.count // panel_pieces)
     fan_in = 2 if block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
     results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * block
-    slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece)) if matrix.streams else panel_pieces
+    room = (limit - iterates - results) // tasks - fixed - held * matrix.transient_nbytes
+    slab_pieces = panel_pieces
+    if matrix.streams:  # smaller slabs before fewer tasks or a second read
+        slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece, room // piece))
     tile_pieces = None
     slab = held * slab_pieces * piece
     if two_reads:
         column = max(1, int(swept.step * across.step * entry))
-        room = (limit - iterates - results) // tasks - fixed - matrix.transient_nbytes
         slab_pieces, tile_pieces = 1, max(1, min(across.count, room // column))
         slab = held * min(tile_pieces * column, piece)
     task = slab + held * matrix.transient_nbytes + fixed

@@ -142,6 +142,12 @@ def _check(matrix: Matrix, wishes: Wishes) -> None:
     if wishes.block_size is not None and wishes.block_size < 1:
         msg = f"block_size: expected at least 1, got {wishes.block_size!r}; 16 is a good choice"
         raise ArgumentError(msg)
+    if wishes.algorithm == "gram" and wishes.block_size is not None:
+        msg = (
+            f"block_size: expected none with algorithm='gram', which has no random block, got "
+            f"{wishes.block_size}"
+        )
+        raise ArgumentError(msg)
     if wishes.algorithm == "gram" and isinstance(matrix, OperatorMatrix):
         msg = (
             f"algorithm: expected 'lanczos' or 'power' for the operator {matrix.name}, got 'gram', "
@@ -258,6 +264,8 @@ class _Planner:
             return name, ""
         if isinstance(self.matrix, OperatorMatrix):
             return "lanczos", "lanczos: fewest passes, and an operator has no entries for gram"
+        if self.wishes.block_size is not None:
+            return "lanczos", "lanczos: fewest passes for the block size given"
         if n <= GRAM_ALWAYS and self.gram_fits():
             return "gram", f"gram: A^H A of order {n} is exact after one pass"
         if measured is None or measured.gram is None:

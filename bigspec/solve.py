@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from bigspec.algorithms import Algorithm, Bounds
 from bigspec.errors import ArgumentError
 from bigspec.passes import DeadlinePassed, Pass
-from bigspec.results import Interval, Observer, PassRecord, relative_width
+from bigspec.render import width_text
+from bigspec.results import Interval, Observer, PassRecord
 
 __all__ = ["Budget", "Outcome", "Running", "solve"]
 
@@ -239,7 +241,7 @@ def _status(
     failed: bool,
 ) -> str:
     """Say in a sentence or two what was reached, or what ended the run and what is missing."""
-    width = relative_width(interval.lower, interval.upper)
+    width = width_text(interval.lower, interval.upper)
     count = f"{len(history)} pass{'es' if len(history) != 1 else ''}"
     trust = (
         "with certainty, up to the rounding margin"
@@ -258,12 +260,10 @@ def _status(
             "nothing is known yet. Give it at least the time of one pass."
         )
     if reason == "converged":
-        return (
-            f"Converged in {count}: relative width {width:.1e} <= {budget.rtol:g}, {trust}.{note}"
-        )
+        return f"Converged in {count}: relative width {width} <= {budget.rtol:g}, {trust}.{note}"
     if reason == "exhausted":
         return (
-            f"Stopped after {count} at relative width {width:.1e} > {budget.rtol:g}: the rounding "
+            f"Stopped after {count} at relative width {width} > {budget.rtol:g}: the rounding "
             f"margin of float64 ({interval.rounding:.1e} here) is reached, and further passes "
             f"would not narrow the interval, which holds {trust}.{note}"
         )
@@ -273,7 +273,7 @@ def _status(
         else f"time_limit={budget.time_limit:g} s"
     )
     return (
-        f"Stopped by {spent} after {count} at relative width {width:.1e} > {budget.rtol:g}; the "
+        f"Stopped by {spent} after {count} at relative width {width} > {budget.rtol:g}; the "
         f"interval holds {trust}. {_missing(history, budget.rtol)}{note}"
     )
 
@@ -293,7 +293,7 @@ def _missing(history: list[PassRecord], rtol: float) -> str:
 
 def check_budget(budget: Budget) -> None:
     """Raise `ArgumentError` for a budget out of range."""
-    if not 1e-15 <= budget.rtol < 1.0:
+    if not isinstance(budget.rtol, Real) or not 1e-15 <= budget.rtol < 1.0:
         msg = f"rtol: expected 1e-15 <= rtol < 1, got {budget.rtol!r}; 1e-3 is a common choice"
         raise ArgumentError(msg)
     if budget.max_passes is not None and budget.max_passes < 1:

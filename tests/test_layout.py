@@ -66,7 +66,7 @@ def test_orientation_and_reads_follow_the_chunk_grid(shape, chunks, orientation,
         with pytest.raises(MemoryLimitError):
             layout_of(matrix)
         return
-    layout = layout_of(matrix, limit=2 * GIB)
+    layout = layout_of(matrix, limit=4 * GIB)
     assert (layout.orientation, layout.reads_per_pass) == (orientation, reads)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import dask
 from dask.utils import parse_bytes, parse_timedelta
 
 from bigspec.errors import ClusterError
@@ -20,7 +21,7 @@ def connect(
     scheduler_file: str | Path | None = None,
     workers: int | None = None,
     memory_limit: int | None = None,
-    timeout: float = 30.0,
+    timeout: float | None = None,
 ) -> Iterator[None]:
     """Make passes run on a cluster while inside; with no argument, do nothing.
 
@@ -35,8 +36,9 @@ def connect(
     memory_limit : int, optional
         Bytes a local worker process may hold before Dask spills or restarts it; its default
         otherwise. bigspec plans within half of it.
-    timeout : float
-        Seconds to wait for the scheduler and its first worker.
+    timeout : float, optional
+        Seconds to wait for the scheduler and its first worker; by default Dask's
+        ``distributed.comm.timeouts.connect``.
 
     Raises
     ------
@@ -48,6 +50,8 @@ def connect(
         return
     from distributed import Client, LocalCluster
 
+    if timeout is None:
+        timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
     with ExitStack() as stack:
         where = scheduler or scheduler_file or f"{workers} local processes"
         try:
@@ -55,7 +59,7 @@ def connect(
                 cluster = LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
-                    dashboard_address=None,
+                    dashboard_address=":0",
                     memory_limit="auto" if memory_limit is None else memory_limit,
                 )
                 stack.enter_context(cluster)

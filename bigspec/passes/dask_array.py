@@ -32,7 +32,7 @@ class DaskMatrix(Matrix):
         return {
             "where": self.name,
             "shape": list(self.shape),
-            "dtype": str(self.dtype),
+            "dtype": self.dtype.str,
             "chunks": [[grid.step, grid.count] for grid in self.grids],
             "token": self.array.name,
         }

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import DataError, NonFiniteError
-from bigspec.kernels import Accumulator, NonFiniteFound, Partial, merge, working_dtype
+from bigspec.kernels import (
+    Accumulator,
+    NonFiniteFound,
+    Partial,
+    merge,
+    safe_exponent,
+    working_dtype,
+)
 from bigspec.layout import Layout
 from bigspec.matrices import Buffers, Matrix, OperatorMatrix
 
@@ -135,13 +142,17 @@ def run_operator(context: Context) -> Partial:
     rows = context.layout.orientation == "rows"
     started = time.perf_counter()
     Y = matrix.apply(V) if rows else matrix.apply_adjoint(V)
-    Z = matrix.apply_adjoint(Y) if rows else matrix.apply(Y)
+    exponent = safe_exponent(np.abs(Y).max()) if context.exponent is None else context.exponent
+    # Scaled between the products by the square, so that neither over- nor underflows.
+    scaled = np.ldexp(1.0, -exponent) * (np.ldexp(1.0, -exponent) * Y) if exponent else Y
+    Z = matrix.apply_adjoint(scaled) if rows else matrix.apply(scaled)
     if not (np.isfinite(Y).all() and np.isfinite(Z).all()):
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)
     Y, Z = (X.astype(V.dtype, copy=False) for X in (Y, Z))
     seconds = time.perf_counter() - started
-    return Partial(Z, Y.conj().T @ Y, 0, None, seconds_multiplying=seconds)
+    Y = np.ldexp(1.0, -exponent) * Y if exponent else Y
+    return Partial(Z, Y.conj().T @ Y, exponent, None, seconds_multiplying=seconds)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from bigspec.sources.zarr_store import ZarrMatrix, open_zarr_array, refuse_group
 __all__ = ["ArrayMatrix", "LinearOperatorMatrix", "SparseMatrix", "ZarrMatrix", "open_source"]
 
 ACCEPTED = (
-    "a path or URL of a Zarr array, a zarr array, a NumPy array, a SciPy sparse array, "
-    "a scipy.sparse.linalg.LinearOperator, or a Matrix"
+    "a path or URL of a Zarr array, a zarr array, a dask array, a NumPy array, "
+    "a SciPy sparse array, a scipy.sparse.linalg.LinearOperator, or a Matrix"
 )
 
 

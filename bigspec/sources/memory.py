@@ -53,8 +53,8 @@ class ArrayMatrix(Matrix):
         return self.entries[rows, columns]
 
     def chunk_at(self, row: int, column: int) -> str:
-        """Name the entry: there are no chunks."""
-        return f"entry ({row}, {column})"
+        """Name the array: there are no chunks."""
+        return f"the {type(self).__name__} in memory"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class SparseMatrix(Matrix):
         return block  # type: ignore[no-any-return]
 
     def chunk_at(self, row: int, column: int) -> str:
-        """Name the entry: there are no chunks."""
-        return f"entry ({row}, {column})"
+        """Name the array: there are no chunks."""
+        return f"the {type(self).__name__} in memory"
 
 
 def open_numpy(a: np.ndarray[Any, Any]) -> ArrayMatrix:

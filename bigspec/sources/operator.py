@@ -65,10 +65,6 @@ class LinearOperatorMatrix(OperatorMatrix):
             raise UnsupportedTypeError(msg) from error
         return self._checked(product, "rmatmat", (self.shape[1], Y.shape[1]))
 
-    def chunk_at(self, row: int, column: int) -> str:
-        """Name the entry: there are no chunks."""
-        return f"entry ({row}, {column})"
-
     def _checked(self, output: Any, method: str, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
         product: np.ndarray[Any, Any] = np.asarray(output)
         if product.shape != shape:
