@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from bigspec.buffers import Buffers
+
 __all__ = [
     "Accumulator",
     "NonFiniteFound",
@@ -154,6 +156,9 @@ class Accumulator:
         Also collect the facts (first pass).
     transposed : bool
         Blocks come as stored, A[:, J], and ``S = A^H``.
+    buffers : Buffers, optional
+        Scratch of this thread. Temporaries of the size of a block are taken from there: fresh
+        ones cost page faults in every tile where malloc is told to trim (Dask's workers are).
     """
 
     def __init__(
@@ -165,6 +170,7 @@ class Accumulator:
         exponent: int | None,
         facts: bool,
         transposed: bool,
+        buffers: Buffers | None = None,
     ) -> None:
         self.V, self.n, self.transposed = V, n, transposed
         self.work = working_dtype(dtype)
@@ -178,8 +184,7 @@ class Accumulator:
         self.squares, self.row_sum, self.largest, self.nonnegative = 0.0, 0.0, 0.0, True
         self.column_sums = np.zeros(n if facts else 0)
         self.facts = facts
-        self._tile: Array = np.empty(0, self.work)
-        self._scratch: Array = np.empty(0)
+        self.buffers = buffers or Buffers()
 
     def add_slab(self, blocks: Sequence[tuple[int, Any]]) -> None:
         """Add one slab, given as blocks ``(offset along the iterate, block as stored)``.
@@ -278,7 +283,8 @@ class Accumulator:
             self._note(0, X, row_sums)
         elif len(tiles) == 1:
             offset, X = self._load(*tiles[0])
-            Y = X @ self.V[offset : offset + X.shape[1]]
+            Y = self.buffers.take("kernel.rows", (height, self.V.shape[1]), self.work)
+            np.matmul(X, self.V[offset : offset + X.shape[1]], out=Y)
             self._finish(offset, X, Y, row_sums)
             self.gram += Y.conj().T @ Y
         else:
@@ -294,7 +300,13 @@ class Accumulator:
     def _finish(self, offset: int, X: Array, Y: Array, row_sums: Array) -> None:
         """Add ``X^H Y`` for a loaded tile, then look at its entries."""
         part = self.Z[offset : offset + X.shape[1]]
-        part += (Y.conj().T @ X).conj().T if self.work.kind == "c" else X.T @ Y
+        if self.work.kind == "c":
+            product = self.buffers.take("kernel.product", part.shape[::-1], self.work)
+            np.matmul(Y.conj().T, X, out=product)
+            part += np.conjugate(product, out=product).T
+        else:
+            product = self.buffers.take("kernel.product", part.shape, self.work)
+            part += np.matmul(X.T, Y, out=product)
         self._note(offset, X, row_sums)
 
     def _cut(self, block: Array, rows: slice) -> Array:
@@ -312,9 +324,7 @@ class Accumulator:
 
     def _load(self, offset: int, tile: Array) -> tuple[int, Array]:
         """Convert a tile to the working type, scaled, as a view of shape (rows, columns of S)."""
-        if self._tile.size < tile.size:
-            self._tile = np.empty(tile.size, self.work)
-        X = self._tile[: tile.size].reshape(tile.shape)
+        X = self.buffers.take("kernel.tile", tile.shape, self.work)
         if self.transposed and self.work.kind == "c":
             np.conjugate(tile, out=X, casting="unsafe")
         else:
@@ -329,10 +339,10 @@ class Accumulator:
         if not self.facts:
             return
         if self.work.kind == "c":
-            if self._scratch.size < X.size:
-                self._scratch = np.empty(X.size)
             self.nonnegative = False
-            X = np.abs(X, out=self._scratch[: X.size].reshape(X.shape))
+            shape = X.shape[::-1] if self.transposed else X.shape
+            size = self.buffers.take("kernel.sizes", shape, np.float64)
+            X = np.abs(X, out=size.T if self.transposed else size)
         else:
             self.nonnegative = self.nonnegative and bool(X.min(initial=0.0) >= 0.0)
             np.abs(X, out=X)

@@ -6,7 +6,6 @@ panels, the passes and the algorithms, never asks where the entries came from.
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Block", "Buffers", "Grid", "Matrix", "OperatorMatrix"]
+from bigspec.buffers import Buffers
+
+__all__ = ["Block", "Grid", "Matrix", "OperatorMatrix"]
 
 Block = np.ndarray[Any, Any] | sp.sparray | sp.spmatrix
 """What `Matrix.read` returns: a 2-D ndarray (possibly a view), or a SciPy CSR/CSC block."""
@@ -59,37 +60,6 @@ class Grid:
         if self.cuts is not None:
             return bisect_right(self.cuts, position) - 1
         return position // self.step
-
-
-class Buffers(threading.local):
-    """Scratch arrays that one thread uses again and again during a pass.
-
-    Fresh buffers of tens of megabytes cost more than decoding into them: the kernel clears
-    every page, every time. A thread asks by name and gets the same memory back.
-
-    Attributes
-    ----------
-    retries : int
-        Reads by this thread that failed and were tried again.
-    """
-
-    def __init__(self) -> None:
-        self.retries = 0
-        self._arrays: dict[str, np.ndarray[Any, Any]] = {}
-
-    def take(
-        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | type
-    ) -> np.ndarray[Any, Any]:
-        """Return a C-contiguous, uninitialised array; valid until `name` is taken again."""
-        dtype = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        held = self._arrays.get(name)
-        if held is None or held.nbytes < size:
-            held = self._arrays[name] = np.empty(max(size, 1), dtype=np.uint8)
-        return held[:size].view(dtype).reshape(shape)
-
-    def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
-        return (Buffers, ())
 
 
 @dataclass(frozen=True)

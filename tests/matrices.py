@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.matrices import Block, Buffers, Grid, Matrix
+from bigspec.buffers import Buffers
+from bigspec.matrices import Block, Grid, Matrix
 
 
 def with_spectrum(m, n, sigma, *, seed=0, complex_=False):

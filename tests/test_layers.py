@@ -10,7 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bigspec"
-BLOCKS_AND_NUMBERS = {"dense", "quantiles", "certificate", "kernels"}  # knows no Dask, no Zarr
+BLOCKS_AND_NUMBERS = {
+    "buffers",
+    "dense",
+    "quantiles",
+    "certificate",
+    "kernels",
+}  # knows no Dask, no Zarr
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any
 import dask
 import numpy as np
 
+from bigspec.buffers import Buffers
 from bigspec.errors import DataError, UnsupportedTypeError
 from bigspec.layout import Layout
-from bigspec.matrices import Block, Buffers, Grid, Matrix
+from bigspec.matrices import Block, Grid, Matrix
 
 __all__ = ["DaskMatrix", "is_dask_array", "open_dask_array"]
 

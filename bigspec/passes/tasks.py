@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.buffers import Buffers
 from bigspec.errors import DataError, NonFiniteError
 from bigspec.kernels import (
     Accumulator,
@@ -23,7 +24,7 @@ from bigspec.kernels import (
     working_dtype,
 )
 from bigspec.layout import Layout
-from bigspec.matrices import Buffers, Matrix, OperatorMatrix
+from bigspec.matrices import Matrix, OperatorMatrix
 
 __all__ = [
     "Context",
@@ -71,6 +72,7 @@ class Context:
             exponent=self.exponent,
             facts=self.facts,
             transposed=self.layout.orientation == "columns",
+            buffers=self.buffers,
         )
 
 

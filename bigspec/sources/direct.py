@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import zarr
 
-    from bigspec.matrices import Buffers
+    from bigspec.buffers import Buffers
 
 __all__ = ["DirectArray", "plan_direct"]
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from bigspec.buffers import Buffers
 from bigspec.errors import DataError
-from bigspec.matrices import Block, Buffers, Grid, Matrix
+from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 
 __all__ = ["ArrayMatrix", "SparseMatrix", "open_numpy", "open_sparse"]

@@ -13,7 +13,7 @@ from bigspec.errors import BigspecError, ChunkError, SourceError, StoreUnavailab
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bigspec.matrices import Buffers
+    from bigspec.buffers import Buffers
 
 __all__ = ["POLICY", "RetryPolicy", "is_transient", "named_failure", "with_retries"]
 

@@ -16,8 +16,9 @@ import zarr
 from zarr.buffer.cpu import NDBuffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
+from bigspec.buffers import Buffers
 from bigspec.errors import MissingSourceError, SourceError
-from bigspec.matrices import Block, Buffers, Grid, Matrix
+from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import catalog, retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.direct import DirectArray, plan_direct

@@ -23,8 +23,9 @@ from zarr.codecs import (
     ZstdCodec,
 )
 
+from bigspec.buffers import Buffers
 from bigspec.errors import ChunkError, SourceError, StoreUnavailableError
-from bigspec.matrices import Buffers, Grid
+from bigspec.matrices import Grid
 from bigspec.sources import ZarrMatrix, open_source
 
 V3 = {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from bigspec.buffers import Buffers
 from bigspec.errors import DataError, UnsupportedTypeError
-from bigspec.matrices import Buffers, OperatorMatrix
+from bigspec.matrices import OperatorMatrix
 from bigspec.sources import open_source
 
 RNG = np.random.default_rng(3)

@@ -16,8 +16,8 @@ import zarr
 from moto.server import ThreadedMotoServer
 from zarr.core.sync import sync
 
+from bigspec.buffers import Buffers
 from bigspec.errors import MissingSourceError, SourceError, StoreUnavailableError
-from bigspec.matrices import Buffers
 from bigspec.sources import open_source
 
 A = np.arange(48.0, dtype="f4").reshape(8, 6)

@@ -16,7 +16,8 @@ from scipy.sparse.linalg import aslinearoperator
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
-from bigspec.matrices import Buffers, Matrix, OperatorMatrix
+from bigspec.buffers import Buffers
+from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.sources import open_source
 
 M, N = 23, 17

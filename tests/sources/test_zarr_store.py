@@ -15,6 +15,7 @@ import pytest
 import zarr
 from zarr.storage import MemoryStore, ZipStore
 
+from bigspec.buffers import Buffers
 from bigspec.errors import (
     DataError,
     MissingSourceError,
@@ -22,7 +23,6 @@ from bigspec.errors import (
     StoreUnavailableError,
     UnsupportedTypeError,
 )
-from bigspec.matrices import Buffers
 from bigspec.sources import ZarrMatrix, locations, open_source
 from bigspec.sources.zarr_store import ArrayHandle
 

@@ -1,0 +1,41 @@
+"""Memory that a thread uses again and again during a pass."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Buffers"]
+
+
+class Buffers(threading.local):
+    """Scratch arrays that one thread uses again and again during a pass.
+
+    Fresh buffers of tens of megabytes cost more than decoding into them: the kernel clears
+    every page, every time. A thread asks by name and gets the same memory back.
+
+    Attributes
+    ----------
+    retries : int
+        Reads by this thread that failed and were tried again.
+    """
+
+    def __init__(self) -> None:
+        self.retries = 0
+        self._arrays: dict[str, np.ndarray[Any, Any]] = {}
+
+    def take(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | type
+    ) -> np.ndarray[Any, Any]:
+        """Return a C-contiguous, uninitialised array; valid until `name` is taken again."""
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        held = self._arrays.get(name)
+        if held is None or held.nbytes < size:
+            held = self._arrays[name] = np.empty(max(size, 1), dtype=np.uint8)
+        return held[:size].view(dtype).reshape(shape)
+
+    def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
+        return (Buffers, ())
