@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bigspec.errors import ArgumentError, MissingSourceError
 from bigspec.matrices import Matrix
+from bigspec.options import (
+    as_bytes,
+    as_seconds,
+    as_whole,
+    check_probability,
+    entropy_of,
+    load_start,
+    start_vectors,
+)
 from bigspec.passes import (
     Pass,
     find_executor,
     is_dask_array,
     one_blas_thread,
     open_dask_array,
-    parse_bytes,
-    parse_timedelta,
 )
 from bigspec.passes import connect as _connect
 from bigspec.planning import Plan, Wishes, make_plan
@@ -79,9 +83,9 @@ def plan(
         The run cannot fit; the message has the numbers.
     """
     check_budget(Budget(rtol))
-    _check_probability(failure_probability)
+    check_probability(failure_probability)
     matrix = open_matrix(a)
-    wishes = Wishes(algorithm, _whole("block_size", block_size), 0, _bytes(memory_limit))
+    wishes = Wishes(algorithm, as_whole("block_size", block_size), 0, as_bytes(memory_limit))
     return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
 
 
@@ -151,21 +155,21 @@ def norm(
     origin in Hochstenbach, J. Sci. Comput. 57 (2013).
     """
     began = time.monotonic()
-    budget = Budget(rtol, _whole("max_passes", max_passes), _seconds(time_limit))
+    budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit))
     check_budget(budget)
-    _check_probability(failure_probability)
-    entropy = _entropy(seed, start)
+    check_probability(failure_probability)
+    entropy = entropy_of(seed, start)
     matrix = open_matrix(a)
     executor = find_executor(matrix.resident)
-    loaded = _load_start(start)
+    loaded = load_start(start)
     extra = 0 if loaded is None or isinstance(loaded, Estimate) else loaded.shape[1]
     extra = 1 if isinstance(loaded, Estimate) else extra
-    wishes = Wishes(algorithm, _whole("block_size", block_size), extra, _bytes(memory_limit))
+    wishes = Wishes(algorithm, as_whole("block_size", block_size), extra, as_bytes(memory_limit))
     observer = make_observer(progress)
     try:
         with one_blas_thread():
             chosen = make_plan(matrix, executor, wishes)
-            W = _start_vectors(loaded, chosen)
+            W = start_vectors(loaded, chosen)
             layout = chosen.layout.to_dict() | {"where": executor.name}
             observer.run_started(matrix.name, layout)
             outcome = solve(
@@ -198,7 +202,7 @@ def connect(
     See `bigspec.passes.connect`. A `memory_limit` here is bigspec's (half of what a process
     has), so local workers are started with twice that.
     """
-    limit = _bytes(memory_limit)
+    limit = as_bytes(memory_limit)
     with _connect(
         scheduler=scheduler,
         scheduler_file=scheduler_file,
@@ -248,122 +252,3 @@ def _estimate(
         bytes_read=read,
         versions={name: version(name) for name in packages} | {"python": platform.python_version()},
     )
-
-
-def _check_probability(value: float) -> None:
-    if not isinstance(value, Real) or not 1e-300 <= value < 1.0:
-        msg = (
-            f"failure_probability: expected 1e-300 <= p < 1, got {value!r}; the default 1e-6 costs "
-            "next to nothing"
-        )
-        raise ArgumentError(msg)
-
-
-def _whole(name: str, value: Any) -> int | None:
-    """Check an optional integer."""
-    if value is None:
-        return None
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        msg = f"{name}: expected an integer, got {value!r}"
-        raise ArgumentError(msg)
-    return int(value)
-
-
-def _bytes(value: int | str | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        count = int(parse_bytes(value))
-    except (ValueError, TypeError, AttributeError):
-        count = 0
-    if count <= 0:
-        msg = f"memory_limit: expected bytes or a text such as '4GiB', got {value!r}"
-        raise ArgumentError(msg)
-    return count
-
-
-def _seconds(value: float | str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        return float(parse_timedelta(value))
-    except (ValueError, TypeError, KeyError):
-        msg = f"time_limit: expected positive seconds or a text such as '30min', got {value!r}"
-        raise ArgumentError(msg) from None
-
-
-def _entropy(seed: int | None, start: Any) -> int:
-    """Return the entropy of the run: the seed given, or fresh."""
-    if seed is None:
-        return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
-    number = _whole("seed", seed)
-    assert number is not None
-    if number < 0:
-        msg = f"seed: expected a non-negative integer, got {seed!r}"
-        raise ArgumentError(msg)
-    if isinstance(start, Estimate) and start.seed == number:
-        msg = (
-            f"seed: expected another one than that of the estimate given as start, got {seed} "
-            "again; a matrix that depends on the old run would not be independent of the start "
-            "block. Leave seed out for fresh entropy."
-        )
-        raise ArgumentError(msg)
-    return number
-
-
-def _load_start(start: Any) -> Array | Estimate | None:
-    """Turn `start` into an array of columns or an estimate, without unpickling anything."""
-    if start is None or isinstance(start, Estimate):
-        return start
-    if isinstance(start, (str, os.PathLike)):
-        path = Path(start)
-        if not path.exists():
-            msg = f"start: expected an .npz or .npy file, got {str(path)!r}, which does not exist"
-            raise MissingSourceError(msg)
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                names = list(held.keys()) if hasattr(held, "keys") else []
-                key = "right" if "right" in names else (names[0] if names else "")
-                start = held[key] if names else np.array(held)
-        except (ValueError, OSError, TypeError, AttributeError) as error:
-            if path.suffix != ".npy":
-                msg = f"start: cannot read {str(path)!r} as vectors: {error}"
-                raise ArgumentError(msg) from error
-            start = _load_npy(path)
-    W = np.asarray(start)
-    W = W[:, None] if W.ndim == 1 else W
-    if W.ndim != 2 or W.dtype.kind not in "biufc" or not np.isfinite(W).all():
-        msg = f"start: expected finite numbers of shape (n, s), got {W.dtype} of shape {W.shape}"
-        raise ArgumentError(msg)
-    return W
-
-
-def _load_npy(path: Path) -> Array:
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, OSError) as error:
-        msg = f"start: cannot read {str(path)!r} as vectors: {error}"
-        raise ArgumentError(msg) from error
-
-
-def _start_vectors(start: Array | Estimate | None, chosen: Plan) -> Array | None:
-    """Check the warm start against the iterates of the plan."""
-    rows, length = chosen.layout.orientation == "rows", chosen.layout.iterate_length
-    side = "right" if rows else "left"
-    if isinstance(start, Estimate):
-        vector = start.right if rows else start.left
-        if vector is None:
-            msg = f"start: expected an estimate with a {side} vector, got one without"
-            raise ArgumentError(msg)
-        start = vector[:, None]
-    if start is not None and start.shape[0] != length:
-        msg = (
-            f"start: expected {side} vectors of length {length} for panels of "
-            f"{chosen.layout.orientation} of {chosen.matrix.name}, got shape {start.shape}"
-        )
-        raise ArgumentError(msg)
-    complex_start = start is not None and np.iscomplexobj(start)
-    if complex_start and chosen.matrix.dtype.kind != "c":
-        msg = "start: expected real vectors for a real matrix, got complex ones; pass real parts"
-        raise ArgumentError(msg)
-    return start

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any, Self, TextIO
 
 from bigspec.errors import ArgumentError
-from bigspec.render import bytes_text, interval_text, rate_text, seconds_text, width_text
 from bigspec.results import Estimate, Observer, PassRecord
+from bigspec.words import bytes_text, interval_text, rate_text, seconds_text, width_text
 
 __all__ = ["LiveProgress", "make_observer"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bigspec import render
+from bigspec import charts, render, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -251,7 +251,7 @@ class Estimate:
 
         The printed interval is rounded outward: it is never narrower than the true one.
         """
-        return render.summary(self)
+        return words.summary(self)
 
     def to_html(self, path: str | Path | None = None) -> str:
         """Return one self-contained HTML page; with `path`, write it there as well."""
@@ -275,7 +275,7 @@ class Estimate:
         --------
         >>> bigspec.norm("A.zarr").plot().savefig("run.png")  # doctest: +SKIP
         """
-        return render.figure(self)
+        return charts.figure(self)
 
 
 def _plain(value: Any) -> Any:

@@ -13,8 +13,8 @@ import numpy as np
 from bigspec.algorithms import Algorithm, Bounds
 from bigspec.errors import ArgumentError
 from bigspec.passes import DeadlinePassed, Pass
-from bigspec.render import width_text
 from bigspec.results import Interval, Observer, PassRecord
+from bigspec.words import width_text
 
 __all__ = ["Budget", "Outcome", "Running", "solve"]
 

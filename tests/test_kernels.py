@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigspec import kernels
-from bigspec.kernels import Accumulator, NonFiniteFound, merge, working_dtype
+from bigspec.kernels import Accumulator, NonFiniteFound, working_dtype
+from bigspec.partials import merge
 
 DTYPES = ["?", "i1", "u1", "i2", "u4", "i8", "f2", "f4", "f8", ">f4", "c8", "c16", "g"]
 

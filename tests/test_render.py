@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bigspec import render
+from bigspec import words
 from bigspec.results import Estimate, PassRecord
 
 VOID = {"meta", "br", "hr", "img", "line", "circle", "polyline", "polygon"}
@@ -106,7 +106,7 @@ class Balanced(HTMLParser):
 @example(167.9618, math.nextafter(167.9618, math.inf))
 def test_printed_interval_encloses_the_true_one(a, b):
     lower, upper = min(a, b), max(a, b)
-    low, high = render.outward(lower, upper)
+    low, high = words.outward(lower, upper)
     assert Decimal(low) <= Decimal(lower)
     assert Decimal(high) >= Decimal(upper)
     assert float(low) <= lower
@@ -116,20 +116,20 @@ def test_printed_interval_encloses_the_true_one(a, b):
 @given(st.floats(min_value=1e-300, max_value=1e300), st.floats(min_value=1e-12, max_value=1e3))
 def test_printed_interval_is_hardly_wider(lower, width):
     upper = lower * (1 + width)
-    low, high = render.outward(lower, upper)
+    low, high = words.outward(lower, upper)
     slack = (Decimal(upper) - Decimal(lower)) * Decimal("0.021") + Decimal(upper) * Decimal("3e-16")
     assert Decimal(high) - Decimal(low) <= Decimal(upper) - Decimal(lower) + slack
 
 
 @given(nonnegative, st.integers(min_value=1, max_value=6))
 def test_a_number_that_bounds_is_never_printed_smaller(value, digits):
-    assert float(render.rounded_up(value, digits)) >= value
+    assert float(words.rounded_up(value, digits)) >= value
 
 
 @given(st.floats(min_value=1e-300, max_value=1e300), nonnegative)
 def test_printed_width_is_never_smaller_than_the_exact_one(lower, more):
     upper = max(lower, more)
-    printed = Decimal(render.width_text(lower, upper))
+    printed = Decimal(words.width_text(lower, upper))
     assert printed * Decimal(lower) >= (Decimal(upper) - Decimal(lower)) * (1 - Decimal("1e-25"))
 
 
@@ -147,7 +147,7 @@ def test_printed_width_is_never_smaller_than_the_exact_one(lower, more):
     ],
 )
 def test_intervals_read_like_this(lower, upper, text):
-    assert render.interval_text(lower, upper) == text
+    assert words.interval_text(lower, upper) == text
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_intervals_read_like_this(lower, upper, text):
      (0.5, "0.50"), (12.1, "13"), (4321.0, "4.4e+03"), (math.inf, "inf")],
 )  # fmt: skip
 def test_bounding_numbers_read_like_this(value, text):
-    assert render.rounded_up(value) == text
+    assert words.rounded_up(value) == text
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_bounding_numbers_read_like_this(value, text):
      (4_250 * 10**9, "4.25 TB"), (5 * 10**16, "5e+04 TB")],
 )  # fmt: skip
 def test_bytes_read_like_this(count, text):
-    assert render.bytes_text(count) == text
+    assert words.bytes_text(count) == text
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_bytes_read_like_this(count, text):
      (252, "4 min 12 s"), (7380, "2 h 3 min")],
 )  # fmt: skip
 def test_durations_read_like_this(seconds, text):
-    assert render.seconds_text(seconds) == text
+    assert words.seconds_text(seconds) == text
 
 
 # Sentences
@@ -250,12 +250,12 @@ def test_the_page_needs_no_network_and_reads_on_a_phone_and_aloud():
 
 def test_the_page_tells_every_pass_what_entered_and_what_was_chosen():
     estimate = closing_in()
-    words = "".join(Balanced(estimate.to_html()).words)
+    shown = "".join(Balanced(estimate.to_html()).words)
     for record in estimate.history:
-        assert all(end in words for end in render.outward(record.lower, record.upper))
+        assert all(end in shown for end in words.outward(record.lower, record.upper))
     for word in ("bordered Frobenius (certain)", "[1000, 300]", "block size 8: it was given.",
                  "2.3e-12", "bigspec", "1 retried", "orientation"):  # fmt: skip
-        assert word in words
+        assert word in shown
 
 
 def test_hostile_names_are_text_and_nothing_else():

@@ -2,7 +2,8 @@
 
 from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
-from bigspec.passes.executors import DeadlinePassed, Executor, find_executor
+from bigspec.passes.executors import DeadlinePassed, Executor
+from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.runner import Pass, PassResult, one_blas_thread
 from bigspec.passes.tasks import Measurement, measure
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,17 +19,15 @@ import dask.threaded
 from dask.callbacks import Callback
 from dask.system import CPU_COUNT
 
-from bigspec.errors import BigspecError, ClusterError
-from bigspec.kernels import Partial
 from bigspec.layout import Layout
 from bigspec.matrices import OperatorMatrix
+from bigspec.partials import Partial
 from bigspec.passes.dask_array import DaskMatrix
 from bigspec.passes.tasks import Context, run_blocks, run_operator, run_panel, sum_partials
 
-__all__ = ["ClusterExecutor", "DeadlinePassed", "Executor", "ThreadExecutor", "find_executor"]
+__all__ = ["DeadlinePassed", "Executor", "ThreadExecutor", "build_round", "window"]
 
 WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
-ATTEMPTS = 4  # times a round is sent again after the cluster lost what it needed
 
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]
@@ -180,174 +176,3 @@ class ThreadExecutor(Executor):
             with Callback(posttask=finished):
                 results = get(graph, [one.root for one in built], **options)
             yield from results
-
-
-class ClusterExecutor(Executor):
-    """A `distributed.Client`: panels on workers, rounds in flight, lost ones sent again."""
-
-    local = False
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        threads = client.nthreads()
-        if not threads:
-            msg = (
-                f"scheduler {client.scheduler.address}: expected at least one worker, got none; "
-                "start workers or wait for them with client.wait_for_workers(1)"
-            )
-            raise ClusterError(msg)
-        self.tasks = max(threads.values())
-        self.threads = sum(threads.values())
-        self.name = (
-            f"{len(threads)} Dask worker(s), {self.threads} thread(s), "
-            f"scheduler {client.scheduler.address}"
-        )
-
-    def memory(self) -> int:
-        """Return the smallest memory limit of the workers."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
-        return int(min(limits, default=2 << 30))
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Submit it as one task."""
-        key = f"bigspec-{function.__name__}-{uuid.uuid4().hex}"
-        return self.client.submit(function, *args, key=key, pure=False).result()
-
-    def rounds(
-        self, context: Context, *, on_panels: OnPanels, deadline: float | None
-    ) -> Iterator[Partial]:
-        """Yield round sums; see `Executor.rounds`."""
-        flight = _Flight(self.client, context, on_panels, deadline)
-        in_flight = window(context.layout, self.threads)
-        try:
-            for index in range(context.layout.rounds):
-                while flight.next < min(index + in_flight, context.layout.rounds):
-                    flight.launch()
-                yield flight.land()
-        finally:
-            flight.cancel()
-
-
-class _Flight:
-    """The rounds of one pass that are on the cluster."""
-
-    def __init__(
-        self, client: Any, context: Context, on_panels: OnPanels, deadline: float | None
-    ) -> None:
-        self.client, self.context = client, context
-        self.on_panels, self.deadline = on_panels, deadline
-        self.next = 0
-        self.failures = 0
-        self.rounds: deque[tuple[int, dict[Any, int], Any]] = deque()
-        self._send_context()
-
-    def _send_context(self) -> None:
-        # hash=False: scattering equal content twice reuses one key, and can hang when the
-        # first copy is just being released.
-        self.token = uuid.uuid4().hex
-        self.reference = self._guard(self.client.scatter, self.context, hash=False)
-
-    def launch(self) -> None:
-        """Submit the next round."""
-        self._submit(self.next)
-        self.next += 1
-
-    def _submit(self, index: int) -> None:
-        one = build_round(self.context, self.reference, self.token, index)
-        keys = [*one.steps, one.root]
-        futures = self._guard(self.client.get, one.graph, keys, sync=False)
-        steps = dict(zip(futures[:-1], one.steps.values(), strict=True))
-        self.rounds.append((index, steps, futures[-1]))
-
-    def land(self) -> Partial:
-        """Return the sum of the oldest round, sending everything again if it was lost."""
-        from distributed.scheduler import KilledWorker
-
-        while True:
-            _, steps, root = self.rounds[0]
-            try:
-                self._watch(steps, root)
-                result = self._guard(root.result)
-            except (CancelledError, KilledWorker) as error:
-                self._send_again(error)
-                continue
-            self.rounds.popleft()
-            assert isinstance(result, Partial)
-            return result
-
-    def _watch(self, steps: dict[Any, int], root: Any) -> None:
-        """Report sums as they complete, until the root is done."""
-        from distributed import wait
-
-        waiting = dict(steps)
-        while waiting:
-            left = None if self.deadline is None else self.deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise DeadlinePassed
-            try:
-                done = wait(list(waiting), timeout=left, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                raise DeadlinePassed from None
-            for future in done:
-                panels = waiting.pop(future)
-                if future.status == "finished":
-                    self.on_panels(panels)
-            if root.status in ("error", "cancelled", "lost"):
-                return
-
-    def _send_again(self, error: BaseException) -> None:
-        """Resubmit all rounds in flight with a fresh copy of the context."""
-        self.failures += 1
-        if self.failures >= ATTEMPTS:
-            msg = (
-                f"Dask cluster: expected the pass to survive, got {type(error).__name__} "
-                f"{self.failures} times ({error}). Workers may be running out of memory: give "
-                "them more, or pass a smaller memory_limit."
-            )
-            raise ClusterError(msg) from error
-        lost = [index for index, _, _ in self.rounds]
-        self.cancel()
-        self._send_context()
-        for index in lost:
-            self._submit(index)
-
-    def cancel(self) -> None:
-        """Drop everything that is still on the cluster."""
-        self.rounds.clear()
-        self.reference = None
-
-    def _guard(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call into the client; a scheduler that is gone becomes a `ClusterError`."""
-        try:
-            return call(*args, **options)
-        except BigspecError:
-            raise
-        except (OSError, TimeoutError) as error:
-            if self.client.status == "running" and not isinstance(error, TimeoutError):
-                raise
-            msg = f"Dask scheduler: lost ({type(error).__name__}: {error})"
-            raise ClusterError(msg) from error
-
-
-def find_executor(matrix_is_resident: bool) -> Executor:
-    """Return the current client's cluster, or this process.
-
-    A matrix that lies in this process's memory is multiplied here even if a client is active:
-    sending it through the scheduler costs more than the products.
-    """
-    client = None if matrix_is_resident else _current_client()
-    return ThreadExecutor() if client is None else ClusterExecutor(client)
-
-
-def _current_client() -> Any:
-    import sys
-
-    if "distributed" not in sys.modules:  # then no client can exist, and importing it is slow
-        return None
-    from distributed import get_client
-
-    try:
-        return get_client()
-    except ValueError:
-        return None

@@ -13,9 +13,10 @@ from threadpoolctl import ThreadpoolController
 
 from bigspec.certificate import Facts
 from bigspec.errors import AdjointError
-from bigspec.kernels import Partial, merge, working_dtype
+from bigspec.kernels import working_dtype
 from bigspec.layout import Layout
 from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.partials import Partial, merge
 from bigspec.passes.executors import Executor
 from bigspec.passes.tasks import Context
 

@@ -15,16 +15,10 @@ import numpy as np
 
 from bigspec.buffers import Buffers
 from bigspec.errors import DataError, NonFiniteError
-from bigspec.kernels import (
-    Accumulator,
-    NonFiniteFound,
-    Partial,
-    merge,
-    safe_exponent,
-    working_dtype,
-)
+from bigspec.kernels import Accumulator, NonFiniteFound, safe_exponent, working_dtype
 from bigspec.layout import Layout
 from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.partials import Partial, merge
 
 __all__ = [
     "Context",
