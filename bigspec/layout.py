@@ -197,8 +197,7 @@ def choose_layout(
     m, n = matrix.shape
     smaller, larger = ("rows", "columns") if n <= m else ("columns", "rows")
     attempts = []
-    ways = [(smaller, False), (larger, False)] + [(smaller, True)] * matrix.streams
-    for orientation, two_reads in ways:
+    for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
         for running in range(tasks, 0, -1) if local else (tasks,):
             layout = _attempt(
                 matrix, orientation, two_reads, block_size, blocks, limit, running, local
@@ -281,5 +280,5 @@ def _refusal(matrix: Matrix, layout: Layout, block_size: int) -> str:
         f"memory_limit: expected at least {format_bytes(memory.total)} a process for "
         f"{matrix.name} {matrix.shape} {matrix.dtype} at block_size={block_size} ({parts}), got "
         f"{format_bytes(memory.limit)}. Give more memory, a smaller block_size, or smaller chunks "
-        f"(a task holds at least {'one chunk' if matrix.streams else 'one strip of chunks'})."
+        "(a task holds at least one chunk)."
     )

@@ -1,6 +1,9 @@
 """A pass: one read of every chunk, the same bits wherever and in whatever order it runs."""
 
+import os
+import pickle
 import random
+import signal
 from dataclasses import replace
 
 import dask
@@ -189,6 +192,14 @@ def test_dask_array_on_a_cluster_gives_the_bits_of_threads(dense, client):
     np.testing.assert_array_equal(there.run(V).Z, expected)
 
 
+def test_array_in_this_process_is_not_sent_to_an_active_cluster(dense, client):
+    matrix = Chunked.of(dense, (10, 40), resident=True)
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(matrix)
+    est = bigspec.norm(matrix, algorithm="lanczos")
+    assert "threads of this process" in est.layout["where"]
+
+
 def test_persisted_dask_array_is_not_computed_again(dense, client):
     array = client.persist(da.from_array(dense, chunks=(20, 11)))
     passes = passes_over(open_dask_array(array), executor=find_executor(False))
@@ -284,15 +295,53 @@ def test_deadline_ends_a_pass_between_panels(dense):
         passes.run(block(40))
 
 
-def test_strip_of_a_dask_array_that_does_not_fit_is_refused_before_it_is_computed():
+def test_dask_array_whose_strips_do_not_fit_is_read_twice(dense, client):
+    array = da.from_array(dense, chunks=(20, 11)) * 2
+    S = dense.astype(float) * 2
+    for executor in (ThreadExecutor(), find_executor(False)):
+        passes = in_two_reads(passes_over(open_dask_array(array), executor=executor, pieces=2))
+        with dask.config.set(scheduler="threads"):
+            result = passes.run(block(40))
+        np.testing.assert_allclose(result.Z, S.T @ (S @ block(40)), atol=1e-12)
+        assert result.bytes_read == 2 * dense.nbytes
+
+
+def test_dask_array_that_cannot_fit_is_refused_before_it_is_computed():
     def never(*_):
         raise AssertionError
 
-    array = da.map_blocks(
-        never, chunks=((1000,) * 100, (1000,) * 1000), dtype="f8", meta=np.empty((0, 0))
-    )
-    with pytest.raises(MemoryLimitError, match="strip of chunks"):
-        bigspec.plan(array, memory_limit="500MB")
+    chunks = ((1000,) * 100, (1000,) * 1000)
+    array = da.map_blocks(never, chunks=chunks, dtype="f8", meta=np.empty((0, 0)))
+    plan = bigspec.plan(array, memory_limit="900MB", algorithm="lanczos")
+    assert plan.layout.reads_per_pass == 2
+    with pytest.raises(MemoryLimitError, match="memory_limit: expected at least"):
+        bigspec.plan(array, memory_limit="10MB")
+
+
+def test_worker_killed_in_the_middle_of_a_pass_changes_no_bit(tmp_path):
+    """On schedule: after the first panels are summed; the worker that holds the block dies too."""
+    from distributed import Client, LocalCluster
+
+    A = decaying(600, 40).astype("f4")
+    store = zarr.create_array(tmp_path / "A.zarr", shape=A.shape, chunks=(2, 40), dtype="f4")
+    store[:] = A
+    matrix = bigspec.open_matrix(tmp_path / "A.zarr")
+    V = block(40)
+    expected = passes_over(matrix, pieces=2, rounds=16, executor=ThreadExecutor()).run(V)
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        pids = list(client.run(os.getpid).values())
+        passes = passes_over(matrix, pieces=2, rounds=16, executor=find_executor(False))
+
+        def kill_all_once(*_):
+            while pids:
+                os.kill(pids.pop(), signal.SIGKILL)
+
+        passes.on_panels = kill_all_once
+        result = passes.run(V)
+    assert not pids
+    np.testing.assert_array_equal(result.Z, expected.Z)
+    assert result.facts == expected.facts
 
 
 def test_dask_arrays_that_are_no_matrix_are_refused():

@@ -39,9 +39,26 @@ class DaskMatrix(Matrix):
         }
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
-        """Not available: chunks reach a task as results of other tasks."""
-        msg = f"{self.name}: chunks of a dask array are read by its own tasks"
-        raise TypeError(msg)
+        """Compute a rectangle of chunks here and now, one after another.
+
+        Only two-read passes do this, where the chunks of a strip do not fit together; otherwise
+        they are tasks of the pass's own graph.
+        """
+        cuts = [
+            slice(grid.piece(axis.start), grid.piece(axis.stop - 1) + 1)
+            for grid, axis in zip(self.grids, (rows, columns), strict=True)
+        ]
+        (blocks,) = dask.optimize(self.array.blocks[cuts[0], cuts[1]])
+        pieces = dask.get(dict(blocks.__dask_graph__()), blocks.__dask_keys__())
+        for piece in (piece for strip in pieces for piece in strip):
+            if not isinstance(piece, np.ndarray):
+                msg = (
+                    f"{self.name}: expected dense chunks that can be computed again (a pass has "
+                    f"to read twice), got {type(piece).__qualname__}. Give more memory, or "
+                    "rechunk so that a strip of chunks fits"
+                )
+                raise DataError(msg)
+        return pieces[0][0] if len(pieces) == len(pieces[0]) == 1 else np.block(pieces)
 
     def pieces(self, layout: Layout, index: int) -> tuple[list[list[Any]], dict[Any, Any]]:
         """Return keys ``[i][j]`` of the chunks of a panel, and the tasks that make them."""

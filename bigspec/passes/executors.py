@@ -55,7 +55,7 @@ def build_round(context: Context, reference: Any, token: str, index: int) -> Rou
     keys = []
     for panel in range(first, last):
         key = f"bigspec-panel-{token}-{panel}"
-        if isinstance(matrix, DaskMatrix):
+        if isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
             pieces, tasks = matrix.pieces(layout, panel)
             graph.update(tasks)
             graph[key] = (run_blocks, reference, panel, pieces)
@@ -171,8 +171,19 @@ class ThreadExecutor(Executor):
             graph: Graph = {}
             for one in built:
                 graph.update(one.graph)
-            get = dask.base.get_scheduler() or dask.threaded.get
+            get = _local_get()
             options = {"num_workers": running} if running < self.tasks else {}
             with Callback(posttask=finished):
                 results = get(graph, [one.root for one in built], **options)
             yield from results
+
+
+def _local_get() -> Callable[..., Any]:
+    """Return the scheduler of this process that Dask is configured for; threads by default.
+
+    An active client is passed over: what comes here lies in this process's memory.
+    """
+    get = dask.base.get_scheduler()
+    if get is None or type(getattr(get, "__self__", None)).__module__.startswith("distributed"):
+        return dask.threaded.get  # type: ignore[no-any-return]
+    return get  # type: ignore[no-any-return]
