@@ -1,4 +1,4 @@
-"""Dense passes side by side with dask.array, in one run: speed as ratios of medians, memory, overhead.
+"""Dense passes side by side with dask.array in one run: ratios of medians, memory, overhead.
 
 python benchmarks/dense.py make DIR            # the 4 GB float32 matrix, once
 python benchmarks/dense.py passes DIR          # one pass, b = 8, against A.T @ (A @ x)
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import dask.array as da
@@ -57,7 +58,7 @@ def on(where):
     if where == "threads":
         yield
         return
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as c, Client(c):
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as c, Client(c):
         yield
 
 
@@ -99,8 +100,8 @@ def passes(folder, repeats=5):
             for _ in range(repeats):
                 theirs.append(timed((A.T @ (A @ x)).compute))
                 with one_blas_thread():
-                    ours.append(timed(lambda: runner.run(V, exponent=0)))
-                    first.append(timed(lambda: runner.run(V)))
+                    ours.append(timed(partial(runner.run, V, exponent=0)))
+                    first.append(timed(partial(runner.run, V)))
             report(f"pass, {where}", ours, theirs, 1.8)
             report(f"first pass, {where}", first, theirs, 1.8)
 
@@ -126,14 +127,16 @@ def norm(folder, repeats=2):
 CHILD = """
 import sys, bigspec
 def peak():
-    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) / 2**20
+    lines = open("/proc/self/status").readlines()
+    return next(int(x.split()[1]) for x in lines if x.startswith("VmHWM")) / 2**20
 if __name__ == "__main__":
     if sys.argv[2] == "threads":
         bigspec.norm(sys.argv[1], rtol=1e-3, memory_limit="1GiB", seed=1)
         print(f"process {peak():.2f} GiB")
     else:
         from distributed import Client, LocalCluster
-        with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as c, Client(c) as client:
+        options = {"threads_per_worker": 1, "dashboard_address": ":0"}
+        with LocalCluster(2, **options) as c, Client(c) as client:
             bigspec.norm(sys.argv[1], rtol=1e-3, memory_limit="1GiB", seed=1)
             workers = ", ".join(f"{v:.2f} GiB" for v in client.run(peak).values())
             print(f"client {peak():.2f} GiB, workers {workers}")
@@ -160,7 +163,7 @@ def panels(folder):
             runner = one_pass(matrix, 4, **changes)
             seconds, held = [], []
             for _ in range(6):
-                seconds.append(timed(lambda: runner.run(V, exponent=0)))
+                seconds.append(timed(partial(runner.run, V, exponent=0)))
                 held.append(resident())
             print(
                 f"10 000 chunks {label}: {runner.layout.panels} tasks, "
