@@ -420,6 +420,15 @@ def test_a_real_process_fails_in_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_scheduler_that_does_not_answer_ends_a_real_process_with_69():
+    environment = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
+    done = process("norm", "A.zarr", "--scheduler", "tcp://127.0.0.1:1", env=environment)
+    assert done.returncode == 69
+    assert done.stdout == ""
+    assert "scheduler tcp://127.0.0.1:1: expected an answer and a worker within 1 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_real_process_answers_in_json_with_a_gate(tmp_path):
     A = np.random.default_rng(0).standard_normal((60, 20))
     stored = zarr.create_array(tmp_path / "A.zarr", shape=A.shape, chunks=(20, 20), dtype=A.dtype)
