@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigspec.algorithms.contract import Bounds, Products
+from bigspec.algorithms.rounding import rounding
 from bigspec.algorithms.start import start_block
 from bigspec.certificate import (
     Facts,
@@ -27,7 +28,6 @@ from bigspec.certificate import (
     at_rounding_floor,
     collatz_wielandt,
     half_step,
-    product_error,
     upper_bounds,
 )
 from bigspec.dense import UNIT_ROUNDOFF, hermitian, orthogonalize, rank_revealing_qr
@@ -159,7 +159,7 @@ class Lanczos:
         if state.passes:
             W -= state.V_last @ state.B.conj().T
         T = _bordered(state.T, state.B, A)
-        eps = max(state.eps, _rounding(passes, state.facts, result, T))
+        eps = max(state.eps, rounding(passes, state.facts or result.facts, result, T))
         basis = self._kept(state, V)
         # Without the basis, three blocks in a row are kept orthonormal: an ill-conditioned B
         # would otherwise lose even that, and with it the relation.
@@ -232,16 +232,6 @@ def _bordered(T: Array, B: Array, A: Array) -> Array:
 def _smallest(B: Array) -> float:
     """Return the smallest singular value of a residual factor; infinity before the first."""
     return float(np.linalg.svd(B, compute_uv=False).min()) if B.size else np.inf
-
-
-def _rounding(passes: Products, facts: Facts | None, result: Any, T: Array) -> float:
-    """Estimate eps_H: from the facts, or for an operator from the defect of its dot test."""
-    known = facts or result.facts
-    recurrence = 16 * UNIT_ROUNDOFF * np.sqrt(len(T)) * float(np.linalg.norm(T, 2))
-    if known is not None:
-        products = product_error(known, passes.length, passes.depth, complex_=passes.complex_)
-        return float(products + recurrence)
-    return float(8 * result.defect + 4 * recurrence)
 
 
 def _collatz(state: LanczosState) -> float:

@@ -15,16 +15,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigspec.algorithms.contract import Bounds, Products
+from bigspec.algorithms.rounding import rounding
 from bigspec.algorithms.start import start_block
 from bigspec.certificate import (
     Facts,
     Relation,
     at_rounding_floor,
     half_step,
-    product_error,
     upper_bounds,
 )
-from bigspec.dense import UNIT_ROUNDOFF, hermitian, rank_revealing_qr
+from bigspec.dense import hermitian, rank_revealing_qr
 
 __all__ = ["Power", "PowerState"]
 
@@ -112,7 +112,7 @@ class Power:
             passes.length, self.block_size, entropy, start, complex_=passes.complex_
         )
         result = passes.run(V)
-        eps = _rounding(passes, result.facts, result, V)
+        eps = rounding(passes, result.facts, result, result.Z)
         return PowerState(
             1, result.exponent, result.facts, V, result.Z, tie, 0.0, (), eps, start_defect
         )
@@ -131,7 +131,7 @@ class Power:
             product=product,
             log_scale=state.log_scale + float(np.log(size)),
             log_norms=(*state.log_norms, state.log_scale + float(np.log(size))),
-            eps=max(state.eps, _rounding(passes, state.facts, result, V)),
+            eps=max(state.eps, rounding(passes, state.facts, result, result.Z)),
         )
 
     def bounds(self, state: PowerState, delta: float, *, complex_: bool) -> Bounds:
@@ -156,12 +156,3 @@ class Power:
         y = np.divide(head, relation.theta, out=np.zeros_like(head), where=head != 0)
         v = state.Z @ (relation.ritz[1] @ y)
         return np.asarray(v / np.linalg.norm(v))
-
-
-def _rounding(passes: Products, facts: Facts | None, result: Any, V: Array) -> float:
-    """Estimate eps_H: from the facts, or for an operator from the defect of its dot test."""
-    size = 16 * UNIT_ROUNDOFF * np.sqrt(V.shape[1]) * float(np.linalg.norm(result.Z, 2))
-    if facts is not None:
-        products = product_error(facts, passes.length, passes.depth, complex_=passes.complex_)
-        return float(products + size)
-    return float(8 * result.defect + 4 * size)
