@@ -98,9 +98,8 @@ class Accumulator:
             corner in A.
         """
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are looked for below
-            if sp.issparse(blocks[0][1]):
-                for offset, block in blocks:
-                    self._add_sparse(offset, block)
+            if any(sp.issparse(block) for _, block in blocks):
+                self._add_sparse(self._joined(blocks))
             else:
                 height = blocks[0][1].shape[1 if self.transposed else 0]
                 rows, _ = self._tile_shape()
@@ -269,7 +268,14 @@ class Accumulator:
                 self.row_sum, self.largest = scaled.facts.row_sum, scaled.facts.largest
         self.exponent, self.started = exponent, True
 
-    def _add_sparse(self, offset: int, block: Any) -> None:
+    def _joined(self, blocks: Sequence[tuple[int, Any]]) -> Any:
+        """Return the whole slab as one sparse block: ``S V`` needs whole rows of S."""
+        if len(blocks) == 1:
+            return blocks[0][1]
+        stack = sp.vstack if self.transposed else sp.hstack
+        return stack([sp.coo_array(block) for _, block in blocks], format="csr")
+
+    def _add_sparse(self, block: Any) -> None:
         """Add a sparse slab; its stored entries are converted once."""
         if self.searching:
             self._raise_exponent(_peak(block.data))
@@ -280,15 +286,15 @@ class Accumulator:
         if self.V is None:
             self.Z += (X.conj().T @ X).toarray()
         else:
-            Y = X @ self.V[offset : offset + X.shape[1]]
-            self.Z[offset : offset + X.shape[1]] += X.conj().T @ Y
+            Y = X @ self.V
+            self.Z += X.conj().T @ Y
             self.gram += Y.conj().T @ Y
         if self.facts:
             self.nonnegative &= self.work.kind != "c" and bool(X.data.min(initial=0.0) >= 0.0)
             size = abs(X)
             self.squares += float(size.data @ size.data)
             self.largest = max(self.largest, float(size.data.max(initial=0.0)))
-            self.column_sums[offset : offset + X.shape[1]] += np.asarray(size.sum(axis=0)).ravel()
+            self.column_sums += np.asarray(size.sum(axis=0)).ravel()
             sums = np.asarray(size.sum(axis=1)).ravel()
             self.row_sum = max(self.row_sum, float(sums.max(initial=0.0)))
 

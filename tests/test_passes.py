@@ -10,6 +10,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ from bigspec.passes import (
     open_dask_array,
 )
 from bigspec.passes.executors import ThreadExecutor
-from tests.matrices import Chunked, decaying
+from tests.matrices import Chunked, contains, decaying, largest_singular_value
 
 GIB = 1 << 30
 
@@ -172,6 +173,28 @@ def test_dask_arrays_with_any_chunks(dense, chunks):
     V = block(40)
     S = dense.astype(float)
     np.testing.assert_allclose(passes.run(V).Z, S.T @ (S @ V), atol=1e-12)
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["tall", "wide"])
+@pytest.mark.parametrize("kind", ["csr_array", "csc_array", "csr_matrix", "mixed"])
+@pytest.mark.parametrize("dtype", ["f4", "c16"])
+@pytest.mark.parametrize("algorithm", ["lanczos", "gram"])
+def test_dask_array_with_sparse_chunks_in_both_directions(kind, wide, dtype, algorithm):
+    """A row of S spans several chunks: products need their cross terms."""
+    A = decaying(90, 40, complex_=dtype == "c16").astype(dtype)
+    A = A.T.copy() if wide else A
+
+    def convert(block, block_info=None):
+        if kind == "mixed":
+            even = sum(block_info[0]["chunk-location"]) % 2 == 0
+            return sp.csr_array(block) if even else block
+        return getattr(sp, kind)(block)
+
+    meta = sp.csr_array((0, 0), dtype=dtype)
+    array = da.from_array(A, chunks=(25, 15)).map_blocks(convert, dtype=A.dtype, meta=meta)
+    est = bigspec.norm(array, algorithm=algorithm, rtol=1e-6, seed=1)
+    assert contains(est, largest_singular_value(A))
+    assert est.frobenius == pytest.approx(np.linalg.norm(A), rel=1e-6)
 
 
 def test_wide_dask_array_is_swept_by_columns(dense):
