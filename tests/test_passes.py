@@ -47,9 +47,9 @@ def passes_over(matrix, b=3, *, executor=None, limit=GIB, pieces=None, rounds=No
     return Pass(matrix, layout, executor)
 
 
-def in_two_reads(passes):
+def in_two_reads(passes, tile_pieces=1):
     """The same pass, reading tile by tile, twice."""
-    passes.layout = replace(passes.layout, slab_pieces=1, tile_pieces=1)
+    passes.layout = replace(passes.layout, slab_pieces=1, tile_pieces=tile_pieces)
     return passes
 
 
@@ -321,8 +321,9 @@ def test_deadline_ends_a_pass_between_panels(dense):
 def test_dask_array_whose_strips_do_not_fit_is_read_twice(dense, client):
     array = da.from_array(dense, chunks=(20, 11)) * 2
     S = dense.astype(float) * 2
-    for executor in (ThreadExecutor(), find_executor(False)):
-        passes = in_two_reads(passes_over(open_dask_array(array), executor=executor, pieces=2))
+    for executor, tile in ((ThreadExecutor(), 1), (ThreadExecutor(), 3), (find_executor(False), 2)):
+        passes = passes_over(open_dask_array(array), executor=executor, pieces=2)
+        in_two_reads(passes, tile)
         with dask.config.set(scheduler="threads"):
             result = passes.run(block(40))
         np.testing.assert_allclose(result.Z, S.T @ (S @ block(40)), atol=1e-12)

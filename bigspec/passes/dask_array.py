@@ -58,7 +58,11 @@ class DaskMatrix(Matrix):
                     "rechunk so that a strip of chunks fits"
                 )
                 raise DataError(msg)
-        return pieces[0][0] if len(pieces) == len(pieces[0]) == 1 else np.block(pieces)
+        return (
+            pieces[0][0]
+            if len(pieces) == len(pieces[0]) == 1
+            else np.block([list(strip) for strip in pieces])
+        )
 
     def pieces(self, layout: Layout, index: int) -> tuple[list[list[Any]], dict[Any, Any]]:
         """Return keys ``[i][j]`` of the chunks of a panel, and the tasks that make them."""

@@ -70,8 +70,8 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _remote_store(url: str, name: str) -> Store:
-    try:
-        return FsspecStore.from_url(url, read_only=True)
+    try:  # some protocols (ftp) connect here
+        return retries.with_retries(lambda: FsspecStore.from_url(url, read_only=True))
     except ImportError as error:
         protocol = url.split("://", maxsplit=1)[0].split("::")[-1]
         package = _PACKAGES.get(protocol)
@@ -84,6 +84,8 @@ def _remote_store(url: str, name: str) -> Store:
             f"does not ({error})"
         )
         raise SourceError(msg) from error
+    except OSError as error:
+        raise open_failure(error, name) from error
 
 
 def _locate_local(path: Path, inner: str, name: str) -> Location:
@@ -100,7 +102,8 @@ def _locate_local(path: Path, inner: str, name: str) -> Location:
         return Location(name, ZipStore(archive, mode="r"), "/".join(filter(None, (below, inner))))
     if stat.S_ISDIR(mode):
         return Location(name, LocalStore(path, read_only=True), inner)
-    if zipfile.is_zipfile(path):
+    # Devices and pipes are not looked into: /dev/zero never ends.
+    if stat.S_ISREG(mode) and zipfile.is_zipfile(path):
         return Location(name, ZipStore(path, mode="r"), inner)
     advice = _ADVICE.get(path.suffix, "convert it to Zarr, or load it and pass the array")
     msg = f"{name}: expected a Zarr directory or a zip archive of one, got another file; {advice}"

@@ -310,3 +310,15 @@ class TestOutOfSight:
         with pytest.raises(StoreUnavailableError, match=r"no answer"):
             matrix.read(slice(0, 4), slice(0, 3), buffers)
         assert buffers.retries == 4
+
+
+def test_a_device_that_never_ends_is_not_looked_into() -> None:
+    with pytest.raises(SourceError, match="/dev/zero: expected a Zarr directory or a zip archive"):
+        open_source("/dev/zero")
+
+
+def test_a_protocol_that_connects_when_it_is_opened_and_is_refused() -> None:
+    with pytest.raises(
+        StoreUnavailableError, match="ftp://127.0.0.1:1/x: the store does not answer"
+    ):
+        open_source("ftp://127.0.0.1:1/x")
