@@ -318,7 +318,5 @@ def test_a_device_that_never_ends_is_not_looked_into() -> None:
 
 
 def test_a_protocol_that_connects_when_it_is_opened_and_is_refused() -> None:
-    with pytest.raises(
-        StoreUnavailableError, match="ftp://127.0.0.1:1/x: the store does not answer"
-    ):
+    with pytest.raises(StoreUnavailableError, match=r"ftp://127\.0\.0\.1:1/x: the store does not"):
         open_source("ftp://127.0.0.1:1/x")
