@@ -20,10 +20,13 @@ class Buffers(threading.local):
     ----------
     retries : int
         Reads by this thread that failed and were tried again.
+    abandoned : threading.Event or None
+        Set once nobody waits for the pass any more; one for all threads of this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, abandoned: threading.Event | None = None) -> None:
         self.retries = 0
+        self.abandoned = abandoned
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
 
     def take(

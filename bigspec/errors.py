@@ -11,12 +11,16 @@ __all__ = [
     "AdjointError",
     "ArgumentError",
     "BigspecError",
+    "CheckpointError",
+    "CheckpointInUseError",
     "ChunkError",
     "ClusterError",
     "DataError",
+    "MatrixChangedError",
     "MemoryLimitError",
     "MissingSourceError",
     "NonFiniteError",
+    "ResumeError",
     "SourceError",
     "StoreUnavailableError",
     "UnsupportedTypeError",
@@ -47,6 +51,10 @@ class MemoryLimitError(BigspecError, MemoryError):
     exit_status = 2
 
 
+class ResumeError(ArgumentError):
+    """The checkpoint belongs to another run: the message names what differs."""
+
+
 class DataError(BigspecError, ValueError):
     """The matrix was opened, and what it holds has no spectral norm (shape, content)."""
 
@@ -63,6 +71,10 @@ class NonFiniteError(DataError, ArithmeticError):
 
 class AdjointError(DataError):
     """A LinearOperator whose ``rmatvec`` is not the adjoint of its ``matvec``."""
+
+
+class MatrixChangedError(DataError):
+    """Panels do not hold what they held in the first pass of the run."""
 
 
 class ChunkError(BigspecError, OSError):
@@ -89,3 +101,15 @@ class ClusterError(BigspecError, ConnectionError):
     """The Dask cluster does not answer or was lost."""
 
     exit_status = 69
+
+
+class CheckpointError(BigspecError, OSError):
+    """A checkpoint is there but cannot be used: damaged, or of a newer version of bigspec."""
+
+    exit_status = 65
+
+
+class CheckpointInUseError(BigspecError, BlockingIOError):
+    """Another process runs on this checkpoint, or has taken it over."""
+
+    exit_status = 75

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class Partial:
     exponent : int
         Entries were multiplied by ``2**-exponent``; nonzero only for extreme float64 data.
     facts : RawFacts or None
+    tokens : ndarray of uint32
+        Content tokens of the panels summed, in order; none for operators.
     bytes_read, seconds_reading, seconds_multiplying, retries
         What it cost.
     """
@@ -57,6 +59,7 @@ class Partial:
     gram: Array
     exponent: int
     facts: RawFacts | None
+    tokens: Array = field(default_factory=lambda: np.zeros(0, np.uint32))
     bytes_read: int = 0
     seconds_reading: float = 0.0
     seconds_multiplying: float = 0.0
@@ -87,6 +90,7 @@ def merge(parts: Sequence[Partial]) -> Partial:
         gram=gram,
         exponent=exponent,
         facts=_merge_facts([part.facts for part in parts if part.facts is not None]),
+        tokens=np.concatenate([part.tokens for part in parts]),
         bytes_read=sum(part.bytes_read for part in parts),
         seconds_reading=sum(part.seconds_reading for part in parts),
         seconds_multiplying=sum(part.seconds_multiplying for part in parts),

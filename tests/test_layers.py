@@ -16,6 +16,7 @@ BLOCKS_AND_NUMBERS = {
     "quantiles",
     "certificate",
     "kernels",
+    "tokens",
 }  # knows no Dask, no Zarr
 
 

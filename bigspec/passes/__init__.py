@@ -2,12 +2,13 @@
 
 from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
-from bigspec.passes.executors import DeadlinePassed, Executor
+from bigspec.passes.executors import Begun, DeadlinePassed, Executor
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.runner import Pass, PassResult, one_blas_thread
 from bigspec.passes.tasks import Measurement, measure
 
 __all__ = [
+    "Begun",
     "DaskMatrix",
     "DeadlinePassed",
     "Executor",

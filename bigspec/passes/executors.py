@@ -1,8 +1,7 @@
 """Where a pass runs: rounds of panel tasks as Dask graphs, on threads or on a cluster.
 
-A round is a fixed set of panels summed in a fixed tree; rounds are handed back in order while
-later ones are already running. Graphs are of the size of the rounds in flight, never of the
-matrix.
+A round is a fixed set of panels summed in a fixed tree; rounds are added in order while later
+ones are already running. Graphs are of the size of the rounds in flight, never of the matrix.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +24,30 @@ from bigspec.partials import Partial
 from bigspec.passes.dask_array import DaskMatrix
 from bigspec.passes.tasks import Context, run_blocks, run_operator, run_panel, sum_partials
 
-__all__ = ["DeadlinePassed", "Executor", "ThreadExecutor", "build_round", "window"]
+__all__ = ["Begun", "DeadlinePassed", "Executor", "ThreadExecutor", "build_round", "window"]
 
 WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
 
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]
+OnSum = Callable[[int, Partial], None]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A pass as far as it got: the sum of its first rounds, which a run can go on from.
+
+    Attributes
+    ----------
+    rounds : int
+    total : Partial or None
+    seconds : float
+        Wall time that it took.
+    """
+
+    rounds: int = 0
+    total: Partial | None = None
+    seconds: float = 0.0
 
 
 class DeadlinePassed(Exception):  # noqa: N818
@@ -84,7 +101,7 @@ def _add_tree(graph: Graph, keys: list[str], token: str, fan_in: int) -> tuple[s
 
 
 class Executor(ABC):
-    """Runs the rounds of a pass and yields their partial sums in order."""
+    """Runs the rounds of a pass and adds their partial sums in order."""
 
     name: str
     tasks: int
@@ -101,16 +118,25 @@ class Executor(ABC):
         """Run one function where the tasks run, and return its result."""
 
     @abstractmethod
-    def rounds(
-        self, context: Context, *, on_panels: OnPanels, deadline: float | None
-    ) -> Iterator[Partial]:
-        """Yield the partial sum of each round, in order.
+    def sum_rounds(
+        self,
+        context: Context,
+        begun: Begun,
+        *,
+        on_panels: OnPanels,
+        on_sum: OnSum,
+        deadline: float | None,
+    ) -> Partial:
+        """Add the rounds that `begun` does not hold yet, and return the sum of all.
 
         Parameters
         ----------
         context : Context
+        begun : Begun
         on_panels : callable
             Called with the number of panels newly summed.
+        on_sum : callable
+            Called in order with (rounds, their sum); an exception from it ends the pass.
         deadline : float or None
             In the clock of `time.monotonic`.
 
@@ -147,35 +173,71 @@ class ThreadExecutor(Executor):
         """Call it here."""
         return function(*args)
 
-    def rounds(
-        self, context: Context, *, on_panels: OnPanels, deadline: float | None
-    ) -> Iterator[Partial]:
-        """Yield round sums; see `Executor.rounds`."""
-        token = uuid.uuid4().hex
+    def sum_rounds(
+        self,
+        context: Context,
+        begun: Begun,
+        *,
+        on_panels: OnPanels,
+        on_sum: OnSum,
+        deadline: float | None,
+    ) -> Partial:
+        """Add the rounds; see `Executor.sum_rounds`."""
         layout = context.layout
         if isinstance(context.matrix, OperatorMatrix):
-            yield run_operator(context)
-            return
+            return run_operator(context)
+        token = uuid.uuid4().hex
         running = min(layout.memory.tasks, self.tasks)
         in_flight = window(layout, running)
+        options = {"num_workers": running} if running < self.tasks else {}
+        total, told = begun.total, begun.rounds
+        sums: dict[str, int] = {}
 
-        def finished(key: Any, _result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:
+        def finished(key: Any, result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:
+            nonlocal told
             if str(key).startswith(f"bigspec-panel-{token}"):
                 on_panels(1)
+            elif key in sums:
+                told = sums[key]
+                on_sum(told, result)
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlinePassed
 
-        for first in range(0, layout.rounds, in_flight):
-            indices = range(first, min(first + in_flight, layout.rounds))
-            built = [build_round(context, context, token, index) for index in indices]
-            graph: Graph = {}
-            for one in built:
-                graph.update(one.graph)
-            get = _local_get()
-            options = {"num_workers": running} if running < self.tasks else {}
-            with Callback(posttask=finished):
-                results = get(graph, [one.root for one in built], **options)
-            yield from results
+        try:
+            for first in range(begun.rounds, layout.rounds, in_flight):
+                last = min(first + in_flight, layout.rounds)
+                graph, sums = _chain(context, token, range(first, last), total)
+                with Callback(posttask=finished):
+                    (total,) = _local_get()(graph, list(sums)[-1:], **options)
+                assert total is not None
+                if told < last:  # a scheduler that a user configured may know no callbacks
+                    on_sum(last, total)
+        except BaseException:
+            assert context.buffers.abandoned is not None
+            context.buffers.abandoned.set()  # threads of the pool stop at their next slab
+            raise
+        assert total is not None
+        return total
+
+
+def _chain(
+    context: Context, token: str, indices: range, total: Partial | None
+) -> tuple[Graph, dict[str, int]]:
+    """Build rounds whose sums are added one after another to `total`.
+
+    Returns the graph, and how many rounds of the pass each key of a running sum stands for.
+    """
+    graph: Graph = {}
+    sums: dict[str, int] = {}
+    before: Any = total
+    for index in indices:
+        one = build_round(context, context, token, index)
+        graph.update(one.graph)
+        key = f"bigspec-total-{token}-{index}"
+        graph[key] = (sum_partials, [one.root] if before is None else [before, one.root])
+        sums[key] = index + 1
+        before = key
+    return graph, sums
 
 
 def _local_get() -> Callable[..., Any]:

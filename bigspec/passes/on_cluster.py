@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
 from bigspec.errors import BigspecError, ClusterError
-from bigspec.partials import Partial
+from bigspec.partials import Partial, merge
 from bigspec.passes.executors import (
+    Begun,
     DeadlinePassed,
     Executor,
     OnPanels,
+    OnSum,
     ThreadExecutor,
     build_round,
     window,
@@ -23,7 +25,7 @@ from bigspec.passes.tasks import Context
 
 __all__ = ["ClusterExecutor", "find_executor"]
 
-ATTEMPTS = 4  # times a round is sent again after the cluster lost what it needed
+ATTEMPTS = 4  # times in a row that rounds are sent again after the cluster lost some
 
 
 class ClusterExecutor(Executor):
@@ -58,30 +60,46 @@ class ClusterExecutor(Executor):
         key = f"bigspec-{function.__name__}-{uuid.uuid4().hex}"
         return self.client.submit(function, *args, key=key, pure=False).result()
 
-    def rounds(
-        self, context: Context, *, on_panels: OnPanels, deadline: float | None
-    ) -> Iterator[Partial]:
-        """Yield round sums; see `Executor.rounds`."""
-        flight = _Flight(self.client, context, on_panels, deadline)
+    def sum_rounds(
+        self,
+        context: Context,
+        begun: Begun,
+        *,
+        on_panels: OnPanels,
+        on_sum: OnSum,
+        deadline: float | None,
+    ) -> Partial:
+        """Add the rounds; see `Executor.sum_rounds`."""
+        flight = _Flight(self.client, context, begun.rounds, on_panels, deadline)
         in_flight = window(context.layout, self.threads)
+        total = begun.total
         try:
-            for index in range(context.layout.rounds):
+            for index in range(begun.rounds, context.layout.rounds):
                 while flight.next < min(index + in_flight, context.layout.rounds):
                     flight.launch()
-                yield flight.land()
+                part = flight.land()
+                total = part if total is None else merge([total, part])
+                on_sum(index + 1, total)
         finally:
             flight.cancel()
+        assert total is not None
+        return total
 
 
 class _Flight:
     """The rounds of one pass that are on the cluster."""
 
     def __init__(
-        self, client: Any, context: Context, on_panels: OnPanels, deadline: float | None
+        self,
+        client: Any,
+        context: Context,
+        first: int,
+        on_panels: OnPanels,
+        deadline: float | None,
     ) -> None:
         self.client, self.context = client, context
         self.on_panels, self.deadline = on_panels, deadline
-        self.next = 0
+        self.next = first
         self.failures = 0
         self.rounds: deque[tuple[int, dict[Any, int], Any]] = deque()
         self._send_context()
@@ -117,6 +135,7 @@ class _Flight:
                 self._send_again(error)
                 continue
             self.rounds.popleft()
+            self.failures = 0
             assert isinstance(result, Partial)
             return result
 

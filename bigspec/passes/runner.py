@@ -12,12 +12,12 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from bigspec.certificate import Facts
-from bigspec.errors import AdjointError
+from bigspec.errors import AdjointError, MatrixChangedError
 from bigspec.kernels import working_dtype
 from bigspec.layout import Layout
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.partials import Partial, merge
-from bigspec.passes.executors import Executor
+from bigspec.partials import Partial
+from bigspec.passes.executors import Begun, Executor
 from bigspec.passes.tasks import Context
 
 __all__ = ["Pass", "PassResult", "one_blas_thread"]
@@ -82,6 +82,16 @@ class Pass:
         Called with (panels summed so far, panels, bytes read so far, seconds of this pass).
     deadline : float, optional
         In the clock of `time.monotonic`; a pass not complete by then raises `DeadlinePassed`.
+
+    Attributes
+    ----------
+    begun : Begun
+        The running pass as far as it got. If it is set before `run`, that run goes on from it.
+    on_sum : callable or None
+        Called with a `Begun` after every round.
+    tokens : ndarray or None
+        Content tokens of the panels, from the first complete pass; later ones must match.
+    last : PassResult or None
     """
 
     def __init__(
@@ -95,6 +105,9 @@ class Pass:
     ) -> None:
         self.matrix, self.layout, self.executor = matrix, layout, executor
         self.on_panels, self.deadline = on_panels, deadline
+        self.begun = Begun()
+        self.on_sum: Callable[[Begun], None] | None = None
+        self.tokens: Array | None = None
         self.last: PassResult | None = None
 
     @property
@@ -126,31 +139,63 @@ class Pass:
 
         Raises
         ------
-        DeadlinePassed, NonFiniteError, ChunkError, StoreUnavailableError, AdjointError
+        DeadlinePassed, NonFiniteError, ChunkError, StoreUnavailableError, AdjointError,
+        MatrixChangedError
         """
         started = time.monotonic()
         dtype = working_dtype(self.matrix.dtype)
         block = None if V is None else np.ascontiguousarray(V, dtype)
         context = Context(self.matrix, self.layout, block, exponent, exponent is None)
-        done = 0
-        panels = self.layout.panels
+        begun, panels = self.begun, self.layout.panels
+        done = min(begun.rounds * self.layout.round_panels, panels)
+
+        def seconds() -> float:
+            return begun.seconds + time.monotonic() - started
 
         def panels_done(count: int) -> None:
             nonlocal done
             done += count
             if self.on_panels is not None:
                 read = self.matrix.nbytes * self.layout.reads_per_pass * done // panels
-                self.on_panels(done, panels, read, time.monotonic() - started)
+                self.on_panels(done, panels, read, seconds())
 
-        total: Partial | None = None
-        rounds = self.executor.rounds(context, on_panels=panels_done, deadline=self.deadline)
-        for part in rounds:
-            total = part if total is None else merge([total, part])
-        assert total is not None
+        def summed(rounds: int, total: Partial) -> None:
+            self._check_tokens(total.tokens)
+            self.begun = Begun(rounds, total, seconds())
+            if self.on_sum is not None:
+                self.on_sum(self.begun)
+
+        total = self.executor.sum_rounds(
+            context, begun, on_panels=panels_done, on_sum=summed, deadline=self.deadline
+        )
+        self.begun = Begun()
+        if self.tokens is None:
+            self.tokens = total.tokens
         if exponent is not None:
             total = total.rescaled(exponent)
-        self.last = self._result(total, block, time.monotonic() - started)
+        self.last = self._result(total, block, seconds())
         return self.last
+
+    def _check_tokens(self, tokens: Array) -> None:
+        """Compare panels as they were read now with the first pass."""
+        if self.tokens is None:
+            return
+        changed = np.flatnonzero(tokens != self.tokens[: len(tokens)])
+        if not changed.size:
+            return
+        index = int(changed[0])
+        panel = self.layout.panel(index)
+        swept, rows = self.layout.swept, self.layout.orientation == "rows"
+        first, last = swept.cut(panel.first), swept.cut(panel.last) - 1
+        place = (first, 0) if rows else (0, first)
+        msg = (
+            f"{self.matrix.name}: expected the entries of the first pass, got others in panel "
+            f"{index} ({self.layout.orientation} {first} to {last}, from "
+            f"{self.matrix.chunk_at(*place)} on; {changed.size} panel(s) in all so far). The "
+            "matrix changed during the run, or was read wrongly: no interval holds. Start a new "
+            "run on a matrix that stays."
+        )
+        raise MatrixChangedError(msg)
 
     def _result(self, total: Partial, V: Array | None, seconds: float) -> PassResult:
         defect = 0.0

@@ -5,6 +5,7 @@ Knows no Dask: these are the plain functions that the graphs of `bigspec.passes`
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,10 @@ from bigspec.kernels import Accumulator, NonFiniteFound, safe_exponent, working_
 from bigspec.layout import Layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.partials import Partial, merge
+from bigspec.tokens import block_token
 
 __all__ = [
+    "Abandoned",
     "Context",
     "Measurement",
     "measure",
@@ -31,6 +34,10 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+
+
+class Abandoned(Exception):  # noqa: N818
+    """Nobody waits for this pass any more: it was interrupted, or its time is up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,7 @@ class Context:
     V: Array | None
     exponent: int | None
     facts: bool
-    buffers: Buffers = field(default_factory=Buffers)
+    buffers: Buffers = field(default_factory=lambda: Buffers(threading.Event()))
 
     def accumulator(self) -> Accumulator:
         """Return an empty sum for one panel."""
@@ -74,22 +81,25 @@ def run_panel(context: Context, index: int) -> Partial:
     """Read one panel slab by slab and return its partial sum."""
     matrix, layout, buffers = context.matrix, context.layout, context.buffers
     retries = buffers.retries
-    reading, read_bytes, started = 0.0, 0, time.perf_counter()
+    reading, read_bytes, token, started = 0.0, 0, 0, time.perf_counter()
     total = context.accumulator()
     across = next(layout.tiles())
 
     def blocks(slab: tuple[int, int], tile: tuple[int, int]) -> tuple[int, Any]:
-        nonlocal reading, read_bytes
+        nonlocal reading, read_bytes, token
         before = time.perf_counter()
         block = matrix.read(*layout.rectangle(slab, tile), buffers)
         reading += time.perf_counter() - before
         read_bytes += _size(block)
+        token = block_token(block, token)
         return tile[0], block
 
     def streamed(slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
         return (blocks(slab, tile) for tile in layout.tiles())
 
     for slab in layout.slabs(layout.panel(index)):
+        if buffers.abandoned is not None and buffers.abandoned.is_set():
+            raise Abandoned
         try:
             if layout.reads_per_pass == 1:
                 total.add_slab([blocks(slab, across)])
@@ -100,6 +110,7 @@ def run_panel(context: Context, index: int) -> Partial:
     seconds = time.perf_counter() - started
     return replace(
         total.partial(),
+        tokens=np.array([token], np.uint32),
         bytes_read=read_bytes,
         seconds_reading=reading,
         seconds_multiplying=seconds - reading,
@@ -115,19 +126,27 @@ def run_blocks(context: Context, index: int, pieces: Sequence[Sequence[Any]]) ->
     """
     layout, started = context.layout, time.perf_counter()
     total = context.accumulator()
-    read_bytes = 0
+    read_bytes, token = 0, 0
     strips = pieces if layout.orientation == "rows" else list(zip(*pieces, strict=True))
     first = layout.panel(index).first
     for number, strip in enumerate(strips, start=first):
         offsets = [layout.across.cut(j) for j in range(len(strip))]
-        read_bytes += sum(_size(block) for block in strip)
+        blocks = [_as_block(block) for block in strip]
+        for block in blocks:
+            read_bytes += _size(block)
+            token = block_token(block, token)
         try:
-            total.add_slab(list(zip(offsets, map(_as_block, strip), strict=True)))
+            total.add_slab(list(zip(offsets, blocks, strict=True)))
         except NonFiniteFound as found:
             slab = layout.swept.cut(number), layout.swept.cut(number + 1)
             raise _non_finite(context, slab, found, index) from None
     seconds = time.perf_counter() - started
-    return replace(total.partial(), bytes_read=read_bytes, seconds_multiplying=seconds)
+    return replace(
+        total.partial(),
+        tokens=np.array([token], np.uint32),
+        bytes_read=read_bytes,
+        seconds_multiplying=seconds,
+    )
 
 
 def run_operator(context: Context) -> Partial:
