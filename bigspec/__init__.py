@@ -6,7 +6,8 @@
 True
 """
 
-from bigspec.api import connect, norm, open_matrix, plan
+from bigspec.api import connect, norm, open_matrix, plan, show
+from bigspec.checkpoint import Checkpoint
 from bigspec.errors import BigspecError
 from bigspec.matrices import Matrix
 from bigspec.planning import Plan
@@ -14,6 +15,7 @@ from bigspec.results import Estimate, PassRecord
 
 __all__ = [
     "BigspecError",
+    "Checkpoint",
     "Estimate",
     "Matrix",
     "PassRecord",
@@ -22,5 +24,6 @@ __all__ = [
     "norm",
     "open_matrix",
     "plan",
+    "show",
 ]
 __version__ = "0.1.0"

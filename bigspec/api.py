@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from bigspec.matrices import Matrix
 from bigspec.options import (
     as_bytes,
     as_seconds,
+    as_seed,
     as_whole,
     check_probability,
     entropy_of,
@@ -33,10 +32,11 @@ from bigspec.passes import connect as _connect
 from bigspec.planning import Plan, Wishes, make_plan
 from bigspec.progress import make_observer
 from bigspec.results import Estimate, Observer
-from bigspec.solve import Budget, Outcome, check_budget, solve
+from bigspec.resuming import begin, go_on, kept, show, versions
+from bigspec.solve import Budget, Outcome, Progress, check_budget, solve
 from bigspec.sources import open_source
 
-__all__ = ["connect", "norm", "open_matrix", "plan"]
+__all__ = ["connect", "norm", "open_matrix", "plan", "show"]
 
 Array = np.ndarray[Any, Any]
 
@@ -98,6 +98,7 @@ def norm(
     block_size: int | None = None,
     start: Any = None,
     seed: int | None = None,
+    checkpoint: Any = None,
     max_passes: int | None = None,
     time_limit: float | str | None = None,
     memory_limit: int | str | None = None,
@@ -120,14 +121,21 @@ def norm(
     block_size : int, optional
         Random columns of the start block. Default: chosen from what reading and multiplying the
         first slab cost, 16 for small matrices.
-    start : Estimate, path of .npz or .npy, or ndarray (n, s), optional
+    start : Estimate, path or URL, or ndarray (n, s), optional
         Warm start: old vectors, put before the fresh random block. The certificate stays exact.
+        A path names an .npz or .npy file, a Zarr array, or the checkpoint of another run.
     seed : int, optional
         Entropy of the start block; fresh and recorded by default. It must not be one that the
         matrix depends on (a matrix made with vectors of an earlier run, say).
+    checkpoint : path, URL or Checkpoint, optional
+        Save the run there, and go on with the one that is saved there: the same call again
+        continues, to the same bits. A finished run returns its answer without reading the
+        matrix. ``rtol``, budgets, memory and cluster may change between calls.
     max_passes : int, optional
+        In all, those of earlier calls on the same checkpoint included.
     time_limit : float or str, optional
-        Seconds, or a text such as ``"30min"``. A pass that is not complete by then is abandoned.
+        Seconds, or a text such as ``"30min"``, of this call. A pass that is not complete by then
+        is abandoned, or goes on in the next call if there is a checkpoint.
     memory_limit : int or str, optional
         What one process may hold (a worker; this process if there is no cluster), as bytes or
         text such as ``"4GiB"``. Default: half of what it has.
@@ -144,7 +152,10 @@ def norm(
     ArgumentError, MemoryLimitError
         Before anything is read.
     SourceError, DataError, ChunkError, ClusterError
-        See `bigspec.errors`.
+        See `bigspec.errors`. If there is a checkpoint, ``error.saved`` says that everything up
+        to the error is in it.
+    ResumeError, CheckpointError, CheckpointInUseError
+        The checkpoint holds another run, is damaged beyond use, or another process runs on it.
 
     Notes
     -----
@@ -158,30 +169,42 @@ def norm(
     budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit))
     check_budget(budget)
     check_probability(failure_probability)
-    entropy = entropy_of(seed, start)
+    seed, loaded = as_seed(seed), load_start(start)
     matrix = open_matrix(a)
     executor = find_executor(matrix.resident)
-    loaded = load_start(start)
-    extra = 0 if loaded is None or isinstance(loaded, Estimate) else loaded.shape[1]
-    extra = 1 if isinstance(loaded, Estimate) else extra
-    wishes = Wishes(algorithm, as_whole("block_size", block_size), extra, as_bytes(memory_limit))
+    wishes = Wishes(
+        algorithm,
+        as_whole("block_size", block_size),
+        0 if loaded is None else loaded.columns,
+        as_bytes(memory_limit),
+    )
     observer = make_observer(progress)
     try:
-        with one_blas_thread():
-            chosen = make_plan(matrix, executor, wishes)
-            W = start_vectors(loaded, chosen)
+        with one_blas_thread(), kept(checkpoint, observer) as (keeper, held):
+            if held is None:
+                chosen = make_plan(matrix, executor, wishes)
+                W = start_vectors(loaded, chosen)
+                entropy = entropy_of(seed, loaded)
+                held = Progress(begin(chosen, wishes, failure_probability, entropy, W))
+            else:
+                chosen, held = go_on(
+                    held, executor, matrix, wishes, failure_probability, seed, loaded
+                )
+                W = start_vectors(loaded, chosen)
             layout = chosen.layout.to_dict() | {"where": executor.name}
             observer.run_started(matrix.name, layout)
             outcome = solve(
                 Pass(matrix, chosen.layout, executor, on_panels=observer.panels_done),
                 chosen.algorithm,
                 budget,
-                entropy=entropy,
+                entropy=held.run["entropy"],
                 failure_probability=failure_probability,
                 start=W,
                 observer=observer,
+                progress=held,
+                keeper=keeper,
             )
-        estimate = _estimate(chosen, outcome, budget, failure_probability, entropy, layout, began)
+        estimate = _estimate(chosen, outcome, budget, held, layout, began)
         observer.run_finished(estimate)
     finally:
         observer.close()
@@ -217,8 +240,7 @@ def _estimate(
     chosen: Plan,
     outcome: Outcome,
     budget: Budget,
-    failure_probability: float,
-    entropy: int,
+    held: Progress,
     layout: dict[str, Any],
     began: float,
 ) -> Estimate:
@@ -226,12 +248,12 @@ def _estimate(
     interval = outcome.interval
     rows = chosen.layout.orientation == "rows"
     read = chosen.measured_bytes + sum(record.bytes_read for record in outcome.history)
-    packages = ("bigspec", "numpy", "scipy", "dask", "distributed", "zarr")
     return Estimate(
         lower=interval.lower,
         upper=interval.upper,
-        failure_probability=failure_probability,
+        failure_probability=held.run["failure_probability"],
         converged=outcome.converged,
+        stopped_by=outcome.stopped_by,
         status=outcome.status,
         rtol=budget.rtol,
         right=outcome.vector if rows else None,
@@ -244,11 +266,11 @@ def _estimate(
         algorithm=chosen.algorithm.name,
         block_size=chosen.block_size,
         choices=chosen.choices,
-        seed=entropy,
+        seed=held.run["entropy"],
         matrix=chosen.matrix.identity,
         layout=layout,
         history=outcome.history,
-        seconds=time.monotonic() - began,
+        seconds=held.seconds + time.monotonic() - began,
         bytes_read=read,
-        versions={name: version(name) for name in packages} | {"python": platform.python_version()},
+        versions=versions(),
     )

@@ -14,14 +14,17 @@ from typing import Any, TypeVar
 
 import click
 
-from bigspec.api import connect, norm, plan
-from bigspec.errors import BigspecError
+from bigspec.api import connect, norm, plan, show
+from bigspec.checkpoint import Checkpoint
+from bigspec.errors import BigspecError, ClusterError, StoreUnavailableError
+from bigspec.interrupts import Terminated, terminable
 from bigspec.progress import LiveProgress
 from bigspec.results import Estimate, Observer
 
 __all__ = ["main"]
 
-EXCEEDED, UNDECIDED, BUG, CANNOT_WRITE, INTERRUPTED = 3, 4, 70, 74, 130
+EXCEEDED, UNDECIDED, BUG, CANNOT_WRITE, SAVED = 3, 4, 70, 74, 75
+INTERRUPTED, TERMINATED = 130, 143
 
 _STATUSES = """\b
 Exit status:
@@ -35,7 +38,10 @@ Exit status:
   66  the matrix cannot be opened
   69  the Dask cluster does not answer or was lost
   70  unexpected error   74  a result file cannot be written
-  130 interrupted
+  75  stopped early (SIGTERM, Ctrl-C, --time-limit, cluster or store gone)
+      with everything saved in --checkpoint, or another process runs on
+      it: run the same command again
+  130 interrupted, 143 terminated: there is no checkpoint, and no result
 """
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -66,16 +72,24 @@ class _Command(click.Command):
 
 def _explained(exc: BaseException) -> tuple[int, str]:
     """Return the exit status and the message for anything that ended a command."""
+    where = getattr(exc, "saved", None)
+    saved = f" Everything up to here is saved in {where}" if where else ""
+    if isinstance(exc, (ClusterError, StoreUnavailableError)) and saved:
+        return SAVED, f"{exc}{saved}: run the same command again to go on."
     if isinstance(exc, BigspecError):
-        return exc.exit_status, str(exc)
+        return exc.exit_status, f"{exc}{saved}{'.' if saved else ''}"
     if isinstance(exc, _CannotWriteError):
         return CANNOT_WRITE, str(exc)
     if isinstance(exc, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted; there is no result"
+        word = "terminated" if isinstance(exc, Terminated) else "interrupted"
+        if saved:
+            return SAVED, f"{word}.{saved}: run the same command again to go on."
+        status = TERMINATED if isinstance(exc, Terminated) else INTERRUPTED
+        return status, f"{word}; there is no result"
     name = type(exc).__name__
     first_line = next(iter(str(exc).splitlines()), "")
     message = f"unexpected {name}" + (f": {first_line}" if first_line else "")
-    return BUG, f"{message}; run again with --debug to see where it came from"
+    return BUG, f"{message}; run again with --debug to see where it came from.{saved}"
 
 
 # Options -------------------------------------------------------------------------------------
@@ -114,10 +128,26 @@ def _remember_debug(ctx: click.Context, _option: object, value: bool) -> None:
     ctx.meta["bigspec.debug"] = value
 
 
+_json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+    callback=_writable,
+    metavar="FILE|-",
+    help="Write JSON; '-' puts nothing but JSON on stdout.",
+)
+_debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_debug,
+    help="Show the traceback of an error.",
+)
+
+
 def _shared_options(function: _Function) -> _Function:
     """Add what `norm` and `plan` have in common."""
     algorithms = click.Choice(["auto", "lanczos", "power", "gram"])
-    file = click.Path(dir_okay=False, writable=True, allow_dash=True)
     for add in reversed((
         click.argument("source", metavar="SRC"),
         click.option("--rtol", type=float, default=1e-3, show_default=True, metavar="F",
@@ -132,10 +162,8 @@ def _shared_options(function: _Function) -> _Function:
         click.option("--scheduler-file", metavar="F", help="The same, from a scheduler file."),
         click.option("--workers", type=click.IntRange(min=1), metavar="N",
                      help="Run on N worker processes of this machine."),
-        click.option("--json", "json_file", type=file, callback=_writable, metavar="FILE|-",
-                     help="Write JSON; '-' puts nothing but JSON on stdout."),
-        click.option("--debug", is_flag=True, expose_value=False, callback=_remember_debug,
-                     help="Show the traceback of an error."),
+        _json_option,
+        _debug_option,
     )):  # fmt: skip
         function = add(function)
     return function
@@ -184,10 +212,24 @@ def main() -> None:
 @click.option("--seed", type=int, metavar="N", help="Of the random start; recorded in any case.")
 @click.option(
     "--start",
-    type=click.Path(exists=True, dir_okay=False, readable=True),
-    metavar="FILE",
-    help="Start from the vectors in this .npz or .npy file.",
+    metavar="FILE|URL",
+    help="Start from old vectors: .npz, .npy, a Zarr array, or another run's checkpoint.",
 )
+@click.option(
+    "--checkpoint",
+    metavar="URL",
+    help="Save the run there, and go on with the one saved there.",
+)
+@click.option(
+    "--checkpoint-interval",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds of work that a failure may cost.",
+)
+@click.option("--keep-blocks", is_flag=True, help="Keep all steps' blocks in the checkpoint.")
+@click.option("--steal", is_flag=True, help="Take the checkpoint from a process that runs on it.")
 @click.option("--max-passes", type=int, metavar="N", help="Stop after so many passes.")
 @click.option("--time-limit", callback=_seconds_or_text, metavar="T", help="Such as 90 or 30min.")
 @click.option(
@@ -218,6 +260,10 @@ def norm_command(
     json_file: str | None,
     seed: int | None,
     start: str | None,
+    checkpoint: str | None,
+    checkpoint_interval: float,
+    keep_blocks: bool,
+    steal: bool,
     max_passes: int | None,
     time_limit: float | str | None,
     report: str | None,
@@ -229,9 +275,15 @@ def norm_command(
     SRC is a path or URL of a supported store, such as A.zarr or s3://bucket/A.zarr.
     """
     cluster = _cluster(scheduler, scheduler_file, workers, memory_limit)
-    watcher = nullcontext(Observer()) if quiet else LiveProgress(sys.stderr)
+    watcher = nullcontext(_Quiet()) if quiet else LiveProgress(sys.stderr)
+    kept = None
+    if checkpoint is not None:
+        kept = Checkpoint(checkpoint, checkpoint_interval, keep_blocks, steal)
+    elif keep_blocks or steal:
+        msg = "--keep-blocks and --steal need --checkpoint URL"
+        raise click.UsageError(msg)
     # The cluster is left last: the bar is gone before its shutdown has anything to say.
-    with cluster, watcher as observer:
+    with terminable(), cluster, watcher as observer:
         estimate = norm(
             source,
             rtol=rtol,
@@ -240,12 +292,27 @@ def norm_command(
             block_size=block_size,
             start=start,
             seed=seed,
+            checkpoint=kept,
             max_passes=max_passes,
             time_limit=time_limit,
             memory_limit=memory_limit,
             progress=observer,
         )
     _conclude(estimate, max_norm, json_file, report)
+    if kept is not None and estimate.stopped_by == "time":
+        message = f"the time limit is used up. Everything up to here is saved in {checkpoint}"
+        click.echo(f"bigspec: {message}: run the same command again to go on.", err=True)
+        raise click.exceptions.Exit(SAVED)
+
+
+@main.command("show", cls=_Command)
+@click.argument("run", metavar="RUN")
+@_json_option
+@_debug_option
+def show_command(run: str, json_file: str | None) -> None:
+    """Say what the checkpoint RUN holds: interval so far, passes, when, where, what comes next."""
+    saved = show(run)
+    _deliver(str(saved), saved.to_dict(), json_file)
 
 
 @main.command("plan", cls=_Command)
@@ -273,6 +340,13 @@ def plan_command(
             memory_limit=memory_limit,
         )
     _deliver(str(planned), planned.to_dict(), json_file)
+
+
+class _Quiet(Observer):
+    """Says nothing but warnings."""
+
+    def warned(self, message: str) -> None:
+        click.echo(f"bigspec: warning: {message}", err=True)
 
 
 # Results -------------------------------------------------------------------------------------

@@ -34,9 +34,12 @@ class BigspecError(Exception):
     ----------
     exit_status : int
         What the command line exits with (sysexits.h numbers where one fits).
+    saved : str or None
+        The checkpoint in which everything up to the error was saved.
     """
 
     exit_status = 1
+    saved: str | None = None
 
 
 class ArgumentError(BigspecError, ValueError):

@@ -16,7 +16,7 @@ from bigspec.errors import MemoryLimitError
 from bigspec.kernels import TILE_BYTES, working_dtype
 from bigspec.matrices import Grid, Matrix, OperatorMatrix
 
-__all__ = ["Layout", "Memory", "Panel", "choose_layout", "format_bytes"]
+__all__ = ["Layout", "Memory", "Panel", "choose_layout", "format_bytes", "keep_layout"]
 
 SLAB_BYTES = 32 << 20  # small chunks are read together up to this; larger strips one at a time
 PANEL_BYTES = (4 << 20, 512 << 20)
@@ -25,6 +25,9 @@ ROUND_PANELS = 16  # a run that dies loses at most the rounds in flight
 SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
 MANY_PANELS = 512  # from here on, fewer sums count for more than finer progress
 READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
+
+
+_CUT = ("orientation", "panel_pieces", "slab_pieces", "tile_pieces", "round_panels", "fan_in")
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,11 @@ class Layout:
         ranges = slice(*swept), slice(*across)
         return ranges if self.orientation == "rows" else ranges[::-1]
 
+    @property
+    def cut(self) -> dict[str, Any]:
+        """What decides the order of the sums, and so the last bits."""
+        return {name: getattr(self, name) for name in _CUT}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the layout as JSON-ready values."""
         return {
@@ -209,6 +217,30 @@ def choose_layout(
     raise MemoryLimitError(_refusal(matrix, least, block_size))
 
 
+def keep_layout(
+    matrix: Matrix,
+    cut: dict[str, Any],
+    block_size: int,
+    *,
+    blocks: int,
+    limit: int,
+    tasks: int,
+    local: bool,
+) -> Layout | None:
+    """Return the layout with the cut of an earlier run, or None if it does not fit.
+
+    Parameters are those of `choose_layout`, and `Layout.cut` of that run.
+    """
+    two_reads = cut["tile_pieces"] is not None
+    for running in range(tasks, 0, -1) if local else (tasks,):
+        layout = _attempt(
+            matrix, cut["orientation"], two_reads, block_size, blocks, limit, running, local, cut
+        )
+        if layout.memory.total <= limit:
+            return layout
+    return None
+
+
 def _attempt(
     matrix: Matrix,
     orientation: str,
@@ -218,6 +250,7 @@ def _attempt(
     limit: int,
     tasks: int,
     local: bool,
+    cut: dict[str, Any] | None = None,
 ) -> Layout:
     """Lay out one orientation; its memory says whether it fits."""
     axis = 0 if orientation == "rows" else 1
@@ -231,7 +264,7 @@ def _attempt(
     if not matrix.streams:
         wanted = min(wanted, SLAB_BYTES)
     wanted = max(wanted, READ_TO_RETURN * block)
-    panel_pieces = max(1, min(swept.count, wanted // piece))
+    panel_pieces = cut["panel_pieces"] if cut else max(1, min(swept.count, wanted // piece))
     # A partial sum, its copy in a merge, and the temporary of one product.
     fixed = 3 * block + 3 * TILE_BYTES
     iterates = blocks * block if local else 0
@@ -243,10 +276,13 @@ def _attempt(
     if matrix.streams:  # smaller slabs before fewer tasks or a second read
         slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece, room // piece))
     tile_pieces = None
-    slab = held * slab_pieces * piece
+    column = max(1, int(swept.step * across.step * entry))
     if two_reads:
-        column = max(1, int(swept.step * across.step * entry))
         slab_pieces, tile_pieces = 1, max(1, min(across.count, room // column))
+    if cut:
+        slab_pieces, tile_pieces, fan_in = cut["slab_pieces"], cut["tile_pieces"], cut["fan_in"]
+    slab = held * slab_pieces * piece
+    if tile_pieces is not None:
         slab = held * min(tile_pieces * column, piece)
     task = slab + held * matrix.transient_nbytes + fixed
     memory = Memory(iterates, results, task, tasks, limit)
@@ -258,7 +294,7 @@ def _attempt(
         panel_pieces,
         slab_pieces,
         tile_pieces,
-        ROUND_PANELS,
+        cut["round_panels"] if cut else ROUND_PANELS,
         fan_in,
         memory,
     )

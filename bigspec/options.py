@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+import zarr
 
+from bigspec.algorithms import Gram, Lanczos, Power
+from bigspec.checkpoint import load_latest
 from bigspec.errors import ArgumentError, MissingSourceError
 from bigspec.passes import parse_bytes, parse_timedelta
 from bigspec.planning import Plan
 from bigspec.results import Estimate
+from bigspec.solve import SAVED_TYPES
+from bigspec.sources.locations import locate, open_node
 
 __all__ = [
+    "Start",
     "as_bytes",
     "as_seconds",
+    "as_seed",
     "as_whole",
     "check_probability",
     "entropy_of",
@@ -72,78 +81,153 @@ def as_seconds(value: float | str | None) -> float | None:
         raise ArgumentError(msg) from None
 
 
-def entropy_of(seed: int | None, start: Any) -> int:
-    """Return the entropy of the run: the seed given, or fresh."""
+@dataclass(frozen=True)
+class Start:
+    """Old vectors to start from, and the entropy of the run they came from.
+
+    Attributes
+    ----------
+    right, left : ndarray (n, s), (m, s) or None
+        For panels of rows and for panels of columns.
+    seed : int or None
+    """
+
+    right: Array | None
+    left: Array | None
+    seed: int | None = None
+
+    @property
+    def columns(self) -> int:
+        """Most columns that a start block may get."""
+        return max(0 if part is None else part.shape[1] for part in (self.right, self.left))
+
+    def vectors(self, *, rows: bool) -> Array:
+        """Return those for panels of rows or of columns.
+
+        Raises
+        ------
+        ArgumentError
+            There are none.
+        """
+        part = self.right if rows else self.left
+        if part is None:
+            side = "right" if rows else "left"
+            msg = f"start: expected an estimate with a {side} vector, got one without"
+            raise ArgumentError(msg)
+        return part
+
+
+def entropy_of(seed: int | None, start: Start | None) -> int:
+    """Return the entropy of a new run: the seed given, or fresh."""
     if seed is None:
         return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
-    number = as_whole("seed", seed)
-    assert number is not None
-    if number < 0:
-        msg = f"seed: expected a non-negative integer, got {seed!r}"
-        raise ArgumentError(msg)
-    if isinstance(start, Estimate) and start.seed == number:
+    if start is not None and start.seed == seed:
         msg = (
-            f"seed: expected another one than that of the estimate given as start, got {seed} "
+            f"seed: expected another one than that of the run given as start, got {seed} "
             "again; a matrix that depends on the old run would not be independent of the start "
             "block. Leave seed out for fresh entropy."
         )
         raise ArgumentError(msg)
+    return seed
+
+
+def as_seed(seed: Any) -> int | None:
+    """Check an optional seed."""
+    number = as_whole("seed", seed)
+    if number is not None and number < 0:
+        msg = f"seed: expected a non-negative integer, got {seed!r}"
+        raise ArgumentError(msg)
     return number
 
 
-def load_start(start: Any) -> Array | Estimate | None:
-    """Turn `start` into an array of columns or an estimate, without unpickling anything."""
-    if start is None or isinstance(start, Estimate):
-        return start
+def load_start(start: Any) -> Start | None:
+    """Read `start`: an estimate, vectors, a file of vectors, or the checkpoint of another run.
+
+    Nothing is unpickled.
+    """
+    if start is None:
+        return None
+    if isinstance(start, Estimate):
+        return _of_vectors(start.right, start.left, start.seed)
     if isinstance(start, (str, os.PathLike)):
-        path = Path(start)
-        if not path.exists():
-            msg = f"start: expected an .npz or .npy file, got {str(path)!r}, which does not exist"
-            raise MissingSourceError(msg)
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                names = list(held.keys()) if hasattr(held, "keys") else []
-                key = "right" if "right" in names else (names[0] if names else "")
-                start = held[key] if names else np.array(held)
-        except (ValueError, OSError, TypeError, AttributeError) as error:
-            if path.suffix != ".npy":
-                msg = f"start: cannot read {str(path)!r} as vectors: {error}"
-                raise ArgumentError(msg) from error
-            start = _load_npy(path)
+        text = os.fspath(start)
+        if text.endswith((".npz", ".npy")):
+            start = _load_numpy(Path(text))
+        else:
+            node = open_node(locate(text))
+            if isinstance(node, zarr.Array):
+                start = node[...]
+            elif str(node.attrs.get("schema", "")).startswith("bigspec.checkpoint/"):
+                return _of_checkpoint(text)
+            else:
+                start = _in_group(node, text)
     W = np.asarray(start)
     W = W[:, None] if W.ndim == 1 else W
     if W.ndim != 2 or W.dtype.kind not in "biufc" or not np.isfinite(W).all():
         msg = f"start: expected finite numbers of shape (n, s), got {W.dtype} of shape {W.shape}"
         raise ArgumentError(msg)
-    return W
+    return Start(W, W)
 
 
-def _load_npy(path: Path) -> Array:
+def _of_vectors(right: Array | None, left: Array | None, seed: int) -> Start:
+    def column(vector: Array | None) -> Array | None:
+        return None if vector is None else vector[:, None]
+
+    return Start(column(right), column(left), seed)
+
+
+def _of_checkpoint(where: str) -> Start:
+    progress = load_latest(where, SAVED_TYPES)
+    run, state = progress.run, progress.state
+    if state is None:
+        msg = f"start: expected a checkpoint with at least one complete pass, got {where} with none"
+        raise ArgumentError(msg)
+    vector = {"lanczos": Lanczos, "power": Power, "gram": Gram}[run["algorithm"]]().vector(state)
+    block = state.V_last if vector is None else vector[:, None]  # lanczos that kept no basis
+    if run["cut"]["orientation"] == "rows":
+        return Start(block, None, run["entropy"])
+    return Start(None, block, run["entropy"])
+
+
+def _in_group(group: zarr.Group, text: str) -> Any:
+    if "right" not in group:
+        msg = (
+            f"start: expected a Zarr array of vectors, a group with an array 'right', or a "
+            f"checkpoint, got the group {text!r} with {sorted(group.array_keys())}"
+        )
+        raise ArgumentError(msg)
+    return group["right"][...]  # type: ignore[index]
+
+
+def _load_numpy(path: Path) -> Array:
+    if not path.exists():
+        msg = f"start: expected an .npz or .npy file, got {str(path)!r}, which does not exist"
+        raise MissingSourceError(msg)
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, OSError) as error:
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            return held
+        with held:
+            names = list(held.keys())
+            return np.asarray(held["right" if "right" in names else names[0]])
+    except (ValueError, OSError, TypeError, AttributeError, IndexError, BadZipFile) as error:
         msg = f"start: cannot read {str(path)!r} as vectors: {error}"
         raise ArgumentError(msg) from error
 
 
-def start_vectors(start: Array | Estimate | None, chosen: Plan) -> Array | None:
+def start_vectors(start: Start | None, chosen: Plan) -> Array | None:
     """Check the warm start against the iterates of the plan."""
+    if start is None:
+        return None
     rows, length = chosen.layout.orientation == "rows", chosen.layout.iterate_length
-    side = "right" if rows else "left"
-    if isinstance(start, Estimate):
-        vector = start.right if rows else start.left
-        if vector is None:
-            msg = f"start: expected an estimate with a {side} vector, got one without"
-            raise ArgumentError(msg)
-        start = vector[:, None]
-    if start is not None and start.shape[0] != length:
+    W = start.vectors(rows=rows)
+    if W.shape[0] != length:
         msg = (
-            f"start: expected {side} vectors of length {length} for panels of "
-            f"{chosen.layout.orientation} of {chosen.matrix.name}, got shape {start.shape}"
+            f"start: expected {'right' if rows else 'left'} vectors of length {length} for panels "
+            f"of {chosen.layout.orientation} of {chosen.matrix.name}, got shape {W.shape}"
         )
         raise ArgumentError(msg)
-    complex_start = start is not None and np.iscomplexobj(start)
-    if complex_start and chosen.matrix.dtype.kind != "c":
+    if np.iscomplexobj(W) and chosen.matrix.dtype.kind != "c":
         msg = "start: expected real vectors for a real matrix, got complex ones; pass real parts"
         raise ArgumentError(msg)
-    return start
+    return W

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
 
 from bigspec.algorithms import Algorithm, Gram, Lanczos, Power
 from bigspec.errors import ArgumentError, MemoryLimitError
-from bigspec.layout import Layout, choose_layout, format_bytes
+from bigspec.layout import Layout, choose_layout, format_bytes, keep_layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes import Executor, Measurement, measure
 
-__all__ = ["ALGORITHMS", "Plan", "Wishes", "make_plan"]
+__all__ = ["ALGORITHMS", "Plan", "Wishes", "make_plan", "resume_plan"]
 
 ALGORITHMS = ("auto", "lanczos", "power", "gram")
 DEFAULT_BLOCK = 16
@@ -135,6 +135,67 @@ def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool 
     return planner.plan(measured)
 
 
+def resume_plan(
+    matrix: Matrix, executor: Executor, wishes: Wishes, run: dict[str, Any]
+) -> tuple[Plan, bool]:
+    """Plan the rest of a run that was interrupted, with what it had chosen.
+
+    Parameters
+    ----------
+    matrix, executor, wishes
+        As in `make_plan`; `wishes` no longer decides algorithm and block size.
+    run : dict
+        See `bigspec.resuming`.
+
+    Returns
+    -------
+    Plan
+    kept : bool
+        Whether the panels are the same, so that the bits are.
+
+    Raises
+    ------
+    MemoryLimitError
+        The run does not fit any more, or only with iterates of another length.
+    """
+    name, b, cut = run["algorithm"], run["block_size"], run["cut"]
+    limit = wishes.memory_limit or executor.memory() // 2
+    planner = _Planner(matrix, executor, replace(wishes, extra=run["extra"]), limit)
+    choices = list(run["choices"])
+    layout = planner.kept_layout(name, b, cut)
+    kept = layout is not None
+    if layout is None:
+        layout = planner.layout(name, b)
+        if layout.orientation != cut["orientation"]:
+            msg = (
+                f"memory_limit: expected room for the panels of {cut['orientation']} that the "
+                f"checkpoint was begun with, got {format_bytes(limit)}, which allows only panels "
+                f"of {layout.orientation}. Give it the memory it had"
+            )
+            raise MemoryLimitError(msg)
+        choices.append(
+            "panels cut anew, because those of the checkpoint do not fit the memory limit: the "
+            "last bits are not those of an uninterrupted run, and panels are not compared with "
+            "the first pass"
+        )
+    basis = min(run["basis_bytes"], layout.memory.spare)
+    if name == "lanczos" and basis < run["basis_bytes"]:
+        choices.append(
+            f"basis of at most {format_bytes(basis)}, less than before: once it no longer fits, "
+            "the bits are not those of an uninterrupted run"
+        )
+    algorithm = _build(name, b, basis)
+    where = executor.name
+    return Plan(matrix, algorithm, b, layout, where, tuple(choices), run["measured_bytes"]), kept
+
+
+def _build(name: str, block_size: int, basis_bytes: int) -> Algorithm[Any]:
+    if name == "lanczos":
+        # The basis lives at the client; a cluster's limit says nothing about that process.
+        return Lanczos(block_size, basis_bytes=basis_bytes)
+    return Gram() if name == "gram" else Power(block_size)
+
+
 def _check(matrix: Matrix, wishes: Wishes) -> None:
     if wishes.algorithm not in ALGORITHMS:
         msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {wishes.algorithm!r}"
@@ -156,6 +217,13 @@ def _check(matrix: Matrix, wishes: Wishes) -> None:
         raise ArgumentError(msg)
 
 
+class _Room(TypedDict):
+    blocks: int
+    limit: int
+    tasks: int
+    local: bool
+
+
 @dataclass(frozen=True)
 class _Planner:
     matrix: Matrix
@@ -168,16 +236,23 @@ class _Planner:
         return min(self.matrix.shape)
 
     def layout(self, algorithm: str, block_size: int) -> Layout:
-        columns = block_size + (0 if algorithm == "gram" else self.wishes.extra)
-        tasks = 1 if isinstance(self.matrix, OperatorMatrix) else self.executor.tasks
-        return choose_layout(
-            self.matrix,
-            columns,
-            blocks=BLOCKS[algorithm],
-            limit=self.limit,
-            tasks=tasks,
-            local=self.executor.local,
-        )
+        columns = self.columns(algorithm, block_size)
+        return choose_layout(self.matrix, columns, **self.room(algorithm))
+
+    def kept_layout(self, algorithm: str, block_size: int, cut: dict[str, Any]) -> Layout | None:
+        columns = self.columns(algorithm, block_size)
+        return keep_layout(self.matrix, cut, columns, **self.room(algorithm))
+
+    def columns(self, algorithm: str, block_size: int) -> int:
+        return block_size + (0 if algorithm == "gram" else self.wishes.extra)
+
+    def room(self, algorithm: str) -> _Room:
+        return {
+            "blocks": BLOCKS[algorithm],
+            "limit": self.limit,
+            "tasks": 1 if isinstance(self.matrix, OperatorMatrix) else self.executor.tasks,
+            "local": self.executor.local,
+        }
 
     def measure(self) -> Measurement | None:
         """Time the first slab, if something is open and the matrix large enough to care."""
@@ -216,12 +291,7 @@ class _Planner:
             name, b, layout, more = self.fit(name, b)
             choices += more
         choices += self.orientation(layout)
-        algorithm: Algorithm[Any]
-        if name == "lanczos":
-            # The basis lives at the client; a cluster's limit says nothing about that process.
-            algorithm = Lanczos(b, basis_bytes=layout.memory.spare)
-        else:
-            algorithm = Gram() if name == "gram" else Power(b)
+        algorithm = _build(name, b, layout.memory.spare)
         read = measured.bytes_read if measured else 0
         return Plan(self.matrix, algorithm, b, layout, self.executor.name, tuple(choices), read)
 

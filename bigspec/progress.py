@@ -128,6 +128,10 @@ class LiveProgress(Observer):
             + (f"; {record.retries} reads tried again" if record.retries else "")
         )
 
+    def warned(self, message: str) -> None:
+        """Say it on a line of its own."""
+        self._line(f"warning: {message}")
+
     def run_finished(self, estimate: Estimate) -> None:
         """Clear the bar; the answer itself is shown by whoever asked for it."""
         self.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,10 +16,23 @@ from bigspec import charts, render, words
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SCHEMA", "Estimate", "Interval", "Observer", "PassRecord", "Range", "relative_width"]
+__all__ = [
+    "SCHEMA",
+    "CheckpointWarning",
+    "Estimate",
+    "Interval",
+    "Observer",
+    "PassRecord",
+    "Range",
+    "relative_width",
+]
 
 SCHEMA = "bigspec.estimate/1"
 """Name and version of the JSON layout of `Estimate.to_dict`."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint cannot be written, or a damaged step of it was passed over; the run goes on."""
 
 
 class Range(NamedTuple):
@@ -127,6 +141,9 @@ class Estimate:
         Over the random start alone.
     converged : bool
         Whether ``upper / lower - 1 <= rtol``.
+    stopped_by : str
+        ``"converged"``, ``"exhausted"`` (the rounding margin is reached), ``"passes"`` or
+        ``"time"`` (the budget is used up).
     status : str
         A sentence: what was reached, or what ended the run and what is missing.
     rtol : float
@@ -170,6 +187,7 @@ class Estimate:
     upper: float
     failure_probability: float
     converged: bool
+    stopped_by: str
     status: str
     rtol: float
     right: np.ndarray[Any, Any] | None = field(repr=False)
@@ -311,6 +329,10 @@ class Observer:
 
     def run_finished(self, estimate: Estimate) -> None:
         """Hear the answer; not called when the run ends in an error."""
+
+    def warned(self, message: str) -> None:
+        """Hear of trouble that does not end the run; by default, a Python warning."""
+        warnings.warn(message, CheckpointWarning, stacklevel=2)
 
     def close(self) -> None:
         """Let go of the terminal; called last, also when the run ends in an error."""

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import Algorithm, Bounds
-from bigspec.errors import ArgumentError
-from bigspec.passes import DeadlinePassed, Pass
+from bigspec.algorithms import Algorithm, Bounds, GramState, LanczosState, PowerState
+from bigspec.certificate import Facts
+from bigspec.checkpoint import Keeper
+from bigspec.errors import ArgumentError, CheckpointInUseError, MatrixChangedError
+from bigspec.partials import Partial, RawFacts
+from bigspec.passes import Begun, DeadlinePassed, Pass
 from bigspec.results import Interval, Observer, PassRecord
 from bigspec.words import width_text
 
-__all__ = ["Budget", "Outcome", "Running", "solve"]
+__all__ = ["SAVED_TYPES", "Budget", "Outcome", "Progress", "Running", "check_budget", "solve"]
 
 Array = np.ndarray[Any, Any]
+
+GRACE = 20.0
+"""Seconds that an interrupted run waits for its last save: clusters kill after 30."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Outcome:
     vector : ndarray or None
         Unit iterate that attains the lower bound; None if the algorithm kept no basis.
     frobenius : float or None
+    stopped_by : str
+        ``"converged"``, ``"exhausted"``, ``"passes"`` or ``"time"``.
     """
 
     interval: Interval
@@ -60,37 +68,50 @@ class Outcome:
     status: str
     vector: Array | None
     frobenius: float | None
+    stopped_by: str
 
 
+@dataclass(frozen=True)
 class Running:
     """The interval so far: running maximum and minimum, in the units of the matrix.
 
     All passes' bounds hold together (one event for the probabilistic ones), so the best of
     them may be combined. If a probabilistic bound falls below an attained value, the event of
     probability `delta` has happened; then only deterministic bounds are kept.
+
+    Attributes
+    ----------
+    lower : float
+    lower_name : str
+    certain, likely : tuple of (float, str)
+        Least deterministic and least probabilistic upper bound, with their names.
+    failed : bool
+        Whether the event of probability `delta` has happened.
+    rounding : float
     """
 
-    def __init__(self) -> None:
-        self.lower, self.lower_name = 0.0, "none"
-        self.certain = (math.inf, "none")
-        self.likely = (math.inf, "none")
-        self.failed = False
-        self.rounding = 0.0
+    lower: float = 0.0
+    lower_name: str = "none"
+    certain: tuple[float, str] = (math.inf, "none")
+    likely: tuple[float, str] = (math.inf, "none")
+    failed: bool = False
+    rounding: float = 0.0
 
-    def update(self, bounds: Bounds, exponent: int) -> None:
+    def updated(self, bounds: Bounds, exponent: int) -> Running:
         """Take in the bounds after a pass."""
-        lower = _unscaled(bounds.lower, exponent, down=True)
-        if lower > self.lower:
-            self.lower, self.lower_name = lower, bounds.lower_name
+        lower, name = _unscaled(bounds.lower, exponent, down=True), bounds.lower_name
+        if not lower > self.lower:
+            lower, name = self.lower, self.lower_name
+        certain, likely = self.certain, self.likely
         for bound in bounds.uppers:
             value = (_unscaled(bound.value, exponent, down=False), bound.name)
             if bound.deterministic:
-                self.certain = min(self.certain, value)
+                certain = min(certain, value)
             else:
-                self.likely = min(self.likely, value)
-        self.failed = self.failed or self.likely[0] < self.lower
+                likely = min(likely, value)
         top = max(bounds.lower, np.finfo(float).tiny)
-        self.rounding = float(2 * bounds.eps / top)
+        failed = self.failed or likely[0] < lower
+        return Running(lower, name, certain, likely, failed, float(2 * bounds.eps / top))
 
     @property
     def interval(self) -> Interval:
@@ -102,6 +123,52 @@ class Running:
         )
 
 
+@dataclass(frozen=True)
+class Progress:
+    """All that a run knows: what a checkpoint holds, and what another process goes on from.
+
+    Attributes
+    ----------
+    run : dict
+        Which run it is; see `bigspec.resuming`.
+    state : State or None
+        Of the algorithm, after the last complete pass.
+    running : Running
+    history : tuple of PassRecord
+    begun : Begun
+        The pass after that, as far as it got.
+    tokens : ndarray or None
+        Content tokens of the panels, from the first pass.
+    """
+
+    run: dict[str, Any] = field(default_factory=dict)
+    state: Any = None
+    running: Running = Running()
+    history: tuple[PassRecord, ...] = ()
+    begun: Begun = field(default_factory=Begun)
+    tokens: Array | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the passes so far, in all processes."""
+        return sum(record.seconds for record in self.history) + self.begun.seconds
+
+
+SAVED_TYPES = (
+    Progress,
+    Running,
+    PassRecord,
+    Begun,
+    Partial,
+    RawFacts,
+    Facts,
+    LanczosState,
+    PowerState,
+    GramState,
+)
+"""What a `Progress` is made of."""
+
+
 def solve(
     passes: Pass,
     algorithm: Algorithm[Any],
@@ -111,6 +178,8 @@ def solve(
     failure_probability: float,
     start: Array | None = None,
     observer: Observer | None = None,
+    progress: Progress | None = None,
+    keeper: Keeper | None = None,
 ) -> Outcome:
     """Run an algorithm until its interval is narrow enough or the budget is used up.
 
@@ -125,54 +194,149 @@ def solve(
     start : ndarray (n, s), optional
         Warm-start vectors.
     observer : Observer, optional
+    progress : Progress, optional
+        Of a run that was interrupted, to go on from.
+    keeper : Keeper, optional
+        Saves the run.
 
     Returns
     -------
     Outcome
     """
-    observer = observer or Observer()
-    began = time.monotonic()
+    observer, progress = observer or Observer(), progress or Progress()
     if budget.time_limit is not None:
-        passes.deadline = began + budget.time_limit
-    running, state = Running(), None
-    history: list[PassRecord] = []
-    reason = ""
-    while not reason:
-        number = len(history) + 1
-        observer.pass_started(number, passes.layout.panels)
-        before = time.monotonic()
-        try:
-            if state is None:
+        passes.deadline = time.monotonic() + budget.time_limit
+    passes.tokens, passes.resume = progress.tokens, progress.begun
+    saving = _Saving(keeper, observer, passes, progress)
+    reason = _stop(progress, budget)
+    try:
+        while not reason:
+            number = len(progress.history) + 1
+            observer.pass_started(number, passes.layout.panels)
+            saving.progress = progress
+            before = time.monotonic() - progress.begun.seconds
+            if progress.state is None:
                 state = algorithm.init(passes, entropy, start)
             else:
-                state = algorithm.step(passes, state)
-        except DeadlinePassed:
-            reason = "time"
-            break
-        bounds = algorithm.bounds(state, failure_probability, complex_=passes.complex_)
-        running.update(_exact_zero(bounds, state), state.exponent)
-        record = _record(number, running.interval, bounds, state, passes, time.monotonic() - before)
-        history.append(record)
-        observer.pass_finished(record)
-        reason = _stop(record, state, budget)
-    interval = running.interval
-    converged = reason == "converged"
+                state = algorithm.step(passes, progress.state)
+            bounds = algorithm.bounds(state, failure_probability, complex_=passes.complex_)
+            running = progress.running.updated(_exact_zero(bounds, state), state.exponent)
+            seconds = time.monotonic() - before
+            record = _record(number, running.interval, bounds, state, passes, seconds)
+            history = (*progress.history, record)
+            progress = replace(
+                progress,
+                state=state,
+                running=running,
+                history=history,
+                begun=Begun(),
+                tokens=passes.tokens,
+            )
+            saving.progress, passes.begun = progress, Begun()
+            observer.pass_finished(record)
+            reason = _stop(progress, budget)
+            if not reason:
+                saving.step()
+    except DeadlinePassed:
+        reason = "time"
+    except BaseException as error:
+        saving.interrupted(error)
+        raise
+    saving.finish(reason)
+    return _outcome(progress, algorithm, reason, budget, failure_probability)
+
+
+class _Saving:
+    """When the loop saves; without a keeper, never."""
+
+    def __init__(
+        self, keeper: Keeper | None, observer: Observer, passes: Pass, progress: Progress
+    ) -> None:
+        self.keeper, self.observer, self.passes = keeper, observer, passes
+        self.progress = progress
+        self.saved: Progress | None = progress  # as it was loaded, or nothing worth a save yet
+        if keeper is not None:
+            passes.on_sum = self._after_round
+
+    def _after_round(self, begun: Begun) -> None:
+        assert self.keeper is not None
+        if self.keeper.due(step=False):
+            self._offer("partial", replace(self.progress, begun=begun))
+
+    def step(self) -> None:
+        """After a pass."""
+        if self.keeper is not None and self.keeper.due(step=True):
+            self._offer("step", self.progress)
+
+    def finish(self, reason: str) -> None:
+        """At the end: the answer, or as far as the pass got that the time limit ended."""
+        if self.keeper is None or not self._anything_new():
+            return
+        if reason == "time":
+            self._offer("partial", replace(self.progress, begun=self.passes.begun))
+        else:
+            self._offer("step" if reason == "passes" else "finished", self.progress)
+        self.keeper.flush()
+        self._tell()
+
+    def interrupted(self, error: BaseException) -> None:
+        """Save as far as the pass got, unless the matrix is not what it was."""
+        if self.keeper is None or isinstance(error, (MatrixChangedError, CheckpointInUseError)):
+            return
+        if self._anything_new():
+            self._offer("partial", replace(self.progress, begun=self.passes.begun))
+        if self.keeper.flush(GRACE):
+            where = self.keeper.folder.where
+            error.saved = where  # type: ignore[attr-defined]
+            error.add_note(f"Everything up to here is saved in {where}: run it again to go on.")
+        self._tell()
+
+    def _anything_new(self) -> bool:
+        assert self.keeper is not None
+        new = self.progress is not self.saved or self.passes.begun.rounds > 0
+        return new or not self.keeper.complete
+
+    def _offer(self, kind: str, progress: Progress) -> None:
+        assert self.keeper is not None
+        self.keeper.offer(kind, progress)
+        self.saved = progress
+        self._tell()
+
+    def _tell(self) -> None:
+        assert self.keeper is not None
+        while self.keeper.messages:
+            self.observer.warned(self.keeper.messages.popleft())
+
+
+def _outcome(
+    progress: Progress,
+    algorithm: Algorithm[Any],
+    reason: str,
+    budget: Budget,
+    failure_probability: float,
+) -> Outcome:
+    state, running = progress.state, progress.running
+    interval, history = running.interval, progress.history
     facts, exponent = (state.facts, state.exponent) if state is not None else (None, 0)
     return Outcome(
         interval=interval,
-        history=tuple(history),
-        converged=converged,
+        history=history,
+        converged=reason == "converged",
         status=_status(reason, interval, history, budget, failure_probability, running.failed),
         vector=algorithm.vector(state) if state is not None else None,
         frobenius=None if facts is None else _in_units(facts.frobenius_squared, exponent),
+        stopped_by=reason,
     )
 
 
-def _stop(record: PassRecord, state: Any, budget: Budget) -> str:
-    """Name the reason to stop after this pass, or nothing."""
+def _stop(progress: Progress, budget: Budget) -> str:
+    """Name the reason to stop now, or nothing."""
+    if not progress.history:
+        return ""
+    record = progress.history[-1]
     if record.width <= budget.rtol:
         return "converged"
-    if state.exhausted:
+    if progress.state.exhausted:
         return "exhausted"
     if budget.max_passes is not None and record.number >= budget.max_passes:
         return "passes"
@@ -235,7 +399,7 @@ def _record(
 def _status(
     reason: str,
     interval: Interval,
-    history: list[PassRecord],
+    history: tuple[PassRecord, ...],
     budget: Budget,
     failure_probability: float,
     failed: bool,
@@ -278,7 +442,7 @@ def _status(
     )
 
 
-def _missing(history: list[PassRecord], rtol: float) -> str:
+def _missing(history: tuple[PassRecord, ...], rtol: float) -> str:
     """Guess how many passes are missing from how fast the width has been falling."""
     widths = [record.width for record in history if 0 < record.width < math.inf]
     seconds = float(np.median([record.seconds for record in history]))

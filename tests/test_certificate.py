@@ -478,7 +478,7 @@ def test_interval_is_honest_where_other_stop_rules_are_wrong(b, rule):
     for entropy in range(4):
         running, before, stopped = Running(), 0.0, None
         for state in states(algorithm, passes, entropy, None, 12):
-            running.update(algorithm.bounds(state, 1e-6, complex_=False), 0)
+            running = running.updated(algorithm.bounds(state, 1e-6, complex_=False), 0)
             theta = float(state.relation.theta[0])
             assert running.interval.lower <= 1.05 <= running.interval.upper
             small = np.linalg.norm(state.relation.F[0]) <= 2e-2 * theta

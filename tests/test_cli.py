@@ -13,12 +13,13 @@ import zarr
 from click.testing import CliRunner
 
 from bigspec import api, cli, errors
+from bigspec.checkpoint import Checkpoint
 from bigspec.progress import LiveProgress
 from bigspec.results import Estimate, Observer, PassRecord
 
 OPTIONS_OF_NORM = {
     "rtol", "failure_probability", "algorithm", "block_size", "start", "seed", "max_passes",
-    "time_limit", "memory_limit",
+    "time_limit", "memory_limit", "checkpoint",
 }  # fmt: skip
 
 
@@ -31,6 +32,7 @@ def estimate(lower=167.9618, upper=167.9802, **changes):
     fields = {
         "failure_probability": 1e-6,
         "converged": True,
+        "stopped_by": "converged",
         "status": "Converged.",
         "rtol": 1e-3,
         "right": np.ones(3),
@@ -136,14 +138,15 @@ def test_every_option_reaches_the_call(backend, tmp_path):
     result = bigspec(
         "norm", "A.zarr", "--rtol", "1e-2", "--failure-probability", "1e-9", "--algorithm", "power",
         "--block-size", 16, "--seed", 5, "--start", start, "--max-passes", 9, "--time-limit",
-        "30min", "--memory-limit", "1GiB",
+        "30min", "--memory-limit", "1GiB", "--checkpoint", "run", "--checkpoint-interval", 5,
+        "--keep-blocks", "--steal",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert backend.source == "A.zarr"
     assert backend.options == {
         "rtol": 1e-2, "failure_probability": 1e-9, "algorithm": "power", "block_size": 16,
         "seed": 5, "start": str(start), "max_passes": 9, "time_limit": "30min",
-        "memory_limit": "1GiB",
+        "memory_limit": "1GiB", "checkpoint": Checkpoint("run", 5.0, True, True),
     }  # fmt: skip
 
 
@@ -293,6 +296,10 @@ STATUSES = {
     errors.MissingSourceError: 66,
     errors.StoreUnavailableError: 66,
     errors.ClusterError: 69,
+    errors.ResumeError: 2,
+    errors.MatrixChangedError: 65,
+    errors.CheckpointError: 65,
+    errors.CheckpointInUseError: 75,
 }
 
 
@@ -370,7 +377,8 @@ def test_a_cluster_that_does_not_answer(backend):
         (("norm", "A", "--rtol", "small"), "--rtol"),
         (("norm", "A", "--algorithm", "magic"), "'auto', 'lanczos', 'power', 'gram'"),
         (("norm", "A", "--workers", 0), "--workers"),
-        (("norm", "A", "--start", "missing.npy"), "'missing.npy' does not exist"),
+        (("norm", "A", "--steal"), "--keep-blocks and --steal need --checkpoint URL"),
+        (("norm", "A", "--checkpoint", "run", "--checkpoint-interval", -1), "-1.0 is not in"),
         (("norm", "A", "--max-norm", "nan"), "expected a finite number >= 0, got nan"),
         (("norm", "A", "--max-norm", "inf"), "expected a finite number >= 0, got inf"),
         (("norm", "A", "--max-norm", "-1"), "expected a finite number >= 0, got -1.0"),

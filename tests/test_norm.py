@@ -307,11 +307,11 @@ def test_event_of_probability_delta_leaves_only_certain_bounds():
 
     running = Running()
     certain = UpperBound(100.0, "Frobenius", True)
-    running.update(
+    running = running.updated(
         Bounds(4.0, "Ritz value", (certain, UpperBound(5.0, "Christoffel", False)), (), 0.0), 0
     )
     assert running.interval.upper_bound == "Christoffel"
-    running.update(
+    running = running.updated(
         Bounds(9.0, "Ritz value", (certain, UpperBound(10.0, "Christoffel", False)), (), 0.0), 0
     )
     interval = running.interval

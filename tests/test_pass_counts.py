@@ -68,7 +68,7 @@ def counts(algorithm, spectrum, most):
     running, taken = Running(), {}
     passes = DiagonalPass(values, facts=facts)
     for number, state in enumerate(states(algorithm, passes, 0, None, most), start=1):
-        running.update(algorithm.bounds(state, DELTA, complex_=False), 0)
+        running = running.updated(algorithm.bounds(state, DELTA, complex_=False), 0)
         interval = running.interval
         assert interval.lower <= 1.0 <= interval.upper
         width = relative_width(interval.lower, interval.upper)

@@ -44,6 +44,7 @@ def closing_in(passes=6, value=167.96185234, **changes):
         "upper": history[-1].upper if history else math.inf,
         "failure_probability": 1e-6,
         "converged": True,
+        "stopped_by": "converged",
         "status": "Converged in good time.",
         "rtol": 1e-3,
         "right": np.ones(3),

@@ -85,8 +85,10 @@ class Pass:
 
     Attributes
     ----------
+    resume : Begun
+        What the next `run` goes on from; it is used once.
     begun : Begun
-        The running pass as far as it got. If it is set before `run`, that run goes on from it.
+        The last pass as far as it got.
     on_sum : callable or None
         Called with a `Begun` after every round.
     tokens : ndarray or None
@@ -105,7 +107,7 @@ class Pass:
     ) -> None:
         self.matrix, self.layout, self.executor = matrix, layout, executor
         self.on_panels, self.deadline = on_panels, deadline
-        self.begun = Begun()
+        self.resume = self.begun = Begun()
         self.on_sum: Callable[[Begun], None] | None = None
         self.tokens: Array | None = None
         self.last: PassResult | None = None
@@ -146,7 +148,8 @@ class Pass:
         dtype = working_dtype(self.matrix.dtype)
         block = None if V is None else np.ascontiguousarray(V, dtype)
         context = Context(self.matrix, self.layout, block, exponent, exponent is None)
-        begun, panels = self.begun, self.layout.panels
+        begun, self.resume = self.resume, Begun()
+        self.begun, panels = begun, self.layout.panels
         done = min(begun.rounds * self.layout.round_panels, panels)
 
         def seconds() -> float:
@@ -168,7 +171,6 @@ class Pass:
         total = self.executor.sum_rounds(
             context, begun, on_panels=panels_done, on_sum=summed, deadline=self.deadline
         )
-        self.begun = Begun()
         if self.tokens is None:
             self.tokens = total.tokens
         if exponent is not None:

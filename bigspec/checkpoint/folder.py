@@ -1,0 +1,245 @@
+"""The Zarr group of a checkpoint on any store: blocks, records, and the owner's document.
+
+::
+
+    RUN/                     a Zarr v3 group; attributes: schema
+    RUN/blocks/<digest>      arrays, named by the SHA-256 of their content, written once
+    RUN/records/<number>     groups whose attributes are a step; written last, in one write
+    RUN/owner                a group whose attributes say who runs on it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.buffer import default_buffer_prototype
+from zarr.buffer.cpu import Buffer
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore
+
+from bigspec.checkpoint.codec import array_digest, restored
+from bigspec.errors import CheckpointError
+from bigspec.sources import locations, retries
+
+__all__ = ["SCHEMA", "Damaged", "Folder"]
+
+Array = np.ndarray[Any, Any]
+
+SCHEMA = "bigspec.checkpoint/1"
+CHUNK_BYTES = 16 << 20
+
+
+class Damaged(Exception):  # noqa: N818
+    """A record or a block is not what was written; the text says which and how."""
+
+
+class Folder:
+    """A checkpoint's place, opened for reading and writing.
+
+    Parameters
+    ----------
+    where : str or path
+        A local path, ``file://``, or any fsspec URL.
+
+    Raises
+    ------
+    CheckpointError
+        Something else lies there, or a checkpoint of a newer version.
+    SourceError, StoreUnavailableError
+        The place cannot be reached.
+    """
+
+    def __init__(self, where: str | os.PathLike[str]) -> None:
+        self.where = os.fspath(where)
+        outer = self.where.removeprefix("file://").removeprefix("local://")
+        self.local = "://" not in outer
+        try:
+            if self.local:
+                path = Path(outer).expanduser().absolute()
+                self.store: Any = LocalStore(path)
+            else:
+                self.store = retries.with_retries(lambda: FsspecStore.from_url(outer))
+            self._check(self.read_document(""))
+        except (OSError, ImportError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise locations.open_failure(error, self.where) from error
+
+    def _check(self, root: dict[str, Any] | None) -> None:
+        """Refuse a place that holds anything but a checkpoint of a version known here."""
+        if root is None:
+            names = self.names("")
+            if not names or "records" in names:
+                return
+            shown = ", ".join(names[:5])
+            msg = f"{self.where}: expected a checkpoint or an empty folder, got one with {shown}"
+            raise CheckpointError(msg)
+        check_schema(root.get("schema"), self.where)
+
+    def start(self) -> None:
+        """Write the documents that make it a Zarr hierarchy, if they are not there."""
+        for path, attributes in (("", {"schema": SCHEMA}), ("blocks", {}), ("records", {})):
+            if self._get(_document_key(path)) is None:
+                self.write_document(path, attributes)
+
+    def names(self, path: str) -> list[str]:
+        """List what lies directly under `path`, without documents, sorted."""
+
+        async def listed() -> list[str]:
+            return [name async for name in self.store.list_dir(path)]
+
+        try:
+            names = retries.with_retries(lambda: sync(listed()))
+        except FileNotFoundError:
+            return []
+        return sorted({name.strip("/") for name in names} - {"zarr.json"})
+
+    def read_document(self, path: str) -> dict[str, Any] | None:
+        """Return the attributes of the group at `path`, or None if there is none.
+
+        Raises
+        ------
+        Damaged
+        """
+        text = self._get(_document_key(path))
+        if text is None:
+            return None
+        try:
+            attributes = json.loads(text)["attributes"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            attributes = None
+        if not isinstance(attributes, dict):
+            if path == "":  # nothing but the schema, which every record has as well
+                return {"schema": SCHEMA} if "records" in self.names("") else {}
+            msg = f"{path}/zarr.json is no document of a Zarr group"
+            raise Damaged(msg)
+        return attributes
+
+    def write_document(self, path: str, attributes: dict[str, Any], *, new: bool = False) -> None:
+        """Write a group and its attributes in one write; if `new`, only where there is none."""
+        document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        value = Buffer.from_bytes(json.dumps(document, indent=1, allow_nan=False).encode())
+        write = self.store.set_if_not_exists if new else self.store.set
+        retries.with_retries(lambda: sync(write(_document_key(path), value)))
+
+    def write_block(self, array: Array, name: str, *, over: bool) -> None:
+        """Write an array; `over` what a run that died may have left of it."""
+        shape = array.shape
+        row = max(1, array.nbytes // max(1, shape[0]))
+        chunks = (max(1, min(shape[0], CHUNK_BYTES // row)), *shape[1:])
+        block = zarr.create_array(
+            self.store,
+            name=f"blocks/{name}",
+            shape=shape,
+            chunks=tuple(max(1, c) for c in chunks),
+            dtype=array.dtype,
+            compressors=None,  # the last bits of iterates are random
+            overwrite=over,
+        )
+        block[...] = array
+
+    def read_block(self, name: str) -> Array:
+        """Read an array and check that it is the one that was written.
+
+        Raises
+        ------
+        Damaged
+        """
+        try:
+            held = retries.with_retries(
+                lambda: zarr.open_array(self.store, path=f"blocks/{name}", mode="r")[...]
+            )
+        except Exception as error:
+            if retries.is_transient(error):
+                raise
+            msg = f"blocks/{name} cannot be read ({type(error).__name__}: {error})"
+            raise Damaged(msg) from error
+        for order in "CF":
+            array = restored(np.asarray(held), order)
+            if array_digest(array)[: len(name)] == name:
+                return array
+        msg = f"blocks/{name} is not what was written (its SHA-256 differs)"
+        raise Damaged(msg)
+
+    def write_record(self, number: int, data: dict[str, Any]) -> None:
+        """Write a record with its checksum: the one write that makes a step complete."""
+        checksum = _checksum(data)
+        self.write_document(_record(number), data | {"schema": SCHEMA, "sha256": checksum})
+
+    def read_record(self, number: int) -> dict[str, Any]:
+        """Read a record and check it.
+
+        Raises
+        ------
+        Damaged, CheckpointError
+        """
+        path = _record(number)
+        data = self.read_document(path)
+        if data is None:
+            msg = f"{path}/zarr.json is missing"
+            raise Damaged(msg)
+        schema, checksum = data.pop("schema", None), data.pop("sha256", None)
+        if checksum != _checksum(data):
+            msg = f"{path}/zarr.json is not what was written (its SHA-256 differs)"
+            raise Damaged(msg)
+        check_schema(schema, self.where)
+        return data
+
+    def records(self) -> list[int]:
+        """Return the numbers of the records, oldest first."""
+        return sorted(int(name) for name in self.names("records") if name.isdecimal())
+
+    def remove_record(self, number: int) -> None:
+        """Remove a record."""
+        self._remove(_record(number))
+
+    def remove_block(self, name: str) -> None:
+        """Remove an array."""
+        self._remove(f"blocks/{name}")
+
+    def remove_document(self, path: str) -> None:
+        """Remove a group that has nothing but its document."""
+        self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        sync(self.store.delete_dir(path))
+
+    def _get(self, key: str) -> bytes | None:
+        prototype = default_buffer_prototype()
+        value = retries.with_retries(lambda: sync(self.store.get(key, prototype=prototype)))
+        return None if value is None else value.to_bytes()
+
+
+def check_schema(schema: Any, where: str) -> None:
+    """Refuse a layout that this version does not know."""
+    if schema == SCHEMA:
+        return
+    name, _, number = str(schema).partition("/")
+    known = int(SCHEMA.partition("/")[2])
+    if name == SCHEMA.partition("/")[0] and number.isdecimal() and int(number) > known:
+        msg = (
+            f"{where}: expected a checkpoint of layout {known} or older, got layout {number}, "
+            "which a newer bigspec wrote; upgrade bigspec, or name another place"
+        )
+    else:
+        msg = f"{where}: expected a bigspec checkpoint or an empty folder, got another Zarr node"
+    raise CheckpointError(msg)
+
+
+def _document_key(path: str) -> str:
+    return f"{path}/zarr.json" if path else "zarr.json"
+
+
+def _record(number: int) -> str:
+    return f"records/{number:06d}"
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    text = json.dumps(data, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

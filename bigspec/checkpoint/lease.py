@@ -1,0 +1,180 @@
+"""One owner of a checkpoint: a document with a heartbeat, which a crashed owner loses."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bigspec.checkpoint.folder import Damaged, Folder
+from bigspec.errors import CheckpointInUseError
+
+__all__ = ["TIMING", "Lease", "Timing"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: between heartbeats, until a silent owner is given up, and for races to settle."""
+
+    beat: float = 10.0
+    patience: float = 35.0
+    settle: float = 0.5
+
+
+TIMING = Timing()
+
+OWNER = "owner"
+
+
+class Lease:
+    """The right to write to a checkpoint.
+
+    Whether another owner lives is judged by whether its document changes while it is watched,
+    not by comparing clocks; on one machine, by whether its process exists.
+
+    Parameters
+    ----------
+    folder : Folder
+    steal : bool
+        Take it from a live owner, which notices at its next heartbeat or save, and stops.
+    """
+
+    def __init__(self, folder: Folder, *, steal: bool = False) -> None:
+        self.folder = folder
+        self.token = uuid.uuid4().hex
+        self.beats = 0
+        self.claimed = self.lost = False
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._steal = steal
+
+    def claim(self) -> None:
+        """Become the owner.
+
+        Raises
+        ------
+        CheckpointInUseError
+            Another process lives on it.
+        OSError
+            The document cannot be written; the run may go on without a lease.
+        """
+        owner = self._read()
+        if owner is not None and not self._steal:
+            self._refuse_live(owner)
+        if owner is None and self.folder.local:
+            with suppress(FileExistsError):  # exclusive on a local store: no race is left
+                self._write(new=True)
+        else:
+            self._write()
+            time.sleep(TIMING.settle)  # of several that saw no owner, the last to write has it
+        winner = self._read()
+        if winner is None or winner.get("token") != self.token:
+            raise self._in_use(winner or {})
+        self.claimed = True
+        self._thread = threading.Thread(target=self._beat, name="bigspec-lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise `CheckpointInUseError` if another process has taken over."""
+        if self.lost:
+            raise self._in_use(self._read() or {})
+
+    def look(self) -> None:
+        """Read the document; afterwards `lost` says whether it is still this process's."""
+        owner = self._read() if self.claimed else None
+        self.lost = self.lost or (owner is not None and owner.get("token") != self.token)
+
+    def release(self) -> None:
+        """Give it up, if it is still held."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=TIMING.beat)
+            self._thread = None
+            with suppress(Exception):
+                self.look()
+                if self.claimed and not self.lost:
+                    self.folder.remove_document(OWNER)
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(TIMING.beat):
+            with suppress(Exception):  # a store that does not answer now may answer later
+                self.look()
+                if self.lost:
+                    return
+                self.beats += 1
+                self._write()
+
+    def _refuse_live(self, owner: dict[str, Any]) -> None:
+        """Raise if the owner lives; watch its heartbeat if only that can tell."""
+        if owner.get("machine") == _machine():
+            if _process_lives(owner):
+                raise self._in_use(owner)
+            return
+        if time.time() - float(owner.get("time", 0.0)) > 20 * TIMING.patience:
+            return
+        until = time.monotonic() + TIMING.patience
+        while time.monotonic() < until:
+            time.sleep(TIMING.beat / 4)
+            now = self._read()
+            if now is None:
+                return
+            if now != owner:
+                raise self._in_use(now)
+
+    def _in_use(self, owner: dict[str, Any]) -> CheckpointInUseError:
+        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+        return CheckpointInUseError(
+            f"{self.folder.where}: expected a checkpoint that nobody runs on, got one owned by "
+            f"{who} since {owner.get('since', '?')}. Wait for it, name another place, or take it "
+            "over with --steal (Checkpoint(..., steal=True))"
+        )
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            return self.folder.read_document(OWNER)
+        except Damaged:
+            return None
+
+    def _write(self, *, new: bool = False) -> None:
+        document = {
+            "token": self.token,
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+            "since": _since(),
+            "beats": self.beats,
+            "time": time.time(),
+        }
+        self.folder.write_document(OWNER, document, new=new)
+
+
+def _since() -> str:
+    started = psutil.Process().create_time()
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(started))
+
+
+def _machine() -> str:
+    """Name what process numbers are counted in: a host, a boot, a PID namespace."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def _process_lives(owner: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(int(owner["pid"]))
+        same = abs(process.create_time() - float(owner["process_started"])) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False

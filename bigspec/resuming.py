@@ -1,0 +1,277 @@
+"""Which run a checkpoint holds, whether this call may go on with it, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from bigspec.checkpoint import Checkpoint, Keeper, array_digest, describe
+from bigspec.errors import ResumeError
+from bigspec.options import Start
+from bigspec.passes import Executor
+from bigspec.planning import Plan, Wishes, resume_plan
+from bigspec.results import Observer
+from bigspec.solve import SAVED_TYPES, Progress
+from bigspec.words import interval_text, seconds_text, width_text
+
+__all__ = ["Saved", "as_checkpoint", "begin", "go_on", "kept", "show", "versions"]
+
+Array = np.ndarray[Any, Any]
+
+
+@contextmanager
+def kept(checkpoint: Any, observer: Observer) -> Iterator[tuple[Keeper | None, Progress | None]]:
+    """Own a checkpoint while inside, and load what it holds; with None, do nothing."""
+    options = as_checkpoint(checkpoint)
+    if options is None:
+        yield None, None
+        return
+    keeper = Keeper(options, SAVED_TYPES)
+    keeper.open()
+    try:
+        progress = keeper.load()
+        while keeper.messages:
+            observer.warned(keeper.messages.popleft())
+        yield keeper, progress
+    finally:
+        keeper.close()
+
+
+def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
+    """Read the `checkpoint` argument."""
+    if checkpoint is None or isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    return Checkpoint(checkpoint)
+
+
+def begin(
+    chosen: Plan, wishes: Wishes, failure_probability: float, entropy: int, start: Array | None
+) -> dict[str, Any]:
+    """Describe a new run, so that another process can go on with it and no other."""
+    return {
+        "matrix": chosen.matrix.identity,
+        "name": chosen.matrix.name,
+        "algorithm": chosen.algorithm.name,
+        "block_size": chosen.block_size,
+        "extra": wishes.extra,
+        "basis_bytes": chosen.layout.memory.spare,
+        "failure_probability": failure_probability,
+        "delta_ledger": [{"event": "chi-square of the start block", "delta": failure_probability}],
+        "entropy": entropy,
+        "start": _digest(start),
+        "cut": chosen.layout.cut,
+        "panels": chosen.layout.panels,
+        "choices": list(chosen.choices),
+        "measured_bytes": chosen.measured_bytes,
+        "versions": versions(),
+        "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "by": f"process {os.getpid()} on {socket.gethostname()}",
+    }
+
+
+def go_on(
+    progress: Progress,
+    executor: Executor,
+    matrix: Any,
+    wishes: Wishes,
+    failure_probability: float,
+    seed: int | None,
+    start: Start | None,
+) -> tuple[Plan, Progress]:
+    """Check that this call means the run of the checkpoint, and plan the rest of it.
+
+    Raises
+    ------
+    ResumeError
+        Names everything that differs.
+    MemoryLimitError
+    """
+    run = progress.run
+    rows = run["cut"]["orientation"] == "rows"
+    vectors = None if start is None else start.vectors(rows=rows)
+    asked = {
+        "failure_probability": failure_probability,
+        "algorithm": run["algorithm"] if wishes.algorithm == "auto" else wishes.algorithm,
+        "block_size": _block_size(wishes, run),
+        "seed": run["entropy"] if seed is None else seed,
+        "start": _digest(vectors),
+    }
+    held = run | {"seed": run["entropy"]}
+    differences = _differences("matrix", _plain(run["matrix"]), _plain(matrix.identity))
+    differences += [
+        f"{name} was {held[name]!r}, is {value!r}"
+        for name, value in asked.items()
+        if held[name] != value
+    ]
+    if differences:
+        msg = (
+            f"checkpoint: expected the run that it holds, of {run['name']} begun {run['begun']}, "
+            f"got another one: {'; '.join(differences)}. Name another place for this run, or ask "
+            "for that one again"
+        )
+        raise ResumeError(msg)
+    chosen, same_cut = resume_plan(matrix, executor, wishes, run)
+    if not same_cut:
+        progress = replace(progress, begun=type(progress.begun)(), tokens=None)
+    passes = len(progress.history)
+    rounds = f" and {progress.begun.rounds} round(s)" if progress.begun.rounds else ""
+    said = [f"went on from a checkpoint with {passes} pass(es){rounds}"]
+    was = {k: v for k, v in run["versions"].items() if v != versions()[k]}
+    if was:
+        old = ", ".join(f"{name} {number}" for name, number in was.items())
+        said.append(f"begun with {old}: the last bits may not be those of an uninterrupted run")
+    run = run | {"choices": list(chosen.choices), "cut": chosen.layout.cut}
+    chosen = replace(chosen, choices=(*chosen.choices, *said))
+    return chosen, replace(progress, run=run)
+
+
+def _block_size(wishes: Wishes, run: dict[str, Any]) -> int:
+    """Return the block size asked for; one above the order of the matrix is cut to it."""
+    if wishes.block_size is None or run["algorithm"] == "gram":
+        return int(run["block_size"])
+    order = min(run["matrix"]["shape"])
+    return min(wishes.block_size, int(order))
+
+
+def _differences(name: str, was: Any, now: Any) -> list[str]:
+    if was == now:
+        return []
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = sorted(was.keys() | now.keys())
+        return [
+            d for key in keys for d in _differences(f"{name} {key}", was.get(key), now.get(key))
+        ]
+    return [f"{name} was {was!r}, is {now!r}"]
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _digest(start: Array | None) -> str | None:
+    return None if start is None else array_digest(np.ascontiguousarray(start))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes an answer."""
+    packages = ("bigspec", "numpy", "scipy", "dask", "distributed", "zarr")
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds.
+
+    Attributes
+    ----------
+    where : str
+    run : dict
+        The matrix's identity, the options and what was chosen.
+    lower, upper : float
+        The interval so far; 0 and infinity before the first pass is complete.
+    passes : int
+    finished : bool
+    rounds : int
+        Rounds of the next pass that are summed already.
+    seconds : float
+        Wall time so far, in all processes.
+    place : dict
+        When it was saved, how many blocks it has, who owns it, what is damaged.
+    history : tuple of PassRecord
+    """
+
+    where: str
+    run: dict[str, Any]
+    lower: float
+    upper: float
+    passes: int
+    finished: bool
+    rounds: int
+    seconds: float
+    place: dict[str, Any]
+    history: tuple[Any, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values."""
+        return {
+            "schema": "bigspec.saved/1",
+            "where": self.where,
+            "lower": self.lower,
+            "upper": self.upper if np.isfinite(self.upper) else None,
+            "passes": self.passes,
+            "finished": self.finished,
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "saved": self.place["saved"],
+            "owner": self.place["owner"],
+            "damage": self.place["damage"],
+            "run": _plain(self.run),
+        }
+
+    def __str__(self) -> str:
+        run, owner = self.run, self.place["owner"]
+        m, n = run["matrix"]["shape"]
+        ends = interval_text(self.lower, self.upper)
+        width = width_text(self.lower, self.upper)
+        interval = f"{ends}, width {width}" if self.passes else "none yet"
+        cut = run["cut"]
+        rounds = -(-run["panels"] // cut["round_panels"])
+        if self.finished:
+            after = "nothing: finished; the same call returns this answer without a read"
+        elif self.rounds:
+            after = f"pass {self.passes + 1}, from round {self.rounds + 1} of {rounds}"
+        else:
+            after = f"pass {self.passes + 1}"
+        lines = [
+            self.where,
+            f"  matrix      {run['name']}, {m} x {n} {run['matrix']['dtype']}",
+            f"  algorithm   {run['algorithm']}, block of {run['block_size']}",
+            f"  certainty   failure probability {run['failure_probability']:g}",
+            f"  interval    {interval}",
+            f"  passes      {self.passes} in {seconds_text(self.seconds)}",
+            f"  begun       {run['begun']} by {run['by']}",
+            f"  saved       {self.place['saved']}, record {self.place['record']}",
+            f"  next        {after}",
+        ]
+        if owner is not None:
+            lines.append(f"  owner       process {owner.get('pid')} on {owner.get('host')}")
+        return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
+
+
+def show(where: str | os.PathLike[str]) -> Saved:
+    """Say what a checkpoint holds, without owning it or opening the matrix.
+
+    Parameters
+    ----------
+    where : str or path
+        A path or URL given as `checkpoint` to `bigspec.norm`.
+
+    Raises
+    ------
+    CheckpointError
+        Nothing there, something else, or nothing whole.
+    """
+    progress, place = describe(where, SAVED_TYPES)
+    interval = progress.running.interval
+    return Saved(
+        where=place["where"],
+        run=progress.run,
+        lower=interval.lower,
+        upper=interval.upper,
+        passes=len(progress.history),
+        finished=place["kind"] == "finished",
+        rounds=progress.begun.rounds,
+        seconds=progress.seconds,
+        place=place,
+        history=progress.history,
+    )
