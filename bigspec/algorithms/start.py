@@ -46,4 +46,5 @@ def start_block(
         S = np.concatenate([W[:, : n - b], S], axis=1)
     tolerance = 8 * UNIT_ROUNDOFF * float(np.linalg.norm(S))
     V, R, _ = rank_revealing_qr(S, tolerance, S.shape[1])
-    return V, R[:, R.shape[1] - b :].conj().T, 2 * tolerance
+    # Contiguous, as all arrays of a state: a checkpoint restores their memory order.
+    return V, np.ascontiguousarray(R[:, R.shape[1] - b :].conj().T), 2 * tolerance

@@ -40,12 +40,13 @@ class Damaged(Exception):  # noqa: N818
 
 
 class Folder:
-    """A checkpoint's place, opened for reading and writing.
+    """A checkpoint's place.
 
     Parameters
     ----------
     where : str or path
         A local path, ``file://``, or any fsspec URL.
+    read_only : bool
 
     Raises
     ------
@@ -55,16 +56,18 @@ class Folder:
         The place cannot be reached.
     """
 
-    def __init__(self, where: str | os.PathLike[str]) -> None:
+    def __init__(self, where: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.where = os.fspath(where)
         outer = self.where.removeprefix("file://").removeprefix("local://")
         self.local = "://" not in outer
         try:
             if self.local:
                 path = Path(outer).expanduser().absolute()
-                self.store: Any = LocalStore(path)
+                self.store: Any = LocalStore(path, read_only=read_only)
             else:
-                self.store = retries.with_retries(lambda: FsspecStore.from_url(outer))
+                self.store = retries.with_retries(
+                    lambda: FsspecStore.from_url(outer, read_only=read_only)
+                )
             self._check(self.read_document(""))
         except (OSError, ImportError, ValueError) as error:
             if isinstance(error, CheckpointError):
@@ -212,7 +215,10 @@ class Folder:
 
     def _get(self, key: str) -> bytes | None:
         prototype = default_buffer_prototype()
-        value = retries.with_retries(lambda: sync(self.store.get(key, prototype=prototype)))
+        try:
+            value = retries.with_retries(lambda: sync(self.store.get(key, prototype=prototype)))
+        except FileNotFoundError:  # a read-only store of a folder that is not there
+            return None
         return None if value is None else value.to_bytes()
 
 

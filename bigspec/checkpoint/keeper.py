@@ -307,7 +307,7 @@ def load_latest(where: str | os.PathLike[str], types: Iterable[type]) -> Any:
     CheckpointError
         Nothing there, or nothing whole.
     """
-    folder = Folder(where)
+    folder = Folder(where, read_only=True)
     value, _, _ = newest(folder, Codec(types), folder.records())
     if value is None:
         msg = f"{folder.where}: expected a checkpoint, got nothing"
@@ -317,7 +317,7 @@ def load_latest(where: str | os.PathLike[str], types: Iterable[type]) -> Any:
 
 def describe(where: str | os.PathLike[str], types: Iterable[type]) -> tuple[Any, dict[str, Any]]:
     """Return the newest whole value, and facts about where it lies: when, by whom, how large."""
-    folder = Folder(where)
+    folder = Folder(where, read_only=True)
     value, number, damage = newest(folder, Codec(types), folder.records())
     if number is None:
         msg = f"{folder.where}: expected a checkpoint, got nothing"
