@@ -102,7 +102,8 @@ def test_interrupted_inside_a_pass_goes_on_from_its_rounds(row, matrix, tmp_path
         again = bigspec.norm(matrix, checkpoint=place, **asked)
         assert_same_bits(again, whole)
         # Lost on one thread: the round of 3 that was not complete, and the panel being read.
-        assert total <= sum(matrix.log.reads.values()) <= total + 3
+        reads, lost = sum(matrix.log.reads.values()), 3 * -(-80 // panels)
+        assert 80 * whole.passes <= reads <= 80 * whole.passes + lost
 
 
 def test_interrupted_again_and_again(matrix, tmp_path, monkeypatch):
