@@ -221,6 +221,7 @@ class Saved:
     def __str__(self) -> str:
         run, owner = self.run, self.place["owner"]
         m, n = run["matrix"]["shape"]
+        dtype = np.dtype(run["matrix"]["dtype"]).name
         ends = interval_text(self.lower, self.upper)
         width = width_text(self.lower, self.upper)
         interval = f"{ends}, width {width}" if self.passes else "none yet"
@@ -234,7 +235,7 @@ class Saved:
             after = f"pass {self.passes + 1}"
         lines = [
             self.where,
-            f"  matrix      {run['name']}, {m} x {n} {run['matrix']['dtype']}",
+            f"  matrix      {run['name']}, {m} x {n} {dtype}",
             f"  algorithm   {run['algorithm']}, block of {run['block_size']}",
             f"  certainty   failure probability {run['failure_probability']:g}",
             f"  interval    {interval}",

@@ -220,7 +220,7 @@ def test_exit_statuses_of_the_command_line_are_documented():
         int(status)
         for status in re.findall(r"(?:^| {3})(?: {2})?(\d+) ", cli._STATUSES, re.MULTILINE)
     }
-    assert named | {cli.EXCEEDED, cli.UNDECIDED, cli.BUG, cli.CANNOT_WRITE} <= listed
+    assert named | {cli.EXCEEDED, cli.UNDECIDED, cli.BUG, cli.CANNOT_WRITE, cli.SAVED} <= listed
 
 
 def zarr_array(path, A, chunks):
@@ -270,7 +270,32 @@ def silent_store():
     raise retries.named_failure(TimeoutError("timed out"), "A.zarr", "c/1/0")
 
 
+def changed_matrix():
+    class Writer(bigspec.results.Observer):
+        def pass_finished(self, record):
+            zarr.open_array("A.zarr")[3:5] = 7.0
+
+    bigspec.norm("A.zarr", algorithm="power", rtol=1e-9, progress=Writer())
+
+
+def another_run():
+    bigspec.norm("A.zarr", checkpoint="run", seed=1)
+    bigspec.norm("A.zarr", checkpoint="run", seed=2)
+
+
+def checkpoint_in_use():
+    class Second(bigspec.results.Observer):
+        def pass_finished(self, record):
+            bigspec.norm("A.zarr", checkpoint="run")
+
+    bigspec.norm("A.zarr", checkpoint="run", progress=Second())
+
+
 RAISES = {
+    "ResumeError": another_run,
+    "MatrixChangedError": changed_matrix,
+    "CheckpointError": lambda: bigspec.norm("A.zarr", checkpoint="A.zarr"),
+    "CheckpointInUseError": checkpoint_in_use,
     "ArgumentError": lambda: bigspec.norm("A.zarr", rtol=2),
     "MemoryLimitError": lambda: bigspec.norm("A.zarr", memory_limit="1MiB"),
     "DataError": not_a_matrix,
@@ -333,6 +358,15 @@ def test_json_page_has_the_fields_of_estimates(source, algorithm, reader):
     data = bigspec.norm(a, algorithm=algorithm, max_passes=2).to_dict()
     assert dotted(data) == documented("Estimate")
     assert dotted(bigspec.plan(a).to_dict()) == documented("Plan")
+
+
+def test_json_page_has_the_fields_of_a_checkpoint(reader):
+    zarr_array("A.zarr", np.random.default_rng(0).standard_normal((60, 20)), (30, 20))
+    bigspec.norm("A.zarr", checkpoint="run", max_passes=1)
+    data = bigspec.show("run").to_dict()
+    assert dotted({k: v for k, v in data.items() if k != "run"}) == documented("Checkpoint") - {
+        "run"
+    }
 
 
 def test_json_page_has_the_fields_of_the_gate():

@@ -22,6 +22,7 @@ SHOWN = {
     "low_rank_error.py": "times the least possible distance",
     "lipschitz.py": "product of the norms",
     "warm_start.py": "warm;",
+    "resume.py": "the same bits as a run that was not killed: True",
 }
 
 

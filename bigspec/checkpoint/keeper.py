@@ -96,7 +96,7 @@ class Keeper:
         self._swept = False
         self._failing = ""
         self._refused: CheckpointInUseError | None = None
-        self._saved_at, self._took = -np.inf, 0.0
+        self._saved_at, self._took = time.monotonic(), 0.0
         self._waiting: tuple[str, Any] | None = None
         self._busy = False
         self._closed = False
