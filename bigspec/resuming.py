@@ -221,7 +221,7 @@ class Saved:
     def __str__(self) -> str:
         run, owner = self.run, self.place["owner"]
         m, n = run["matrix"]["shape"]
-        dtype = np.dtype(run["matrix"]["dtype"]).name
+        dtype = _type_name(run["matrix"]["dtype"])
         ends = interval_text(self.lower, self.upper)
         width = width_text(self.lower, self.upper)
         interval = f"{ends}, width {width}" if self.passes else "none yet"
@@ -247,6 +247,13 @@ class Saved:
         if owner is not None:
             lines.append(f"  owner       process {owner.get('pid')} on {owner.get('host')}")
         return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
+
+
+def _type_name(text: str) -> str:
+    try:
+        return np.dtype(text).name
+    except TypeError:  # bfloat16, where ml_dtypes has not been imported
+        return text
 
 
 def show(where: str | os.PathLike[str]) -> Saved:
