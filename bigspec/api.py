@@ -169,6 +169,7 @@ def norm(
     budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit))
     check_budget(budget)
     check_probability(failure_probability)
+    failure_probability = float(failure_probability)
     seed, loaded = as_seed(seed), load_start(start)
     matrix = open_matrix(a)
     executor = find_executor(matrix.resident)
@@ -254,6 +255,7 @@ def _estimate(
         failure_probability=held.run["failure_probability"],
         converged=outcome.converged,
         stopped_by=outcome.stopped_by,
+        checkpoint=outcome.saved,
         status=outcome.status,
         rtol=budget.rtol,
         right=outcome.vector if rows else None,

@@ -299,8 +299,9 @@ def norm_command(
             progress=observer,
         )
     _conclude(estimate, max_norm, json_file, report)
-    if kept is not None and estimate.stopped_by == "time":
-        message = f"the time limit is used up. Everything up to here is saved in {checkpoint}"
+    if estimate.checkpoint is not None and estimate.stopped_by == "time":
+        where = estimate.checkpoint
+        message = f"the time limit is used up. Everything up to here is saved in {where}"
         click.echo(f"bigspec: {message}: run the same command again to go on.", err=True)
         raise click.exceptions.Exit(SAVED)
 

@@ -156,7 +156,7 @@ def load_start(start: Any) -> Start | None:
         else:
             node = open_node(locate(text))
             if isinstance(node, zarr.Array):
-                start = node[...]
+                start = _entries(node, text)
             elif str(node.attrs.get("schema", "")).startswith("bigspec.checkpoint/"):
                 return _of_checkpoint(text)
             else:
@@ -189,6 +189,13 @@ def _of_checkpoint(where: str) -> Start:
     return Start(None, block, run["entropy"])
 
 
+def _entries(array: Any, text: str) -> Any:
+    if np.dtype(array.dtype).kind not in "biufc":  # objects may be pickled
+        msg = f"start: expected numbers in {text!r}, got {array.dtype}"
+        raise ArgumentError(msg)
+    return array[...]
+
+
 def _in_group(group: zarr.Group, text: str) -> Any:
     if "right" not in group:
         msg = (
@@ -196,7 +203,7 @@ def _in_group(group: zarr.Group, text: str) -> Any:
             f"checkpoint, got the group {text!r} with {sorted(group.array_keys())}"
         )
         raise ArgumentError(msg)
-    return group["right"][...]  # type: ignore[index]
+    return _entries(group["right"], text)
 
 
 def _load_numpy(path: Path) -> Array:

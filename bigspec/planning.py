@@ -11,7 +11,7 @@ from bigspec.layout import Layout, choose_layout, format_bytes, keep_layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes import Executor, Measurement, measure
 
-__all__ = ["ALGORITHMS", "Plan", "Wishes", "make_plan", "resume_plan"]
+__all__ = ["ALGORITHMS", "Plan", "Wishes", "check_wishes", "make_plan", "resume_plan"]
 
 ALGORITHMS = ("auto", "lanczos", "power", "gram")
 DEFAULT_BLOCK = 16
@@ -128,7 +128,7 @@ def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool 
     ------
     ArgumentError, MemoryLimitError
     """
-    _check(matrix, wishes)
+    check_wishes(matrix, wishes)
     limit = wishes.memory_limit or executor.memory() // 2
     planner = _Planner(matrix, executor, wishes, limit)
     measured = planner.measure() if look else None
@@ -196,7 +196,8 @@ def _build(name: str, block_size: int, basis_bytes: int) -> Algorithm[Any]:
     return Gram() if name == "gram" else Power(block_size)
 
 
-def _check(matrix: Matrix, wishes: Wishes) -> None:
+def check_wishes(matrix: Matrix, wishes: Wishes) -> None:
+    """Raise `ArgumentError` for wishes that contradict the matrix or one another."""
     if wishes.algorithm not in ALGORITHMS:
         msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {wishes.algorithm!r}"
         raise ArgumentError(msg)

@@ -144,6 +144,8 @@ class Estimate:
     stopped_by : str
         ``"converged"``, ``"exhausted"`` (the rounding margin is reached), ``"passes"`` or
         ``"time"`` (the budget is used up).
+    checkpoint : str or None
+        Where this is saved, with all that is needed to go on; None if it is not.
     status : str
         A sentence: what was reached, or what ended the run and what is missing.
     rtol : float
@@ -188,6 +190,7 @@ class Estimate:
     failure_probability: float
     converged: bool
     stopped_by: str
+    checkpoint: str | None
     status: str
     rtol: float
     right: np.ndarray[Any, Any] | None = field(repr=False)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from bigspec.checkpoint import Checkpoint, Keeper, array_digest, describe
-from bigspec.errors import ResumeError
+from bigspec.errors import CheckpointError, ResumeError
 from bigspec.options import Start
 from bigspec.passes import Executor
-from bigspec.planning import Plan, Wishes, resume_plan
+from bigspec.planning import Plan, Wishes, check_wishes, resume_plan
 from bigspec.results import Observer
 from bigspec.solve import SAVED_TYPES, Progress
 from bigspec.words import interval_text, seconds_text, width_text
@@ -27,6 +27,13 @@ from bigspec.words import interval_text, seconds_text, width_text
 __all__ = ["Saved", "as_checkpoint", "begin", "go_on", "kept", "show", "versions"]
 
 Array = np.ndarray[Any, Any]
+
+RUN = {
+    "matrix", "name", "algorithm", "block_size", "extra", "basis_bytes", "failure_probability",
+    "delta_ledger", "entropy", "start", "cut", "panels", "choices", "measured_bytes", "versions",
+    "begun", "by",
+}  # fmt: skip
+"""What describes a run; see `begin`."""
 
 
 @contextmanager
@@ -37,9 +44,10 @@ def kept(checkpoint: Any, observer: Observer) -> Iterator[tuple[Keeper | None, P
         yield None, None
         return
     keeper = Keeper(options, SAVED_TYPES)
-    keeper.open()
     try:
-        progress = keeper.load()
+        progress = keeper.open()
+        if progress is not None:
+            check_progress(progress, keeper.folder.where)
         while keeper.messages:
             observer.warned(keeper.messages.popleft())
         yield keeper, progress
@@ -52,6 +60,14 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     if checkpoint is None or isinstance(checkpoint, Checkpoint):
         return checkpoint
     return Checkpoint(checkpoint)
+
+
+def check_progress(progress: Any, where: str) -> None:
+    """Refuse a value that is whole and not the progress of a run."""
+    held = progress.run.keys() if isinstance(progress, Progress) else set()
+    if RUN - held:
+        msg = f"{where}: expected the progress of a run, got something else; name another place"
+        raise CheckpointError(msg)
 
 
 def begin(
@@ -96,6 +112,7 @@ def go_on(
         Names everything that differs.
     MemoryLimitError
     """
+    check_wishes(matrix, wishes)
     run = progress.run
     rows = run["cut"]["orientation"] == "rows"
     vectors = None if start is None else start.vectors(rows=rows)
@@ -121,8 +138,11 @@ def go_on(
         )
         raise ResumeError(msg)
     chosen, same_cut = resume_plan(matrix, executor, wishes, run)
+    run = run | {"basis_bytes": min(run["basis_bytes"], chosen.layout.memory.spare)}
     if not same_cut:
         progress = replace(progress, begun=type(progress.begun)(), tokens=None)
+        layout = chosen.layout
+        run |= {"cut": layout.cut, "panels": layout.panels, "choices": list(chosen.choices)}
     passes = len(progress.history)
     rounds = f" and {progress.begun.rounds} round(s)" if progress.begun.rounds else ""
     said = [f"went on from a checkpoint with {passes} pass(es){rounds}"]
@@ -130,14 +150,13 @@ def go_on(
     if was:
         old = ", ".join(f"{name} {number}" for name, number in was.items())
         said.append(f"begun with {old}: the last bits may not be those of an uninterrupted run")
-    run = run | {"choices": list(chosen.choices), "cut": chosen.layout.cut}
     chosen = replace(chosen, choices=(*chosen.choices, *said))
     return chosen, replace(progress, run=run)
 
 
 def _block_size(wishes: Wishes, run: dict[str, Any]) -> int:
     """Return the block size asked for; one above the order of the matrix is cut to it."""
-    if wishes.block_size is None or run["algorithm"] == "gram":
+    if wishes.block_size is None:
         return int(run["block_size"])
     order = min(run["matrix"]["shape"])
     return min(wishes.block_size, int(order))
@@ -270,6 +289,7 @@ def show(where: str | os.PathLike[str]) -> Saved:
         Nothing there, something else, or nothing whole.
     """
     progress, place = describe(where, SAVED_TYPES)
+    check_progress(progress, place["where"])
     interval = progress.running.interval
     return Saved(
         where=place["where"],

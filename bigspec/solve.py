@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
@@ -58,6 +59,8 @@ class Outcome:
     vector : ndarray or None
         Unit iterate that attains the lower bound; None if the algorithm kept no basis.
     frobenius : float or None
+    saved : str or None
+        The checkpoint that holds it.
     stopped_by : str
         ``"converged"``, ``"exhausted"``, ``"passes"`` or ``"time"``.
     """
@@ -69,6 +72,7 @@ class Outcome:
     vector: Array | None
     frobenius: float | None
     stopped_by: str
+    saved: str | None = None
 
 
 @dataclass(frozen=True)
@@ -232,18 +236,20 @@ def solve(
                 begun=Begun(),
                 tokens=passes.tokens,
             )
-            saving.progress, passes.begun = progress, Begun()
+            saving.stepped(progress)
             observer.pass_finished(record)
             reason = _stop(progress, budget)
             if not reason:
                 saving.step()
+        saving.finish(reason)
     except DeadlinePassed:
         reason = "time"
+        saving.finish(reason)
     except BaseException as error:
         saving.interrupted(error)
         raise
-    saving.finish(reason)
-    return _outcome(progress, algorithm, reason, budget, failure_probability)
+    outcome = _outcome(progress, algorithm, reason, budget, failure_probability)
+    return replace(outcome, saved=saving.where)
 
 
 class _Saving:
@@ -257,6 +263,18 @@ class _Saving:
         self.saved: Progress | None = progress  # as it was loaded, or nothing worth a save yet
         if keeper is not None:
             passes.on_sum = self._after_round
+
+    @property
+    def where(self) -> str | None:
+        """The checkpoint that holds all that is known; None if there is none, or not all."""
+        return (
+            self.keeper.folder.where if self.keeper is not None and self.keeper.complete else None
+        )
+
+    def stepped(self, progress: Progress) -> None:
+        """Note a complete pass: from here on, `begun` is the next one."""
+        self.passes.begun = Begun()
+        self.progress = progress
 
     def _after_round(self, begun: Begun) -> None:
         assert self.keeper is not None
@@ -272,10 +290,13 @@ class _Saving:
         """At the end: the answer, or as far as the pass got that the time limit ended."""
         if self.keeper is None or not self._anything_new():
             return
-        if reason == "time":
-            self._offer("partial", replace(self.progress, begun=self.passes.begun))
-        else:
-            self._offer("step" if reason == "passes" else "finished", self.progress)
+        try:
+            if reason == "time":
+                self._offer("partial", replace(self.progress, begun=self.passes.begun))
+            else:
+                self._offer("step" if reason == "passes" else "finished", self.progress)
+        except CheckpointInUseError as error:  # the answer is there all the same
+            self.observer.warned(str(error))
         self.keeper.flush()
         self._tell()
 
@@ -283,12 +304,13 @@ class _Saving:
         """Save as far as the pass got, unless the matrix is not what it was."""
         if self.keeper is None or isinstance(error, (MatrixChangedError, CheckpointInUseError)):
             return
-        if self._anything_new():
-            self._offer("partial", replace(self.progress, begun=self.passes.begun))
-        if self.keeper.flush(GRACE):
-            where = self.keeper.folder.where
-            error.saved = where  # type: ignore[attr-defined]
-            error.add_note(f"Everything up to here is saved in {where}: run it again to go on.")
+        with suppress(CheckpointInUseError):
+            if self._anything_new():
+                self._offer("partial", replace(self.progress, begun=self.passes.begun))
+            self.keeper.flush(GRACE, strict=True)
+        if self.where is not None:
+            error.saved = self.where  # type: ignore[attr-defined]
+            error.add_note(f"Everything up to here is saved in {self.where}.")
         self._tell()
 
     def _anything_new(self) -> bool:

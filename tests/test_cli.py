@@ -33,6 +33,7 @@ def estimate(lower=167.9618, upper=167.9802, **changes):
         "failure_probability": 1e-6,
         "converged": True,
         "stopped_by": "converged",
+        "checkpoint": None,
         "status": "Converged.",
         "rtol": 1e-3,
         "right": np.ones(3),

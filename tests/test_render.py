@@ -45,6 +45,7 @@ def closing_in(passes=6, value=167.96185234, **changes):
         "failure_probability": 1e-6,
         "converged": True,
         "stopped_by": "converged",
+        "checkpoint": None,
         "status": "Converged in good time.",
         "rtol": 1e-3,
         "right": np.ones(3),

@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -24,12 +26,13 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from bigspec.checkpoint.codec import array_digest, restored
-from bigspec.errors import CheckpointError
+from bigspec.errors import BigspecError, CheckpointError
 from bigspec.sources import locations, retries
 
 __all__ = ["SCHEMA", "Damaged", "Folder"]
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 SCHEMA = "bigspec.checkpoint/1"
 CHUNK_BYTES = 16 << 20
@@ -70,7 +73,7 @@ class Folder:
                 )
             self._check(self.read_document(""))
         except (OSError, ImportError, ValueError) as error:
-            if isinstance(error, CheckpointError):
+            if isinstance(error, BigspecError):
                 raise
             raise locations.open_failure(error, self.where) from error
 
@@ -97,11 +100,14 @@ class Folder:
         async def listed() -> list[str]:
             return [name async for name in self.store.list_dir(path)]
 
+        if (fs := getattr(self.store, "fs", None)) is not None:
+            fs.invalidate_cache()  # other processes write here, too
         try:
-            names = retries.with_retries(lambda: sync(listed()))
+            names = {name.strip("/") for name in self._reading(lambda: sync(listed()))}
         except FileNotFoundError:
             return []
-        return sorted({name.strip("/") for name in names} - {"zarr.json"})
+        # A process that was killed while it wrote leaves a temporary file of zarr's.
+        return sorted(name for name in names - {"zarr.json"} if not name.endswith(".partial"))
 
     def read_document(self, path: str) -> dict[str, Any] | None:
         """Return the attributes of the group at `path`, or None if there is none.
@@ -131,7 +137,9 @@ class Folder:
         write = self.store.set_if_not_exists if new else self.store.set
         retries.with_retries(lambda: sync(write(_document_key(path), value)))
 
-    def write_block(self, array: Array, name: str, *, over: bool) -> None:
+    def write_block(
+        self, array: Array, name: str, *, over: bool, on_chunk: Callable[[], None]
+    ) -> None:
         """Write an array; `over` what a run that died may have left of it."""
         shape = array.shape
         row = max(1, array.nbytes // max(1, shape[0]))
@@ -144,8 +152,12 @@ class Folder:
             dtype=array.dtype,
             compressors=None,  # the last bits of iterates are random
             overwrite=over,
+            config={"write_empty_chunks": True},  # -0.0 equals the fill value and has other bits
         )
-        block[...] = array
+        for first in range(0, shape[0], chunks[0]):
+            block[first : first + chunks[0]] = array[first : first + chunks[0]]
+            on_chunk()
+        self._to_disk(f"blocks/{name}")
 
     def read_block(self, name: str) -> Array:
         """Read an array and check that it is the one that was written.
@@ -154,12 +166,13 @@ class Folder:
         ------
         Damaged
         """
+        if re.fullmatch("[0-9a-f]{40}", name) is None:
+            msg = f"{name!r} is not the name of a block"
+            raise Damaged(msg)
         try:
-            held = retries.with_retries(
-                lambda: zarr.open_array(self.store, path=f"blocks/{name}", mode="r")[...]
-            )
+            held = self._reading(lambda: _plain_entries(self.store, f"blocks/{name}"))
         except Exception as error:
-            if retries.is_transient(error):
+            if isinstance(error, BigspecError):
                 raise
             msg = f"blocks/{name} cannot be read ({type(error).__name__}: {error})"
             raise Damaged(msg) from error
@@ -174,9 +187,10 @@ class Folder:
         """Write a record with its checksum: the one write that makes a step complete."""
         checksum = _checksum(data)
         self.write_document(_record(number), data | {"schema": SCHEMA, "sha256": checksum})
+        self._to_disk(_record(number))
 
-    def read_record(self, number: int) -> dict[str, Any]:
-        """Read a record and check it.
+    def read_record(self, number: int) -> dict[str, Any] | None:
+        """Read a record and check it; None if it is not there, or was never complete.
 
         Raises
         ------
@@ -185,8 +199,7 @@ class Folder:
         path = _record(number)
         data = self.read_document(path)
         if data is None:
-            msg = f"{path}/zarr.json is missing"
-            raise Damaged(msg)
+            return None
         schema, checksum = data.pop("schema", None), data.pop("sha256", None)
         if checksum != _checksum(data):
             msg = f"{path}/zarr.json is not what was written (its SHA-256 differs)"
@@ -216,10 +229,42 @@ class Folder:
     def _get(self, key: str) -> bytes | None:
         prototype = default_buffer_prototype()
         try:
-            value = retries.with_retries(lambda: sync(self.store.get(key, prototype=prototype)))
+            value = self._reading(lambda: sync(self.store.get(key, prototype=prototype)))
         except FileNotFoundError:  # a read-only store of a folder that is not there
             return None
         return None if value is None else value.to_bytes()
+
+    def _reading(self, read: Callable[[], T]) -> T:
+        """Read with retries; a store that goes on failing becomes a `StoreUnavailableError`."""
+        try:
+            return retries.with_retries(read)
+        except Exception as error:
+            if retries.is_transient(error) or isinstance(error, PermissionError):
+                raise locations.open_failure(error, self.where) from error
+            raise
+
+    def _to_disk(self, path: str) -> None:
+        """On a local store, wait until what was written under `path` survives a power cut."""
+        if not self.local:
+            return
+        top = self.store.root / path
+        for place in [*top.rglob("*"), top, top.parent]:
+            handle = os.open(place, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _plain_entries(store: Any, path: str) -> Array:
+    """Read an array that is stored as plain numbers, which is all that bigspec writes."""
+    block = zarr.open_array(store, path=path, mode="r", zarr_format=3)
+    metadata: Any = block.metadata.to_dict()
+    codecs = [codec["name"] for codec in metadata["codecs"]]
+    if np.dtype(block.dtype).kind not in "biufc" or codecs != ["bytes"]:
+        msg = f"{block.dtype} through {codecs}"
+        raise ValueError(msg)
+    return np.asarray(block[...])
 
 
 def check_schema(schema: Any, where: str) -> None:

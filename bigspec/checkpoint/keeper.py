@@ -7,9 +7,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,10 @@ class Checkpoint:
             raise ArgumentError(msg)
 
 
+class _Closed(Exception):  # noqa: N818
+    """The run has ended; what still waited is not written."""
+
+
 class Keeper:
     """Owns a checkpoint for the length of a run.
 
@@ -88,7 +93,6 @@ class Keeper:
         self.folder = Folder(options.where)
         self.lease = Lease(self.folder, steal=options.steal)
         self.messages: deque[str] = deque()
-        self.complete = True  # whether the newest value offered has been saved
         self._kept: dict[int, tuple[str, set[str]]] = {}  # record -> its kind, its blocks
         self._present: set[str] = set()
         self._digests: dict[int, tuple[Array, str]] = {}
@@ -97,14 +101,29 @@ class Keeper:
         self._failing = ""
         self._refused: CheckpointInUseError | None = None
         self._saved_at, self._took = time.monotonic(), 0.0
-        self._waiting: tuple[str, Any] | None = None
-        self._busy = False
-        self._closed = False
+        self._queue: deque[tuple[str, Any]] = deque()
+        self._busy = self._closed = False
+        self._chunks = 0
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def open(self) -> None:
-        """Claim the checkpoint, or raise `CheckpointInUseError` if another process lives on it."""
+    @property
+    def complete(self) -> bool:
+        """Whether the newest value that was offered or loaded has been saved."""
+        with self._change:
+            waits = self._busy or self._queue
+            return bool(self._kept) and not waits and not self._failing and not self._refused
+
+    def open(self) -> Any:
+        """Claim the checkpoint, and return the newest complete value, or None in a fresh place.
+
+        Raises
+        ------
+        CheckpointInUseError
+            Another process lives on it.
+        CheckpointError
+            There are records, and not one can be used.
+        """
         try:
             self.folder.start()
             self.lease.claim()
@@ -112,52 +131,65 @@ class Keeper:
             raise
         except (OSError, BigspecError) as error:
             self._trouble(error)
-        self._thread = threading.Thread(target=self._work, name="bigspec-checkpoint", daemon=True)
-        self._thread.start()
-
-    def load(self) -> Any:
-        """Return the newest complete value, or None in a fresh place.
-
-        Raises
-        ------
-        CheckpointError
-            There are records, and not one can be used.
-        """
+        found, damage = newest(self.folder, self.codec, self.folder.read_block)
         numbers = self.folder.records()
-        self._number = numbers[-1] if numbers else 0
+        self._number = max(numbers, default=0)
         self._present = set(self.folder.names("blocks"))
-        value, used, damage = newest(self.folder, self.codec, numbers)
-        if used is not None:
-            for number in numbers[: numbers.index(used) + 1]:
-                with suppress(Damaged):
-                    data = self.folder.read_record(number)
+        for number in numbers:
+            with suppress(Damaged):
+                data = self.folder.read_record(number)
+                if found is not None and data is not None and number <= found.number:
                     self._kept[number] = (data["kind"], set(_blocks(data["value"])))
         if damage:
             self.messages.append(
                 f"checkpoint {self.folder.where}: {'; '.join(damage)}. The step before is used"
             )
-        return value
+        self._thread = threading.Thread(target=self._work, name="bigspec-checkpoint", daemon=True)
+        self._thread.start()
+        return None if found is None else found.value
 
     def due(self, *, step: bool) -> bool:
         """Whether it is time to save: a step that is cheap to save, or anything after a while."""
         since = time.monotonic() - self._saved_at
-        return since >= self.options.interval or (step and since >= SHARE * self._took)
+        cheap = self.options.keep_blocks or since >= SHARE * self._took
+        return since >= self.options.interval or (step and cheap)
 
     def offer(self, kind: str, value: Any) -> None:
-        """Save `value` soon, in the background, in place of any that still waits."""
+        """Save `value` soon, in the background, in place of any that still waits.
+
+        With `keep_blocks` steps do not take one another's place; this waits while two wait.
+
+        Raises
+        ------
+        CheckpointInUseError
+            Another process has taken the checkpoint over.
+        """
         if self._refused is not None:
             raise self._refused
         self._saved_at = time.monotonic()
         with self._change:
-            self.complete = False
-            self._waiting = (kind, value)
+            if self._queue and not (self.options.keep_blocks and self._queue[-1][0] == "step"):
+                self._queue.pop()
+            self._queue.append((kind, value))
             self._change.notify_all()
+        if len(self._queue) > 2:
+            self.flush()
 
-    def flush(self, patience: float = PATIENCE) -> bool:
-        """Wait until all is written; return whether it is."""
-        until = time.monotonic() + patience
+    def flush(self, patience: float = PATIENCE, *, strict: bool = False) -> bool:
+        """Wait until all is written; return whether it is.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds without progress after which the store is given up.
+        strict : bool
+            Give it up after so many seconds in any case.
+        """
         with self._change:
-            while self._busy or self._waiting is not None:
+            until, chunks = time.monotonic() + patience, self._chunks
+            while self._busy or self._queue:
+                if self._chunks != chunks and not strict:
+                    until, chunks = time.monotonic() + patience, self._chunks
                 left = until - time.monotonic()
                 if left <= 0:
                     self.messages.append(
@@ -169,43 +201,43 @@ class Keeper:
         return self.complete
 
     def close(self) -> None:
-        """Let the checkpoint go."""
+        """Let the checkpoint go; a save that hangs keeps the lease until it ends."""
         with self._change:
             self._closed = True
+            self._queue.clear()
             self._change.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout=1.0)
-        self.lease.release()
+        if self._thread is None:
+            self.lease.release()
+            return
+        self._thread.join(timeout=5.0)
 
     def _work(self) -> None:
         while True:
             with self._change:
-                while self._waiting is None:
-                    if self._closed:
-                        return
+                while not self._queue and not self._closed:
                     self._change.wait()
-                (kind, value), self._waiting, self._busy = self._waiting, None, True
+                if self._closed:
+                    break
+                (kind, value), self._busy = self._queue.popleft(), True
             began = time.monotonic()
+            failing = ""
             try:
                 self._save(kind, value)
             except CheckpointInUseError as error:
-                self._refused, self._failing = error, str(error)
+                self._refused = error
+            except _Closed:
+                break
             except Exception as error:  # noqa: BLE001, RUF100 - a run that could finish goes on
-                self._trouble(error)
-            else:
-                self._failing = ""
+                failing = self._trouble(error)
             with self._change:
+                self._failing = failing
                 self._took = time.monotonic() - began
                 self._busy = False
-                self.complete = not self._failing and self._waiting is None
                 self._change.notify_all()
+        self.lease.release()
 
     def _save(self, kind: str, value: Any) -> None:
-        if not self.lease.claimed:  # it could not be written when the run began
-            self.folder.start()
-            self.lease.claim()
-        self.lease.look()
-        self.lease.check()
+        self._own()
         number = self._number + 1
         written: list[str] = []
         blocks: set[str] = set()
@@ -217,27 +249,60 @@ class Keeper:
             digests[id(array)] = (array, name)  # holds the array, so that its id stays its own
             if name not in blocks and not any(name in kept for _, kept in self._kept.values()):
                 written.append(name)
-                self.folder.write_block(array, name, over=name in self._present)
+                over = name in self._present
+                self.folder.write_block(array, name, over=over, on_chunk=self._progress)
                 self._present.add(name)
             blocks.add(name)
             return name
 
         try:
-            data = {"kind": kind, "value": self.codec.encode(value, put)}
-            self.folder.write_record(number, data | {"saved": _now()})
+            data = {"kind": kind, "value": self.codec.encode(value, put), "saved": _now()}
+            self.lease.check()  # writing blocks may have taken long
+            self._check_open()
+            self.folder.write_record(number, data)
+        except (CheckpointInUseError, _Closed):
+            raise  # what was written may be another owner's by now
         except BaseException as error:
+            self.lease.check()
             self._make_room(written, full=getattr(error, "errno", None) == errno.ENOSPC)
             raise
         self._number, self._digests = number, digests
         self._kept[number] = (kind, blocks)
+        self._progress()
+        self.lease.check()
         self._drop_old()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _Closed
+
+    def _own(self) -> None:
+        """Make sure that this process owns the checkpoint, and that it is as it was left."""
+        self.lease.check()
+        if self.lease.claimed:
+            return
+        # It could not be written when the run began, or somebody removed the owner's document.
+        self.folder.start()
+        self.lease.claim()
+        numbers, self._present = self.folder.records(), set(self.folder.names("blocks"))
+        if max(numbers, default=0) > self._number:
+            msg = (
+                f"{self.folder.where}: expected the checkpoint as this process left it, at record "
+                f"{self._number}, got record {max(numbers)}: another process has gone on with it"
+            )
+            raise CheckpointInUseError(msg)
+        self._kept = {
+            number: kept
+            for number, kept in self._kept.items()
+            if number in numbers and kept[1] <= self._present
+        }
 
     def _drop_old(self) -> None:
         """Remove what no kept record needs: the record first, so that none lacks its blocks."""
         newest = sorted(self._kept)[-KEPT:]
         for number in sorted(self._kept):
             kind, _ = self._kept[number]
-            if number in newest or (self.options.keep_blocks and kind == "step"):
+            if number in newest or (self.options.keep_blocks and kind != "partial"):
                 continue
             self.folder.remove_record(number)
             del self._kept[number]
@@ -262,7 +327,12 @@ class Keeper:
                 del self._kept[oldest]
                 self._drop_old()
 
-    def _trouble(self, error: Exception) -> None:
+    def _progress(self) -> None:
+        with self._change:
+            self._chunks += 1
+            self._change.notify_all()
+
+    def _trouble(self, error: Exception) -> str:
         text = f"{type(error).__name__}: {error}"
         if text != self._failing:
             stands = f"record {max(self._kept)} stands" if self._kept else "nothing is saved yet"
@@ -271,29 +341,50 @@ class Keeper:
                 f"{stands}, and the next save tries again"
             )
         self._failing = text
+        return text
 
 
-def newest(folder: Folder, codec: Codec, numbers: list[int]) -> tuple[Any, int | None, list[str]]:
-    """Return the newest whole value, its record's number, and what is wrong with later ones.
+@dataclass(frozen=True)
+class Found:
+    """A whole record: its value, its number, and what else it says."""
+
+    value: Any
+    number: int
+    kind: str
+    saved: str
+
+
+def newest(
+    folder: Folder, codec: Codec, read_block: Callable[[str], Array]
+) -> tuple[Found | None, list[str]]:
+    """Return the newest whole record, and what is wrong with later ones.
 
     Raises
     ------
     CheckpointError
         There are records, and not one can be used.
     """
-    damage: list[str] = []
-    for number in reversed(numbers):
-        try:
-            data = folder.read_record(number)
-            return codec.decode(data["value"], folder.read_block), number, damage
-        except Damaged as error:
-            damage.append(str(error))
-        except (KeyError, TypeError, ValueError) as error:
-            damage.append(f"records/{number:06d} does not decode ({type(error).__name__})")
-    if not numbers:
-        return None, None, damage
+    numbers: list[int] = []
+    while True:
+        before, numbers = numbers, folder.records()
+        damage: list[str] = []
+        for number in reversed(numbers):
+            try:
+                data = folder.read_record(number)
+                if data is None:  # never complete
+                    continue
+                value = codec.decode(data["value"], cache(read_block))
+                return Found(value, number, data["kind"], data["saved"]), damage
+            except Damaged as error:
+                damage.append(str(error))
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                damage.append(f"records/{number:06d} does not decode ({type(error).__name__})")
+        if not damage:
+            return None, damage
+        if numbers == before:  # else its owner may have replaced them while they were read
+            break
     msg = (
-        f"{folder.where}: expected at least one whole step, got {len(numbers)} damaged record(s): "
+        f"{folder.where}: expected at least one whole step, got {len(damage)} damaged record(s): "
         f"{'; '.join(damage)}. Remove it, or name another place, to start again"
     )
     raise CheckpointError(msg)
@@ -308,34 +399,38 @@ def load_latest(where: str | os.PathLike[str], types: Iterable[type]) -> Any:
         Nothing there, or nothing whole.
     """
     folder = Folder(where, read_only=True)
-    value, _, _ = newest(folder, Codec(types), folder.records())
-    if value is None:
-        msg = f"{folder.where}: expected a checkpoint, got nothing"
-        raise CheckpointError(msg)
-    return value
+    found, _ = newest(folder, Codec(types), folder.read_block)
+    return _there(found, folder).value
 
 
 def describe(where: str | os.PathLike[str], types: Iterable[type]) -> tuple[Any, dict[str, Any]]:
-    """Return the newest whole value, and facts about where it lies: when, by whom, how large."""
+    """Return the newest value without its blocks, and facts about where it lies.
+
+    When it was saved, who owns it, how many blocks it has; the blocks are not read.
+    """
     folder = Folder(where, read_only=True)
-    value, number, damage = newest(folder, Codec(types), folder.records())
-    if number is None:
-        msg = f"{folder.where}: expected a checkpoint, got nothing"
-        raise CheckpointError(msg)
-    record = folder.read_record(number)
+    found, damage = newest(folder, Codec(types), lambda _: np.zeros((0, 0)))
+    found = _there(found, folder)
     try:
         owner = folder.read_document("owner")
     except Damaged:
         owner = None
-    return value, {
+    return found.value, {
         "where": folder.where,
-        "record": number,
-        "kind": record["kind"],
-        "saved": record["saved"],
+        "record": found.number,
+        "kind": found.kind,
+        "saved": found.saved,
         "blocks": len(folder.names("blocks")),
         "owner": owner,
         "damage": damage,
     }
+
+
+def _there(found: Found | None, folder: Folder) -> Found:
+    if found is None:
+        msg = f"{folder.where}: expected a checkpoint, got nothing"
+        raise CheckpointError(msg)
+    return found
 
 
 def _blocks(data: Any) -> list[str]:

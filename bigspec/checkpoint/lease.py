@@ -45,6 +45,13 @@ class Lease:
     folder : Folder
     steal : bool
         Take it from a live owner, which notices at its next heartbeat or save, and stops.
+
+    Attributes
+    ----------
+    claimed : bool
+        Whether this process was the owner when it last looked.
+    lost : bool
+        Whether another process has taken over, for good.
     """
 
     def __init__(self, folder: Folder, *, steal: bool = False) -> None:
@@ -67,7 +74,7 @@ class Lease:
             The document cannot be written; the run may go on without a lease.
         """
         owner = self._read()
-        if owner is not None and not self._steal:
+        if owner and owner.get("token") != self.token and not self._steal:
             self._refuse_live(owner)
         if owner is None and self.folder.local:
             with suppress(FileExistsError):  # exclusive on a local store: no race is left
@@ -75,50 +82,55 @@ class Lease:
         else:
             self._write()
             time.sleep(TIMING.settle)  # of several that saw no owner, the last to write has it
-        winner = self._read()
-        if winner is None or winner.get("token") != self.token:
-            raise self._in_use(winner or {})
+        winner = self._read() or {}
+        if winner.get("token") != self.token:
+            raise self._in_use(winner)
         self.claimed = True
-        self._thread = threading.Thread(target=self._beat, name="bigspec-lease", daemon=True)
-        self._thread.start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, name="bigspec-lease", daemon=True)
+            self._thread.start()
 
     def check(self) -> None:
-        """Raise `CheckpointInUseError` if another process has taken over."""
+        """Read the document, and raise `CheckpointInUseError` if another process has taken over.
+
+        A document that is gone means that somebody cleaned up, or took over and has ended:
+        `claimed` is false then, until it is claimed again.
+        """
+        owner = self._read() if self.claimed and not self.lost else {}
+        if owner is None:
+            self.claimed = False
+        elif owner and owner.get("token") != self.token:
+            self.lost = True
         if self.lost:
             raise self._in_use(self._read() or {})
-
-    def look(self) -> None:
-        """Read the document; afterwards `lost` says whether it is still this process's."""
-        owner = self._read() if self.claimed else None
-        self.lost = self.lost or (owner is not None and owner.get("token") != self.token)
 
     def release(self) -> None:
         """Give it up, if it is still held."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(timeout=TIMING.beat)
-            self._thread = None
-            with suppress(Exception):
-                self.look()
-                if self.claimed and not self.lost:
-                    self.folder.remove_document(OWNER)
+        with suppress(Exception):
+            if (self._read() or {}).get("token") == self.token:
+                self.folder.remove_document(OWNER)
+        self.claimed = False
 
     def _beat(self) -> None:
         while not self._stopped.wait(TIMING.beat):
-            with suppress(Exception):  # a store that does not answer now may answer later
-                self.look()
-                if self.lost:
-                    return
-                self.beats += 1
-                self._write()
+            try:
+                self.check()
+                if self.claimed:
+                    self.beats += 1
+                    self._write()
+            except CheckpointInUseError:
+                return
+            except Exception:  # noqa: BLE001, RUF100, S112 - a store may answer again later
+                continue
 
     def _refuse_live(self, owner: dict[str, Any]) -> None:
         """Raise if the owner lives; watch its heartbeat if only that can tell."""
         if owner.get("machine") == _machine():
-            if _process_lives(owner):
+            if owner.get("started") is not None and owner["started"] == _started(owner.get("pid")):
                 raise self._in_use(owner)
-            return
-        if time.time() - float(owner.get("time", 0.0)) > 20 * TIMING.patience:
             return
         until = time.monotonic() + TIMING.patience
         while time.monotonic() < until:
@@ -138,10 +150,11 @@ class Lease:
         )
 
     def _read(self) -> dict[str, Any] | None:
+        """Return the document; None if there is none, empty if it is damaged."""
         try:
             return self.folder.read_document(OWNER)
         except Damaged:
-            return None
+            return {}
 
     def _write(self, *, new: bool = False) -> None:
         document = {
@@ -149,7 +162,7 @@ class Lease:
             "host": socket.gethostname(),
             "machine": _machine(),
             "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
+            "started": _started(os.getpid()),
             "since": _since(),
             "beats": self.beats,
             "time": time.time(),
@@ -171,10 +184,18 @@ def _machine() -> str:
     return " ".join(parts)
 
 
-def _process_lives(owner: dict[str, Any]) -> bool:
+def _started(pid: Any) -> str | None:
+    """Tell a process from others that had its number; None if it does not live.
+
+    In ticks since the boot where /proc has them: times of day move when clocks are set.
+    """
     try:
-        process = psutil.Process(int(owner["pid"]))
-        same = abs(process.create_time() - float(owner["process_started"])) < 1.0
-        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-    except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
+        process = psutil.Process(int(pid))
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        with suppress(OSError, IndexError):
+            stat = Path(f"/proc/{int(pid)}/stat").read_text(encoding="utf-8", errors="replace")
+            return stat.rpartition(")")[2].split()[19]
+        return f"{process.create_time():.0f}"
+    except (psutil.Error, TypeError, ValueError):
+        return None

@@ -164,7 +164,8 @@ def run_operator(context: Context) -> Partial:
     if not (np.isfinite(Y).all() and np.isfinite(Z).all()):
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)
-    Y, Z = (X.astype(V.dtype, copy=False) for X in (Y, Z))
+    Y = Y.astype(V.dtype, copy=False)
+    Z = np.array(Z, dtype=V.dtype, order="C")  # a copy: an operator may use its memory again
     seconds = time.perf_counter() - started
     Y = np.ldexp(1.0, -exponent) * Y if exponent else Y
     return Partial(Z, Y.conj().T @ Y, exponent, None, seconds_multiplying=seconds)
