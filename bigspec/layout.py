@@ -179,8 +179,9 @@ def choose_layout(
     """Choose orientation and panels for one matrix.
 
     Rows or columns: the smaller side makes the smaller iterates; the other one is taken when a
-    strip of chunks along the smaller side does not fit and one along the other does. When
-    neither fits, each strip is read twice a pass, tile by tile.
+    strip of chunks along the smaller side does not fit and one along the other does, or where
+    only the other side is cut at all (compressed rows of a wide matrix). When neither fits, each
+    strip is read twice a pass, tile by tile.
 
     Parameters
     ----------
@@ -205,6 +206,8 @@ def choose_layout(
     m, n = matrix.shape
     smaller, larger = ("rows", "columns") if n <= m else ("columns", "rows")
     attempts = []
+    if _uncut(matrix, smaller) and not _uncut(matrix, larger):
+        smaller, larger = larger, smaller
     for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
         for running in range(tasks, 0, -1) if local else (tasks,):
             layout = _attempt(
@@ -215,6 +218,13 @@ def choose_layout(
                 return layout
     least = min(attempts, key=lambda layout: layout.memory.total)
     raise MemoryLimitError(_refusal(matrix, least, block_size))
+
+
+def _uncut(matrix: Matrix, orientation: str) -> bool:
+    """Whether panels of this orientation would all be one, of a matrix that is not small."""
+    return matrix.grids[0 if orientation == "rows" else 1].count == 1 and (
+        matrix.nbytes > PANEL_BYTES[0] and not isinstance(matrix, OperatorMatrix)
+    )
 
 
 def keep_layout(
@@ -258,6 +268,8 @@ def _attempt(
     block = across.extent * block_size * working_dtype(matrix.dtype).itemsize
     entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
     piece = max(1, int(swept.step * across.extent * entry))
+    if matrix.piece_nbytes is not None and swept.count > 1:
+        piece = matrix.piece_nbytes
     streamed = isinstance(matrix, OperatorMatrix)
     held = 0 if matrix.resident or streamed else 1
     wanted = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))

@@ -6,6 +6,7 @@ Each format is one module with one `Matrix` class; `open_source` tells them apar
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,23 @@ from scipy.sparse.linalg import LinearOperator
 
 from bigspec.errors import UnsupportedTypeError
 from bigspec.matrices import Matrix
-from bigspec.sources.locations import locate, open_node
+from bigspec.sources.files import FILES, open_file
+from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
+from bigspec.sources.locations import local_file, locate, open_node
 from bigspec.sources.memory import ArrayMatrix, SparseMatrix, open_numpy, open_sparse
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
+from bigspec.sources.sparse_store import StoredSparse, open_sparse_group, sparse_format
 from bigspec.sources.zarr_store import ZarrMatrix, open_zarr_array, refuse_group
 
-__all__ = ["ArrayMatrix", "LinearOperatorMatrix", "SparseMatrix", "ZarrMatrix", "open_source"]
+__all__ = [
+    "ArrayMatrix",
+    "HDF5Matrix",
+    "LinearOperatorMatrix",
+    "SparseMatrix",
+    "StoredSparse",
+    "ZarrMatrix",
+    "open_source",
+]
 
 ACCEPTED = (
     "a path or URL of a Zarr array, a zarr array, a dask array, a NumPy array, "
@@ -57,6 +69,8 @@ def open_source(a: Any) -> Matrix:
         return open_zarr_array(a)
     if isinstance(a, zarr.Group):
         name = f"zarr group {a.name}"
+        if sparse_format(a) is not None:
+            return open_sparse_group(a, name)
         raise refuse_group(a.store, a.path, name, "pass group[{!r}]")
     if isinstance(a, np.ndarray):
         return open_numpy(a)
@@ -76,10 +90,23 @@ def _open_path(a: str | os.PathLike[str]) -> Matrix:
     if not isinstance(text, str):
         msg = f"expected a path as str, got {type(text).__name__}; decode it with os.fsdecode"
         raise UnsupportedTypeError(msg)
+    if (local := local_file(text)) is not None:
+        path, inside = local
+        if not inside and path.name.endswith(FILES):
+            return open_file(path, text)
+        if is_hdf5(path):
+            opened = open_hdf5(path, inside, text)
+            return opened if isinstance(opened, Matrix) else open_sparse_group(*opened)
     location = locate(text)
     node = open_node(location)
     if isinstance(node, zarr.Array):
         return open_zarr_array(node, location.name)
+    if node.attrs.get("encoding-type") == "anndata" and not location.path:
+        node = open_node(replace(location, path="X"))
+        if isinstance(node, zarr.Array):
+            return open_zarr_array(node, location.name)
+    if sparse_format(node) is not None:
+        return open_sparse_group(node, location.name)
     outer = text.removesuffix("/")
     inside = "/{}" if location.path else "::/{}"
     raise refuse_group(location.store, location.path, text, repr(outer + inside))

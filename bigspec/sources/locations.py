@@ -18,13 +18,8 @@ from bigspec.sources import catalog, retries
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["Location", "locate", "open_failure", "open_node", "read_metadata"]
+__all__ = ["Location", "local_file", "locate", "open_failure", "open_node", "read_metadata"]
 
-_ADVICE = {
-    ".npy": "open it with numpy.load(path, mmap_mode='r') and pass the array",
-    ".npz": "load it with numpy.load or scipy.sparse.load_npz and pass the array",
-    ".mtx": "load it with scipy.io.mmread and pass the sparse array",
-}
 _PACKAGES = {"s3": '"bigspec[s3]"', "s3a": '"bigspec[s3]"', "gs": "gcsfs", "gcs": "gcsfs"}
 
 
@@ -59,6 +54,17 @@ def locate(text: str) -> Location:
     if "://" in outer or "::" in outer:
         return Location(text, _remote_store(outer, text), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
+
+
+def local_file(text: str) -> tuple[Path, str] | None:
+    """Return the regular local file that a path means, and the place inside it; else None."""
+    outer, inner = _split(text)
+    for scheme in ("file://", "local://"):
+        outer = outer.removeprefix(scheme)
+    if "://" in outer or "::" in outer:
+        return None
+    path = Path(os.path.abspath(Path(outer).expanduser()))  # noqa: PTH100
+    return (path, inner) if path.is_file() else None
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -105,8 +111,10 @@ def _locate_local(path: Path, inner: str, name: str) -> Location:
     # Devices and pipes are not looked into: /dev/zero never ends.
     if stat.S_ISREG(mode) and zipfile.is_zipfile(path):
         return Location(name, ZipStore(path, mode="r"), inner)
-    advice = _ADVICE.get(path.suffix, "convert it to Zarr, or load it and pass the array")
-    msg = f"{name}: expected a Zarr directory or a zip archive of one, got another file; {advice}"
+    msg = (
+        f"{name}: expected a Zarr directory, a zip archive of one, HDF5, .npy, .npz or .mtx, got "
+        "another file; convert it to Zarr, or load it and pass the array"
+    )
     raise SourceError(msg)
 
 

@@ -27,7 +27,7 @@ from bigspec.sources.locations import open_failure, read_metadata
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["ArrayHandle", "ZarrMatrix", "open_zarr_array", "refuse_group"]
+__all__ = ["ArrayHandle", "ZarrMatrix", "ZarrVector", "open_zarr_array", "refuse_group"]
 
 
 class ArrayHandle:
@@ -163,6 +163,85 @@ class ZarrMatrix(Matrix):
         return str(self.handle.open().metadata.encode_chunk_key(place))
 
 
+@dataclass(frozen=True)
+class ZarrVector:
+    """A 1-D Zarr array, part of a sparse matrix, read in ranges.
+
+    Attributes
+    ----------
+    handle : ArrayHandle
+    length, chunk : int
+    dtype : numpy.dtype
+    name, where, token : str
+        As of `ZarrMatrix`.
+    resident : bool
+    """
+
+    handle: ArrayHandle
+    length: int
+    chunk: int
+    dtype: np.dtype[Any]
+    name: str
+    where: str
+    token: str
+    document: str | None
+    resident: bool
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any], name: str) -> ZarrVector:
+        """Wrap an open array."""
+        resident, packed = _packed(array)
+        document = _local_document(array)
+        return cls(
+            ArrayHandle(array, packed, name),
+            int(array.shape[0]),
+            int((array.shards or array.chunks)[0]),
+            np.dtype(array.dtype),
+            name,
+            _where(array),
+            _token(array, document),
+            None if document is None else str(document),
+            resident,
+        )
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of a decoded chunk."""
+        return self.chunk * self.dtype.itemsize
+
+    def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> np.ndarray[Any, Any]:
+        """Read a range into the buffer called `scratch`."""
+        if stop <= start:
+            return np.zeros(0, self.dtype)
+        array = self.handle.open(buffers)
+        block = buffers.take(scratch, (stop - start,), self.dtype)
+        read = partial(array.get_basic_selection, slice(start, stop), out=NDBuffer(block))  # type: ignore[arg-type]
+        try:
+            retries.with_retries(read, buffers)
+        except Exception as error:
+            # Chunks of the failed read may still be on their way into that memory.
+            buffers.take(scratch, (block.nbytes + 1,), np.uint8)
+            key = f"among entries {start} to {stop - 1}"
+            raise retries.named_failure(error, self.name, key) from error
+        if self.document is not None and not Path(self.document).exists():
+            msg = f"{self.name}: the store went away while it was read ({self.document} is gone)"
+            raise MissingSourceError(msg)
+        return block
+
+
+def _packed(array: zarr.Array[Any]) -> tuple[bool, bytes]:
+    """Pickle an array now, so that a store that cannot travel is resident before a plan is made."""
+    if _lives_in_process(array.store):
+        return True, b""
+    try:
+        return False, pickle.dumps(array)
+    except Exception:  # noqa: BLE001, RUF100 - whatever a third-party store raises
+        return True, b""
+
+
 def _extent(rows: slice, columns: slice) -> tuple[int, int]:
     return rows.stop - rows.start, columns.stop - columns.start
 
@@ -203,12 +282,7 @@ def open_zarr_array(array: zarr.Array[Any], name: str | None = None) -> ZarrMatr
     document = _local_document(array)
     direct = plan_direct(array, name, document)
     grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
-    resident = _lives_in_process(array.store)
-    # Packed now, so that a store that cannot travel is known as resident before a plan is made.
-    try:
-        packed = b"" if resident else pickle.dumps(array)
-    except Exception:  # noqa: BLE001, RUF100 - whatever a third-party store raises
-        resident, packed = True, b""
+    resident, packed = _packed(array)
     return ZarrMatrix(
         shape,
         dtype,
@@ -240,8 +314,8 @@ def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceErro
     if len(entries) == 1 and entries[0].path == path:
         return SourceError(
             f"{name}: expected a dense array, got a {entries[0].kind} of shape "
-            f"{entries[0].shape}; sparse groups are not supported in this version: load it as "
-            "a SciPy sparse array and pass that"
+            f"{entries[0].shape} of a kind that is not supported: load it as a SciPy sparse "
+            "array and pass that"
         )
     if not entries:
         return SourceError(f"{name}: expected a Zarr array, got a Zarr group without arrays")

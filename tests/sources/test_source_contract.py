@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 import scipy.sparse as sp
 import zarr
 from scipy.sparse.linalg import aslinearoperator
@@ -140,6 +143,104 @@ def coo_with_duplicates(tmp_path: Path) -> Made:
     return A, A.toarray()
 
 
+def write_group(group: Any, A: Any, encoding: str) -> None:
+    group.attrs.update(
+        {"encoding-type": encoding, "encoding-version": "0.1.0", "shape": list(A.shape)}
+    )
+    for part in ("data", "indices", "indptr"):
+        values = getattr(A, part)
+        if isinstance(group, zarr.Group):
+            group.create_array(part, shape=values.shape, dtype=values.dtype, chunks=(16,))
+            group[part][...] = values
+        else:
+            group.create_dataset(part, data=values, chunks=(16,), compression="gzip")
+
+
+def stored_rows(tmp_path: Path) -> Made:
+    write_group(zarr.create_group(tmp_path / "A.zarr"), sp.csr_array(dense("f4")), "csr_matrix")
+    return str(tmp_path / "A.zarr"), dense("f4")
+
+
+def stored_columns_v2(tmp_path: Path) -> Made:
+    A = sp.csc_array(dense("c16"))
+    A.indices, A.indptr = A.indices.astype("i8"), A.indptr.astype("i8")
+    group = zarr.create_group(tmp_path / "G.zarr", zarr_format=2)
+    write_group(group.create_group("layers/counts"), A, "csc_matrix")
+    return f"{tmp_path}/G.zarr::/layers/counts", dense("c16")
+
+
+def stored_unsorted_with_duplicates(tmp_path: Path) -> Made:
+    A = sp.csr_array(
+        (np.array([1.0, 2.0, 4.0, 8.0]), np.array([5, 1, 5, 0]), [0, 3, *[4] * (M - 1)]),
+        shape=(M, N),
+    )
+    write_group(zarr.create_group(tmp_path / "A.zarr"), A, "csr_matrix")
+    return zarr.open_group(tmp_path / "A.zarr", mode="r"), A.toarray()
+
+
+def hdf5_dataset(tmp_path: Path) -> Made:
+    with h5py.File(tmp_path / "A.h5", "w") as file:
+        file.create_dataset("deep/X", data=dense("f4"), chunks=(8, 6), compression="gzip")
+    return f"{tmp_path}/A.h5::/deep/X", dense("f4")
+
+
+def hdf5_contiguous(tmp_path: Path) -> Made:
+    with h5py.File(tmp_path / "A.h5", "w") as file:
+        file["only"] = dense("c16")
+    return tmp_path / "A.h5", dense("c16")
+
+
+def anndata_in_hdf5(tmp_path: Path) -> Made:
+    with h5py.File(tmp_path / "A.h5ad", "w") as file:
+        file["obs"] = np.arange(M)
+        write_group(file.create_group("X"), sp.csr_array(dense("i4")), "csr_matrix")
+    return tmp_path / "A.h5ad", dense("i4")
+
+
+def h5sparse_in_hdf5(tmp_path: Path) -> Made:
+    with h5py.File(tmp_path / "A.h5ad", "w") as file:
+        group = file.create_group("raw.X")
+        write_group(group, sp.csc_array(dense()), "")
+        del group.attrs["encoding-type"], group.attrs["encoding-version"], group.attrs["shape"]
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = b"csc", (M, N)
+    return f"{tmp_path}/A.h5ad::/raw.X", dense()
+
+
+def tenx_in_hdf5(tmp_path: Path) -> Made:
+    with h5py.File(tmp_path / "A.h5", "w") as file:
+        group = file.create_group("matrix")
+        write_group(group, sp.csc_array(dense("i4")), "")
+        for name in list(group.attrs):
+            del group.attrs[name]
+        group["shape"], group["barcodes"] = np.array([M, N]), np.array([b"A"] * N)
+    return tmp_path / "A.h5", dense("i4")
+
+
+def npy(tmp_path: Path) -> Made:
+    np.save(tmp_path / "A.npy", dense())
+    return tmp_path / "A.npy", dense()
+
+
+def scipy_npz(tmp_path: Path) -> Made:
+    sp.save_npz(tmp_path / "A.npz", sp.csc_array(dense("f4")))
+    return tmp_path / "A.npz", dense("f4")
+
+
+def matrix_market_skew(tmp_path: Path) -> Made:
+    A = np.triu(dense()[:N, :N], 1)
+    A = A - A.T
+    scipy.io.mmwrite(tmp_path / "A.mtx", sp.coo_array(A), symmetry="skew-symmetric")
+    (tmp_path / "A.mtx.gz").write_bytes(gzip.compress((tmp_path / "A.mtx").read_bytes()))
+    return tmp_path / "A.mtx.gz", A
+
+
+def matrix_market_hermitian(tmp_path: Path) -> Made:
+    A = dense("c16")[:N, :N]
+    A = A + A.conj().T
+    scipy.io.mmwrite(tmp_path / "A.mtx", sp.coo_array(A), symmetry="hermitian")
+    return tmp_path / "A.mtx", A
+
+
 def linear_operator(tmp_path: Path) -> Made:
     return aslinearoperator(dense("c16")), dense("c16")
 
@@ -164,6 +265,18 @@ FORMATS: list[Callable[[Path], Made]] = [
     csr,
     csc_matrix,
     coo_with_duplicates,
+    stored_rows,
+    stored_columns_v2,
+    stored_unsorted_with_duplicates,
+    hdf5_dataset,
+    hdf5_contiguous,
+    anndata_in_hdf5,
+    h5sparse_in_hdf5,
+    tenx_in_hdf5,
+    npy,
+    scipy_npz,
+    matrix_market_skew,
+    matrix_market_hermitian,
     linear_operator,
 ]
 IDS = [make.__name__ for make in FORMATS]

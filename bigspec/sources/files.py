@@ -1,0 +1,58 @@
+"""Files that are read whole, or mapped: .npy, SciPy's .npz, Matrix Market."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import scipy.io
+import scipy.sparse as sp
+
+from bigspec.errors import DataError, SourceError
+from bigspec.matrices import Matrix
+from bigspec.sources.memory import open_numpy, open_sparse
+
+__all__ = ["FILES", "open_file"]
+
+FILES = (".npy", ".npz", ".mtx", ".mtx.gz")
+
+
+def open_file(path: Path, name: str) -> Matrix:
+    """Map an .npy file; load a sparse .npz or a Matrix Market file into memory.
+
+    Nothing is unpickled. Symmetric, skew and Hermitian Matrix Market files are expanded, patterns
+    become ones.
+
+    Raises
+    ------
+    SourceError
+        The file cannot be read as what its name says.
+    DataError, UnsupportedTypeError
+        It was read, and is no numeric matrix.
+    """
+    try:
+        if path.suffix == ".npy":
+            a: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        elif path.suffix == ".npz":
+            a = sp.load_npz(path)
+        else:
+            a = scipy.io.mmread(path)
+        if hasattr(a, "check_format"):
+            a.check_format(full_check=True)  # SciPy's products would read outside
+    except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
+        msg = f"{name}: cannot be read as {_kind(path)} ({type(error).__name__}: {error})"
+        raise SourceError(msg) from error
+    except OverflowError as error:
+        msg = f"{name}: expected numbers that fit 64 bits, got others ({error})"
+        raise DataError(msg) from error
+    opened: Matrix = open_sparse(a) if sp.issparse(a) else open_numpy(np.asanyarray(a))
+    return replace(opened, name=name)
+
+
+def _kind(path: Path) -> str:
+    return {".npy": "a NumPy array", ".npz": "a SciPy sparse matrix"}.get(
+        path.suffix, "a Matrix Market file"
+    )
