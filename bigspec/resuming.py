@@ -146,7 +146,8 @@ def go_on(
     passes = len(progress.history)
     rounds = f" and {progress.begun.rounds} round(s)" if progress.begun.rounds else ""
     said = [f"went on from a checkpoint with {passes} pass(es){rounds}"]
-    was = {k: v for k, v in run["versions"].items() if v != versions()[k]}
+    now = versions()
+    was = {k: v for k, v in run["versions"].items() if v != now.get(k)}
     if was:
         old = ", ".join(f"{name} {number}" for name, number in was.items())
         said.append(f"begun with {old}: the last bits may not be those of an uninterrupted run")

@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 SCHEMA = "bigspec.checkpoint/1"
 CHUNK_BYTES = 16 << 20
+LITTER = ".partial"  # what a local store calls a file until it is whole; a kill leaves it so
 
 
 class Damaged(Exception):  # noqa: N818
@@ -66,6 +67,9 @@ class Folder:
         try:
             if self.local:
                 path = Path(outer).expanduser().absolute()
+                if path.exists() and not path.is_dir():
+                    msg = f"{self.where}: expected a checkpoint or an empty folder, got a file"
+                    raise CheckpointError(msg)
                 self.store: Any = LocalStore(path, read_only=read_only)
             else:
                 self.store = retries.with_retries(
@@ -89,14 +93,16 @@ class Folder:
         check_schema(root.get("schema"), self.where)
 
     def start(self) -> None:
-        """Write the documents that make it a Zarr hierarchy, if they are not there."""
+        """Write the documents that make it a Zarr hierarchy, if they are not there or damaged."""
         for path, attributes in (("", {"schema": SCHEMA}), ("blocks", {}), ("records", {})):
-            if self._get(_document_key(path)) is None:
+            if not _is_group(self._get(_document_key(path))):
                 self.write_document(path, attributes)
 
     def names(self, path: str) -> list[str]:
-        """List what lies directly under `path`, without documents, sorted."""
+        """List what lies directly under `path`, without documents and litter, sorted."""
+        return [name for name in self._listed(path) if not name.endswith(LITTER)]
 
+    def _listed(self, path: str) -> list[str]:
         async def listed() -> list[str]:
             return [name async for name in self.store.list_dir(path)]
 
@@ -106,8 +112,7 @@ class Folder:
             names = {name.strip("/") for name in self._reading(lambda: sync(listed()))}
         except FileNotFoundError:
             return []
-        # A process that was killed while it wrote leaves a temporary file of zarr's.
-        return sorted(name for name in names - {"zarr.json"} if not name.endswith(".partial"))
+        return sorted(names - {"zarr.json"})
 
     def read_document(self, path: str) -> dict[str, Any] | None:
         """Return the attributes of the group at `path`, or None if there is none.
@@ -201,10 +206,11 @@ class Folder:
         if data is None:
             return None
         schema, checksum = data.pop("schema", None), data.pop("sha256", None)
-        if checksum != _checksum(data):
+        if _is_newer(schema):  # whose checksums may be others: no reason to use an older record
+            check_schema(schema, f"{self.where}/{path}")
+        if schema != SCHEMA or checksum != _checksum(data):
             msg = f"{path}/zarr.json is not what was written (its SHA-256 differs)"
             raise Damaged(msg)
-        check_schema(schema, self.where)
         return data
 
     def records(self) -> list[int]:
@@ -222,6 +228,13 @@ class Folder:
     def remove_document(self, path: str) -> None:
         """Remove a group that has nothing but its document."""
         self._remove(path)
+
+    def remove_litter(self) -> None:
+        """Remove what a process left that died while it wrote a document; for the owner only."""
+        for path in ("", "blocks/", "records/"):
+            for name in self._listed(path.rstrip("/")):
+                if name.endswith(LITTER):
+                    sync(self.store.delete(path + name))
 
     def _remove(self, path: str) -> None:
         sync(self.store.delete_dir(path))
@@ -271,9 +284,8 @@ def check_schema(schema: Any, where: str) -> None:
     """Refuse a layout that this version does not know."""
     if schema == SCHEMA:
         return
-    name, _, number = str(schema).partition("/")
-    known = int(SCHEMA.partition("/")[2])
-    if name == SCHEMA.partition("/")[0] and number.isdecimal() and int(number) > known:
+    if _is_newer(schema):
+        known, number = (text.partition("/")[2] for text in (SCHEMA, schema))
         msg = (
             f"{where}: expected a checkpoint of layout {known} or older, got layout {number}, "
             "which a newer bigspec wrote; upgrade bigspec, or name another place"
@@ -281,6 +293,21 @@ def check_schema(schema: Any, where: str) -> None:
     else:
         msg = f"{where}: expected a bigspec checkpoint or an empty folder, got another Zarr node"
     raise CheckpointError(msg)
+
+
+def _is_newer(schema: Any) -> bool:
+    (name, _, known), (own, _, number) = (str(text).partition("/") for text in (SCHEMA, schema))
+    return name == own and number.isdecimal() and int(number) > int(known)
+
+
+def _is_group(text: bytes | None) -> bool:
+    """Whether Zarr takes this for a group: it reads the parents of every array that it makes."""
+    try:
+        document = json.loads(text or b"")
+        kind = document["zarr_format"], document["node_type"], type(document["attributes"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return kind == (3, "group", dict)
 
 
 def _document_key(path: str) -> str:
@@ -292,5 +319,5 @@ def _record(number: int) -> str:
 
 
 def _checksum(data: dict[str, Any]) -> str:
-    text = json.dumps(data, sort_keys=True, allow_nan=False)
+    text = json.dumps(data, sort_keys=True)  # with infinities: a damaged number may be one
     return hashlib.sha256(text.encode()).hexdigest()

@@ -309,6 +309,7 @@ class Keeper:
         if not self._swept:  # records of a run that died, damaged or never complete
             for number in set(self.folder.records()) - set(self._kept):
                 self.folder.remove_record(number)
+            self.folder.remove_litter()
             self._swept = True
         for name in self._present - set().union(*(kept for _, kept in self._kept.values())):
             self.folder.remove_block(name)
