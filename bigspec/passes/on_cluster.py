@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from typing import Any
 
 from bigspec.errors import BigspecError, ClusterError
@@ -58,7 +59,8 @@ class ClusterExecutor(Executor):
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Submit it as one task."""
         key = f"bigspec-{function.__name__}-{uuid.uuid4().hex}"
-        return self.client.submit(function, *args, key=key, pure=False).result()
+        with _out_of_the_pool():
+            return self.client.submit(function, *args, key=key, pure=False).result()
 
     def sum_rounds(
         self,
@@ -70,20 +72,35 @@ class ClusterExecutor(Executor):
         deadline: float | None,
     ) -> Partial:
         """Add the rounds; see `Executor.sum_rounds`."""
-        flight = _Flight(self.client, context, begun.rounds, on_panels, deadline)
         in_flight = window(context.layout, self.threads)
         total = begun.total
-        try:
-            for index in range(begun.rounds, context.layout.rounds):
-                while flight.next < min(index + in_flight, context.layout.rounds):
-                    flight.launch()
-                part = flight.land()
-                total = part if total is None else merge([total, part])
-                on_sum(index + 1, total)
-        finally:
-            flight.cancel()
+        with _out_of_the_pool():
+            flight = _Flight(self.client, context, begun.rounds, on_panels, deadline)
+            try:
+                for index in range(begun.rounds, context.layout.rounds):
+                    while flight.next < min(index + in_flight, context.layout.rounds):
+                        flight.launch()
+                    part = flight.land()
+                    total = part if total is None else merge([total, part])
+                    on_sum(index + 1, total)
+            finally:
+                flight.cancel()
         assert total is not None
         return total
+
+
+@contextmanager
+def _out_of_the_pool() -> Iterator[None]:
+    """Give up the slot of the task that this runs in, if any: the panels need it meanwhile."""
+    from distributed import get_worker, worker_client
+
+    try:
+        get_worker()
+    except ValueError:  # no task
+        yield
+        return
+    with worker_client():
+        yield
 
 
 class _Flight:
