@@ -26,7 +26,9 @@ from bigspec.passes.tasks import Context
 
 __all__ = ["ClusterExecutor", "find_executor"]
 
-ATTEMPTS = 4  # times in a row that rounds are sent again after the cluster lost some
+ATTEMPTS = 4  # times in a row that rounds are sent again, at least
+RETURN = 60.0  # seconds that a pass waits for a worker when all are gone, or for any progress
+PAUSES = 0.1, 5.0  # seconds before rounds are sent again: the first time, and at most
 
 
 class ClusterExecutor(Executor):
@@ -59,8 +61,14 @@ class ClusterExecutor(Executor):
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Submit it as one task."""
         key = f"bigspec-{function.__name__}-{uuid.uuid4().hex}"
+        from distributed.scheduler import KilledWorker
+
         with _out_of_the_pool():
-            return self.client.submit(function, *args, key=key, pure=False).result()
+            try:
+                return self.client.submit(function, *args, key=key, pure=False).result()
+            except (CancelledError, KilledWorker) as error:
+                msg = f"Dask cluster: lost a task ({type(error).__name__}: {error})"
+                raise ClusterError(msg) from error
 
     def sum_rounds(
         self,
@@ -115,17 +123,31 @@ class _Flight:
         deadline: float | None,
     ) -> None:
         self.client, self.context = client, context
+        self.address = client.scheduler.address  # a client that has been closed forgets it
         self.on_panels, self.deadline = on_panels, deadline
         self.next = first
-        self.failures = 0
+        self.failures, self.failing_since = 0, 0.0
+        self.told = 0  # panels of the oldest round that were reported
         self.rounds: deque[tuple[int, dict[Any, int], Any]] = deque()
         self._send_context()
 
     def _send_context(self) -> None:
         # hash=False: scattering equal content twice reuses one key, and can hang when the
-        # first copy is just being released.
+        # first copy is just being released. timeout: the scheduler's own is two seconds.
         self.token = uuid.uuid4().hex
-        self.reference = self._guard(self.client.scatter, self.context, hash=False)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self.reference = self._guard(
+                    self.client.scatter, self.context, hash=False, timeout=RETURN
+                )
+            except BigspecError:
+                raise
+            except OSError as error:  # the worker that was to hold it died just now
+                if attempt == ATTEMPTS:
+                    msg = f"Dask cluster: expected to take the iterate block, got {error}"
+                    raise ClusterError(msg) from error
+            else:
+                return
 
     def launch(self) -> None:
         """Submit the next round."""
@@ -152,15 +174,15 @@ class _Flight:
                 self._send_again(error)
                 continue
             self.rounds.popleft()
-            self.failures = 0
+            self.failures = self.told = 0
             assert isinstance(result, Partial)
             return result
 
     def _watch(self, steps: dict[Any, int], root: Any) -> None:
-        """Report sums as they complete, until the root is done."""
+        """Report sums as they complete, those of a round that was sent again only once."""
         from distributed import wait
 
-        waiting = dict(steps)
+        waiting, summed = dict(steps), 0
         while waiting:
             left = None if self.deadline is None else self.deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -172,20 +194,33 @@ class _Flight:
             for future in done:
                 panels = waiting.pop(future)
                 if future.status == "finished":
-                    self.on_panels(panels)
+                    summed += panels
+                if summed > self.told:
+                    new, self.told = summed - self.told, summed
+                    self.on_panels(new)
             if root.status in ("error", "cancelled", "lost"):
                 return
 
     def _send_again(self, error: BaseException) -> None:
-        """Resubmit all rounds in flight with a fresh copy of the context."""
+        """Resubmit all rounds in flight with a fresh copy of the context.
+
+        A block that was lost says little: it may have been sent to the worker that had just
+        died, several times over. Dask blames a task only after several workers died of it.
+        """
+        from distributed.scheduler import KilledWorker
+
         self.failures += 1
-        if self.failures >= ATTEMPTS:
+        if self.failures == 1:
+            self.failing_since = time.monotonic()
+        stuck = time.monotonic() - self.failing_since > RETURN
+        if self.failures >= ATTEMPTS and (stuck or isinstance(error, KilledWorker)):
             msg = (
                 f"Dask cluster: expected the pass to survive, got {type(error).__name__} "
                 f"{self.failures} times ({error}). Workers may be running out of memory: give "
                 "them more, or pass a smaller memory_limit."
             )
             raise ClusterError(msg) from error
+        time.sleep(min(PAUSES[0] * 2.0 ** (self.failures - 1), PAUSES[1]))
         lost = [index for index, _, _ in self.rounds]
         self.cancel()
         self._send_context()
@@ -193,7 +228,10 @@ class _Flight:
             self._submit(index)
 
     def cancel(self) -> None:
-        """Drop everything that is still on the cluster."""
+        """Drop everything that is still on the cluster, whoever holds a traceback with it."""
+        for _, steps, root in self.rounds:
+            for future in (*steps, root):
+                future.release()
         self.rounds.clear()
         self.reference = None
 
@@ -206,7 +244,14 @@ class _Flight:
         except (OSError, TimeoutError) as error:
             if self.client.status == "running" and not isinstance(error, TimeoutError):
                 raise
-            msg = f"Dask scheduler: lost ({type(error).__name__}: {error})"
+            where = self.address
+            msg = (
+                f"Dask scheduler {where}: lost ({type(error).__name__}: {error}). Start one, and "
+                "workers, and run it again."
+                if self.client.status != "running"
+                else f"Dask scheduler {where}: expected an answer and a worker within "
+                f"{RETURN:g} s, got {type(error).__name__}: {error}. Check that workers run."
+            )
             raise ClusterError(msg) from error
 
 
