@@ -17,24 +17,30 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn the first SIGTERM into `Terminated` while inside; later ones change nothing.
+    """Turn a first SIGTERM into `Terminated` while inside; later ones change nothing.
 
-    The time until the kill is used for saving, so a scheduler that sends SIGTERM twice must not
-    interrupt that. Outside the main thread, where Python allows no handlers, this does nothing.
+    The time until the kill is used for saving, so a scheduler that sends SIGTERM twice, or after
+    SIGINT, must not interrupt that. A second Ctrl-C does: somebody insists. Outside the main
+    thread, where Python allows no handlers, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came = False
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        if not came:
-            came = True
+        first, came = not came, True
+        if number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        elif first:
             raise Terminated
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = [(signal.SIGTERM, signal.signal(signal.SIGTERM, end))]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before.append((signal.SIGINT, signal.signal(signal.SIGINT, end)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
