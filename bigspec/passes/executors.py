@@ -189,7 +189,7 @@ class ThreadExecutor(Executor):
         token = uuid.uuid4().hex
         running = min(layout.memory.tasks, self.tasks)
         in_flight = window(layout, running)
-        options = {"num_workers": running} if running < self.tasks else {}
+        options: dict[str, Any] = {"num_workers": running} if running < self.tasks else {}
         total, told = begun.total, begun.rounds
         sums: dict[str, int] = {}
 
@@ -203,12 +203,14 @@ class ThreadExecutor(Executor):
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlinePassed
 
+        # Handed over, not registered: Dask's register is one for all threads, and another run's
+        # deadline would end this one. A user's own callbacks are taken along.
+        options["callbacks"] = [*Callback.active, Callback(posttask=finished)._callback]
         try:
             for first in range(begun.rounds, layout.rounds, in_flight):
                 last = min(first + in_flight, layout.rounds)
                 graph, sums = _chain(context, token, range(first, last), total)
-                with Callback(posttask=finished):
-                    (total,) = _local_get()(graph, list(sums)[-1:], **options)
+                (total,) = _local_get()(graph, list(sums)[-1:], **options)
                 assert total is not None
                 if told < last:  # a scheduler that a user configured may know no callbacks
                     on_sum(last, total)

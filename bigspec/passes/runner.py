@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -58,16 +60,32 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def one_blas_thread() -> Any:
+_holding = 0
+_lock = threading.Lock()
+_limits: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
     """Hold this process's BLAS to one thread while inside, and restore it afterwards.
 
     Tasks already fill the cores, small eigenproblems gain nothing from threads that spin, and a
-    product split over threads does not have the bits of one that is not. Set and restored by
-    the calling thread: OpenBLAS's limit is the process's, and threadpoolctl lets only one
-    thread control it. Workers need nothing: Dask starts them with one BLAS thread
-    (``distributed.nanny.pre-spawn-environ``).
+    product split over threads does not have the bits of one that is not. The limit is the
+    process's, so of several runs at once the last one to end restores it. Workers need nothing:
+    Dask starts them with one BLAS thread (``distributed.nanny.pre-spawn-environ``).
     """
-    return _controller().limit(limits=1, user_api="blas")
+    global _holding, _limits
+    with _lock:
+        if _holding == 0:
+            _limits = _controller().limit(limits=1, user_api="blas")
+        _holding += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _holding -= 1
+            if _holding == 0:
+                _limits.restore_original_limits()
 
 
 class Pass:
