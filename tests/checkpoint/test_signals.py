@@ -1,0 +1,255 @@
+"""SIGTERM and Ctrl-C in the middle of a pass: saved, gone in time, continued to the same bits."""
+
+import signal
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+
+import bigspec
+from bigspec.checkpoint import Checkpoint
+from bigspec.passes.runner import _controller
+from bigspec.results import Observer
+from tests.checkpoint.serving import ASKED, CALL, SMALL, Run, Served
+from tests.matrices import decaying
+
+GRACE = 20  # seconds; what bigspec promises, and less than any scheduler gives
+MIDDLE = 100  # of 320 chunks in 5 passes: inside the second one
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    store = zarr.create_array(folder / "A.zarr", shape=(320, 60), chunks=(5, 60), dtype="f4")
+    store[:] = decaying(320, 60, 0.5)
+    with Served(folder) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def whole(served):
+    """The run that nothing happened to."""
+    return Run(served.matrix, *ASKED).end().answer
+
+
+@contextmanager
+def held_in_the_middle(served, *args):
+    """Yield a run whose chunks are not answered from `MIDDLE` on, until this is left."""
+    with served.holding(MIDDLE) as reached:
+        run = Run(served.matrix, *ASKED, *args)
+        try:
+            assert reached.wait(60)
+            yield run
+        finally:
+            run.kill()
+
+
+def assert_continues(served, whole, place):
+    before = served.chunks
+    again = Run(served.matrix, *ASKED, "--checkpoint", place).end()
+    assert again.status == 0
+    for end in ("lower", "upper"):
+        assert again.answer[end] == whole[end]
+    assert 320 - MIDDLE < served.chunks - before < 320  # the second pass was begun, the first done
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "group", "where"),
+    [
+        (signal.SIGTERM, "terminated", False, []),
+        (signal.SIGINT, "interrupted", True, []),
+        (signal.SIGTERM, "terminated", False, ["--workers", 2]),
+        (signal.SIGINT, "interrupted", True, ["--workers", 2]),
+    ],
+    ids=["SIGTERM, threads", "Ctrl-C, threads", "SIGTERM, workers", "Ctrl-C, workers"],
+)
+def test_a_signal_saves_the_run_though_its_panels_hang(
+    number, word, group, where, served, whole, tmp_path
+):
+    place = tmp_path / "run"
+    with held_in_the_middle(served, "--checkpoint", place, *where) as run:
+        children = psutil.Process(run.process.pid).children(recursive=True)
+        assert bool(children) is bool(where)
+        run.signal(number, group=group)
+        run.end(GRACE)
+        assert run.status == 75
+        assert run.said.endswith(
+            f"bigspec: error: {word}. Everything up to here is saved in {place}: "
+            "run the same command again to go on.\n"
+        )
+        assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert_continues(served, whole, place)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_without_a_checkpoint_there_is_no_result(number, status, word, served):
+    with held_in_the_middle(served) as run:
+        run.signal(number)
+        run.end(GRACE)
+    assert run.status == status
+    assert run.said.endswith(f"bigspec: error: {word}; there is no result\n")
+
+
+def test_a_run_on_a_foreign_cluster_leaves_no_tasks_there(served, whole, tmp_path, cluster, client):
+    def tasks():
+        return [
+            key
+            for key in client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
+            if "bigspec" in str(key) or "Context" in str(key)
+        ]
+
+    place = tmp_path / "run"
+    where = ["--checkpoint", place, "--scheduler", cluster.scheduler_address]
+    with held_in_the_middle(served, *where) as run:
+        assert tasks()
+        run.signal(signal.SIGTERM)
+        run.end(GRACE)
+        assert run.status == 75
+        assert tasks() == []
+    assert_continues(served, whole, place)
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_second_sigterm_does_not_disturb_the_saving(first, served, whole, tmp_path):
+    place = tmp_path / "run"
+    # The last save waits until the second signal has come and been handled.
+    patch = (
+        "import os, signal, bigspec.solve as solve; flush = solve.Keeper.flush; "
+        "solve.Keeper.flush = lambda *args: "
+        "(os.kill(os.getpid(), signal.SIGTERM), flush(*args))[1]; "
+    )
+    with served.holding(MIDDLE) as reached:
+        run = Run(served.matrix, *ASKED, "--checkpoint", place, patch=patch)
+        assert reached.wait(60)
+        run.signal(first)
+        run.end(GRACE)
+    assert run.status == 75
+    assert_continues(served, whole, place)
+
+
+# In Python -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_panels(monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"bigspec.layout.{name}", value)
+
+
+class Interrupting(Observer):
+    """Ctrl-C after so many calls, as a notebook's stop button sends it."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def panels_done(self, *_):
+        self.calls -= 1
+        if self.calls == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("small_panels")
+@pytest.mark.parametrize("on", ["threads", "cluster"])
+def test_an_interrupted_call_names_its_checkpoint_and_leaves_no_tasks(
+    on, served, whole, tmp_path, request
+):
+    scheduler = None
+    if on == "cluster":
+        request.getfixturevalue("client")
+        scheduler = request.getfixturevalue("cluster").scheduler
+    place = Checkpoint(tmp_path / "run", interval=0.0)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        bigspec.norm(served.path, checkpoint=place, progress=Interrupting(20), **CALL)
+    assert caught.value.saved == str(place.where)
+    if scheduler is not None:  # though the traceback with all its frames is still held, as a
+        # notebook holds the last one
+        eventually(lambda: not [key for key in scheduler.tasks if "bigspec" in str(key)])
+    assert bigspec.show(place.where).rounds or bigspec.show(place.where).passes
+    again = bigspec.norm(served.path, checkpoint=place, **CALL)
+    assert (again.lower, again.upper) == (whole["lower"], whole["upper"])
+
+
+def eventually(true):
+    """Poll a state of another thread that nothing announces."""
+    until = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in _controller().info() if pool["user_api"] == "blas"]
+
+
+@pytest.mark.usefixtures("small_panels")
+def test_runs_in_several_threads_do_not_disturb_one_another(served, whole):
+    before, results, errors = blas_threads(), [], []
+    together = threading.Barrier(4)
+
+    class Together(Observer):
+        """Every run is inside its first pass while the others are, too."""
+
+        def __init__(self):
+            self.met = False
+
+        def panels_done(self, *_):
+            if not self.met:
+                self.met = True
+                together.wait(30)
+
+    def run(options):
+        try:
+            results.append(bigspec.norm(served.path, progress=Together(), **CALL | options))
+        except BaseException as error:
+            errors.append(error)
+
+    runs = [{}, {}, {}, {"time_limit": 1e-3}]
+    threads = [threading.Thread(target=run, args=(options,)) for options in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert sorted(result.stopped_by for result in results) == ["converged"] * 3 + ["time"]
+    for result in results:
+        if result.stopped_by == "converged":
+            assert (result.lower, result.upper) == (whole["lower"], whole["upper"])
+    assert blas_threads() == before
+
+
+def norm_in_a_task(path, options):
+    import bigspec.layout
+    from tests.checkpoint.serving import SMALL as small
+
+    before = {name: getattr(bigspec.layout, name) for name in small}
+    vars(bigspec.layout).update(small)
+    try:
+        estimate = bigspec.norm(path, **options)
+    finally:
+        vars(bigspec.layout).update(before)
+    return estimate.lower, estimate.upper, estimate.layout["where"]
+
+
+def test_norm_inside_dask_tasks_does_not_wait_for_its_own_slot(served, whole, client):
+    """As many as there are threads: without their slots given up, no panel could ever run."""
+    futures = [client.submit(norm_in_a_task, served.path, CALL, pure=False) for _ in range(2)]
+    for lower, upper, where in client.gather(futures):
+        assert (lower, upper) == (whole["lower"], whole["upper"])
+        assert "scheduler" in where
+
+
+@pytest.mark.usefixtures("small_panels")
+def test_norm_inside_delayed_on_threads(served, whole):
+    import dask
+
+    task = dask.delayed(bigspec.norm)(served.path, **CALL)
+    (estimate,) = dask.compute(task, scheduler="threads")
+    assert (estimate.lower, estimate.upper) == (whole["lower"], whole["upper"])
+    assert np.isfinite(estimate.upper)
