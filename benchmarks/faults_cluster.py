@@ -80,22 +80,24 @@ def workers(runs, every):
         whole = bigspec.norm(path, **CALL)
         options = {"n_workers": 3, "threads_per_worker": 1, "dashboard_address": ":0"}
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        with LocalCluster(**options, silence_logs=logging.CRITICAL) as cluster:
-            with Client(cluster) as client:
-                for run in range(1, runs + 1):
-                    killer, began = Killer(cluster, every), time.perf_counter()
-                    try:
-                        est = bigspec.norm(path, progress=killer, **CALL)
-                        same = (est.lower, est.upper) == (whole.lower, whole.upper)
-                        same = same and np.array_equal(est.right, whole.right)
-                        verdict = "same" if same else f"OTHER: {est.lower!r} {est.upper!r}"
-                    except bigspec.BigspecError as error:
-                        same, verdict = False, f"{type(error).__name__}: {error}"
-                    seconds = time.perf_counter() - began
-                    kills += len(killer.killed)
-                    failures += not same
-                    print(f"{run:4} {len(killer.killed):6} {seconds:8.1f}  {verdict}", flush=True)
-                usable = client.submit(sum, [1, 2]).result() == 3
+        with (
+            LocalCluster(**options, silence_logs=logging.CRITICAL) as cluster,
+            Client(cluster) as client,
+        ):
+            for run in range(1, runs + 1):
+                killer, began = Killer(cluster, every), time.perf_counter()
+                try:
+                    est = bigspec.norm(path, progress=killer, **CALL)
+                    same = (est.lower, est.upper) == (whole.lower, whole.upper)
+                    same = same and np.array_equal(est.right, whole.right)
+                    verdict = "same" if same else f"OTHER: {est.lower!r} {est.upper!r}"
+                except bigspec.BigspecError as error:
+                    same, verdict = False, f"{type(error).__name__}: {error}"
+                seconds = time.perf_counter() - began
+                kills += len(killer.killed)
+                failures += not same
+                print(f"{run:4} {len(killer.killed):6} {seconds:8.1f}  {verdict}", flush=True)
+            usable = client.submit(sum, [1, 2]).result() == 3
     print(f"{runs} runs, {kills} workers killed, {failures} failures; client usable: {usable}")
     return failures == 0 and usable and kills > 0
 
