@@ -302,10 +302,10 @@ class _Saving:
 
     def interrupted(self, error: BaseException) -> None:
         """Save as far as the pass got, unless the matrix is not what it was."""
-        if self.keeper is None or isinstance(error, (MatrixChangedError, CheckpointInUseError)):
+        if self.keeper is None or isinstance(error, CheckpointInUseError):
             return
         with suppress(CheckpointInUseError):
-            if self._anything_new():
+            if self._anything_new() and not isinstance(error, MatrixChangedError):
                 self._offer("partial", replace(self.progress, begun=self.passes.begun))
             self.keeper.flush(GRACE, strict=True)
         if self.where is not None:

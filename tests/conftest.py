@@ -1,6 +1,7 @@
 """Shared fixtures: the real matrices, one small cluster for the whole run."""
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,53 @@ def client(cluster):
 
     with Client(cluster) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def endpoint():
+    """A real S3 endpoint on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_environment(endpoint, monkeypatch):
+    """Reach it as a user does: by the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    yield
+    forget_s3_clients()
+
+
+def forget_s3_clients():
+    """Close the clients that s3fs keeps: by their options, and those do not hold the endpoint.
+
+    s3fs closes the session of a synchronous client by itself, and leaves that of an
+    asynchronous one, which is what zarr uses, to its owner.
+    """
+    import s3fs
+    from zarr.core.sync import sync
+
+    for client in list(s3fs.S3FileSystem._cache.values()):
+        session = sync(client.set_session())
+        sync(session.close())
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(endpoint, s3_environment):
+    import boto3
+
+    name = f"bucket-{uuid.uuid4().hex}"
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.create_bucket(Bucket=name)
+    client.close()
+    return name

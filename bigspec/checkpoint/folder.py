@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ import zarr
 from zarr.buffer import default_buffer_prototype
 from zarr.buffer.cpu import Buffer
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
 from bigspec.checkpoint.codec import array_digest, restored
 from bigspec.errors import BigspecError, CheckpointError
@@ -67,18 +68,18 @@ class Folder:
         try:
             if self.local:
                 path = Path(outer).expanduser().absolute()
-                if path.exists() and not path.is_dir():
-                    msg = f"{self.where}: expected a checkpoint or an empty folder, got a file"
-                    raise CheckpointError(msg)
+                _refuse_file(path, self.where)
                 self.store: Any = LocalStore(path, read_only=read_only)
+                if not path.exists():  # made when it is written to, if it can be
+                    return
             else:
                 self.store = retries.with_retries(
                     lambda: FsspecStore.from_url(outer, read_only=read_only)
                 )
             self._check(self.read_document(""))
-        except (OSError, ImportError, ValueError) as error:
-            if isinstance(error, BigspecError):
-                raise
+        except BigspecError:
+            raise
+        except Exception as error:  # botocore's errors share no base with anything
             raise locations.open_failure(error, self.where) from error
 
     def _check(self, root: dict[str, Any] | None) -> None:
@@ -87,6 +88,8 @@ class Folder:
             names = self.names("")
             if not names or "records" in names:
                 return
+            root = self.read_document("")  # written first, by one that started just now
+        if root is None:
             shown = ", ".join(names[:5])
             msg = f"{self.where}: expected a checkpoint or an empty folder, got one with {shown}"
             raise CheckpointError(msg)
@@ -139,28 +142,31 @@ class Folder:
         """Write a group and its attributes in one write; if `new`, only where there is none."""
         document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         value = Buffer.from_bytes(json.dumps(document, indent=1, allow_nan=False).encode())
-        write = self.store.set_if_not_exists if new else self.store.set
-        retries.with_retries(lambda: sync(write(_document_key(path), value)))
+        self._set(_document_key(path), value, new=new)
 
-    def write_block(
-        self, array: Array, name: str, *, over: bool, on_chunk: Callable[[], None]
-    ) -> None:
-        """Write an array; `over` what a run that died may have left of it."""
-        shape = array.shape
-        row = max(1, array.nbytes // max(1, shape[0]))
-        chunks = (max(1, min(shape[0], CHUNK_BYTES // row)), *shape[1:])
-        block = zarr.create_array(
-            self.store,
-            name=f"blocks/{name}",
-            shape=shape,
-            chunks=tuple(max(1, c) for c in chunks),
+    def write_block(self, array: Array, name: str, *, on_chunk: Callable[[], None]) -> None:
+        """Write an array.
+
+        Document and chunks one by one, so that a request that fails repeats no other.
+        """
+        row = max(1, array.nbytes // max(1, array.shape[0]))
+        height = max(1, min(array.shape[0], CHUNK_BYTES // row))
+        blank = zarr.create_array(
+            MemoryStore(),
+            shape=array.shape,
+            chunks=tuple(max(1, c) for c in (height, *array.shape[1:])),
             dtype=array.dtype,
             compressors=None,  # the last bits of iterates are random
-            overwrite=over,
-            config={"write_empty_chunks": True},  # -0.0 equals the fill value and has other bits
         )
-        for first in range(0, shape[0], chunks[0]):
-            block[first : first + chunks[0]] = array[first : first + chunks[0]]
+        document = blank.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
+        self._set(f"blocks/{name}/zarr.json", document)
+        path = StorePath(self.store, f"blocks/{name}")
+        block = zarr.Array.from_dict(path, json.loads(document.to_bytes()))
+        # -0.0 equals the fill value and has other bits.
+        block = block.with_config({"write_empty_chunks": True})
+        for first in range(0, array.shape[0], height):
+            rows = slice(first, first + height)
+            retries.with_retries(partial(block.__setitem__, rows, array[rows]))
             on_chunk()
         self._to_disk(f"blocks/{name}")
 
@@ -175,7 +181,7 @@ class Folder:
             msg = f"{name!r} is not the name of a block"
             raise Damaged(msg)
         try:
-            held = self._reading(lambda: _plain_entries(self.store, f"blocks/{name}"))
+            held = self._entries(f"blocks/{name}")
         except Exception as error:
             if isinstance(error, BigspecError):
                 raise
@@ -237,7 +243,11 @@ class Folder:
                     sync(self.store.delete(path + name))
 
     def _remove(self, path: str) -> None:
-        sync(self.store.delete_dir(path))
+        retries.with_retries(lambda: sync(self.store.delete_dir(path)))
+
+    def _set(self, key: str, value: Any, *, new: bool = False) -> None:
+        write = self.store.set_if_not_exists if new else self.store.set
+        retries.with_retries(lambda: sync(write(key, value)))
 
     def _get(self, key: str) -> bytes | None:
         prototype = default_buffer_prototype()
@@ -256,6 +266,21 @@ class Folder:
                 raise locations.open_failure(error, self.where) from error
             raise
 
+    def _entries(self, path: str) -> Array:
+        """Read an array that is stored as plain numbers, which is all that bigspec writes."""
+        opening = partial(zarr.open_array, self.store, path=path, mode="r", zarr_format=3)
+        block = self._reading(opening)
+        metadata: Any = block.metadata.to_dict()
+        codecs = [codec["name"] for codec in metadata["codecs"]]
+        if np.dtype(block.dtype).kind not in "biufc" or codecs != ["bytes"]:
+            msg = f"{block.dtype} through {codecs}"
+            raise ValueError(msg)
+        held = np.empty(block.shape, block.dtype)
+        for first in range(0, block.shape[0], block.chunks[0]):
+            rows = slice(first, first + block.chunks[0])
+            held[rows] = self._reading(partial(block.__getitem__, rows))
+        return held
+
     def _to_disk(self, path: str) -> None:
         """On a local store, wait until what was written under `path` survives a power cut."""
         if not self.local:
@@ -269,15 +294,10 @@ class Folder:
                 os.close(handle)
 
 
-def _plain_entries(store: Any, path: str) -> Array:
-    """Read an array that is stored as plain numbers, which is all that bigspec writes."""
-    block = zarr.open_array(store, path=path, mode="r", zarr_format=3)
-    metadata: Any = block.metadata.to_dict()
-    codecs = [codec["name"] for codec in metadata["codecs"]]
-    if np.dtype(block.dtype).kind not in "biufc" or codecs != ["bytes"]:
-        msg = f"{block.dtype} through {codecs}"
-        raise ValueError(msg)
-    return np.asarray(block[...])
+def _refuse_file(path: Path, where: str) -> None:
+    if path.exists() and not path.is_dir():
+        msg = f"{where}: expected a checkpoint or an empty folder, got a file"
+        raise CheckpointError(msg)
 
 
 def check_schema(schema: Any, where: str) -> None:

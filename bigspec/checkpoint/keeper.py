@@ -27,6 +27,7 @@ Array = np.ndarray[Any, Any]
 NAME_LENGTH = 40
 KEPT = 2
 SHARE = 50  # a step is saved at once if the last save took less than 1/50 of the time since
+CLOSING = 5.0  # seconds that the end of a run waits for a save that it has given up
 PATIENCE = 60.0  # seconds that the end of a run waits for its last save
 
 
@@ -175,16 +176,17 @@ class Keeper:
         if len(self._queue) > 2:
             self.flush()
 
-    def flush(self, patience: float = PATIENCE, *, strict: bool = False) -> bool:
-        """Wait until all is written; return whether it is.
+    def flush(self, patience: float | None = None, *, strict: bool = False) -> bool:
+        """Wait until all that was offered is written; return whether it is.
 
         Parameters
         ----------
         patience : float
-            Seconds without progress after which the store is given up.
+            Seconds without progress after which the store is given up; `PATIENCE` by default.
         strict : bool
             Give it up after so many seconds in any case.
         """
+        patience = PATIENCE if patience is None else patience
         with self._change:
             until, chunks = time.monotonic() + patience, self._chunks
             while self._busy or self._queue:
@@ -198,7 +200,9 @@ class Keeper:
                     )
                     return False
                 self._change.wait(left)
-        return self.complete
+        if self._refused is not None:
+            self.messages.append(f"not saved: {self._refused}")
+        return not self._failing and self._refused is None
 
     def close(self) -> None:
         """Let the checkpoint go; a save that hangs keeps the lease until it ends."""
@@ -209,7 +213,7 @@ class Keeper:
         if self._thread is None:
             self.lease.release()
             return
-        self._thread.join(timeout=5.0)
+        self._thread.join(timeout=CLOSING)
 
     def _work(self) -> None:
         while True:
@@ -249,8 +253,10 @@ class Keeper:
             digests[id(array)] = (array, name)  # holds the array, so that its id stays its own
             if name not in blocks and not any(name in kept for _, kept in self._kept.values()):
                 written.append(name)
-                over = name in self._present
-                self.folder.write_block(array, name, over=over, on_chunk=self._progress)
+                self._check_open()
+                if name in self._present:  # what a run that died left of it
+                    self.folder.remove_block(name)
+                self.folder.write_block(array, name, on_chunk=self._progress)
                 self._present.add(name)
             blocks.add(name)
             return name
@@ -264,6 +270,8 @@ class Keeper:
             raise  # what was written may be another owner's by now
         except BaseException as error:
             self.lease.check()
+            with suppress(Exception):
+                self.folder.remove_record(number)  # the empty folder of a write that failed
             self._make_room(written, full=getattr(error, "errno", None) == errno.ENOSPC)
             raise
         self._number, self._digests = number, digests
@@ -335,14 +343,15 @@ class Keeper:
 
     def _trouble(self, error: Exception) -> str:
         text = f"{type(error).__name__}: {error}"
-        if text != self._failing:
+        kind = f"{type(error).__name__} {getattr(error, 'errno', text)}"  # its text names files
+        if kind != self._failing:
             stands = f"record {max(self._kept)} stands" if self._kept else "nothing is saved yet"
             self.messages.append(
                 f"checkpoint {self.folder.where}: cannot be written ({text}); the run goes on, "
                 f"{stands}, and the next save tries again"
             )
-        self._failing = text
-        return text
+        self._failing = kind
+        return kind
 
 
 @dataclass(frozen=True)

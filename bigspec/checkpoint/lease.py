@@ -33,6 +33,9 @@ TIMING = Timing()
 
 OWNER = "owner"
 
+_held: set[str] = set()
+"""Tokens of the leases that this process holds: one it could not remove is not alive."""
+
 
 class Lease:
     """The right to write to a checkpoint.
@@ -76,6 +79,7 @@ class Lease:
         owner = self._read()
         if owner and owner.get("token") != self.token and not self._steal:
             self._refuse_live(owner)
+        _held.add(self.token)
         if owner is None and self.folder.local:
             with suppress(FileExistsError):  # exclusive on a local store: no race is left
                 self._write(new=True)
@@ -107,6 +111,7 @@ class Lease:
     def release(self) -> None:
         """Give it up, if it is still held."""
         self._stopped.set()
+        _held.discard(self.token)
         if self._thread is not None:
             self._thread.join(timeout=TIMING.beat)
         with suppress(Exception):
@@ -129,14 +134,14 @@ class Lease:
     def _refuse_live(self, owner: dict[str, Any]) -> None:
         """Raise if the owner lives; watch its heartbeat if only that can tell."""
         if owner.get("machine") == _machine():
-            if owner.get("started") is not None and owner["started"] == _started(owner.get("pid")):
+            if _lives(owner):
                 raise self._in_use(owner)
             return
         until = time.monotonic() + TIMING.patience
         while time.monotonic() < until:
             time.sleep(TIMING.beat / 4)
             now = self._read()
-            if now is None:
+            if not now:
                 return
             if now != owner:
                 raise self._in_use(now)
@@ -182,6 +187,12 @@ def _machine() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
+
+
+def _lives(owner: dict[str, Any]) -> bool:
+    if owner.get("pid") == os.getpid():
+        return owner.get("token") in _held
+    return owner.get("started") is not None and owner["started"] == _started(owner.get("pid"))
 
 
 def _started(pid: Any) -> str | None:

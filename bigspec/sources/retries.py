@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -45,6 +46,7 @@ POLICY = RetryPolicy()
 """Five attempts with 7.5 s of waiting between them, or fewer if each one takes its time."""
 
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NETWORK_ERRORS = {
     # Classes of libraries that need not be installed, by module and name.
     "aiohttp": {"ClientError"},
@@ -59,7 +61,7 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, OSError):  # TimeoutError, ConnectionError, and EIO of a network disk
         # bz2 reports damaged data as a bare OSError with this text, which no retry mends.
-        return error.args != ("Invalid data stream",)
+        return error.errno not in _FULL_OR_READ_ONLY and error.args != ("Invalid data stream",)
     return any(
         kind.__name__ in _NETWORK_ERRORS.get(kind.__module__.split(".")[0], ())
         for kind in type(error).__mro__

@@ -103,9 +103,10 @@ class Chain:
     again: int = 0  # panels read twice
     most: int = 0  # after one kill
 
-    def writes(self, part=""):
-        """Numbers, within their process, of the file operations on paths with `part` in them."""
-        return [e[1] for e in self.log if e[0] == "write" and part in e[2]]
+    def writes(self, *parts, process=0):
+        """Numbers, within one process, of the file operations on paths with all `parts` in them."""
+        events = [e for e in processes(self.log)[process] if e[0] == "write"]
+        return [e[1] for e in events if all(part in e[2] for part in parts)]
 
 
 # In the parent -------------------------------------------------------------------------------

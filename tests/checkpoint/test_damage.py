@@ -67,7 +67,8 @@ def left(matrix, tmp_path, monkeypatch):
             patch.setattr(Keeper, "close", lambda k: (shutil.copytree(made, kept), close(k)))
             with pytest.raises(KeyboardInterrupt):
                 bigspec.norm(matrix, checkpoint=place, progress=stopper, **ASKED)
-        monkeypatch.setattr(lease, "_started", lambda _: "another")
+        document = kept / "owner/zarr.json"  # whose process is not this one, and is gone
+        document.write_text(document.read_text().replace('"started": "', '"started": "0'))
         return kept
 
     return make
@@ -164,7 +165,7 @@ def test_any_file_damaged_never_gives_another_number(when, matrix, whole, left, 
     ends = Counter()
     place = tmp_path / "damaged"
     for number, (path, data) in enumerate(sorted(files(before).items())):
-        for name, rest in harm(data, number, 12 if path.startswith("blocks/") else 4):
+        for name, rest in harm(data, number, 12 if path.startswith("blocks/") else 3):
             shutil.rmtree(place, ignore_errors=True)
             shutil.copytree(before, place)
             (place / path).unlink()

@@ -121,8 +121,8 @@ def test_a_second_sigterm_does_not_disturb_the_saving(first, served, whole, tmp_
     # The last save waits until the second signal has come and been handled.
     patch = (
         "import os, signal, bigspec.solve as solve; flush = solve.Keeper.flush; "
-        "solve.Keeper.flush = lambda *args: "
-        "(os.kill(os.getpid(), signal.SIGTERM), flush(*args))[1]; "
+        "solve.Keeper.flush = lambda *args, **options: "
+        "(os.kill(os.getpid(), signal.SIGTERM), flush(*args, **options))[1]; "
     )
     with served.holding(MIDDLE) as reached:
         run = Run(served.matrix, *ASKED, "--checkpoint", place, patch=patch)

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import pickle
 import socket
-import uuid
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
-import s3fs
 import zarr
-from moto.server import ThreadedMotoServer
-from zarr.core.sync import sync
 
 from bigspec.buffers import Buffers
 from bigspec.errors import MissingSourceError, SourceError, StoreUnavailableError
@@ -23,45 +17,7 @@ from bigspec.sources import open_source
 A = np.arange(48.0, dtype="f4").reshape(8, 6)
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    yield
-    forget_clients()
-
-
-def forget_clients() -> None:
-    """Close the clients that s3fs keeps: by their options, and those do not hold the endpoint.
-
-    s3fs closes the session of a synchronous client by itself, and leaves that of an
-    asynchronous one, which is what zarr uses, to its owner.
-    """
-    for client in list(s3fs.S3FileSystem._cache.values()):
-        session = sync(client.set_session())
-        sync(session.close())
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture
-def bucket(endpoint: str) -> str:
-    name = f"bucket-{uuid.uuid4().hex}"
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket=name)
-    client.close()
-    return name
+pytestmark = pytest.mark.usefixtures("s3_environment")
 
 
 def save(url: str, **options: Any) -> zarr.Array[Any]:

@@ -1,0 +1,39 @@
+"""Runs that are watched: the keeper is at hand, and each save is done before the next pass."""
+
+import numpy as np
+
+from bigspec.checkpoint import Keeper
+from bigspec.results import Observer
+
+ASKED = {"algorithm": "lanczos", "block_size": 4, "seed": 11, "rtol": 1e-7}
+
+
+def assert_same_bits(one, other):
+    assert (one.lower, one.upper, one.passes) == (other.lower, other.upper, other.passes)
+    assert [r.ritz_values for r in one.history] == [r.ritz_values for r in other.history]
+    assert (one.right is None) == (other.right is None)
+    if one.right is not None:
+        np.testing.assert_array_equal(one.right, other.right)
+
+
+class Stepwise(Observer):
+    """Waits for each save before the next pass, calls `at[number]` there, and hears warnings."""
+
+    def __init__(self, monkeypatch, at=None):
+        self.at, self.heard, self.keepers, self.saved = at or {}, [], [], []
+        outer = self
+
+        class Watched(Keeper):
+            def __init__(self, *args):
+                super().__init__(*args)
+                outer.keepers.append(self)
+
+        monkeypatch.setattr("bigspec.resuming.Keeper", Watched)
+
+    def pass_started(self, number, panels):
+        self.saved.append(self.keepers[-1].flush())
+        if number in self.at:
+            self.at[number]()
+
+    def warned(self, message):
+        self.heard.append(message)
