@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.checkpoint.killing import ROWS, Runner, check, drawn_kills, make_matrix
 
-INTERVAL = 15  # panels
+INTERVAL = 40  # panels
 
 
 @dataclass

@@ -26,6 +26,7 @@ Array = np.ndarray[Any, Any]
 
 NAME_LENGTH = 40
 KEPT = 2
+EARLY = 0.6  # of an interval, so that rounds in flight and the save itself fit into it
 SHARE = 50  # a step is saved at once if the last save took less than 1/50 of the time since
 CLOSING = 5.0  # seconds that the end of a run waits for a save that it has given up
 PATIENCE = 60.0  # seconds that the end of a run waits for its last save
@@ -41,8 +42,8 @@ class Checkpoint:
         A local path, or any fsspec URL. A Zarr group that `zarr.open` can read; it is made if
         it is not there. If it holds an unfinished run, that run goes on.
     interval : float
-        Seconds of work that a failure may cost at most: partial sums of a pass are saved so
-        often. Finished steps are saved as soon as that costs at most 2 % of the time.
+        Seconds of work that a failure may cost at most: partial sums of a pass are saved after
+        0.6 of it, and the rounds in flight and the save itself have the rest. Finished steps are saved as soon as that costs at most 2 % of the time.
     keep_blocks : bool
         Keep the blocks of all steps (the Krylov basis) and all steps' records. By default only
         the two newest steps are kept.
@@ -153,7 +154,7 @@ class Keeper:
         """Whether it is time to save: a step that is cheap to save, or anything after a while."""
         since = time.monotonic() - self._saved_at
         cheap = self.options.keep_blocks or since >= SHARE * self._took
-        return since >= self.options.interval or (step and cheap)
+        return since >= EARLY * self.options.interval or (step and cheap)
 
     def offer(self, kind: str, value: Any) -> None:
         """Save `value` soon, in the background, in place of any that still waits.

@@ -227,7 +227,7 @@ def check(chain, reference, *, interval=None):
     Of each process after the first: it goes on from the newest save that was complete when the
     one before was killed; it reads no panel that this save holds, and every other one once.
     What is read again was begun after that save was taken, or in flight then. With `interval`
-    (of a run that waits for its saves) it is at most one interval and the rounds in flight.
+    (of a run that waits for its saves) it is at most one interval.
     """
     other = {key: chain.answer[key] for key in reference if chain.answer[key] != reference[key]}
     assert not other, f"{chain.killed}: {other}, not { ({key: reference[key] for key in other}) }"
@@ -247,9 +247,8 @@ def check(chain, reference, *, interval=None):
             since = sum(e[0] == "panel" for e in before[taken:])
             assert len(lost) <= since + flight, f"{chain.killed}: {len(lost)} lost, {since} since"
             if interval is not None:
-                # Begun but not in the save: in flight when it was taken (`flight`); one interval;
-                # the round that ends it, and what is in flight when that is offered.
-                bound = interval + ROUND_PANELS + 2 * flight
+                # 0.6 of an interval, the round that ends it, what was in flight then and is now.
+                bound = interval
                 assert len(lost) <= bound, f"{chain.killed}: {len(lost)} lost of at most {bound}"
         chain.again += len(lost)
         chain.most = max(chain.most, len(lost))

@@ -37,3 +37,15 @@ class Stepwise(Observer):
 
     def warned(self, message):
         self.heard.append(message)
+
+
+class Stopper(Observer):
+    """Interrupts the run when so many panels have been summed, over all passes."""
+
+    def __init__(self, panels):
+        self.left = panels
+
+    def panels_done(self, done, panels, bytes_read, seconds):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt

@@ -19,6 +19,7 @@ from bigspec.checkpoint import Checkpoint, Keeper, lease
 from bigspec.checkpoint.folder import Damaged, Folder
 from bigspec.errors import CheckpointError
 from bigspec.results import CheckpointWarning, Observer
+from tests.checkpoint.runs import Stopper
 from tests.matrices import Chunked, decaying
 
 ASKED = {"algorithm": "lanczos", "block_size": 4, "seed": 11, "rtol": 1e-7}
@@ -72,18 +73,6 @@ def left(matrix, tmp_path, monkeypatch):
         return kept
 
     return make
-
-
-class Stopper(Observer):
-    """Interrupts the run when so many panels have been summed, over all passes."""
-
-    def __init__(self, panels):
-        self.left = panels
-
-    def panels_done(self, done, panels, bytes_read, seconds):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 def files(place):

@@ -13,7 +13,7 @@ from tests.checkpoint.killing import (
     drawn_kills,
 )
 
-INTERVAL = 15  # panels between saves
+INTERVAL = 40  # panels between saves
 
 
 @pytest.fixture(scope="module")

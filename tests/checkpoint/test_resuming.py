@@ -17,6 +17,7 @@ from bigspec.checkpoint.codec import INLINE, Codec, array_digest
 from bigspec.errors import CheckpointError, MemoryLimitError, ResumeError
 from bigspec.results import Observer
 from bigspec.solve import SAVED_TYPES, solve
+from tests.checkpoint.runs import Stopper
 from tests.matrices import Chunked, decaying
 
 SEED = 11
@@ -63,18 +64,6 @@ def assert_same_bits(one, other):
 def saved_once(matrix, folder, asked):
     bigspec.norm(matrix, checkpoint=folder / "once", max_passes=1, **asked)
     return folder / "once"
-
-
-class Stopper(Observer):
-    """Interrupts the run when so many panels have been summed, over all passes."""
-
-    def __init__(self, panels):
-        self.left = panels
-
-    def panels_done(self, done, panels, bytes_read, seconds):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @ALL
