@@ -43,7 +43,8 @@ class Checkpoint:
         it is not there. If it holds an unfinished run, that run goes on.
     interval : float
         Seconds of work that a failure may cost at most: partial sums of a pass are saved after
-        0.6 of it, and the rounds in flight and the save itself have the rest. Finished steps are saved as soon as that costs at most 2 % of the time.
+        0.6 of it, and the rounds in flight and the save itself have the rest. Finished steps are
+        saved as soon as that costs at most 2 % of the time.
     keep_blocks : bool
         Keep the blocks of all steps (the Krylov basis) and all steps' records. By default only
         the two newest steps are kept.
