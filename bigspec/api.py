@@ -42,12 +42,16 @@ Array = np.ndarray[Any, Any]
 
 
 def open_matrix(a: Any) -> Matrix:
-    """Open anything bigspec can multiply, without reading its entries.
+    """Open anything bigspec can multiply.
+
+    No entry is read, but for .npz and .mtx files, which are loaded whole; of sparse groups the
+    pointers are read.
 
     Parameters
     ----------
-    a : str, path, zarr array, dask array, ndarray, SciPy sparse array, LinearOperator, Matrix
-        Paths and URLs name a dense Zarr array (v2 or v3); ``::`` goes inside an archive.
+    a : str, path, zarr array or group, dask array, ndarray, SciPy sparse, LinearOperator, Matrix
+        Paths and URLs name a Zarr array or a sparse group of AnnData's; paths also an HDF5, .npy,
+        .npz or Matrix Market file. ``::`` goes inside a file or store.
 
     Returns
     -------

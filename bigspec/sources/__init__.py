@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 ACCEPTED = (
-    "a path or URL of a Zarr array, a zarr array, a dask array, a NumPy array, "
+    "a path or URL of a Zarr array or sparse group, a path of an HDF5, .npy, .npz or .mtx file, "
+    "a zarr array or sparse group, a dask array, a NumPy array, "
     "a SciPy sparse array, a scipy.sparse.linalg.LinearOperator, or a Matrix"
 )
 
@@ -45,14 +46,15 @@ def open_source(a: Any) -> Matrix:
 
     Parameters
     ----------
-    a : str, os.PathLike, zarr.Array, numpy.ndarray, scipy sparse, LinearOperator or Matrix
-        A path may be a Zarr directory, a zip archive of one (``A.zarr.zip``), or any URL that
-        fsspec knows; ``::/X`` at its end, or ``/X``, points at an array inside.
+    a : str, os.PathLike, zarr.Array or Group, numpy.ndarray, SciPy sparse, LinearOperator, Matrix
+        A path may be a Zarr directory, a zip archive of one (``A.zarr.zip``), any URL that
+        fsspec knows, or a local HDF5, .npy, .npz or .mtx file; ``::/X`` at its end points at a
+        matrix inside.
 
     Returns
     -------
     Matrix
-        With shape, dtype and chunk grid known; no entry has been read.
+        With shape, dtype and chunk grid known; no entry has been read, but for .npz and .mtx.
 
     Raises
     ------

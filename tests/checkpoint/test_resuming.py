@@ -266,6 +266,11 @@ def test_what_is_shown_is_json(matrix, tmp_path, monkeypatch):
     assert "returns this answer without a read" in str(saved)
 
 
+def test_gram_spends_no_failure_probability(matrix, tmp_path):
+    bigspec.norm(matrix, checkpoint=tmp_path / "run", algorithm="gram")
+    assert bigspec.show(tmp_path / "run").run["delta_ledger"] == []
+
+
 def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
