@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from bigspec import api, cli, errors
 from bigspec.checkpoint import Checkpoint
+from bigspec.cli import commands, options
 from bigspec.progress import LiveProgress
 from bigspec.results import Estimate, Observer, PassRecord
 
@@ -114,8 +115,9 @@ class Backend:
 @pytest.fixture
 def backend(monkeypatch):
     fake = Backend()
-    for name in ("norm", "plan", "connect"):
-        monkeypatch.setattr(cli, name, getattr(fake, name))
+    monkeypatch.setattr(commands, "norm", fake.norm)
+    monkeypatch.setattr(commands, "plan", fake.plan)
+    monkeypatch.setattr(options, "connect", fake.connect)
     return fake
 
 
@@ -348,7 +350,7 @@ def test_debug_shows_the_traceback_above_the_message(backend):
 
 def test_an_error_comes_after_the_bar_is_cleared(backend, monkeypatch):
     backend.answer = errors.ChunkError("chunk 3 is damaged")
-    monkeypatch.setattr(cli, "LiveProgress", OnTerminal)
+    monkeypatch.setattr(commands, "LiveProgress", OnTerminal)
     result = bigspec("norm", "A.zarr")
     assert result.exit_code == 65
     assert "pass 1 |" in result.stderr
@@ -455,8 +457,9 @@ BROKEN_PIPE = """
 import sys
 import test_cli
 from bigspec import cli
+from bigspec.cli import commands, options
 fake = test_cli.Backend()
-cli.norm, cli.connect = fake.norm, fake.connect
+commands.norm, options.connect = fake.norm, fake.connect
 cli.main(["norm", "A.zarr", "--max-norm", "1", "--quiet", "--report", sys.argv[1]])
 """
 

@@ -31,7 +31,9 @@ import zarr
 from scipy.sparse.linalg import LinearOperator
 
 import bigspec
-from bigspec import cli, errors
+from bigspec import errors
+from bigspec.cli import statuses
+from bigspec.cli.output import gate_verdict
 from bigspec.sources import retries
 
 ROOT = Path(__file__).parents[1]
@@ -218,9 +220,19 @@ def test_exit_statuses_of_the_command_line_are_documented():
     listed |= {int(row[2]) for row in tables(text)[0][1:]}
     named = {
         int(status)
-        for status in re.findall(r"(?:^| {3})(?: {2})?(\d+) ", cli._STATUSES, re.MULTILINE)
+        for status in re.findall(r"(?:^| {3})(?: {2})?(\d+) ", statuses.STATUSES, re.MULTILINE)
     }
-    assert named | {cli.EXCEEDED, cli.UNDECIDED, cli.BUG, cli.CANNOT_WRITE, cli.SAVED} <= listed
+    assert (
+        named
+        | {
+            statuses.EXCEEDED,
+            statuses.UNDECIDED,
+            statuses.BUG,
+            statuses.CANNOT_WRITE,
+            statuses.SAVED,
+        }
+        <= listed
+    )
 
 
 def zarr_array(path, A, chunks):
@@ -371,7 +383,7 @@ def test_json_page_has_the_fields_of_a_checkpoint(reader):
 
 def test_json_page_has_the_fields_of_the_gate():
     est = bigspec.norm(np.eye(3))
-    status, verdict = cli._gate(est, 2.0)
+    status, verdict = gate_verdict(est, 2.0)
     assert (status, bool(verdict)) == (0, True)
     assert documented("Gate") == {"gate.max_norm", "gate.exit_status", "gate.verdict"}
 

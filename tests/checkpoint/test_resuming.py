@@ -149,7 +149,7 @@ def test_time_that_is_up_inside_a_pass_is_not_lost(matrix, tmp_path, monkeypatch
             now[0] += 1.0
 
     with monkeypatch.context() as patch, dask.config.set(num_workers=1):
-        patch.setattr("bigspec.solve.time.monotonic", lambda: now[0])
+        patch.setattr("bigspec.solve.loop.time.monotonic", lambda: now[0])
         patch.setattr("bigspec.passes.executors.time.monotonic", lambda: now[0])
         part = bigspec.norm(
             matrix, checkpoint=tmp_path / "run", time_limit=100, progress=Clock(), **asked

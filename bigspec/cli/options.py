@@ -1,0 +1,134 @@
+"""Options that commands share, and the cluster they name."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bigspec.api import connect
+
+__all__ = [
+    "cluster_of",
+    "count_or_text",
+    "debug_option",
+    "json_option",
+    "limit",
+    "seconds_or_text",
+    "shared_options",
+    "writable_place",
+]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def count_or_text(_ctx: object, _option: object, value: str | None) -> int | str | None:
+    """Read a number, or leave a text such as 4GiB to the Python door."""
+    return int(value) if value is not None and value.strip().isdecimal() else value
+
+
+def seconds_or_text(_ctx: object, _option: object, value: str | None) -> float | str | None:
+    """Read seconds, or leave a text such as 30min to the Python door."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return value
+
+
+def limit(_ctx: object, _option: object, value: float | None) -> float | None:
+    """Check a limit of a gate."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        msg = f"expected a finite number >= 0, got {value}"
+        raise click.BadParameter(msg)
+    return value
+
+
+def writable_place(_ctx: object, _option: object, value: str | None) -> str | None:
+    """Refuse a place that cannot be written before the run, not hours later."""
+    if value is None or value == "-":
+        return value
+    folder = Path(value).absolute().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"{value!r} cannot be written: {str(folder)!r} is not a writable directory; create it"
+        raise click.BadParameter(msg)
+    return value
+
+
+def _remember_debug(ctx: click.Context, _option: object, value: bool) -> None:
+    ctx.meta["bigspec.debug"] = value
+
+
+json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+    callback=writable_place,
+    metavar="FILE|-",
+    help="Write JSON; '-' puts nothing but JSON on stdout.",
+)
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_debug,
+    help="Show the traceback of an error.",
+)
+
+
+def shared_options(function: Function) -> Function:
+    """Add what `norm` and `plan` have in common."""
+    algorithms = click.Choice(["auto", "lanczos", "power", "gram"])
+    for add in reversed((
+        click.argument("source", metavar="SRC"),
+        click.option("--rtol", type=float, default=1e-3, show_default=True, metavar="F",
+                     help="Stop when upper / lower - 1 is at most this."),
+        click.option("--failure-probability", type=float, default=1e-6, show_default=True,
+                     metavar="F", help="Chance, over the random start alone, of a wrong interval."),
+        click.option("--algorithm", type=algorithms, default="auto", show_default=True),
+        click.option("--block-size", type=int, metavar="N", help="Columns of the start block."),
+        click.option("--memory-limit", callback=count_or_text, metavar="SIZE",
+                     help="What one process may hold, such as 4GiB. [default: half]"),
+        click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster."),
+        click.option("--scheduler-file", metavar="F", help="The same, from a scheduler file."),
+        click.option("--workers", type=click.IntRange(min=1), metavar="N",
+                     help="Run on N worker processes of this machine."),
+        json_option,
+        debug_option,
+    )):  # fmt: skip
+        function = add(function)
+    return function
+
+
+def cluster_of(
+    scheduler: str | None,
+    scheduler_file: str | None,
+    workers: int | None,
+    memory_limit: int | str | None,
+) -> AbstractContextManager[None]:
+    """Connect where the options say; without any, run in this process."""
+    given = [
+        name
+        for name, value in (
+            ("--scheduler", scheduler),
+            ("--scheduler-file", scheduler_file),
+            ("--workers", workers),
+        )
+        if value is not None
+    ]
+    if len(given) > 1:
+        msg = f"{' and '.join(given)} exclude each other: give at most one"
+        raise click.UsageError(msg)
+    if not given:
+        return nullcontext()
+    return connect(
+        scheduler=scheduler,
+        scheduler_file=scheduler_file,
+        workers=workers,
+        memory_limit=memory_limit if workers is not None else None,
+    )

@@ -1,0 +1,187 @@
+"""The only loop: step, certify, report, stop. The stop rule is the interval and nothing else."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bigspec.algorithms import Algorithm, Bounds
+from bigspec.checkpoint import Keeper
+from bigspec.passes import Begun, DeadlinePassed, Pass
+from bigspec.results import Interval, Observer, PassRecord
+from bigspec.solve.budget import Budget
+from bigspec.solve.running import Progress, exact_zero, in_units
+from bigspec.solve.saving import Saving
+from bigspec.solve.status import status_text
+
+__all__ = ["Outcome", "solve"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    interval : Interval
+    history : tuple of PassRecord
+    converged : bool
+    status : str
+    vector : ndarray or None
+        Unit iterate that attains the lower bound; None if the algorithm kept no basis.
+    frobenius : float or None
+    saved : str or None
+        The checkpoint that holds it.
+    stopped_by : str
+        ``"converged"``, ``"exhausted"``, ``"passes"`` or ``"time"``.
+    """
+
+    interval: Interval
+    history: tuple[PassRecord, ...]
+    converged: bool
+    status: str
+    vector: Array | None
+    frobenius: float | None
+    stopped_by: str
+    saved: str | None = None
+
+
+def solve(
+    passes: Pass,
+    algorithm: Algorithm[Any],
+    budget: Budget,
+    *,
+    entropy: int,
+    failure_probability: float,
+    start: Array | None = None,
+    observer: Observer | None = None,
+    progress: Progress | None = None,
+    keeper: Keeper | None = None,
+) -> Outcome:
+    """Run an algorithm until its interval is narrow enough or the budget is used up.
+
+    Parameters
+    ----------
+    passes : Pass
+    algorithm : Algorithm
+    budget : Budget
+    entropy : int
+        Recorded entropy of the start block.
+    failure_probability : float
+    start : ndarray (n, s), optional
+        Warm-start vectors.
+    observer : Observer, optional
+    progress : Progress, optional
+        Of a run that was interrupted, to go on from.
+    keeper : Keeper, optional
+        Saves the run.
+
+    Returns
+    -------
+    Outcome
+    """
+    observer, progress = observer or Observer(), progress or Progress()
+    if budget.time_limit is not None:
+        passes.deadline = time.monotonic() + budget.time_limit
+    passes.tokens, passes.resume = progress.tokens, progress.begun
+    saving = Saving(keeper, observer, passes, progress)
+    reason = _stop(progress, budget)
+    try:
+        while not reason:
+            number = len(progress.history) + 1
+            observer.pass_started(number, passes.layout.panels)
+            saving.progress = progress
+            before = time.monotonic() - progress.begun.seconds
+            if progress.state is None:
+                state = algorithm.init(passes, entropy, start)
+            else:
+                state = algorithm.step(passes, progress.state)
+            bounds = algorithm.bounds(state, failure_probability, complex_=passes.complex_)
+            running = progress.running.updated(exact_zero(bounds, state), state.exponent)
+            seconds = time.monotonic() - before
+            record = _record(number, running.interval, bounds, state, passes, seconds)
+            history = (*progress.history, record)
+            progress = replace(
+                progress,
+                state=state,
+                running=running,
+                history=history,
+                begun=Begun(),
+                tokens=passes.tokens,
+            )
+            saving.stepped(progress)
+            observer.pass_finished(record)
+            reason = _stop(progress, budget)
+            if not reason:
+                saving.step()
+        saving.finish(reason)
+    except DeadlinePassed:
+        reason = "time"
+        saving.finish(reason)
+    except BaseException as error:
+        saving.interrupted(error)
+        raise
+    outcome = _outcome(progress, algorithm, reason, budget, failure_probability)
+    return replace(outcome, saved=saving.where)
+
+
+def _outcome(
+    progress: Progress,
+    algorithm: Algorithm[Any],
+    reason: str,
+    budget: Budget,
+    failure_probability: float,
+) -> Outcome:
+    state, running = progress.state, progress.running
+    interval, history = running.interval, progress.history
+    facts, exponent = (state.facts, state.exponent) if state is not None else (None, 0)
+    return Outcome(
+        interval=interval,
+        history=history,
+        converged=reason == "converged",
+        status=status_text(reason, interval, history, budget, failure_probability, running.failed),
+        vector=algorithm.vector(state) if state is not None else None,
+        frobenius=None if facts is None else in_units(facts.frobenius_squared, exponent),
+        stopped_by=reason,
+    )
+
+
+def _stop(progress: Progress, budget: Budget) -> str:
+    """Name the reason to stop now, or nothing."""
+    if not progress.history:
+        return ""
+    record = progress.history[-1]
+    if record.width <= budget.rtol:
+        return "converged"
+    if progress.state.exhausted:
+        return "exhausted"
+    if budget.max_passes is not None and record.number >= budget.max_passes:
+        return "passes"
+    return ""
+
+
+def _record(
+    number: int, interval: Interval, bounds: Bounds, state: Any, passes: Pass, seconds: float
+) -> PassRecord:
+    cost = passes.last
+    assert cost is not None
+    return PassRecord(
+        number=number,
+        lower=interval.lower,
+        upper=interval.upper,
+        upper_bound=interval.upper_bound,
+        lower_bound=interval.lower_bound,
+        deterministic=interval.deterministic,
+        ritz_values=tuple(in_units(value, state.exponent) for value in bounds.ritz_values),
+        bytes_read=cost.bytes_read,
+        seconds=seconds,
+        seconds_reading=cost.seconds_reading,
+        seconds_multiplying=cost.seconds_multiplying,
+        panels=cost.panels,
+        retries=cost.retries,
+    )

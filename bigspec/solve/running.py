@@ -1,0 +1,148 @@
+"""What a run knows: the interval so far, and all that a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bigspec.algorithms import Bounds, GramState, LanczosState, PowerState
+from bigspec.certificate import Facts
+from bigspec.partials import Partial, RawFacts
+from bigspec.passes import Begun
+from bigspec.results import Interval, PassRecord
+
+__all__ = ["SAVED_TYPES", "Progress", "Running", "exact_zero", "in_units"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Running:
+    """The interval so far: running maximum and minimum, in the units of the matrix.
+
+    All passes' bounds hold together (one event for the probabilistic ones), so the best of
+    them may be combined. If a probabilistic bound falls below an attained value, the event of
+    probability `delta` has happened; then only deterministic bounds are kept.
+
+    Attributes
+    ----------
+    lower : float
+    lower_name : str
+    certain, likely : tuple of (float, str)
+        Least deterministic and least probabilistic upper bound, with their names.
+    failed : bool
+        Whether the event of probability `delta` has happened.
+    rounding : float
+    """
+
+    lower: float = 0.0
+    lower_name: str = "none"
+    certain: tuple[float, str] = (math.inf, "none")
+    likely: tuple[float, str] = (math.inf, "none")
+    failed: bool = False
+    rounding: float = 0.0
+
+    def updated(self, bounds: Bounds, exponent: int) -> Running:
+        """Take in the bounds after a pass."""
+        lower, name = _unscaled(bounds.lower, exponent, down=True), bounds.lower_name
+        if not lower > self.lower:
+            lower, name = self.lower, self.lower_name
+        certain, likely = self.certain, self.likely
+        for bound in bounds.uppers:
+            value = (_unscaled(bound.value, exponent, down=False), bound.name)
+            if bound.deterministic:
+                certain = min(certain, value)
+            else:
+                likely = min(likely, value)
+        top = max(bounds.lower, np.finfo(float).tiny)
+        failed = self.failed or likely[0] < lower
+        return Running(lower, name, certain, likely, failed, float(2 * bounds.eps / top))
+
+    @property
+    def interval(self) -> Interval:
+        """The interval now."""
+        deterministic = self.failed or self.certain[0] <= self.likely[0]
+        upper, name = self.certain if deterministic else self.likely
+        return Interval(
+            self.lower, max(upper, self.lower), name, self.lower_name, deterministic, self.rounding
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that a run knows: what a checkpoint holds, and what another process goes on from.
+
+    Attributes
+    ----------
+    run : dict
+        Which run it is; see `bigspec.resuming`.
+    state : State or None
+        Of the algorithm, after the last complete pass.
+    running : Running
+    history : tuple of PassRecord
+    begun : Begun
+        The pass after that, as far as it got.
+    tokens : ndarray or None
+        Content tokens of the panels, from the first pass.
+    """
+
+    run: dict[str, Any] = field(default_factory=dict)
+    state: Any = None
+    running: Running = Running()
+    history: tuple[PassRecord, ...] = ()
+    begun: Begun = field(default_factory=Begun)
+    tokens: Array | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the passes so far, in all processes."""
+        return sum(record.seconds for record in self.history) + self.begun.seconds
+
+
+SAVED_TYPES = (
+    Progress,
+    Running,
+    PassRecord,
+    Begun,
+    Partial,
+    RawFacts,
+    Facts,
+    LanczosState,
+    PowerState,
+    GramState,
+)
+"""What a `Progress` is made of."""
+
+
+def exact_zero(bounds: Bounds, state: Any) -> Bounds:
+    """Give the zero matrix its exact answer: its Frobenius norm is 0, with certainty."""
+    if state.facts is None or state.facts.largest > 0.0:
+        return bounds
+    return replace(bounds, lower=0.0, uppers=tuple(u for u in bounds.uppers if u.deterministic))
+
+
+def _unscaled(squared: float, exponent: int, *, down: bool) -> float:
+    """Return ``sqrt(squared) * 2**exponent``, rounded outwards."""
+    if not squared > 0.0:
+        return 0.0
+    if math.isinf(squared):
+        return math.inf
+    root = math.nextafter(math.sqrt(squared), 0.0 if down else math.inf)
+    try:
+        value = math.ldexp(root, exponent)
+    except OverflowError:
+        return float(np.finfo(float).max) if down else math.inf
+    if value < np.finfo(float).tiny:  # ldexp rounds to nearest among subnormal numbers
+        value = math.nextafter(value, 0.0 if down else math.inf)
+    return value
+
+
+def in_units(squared: float, exponent: int) -> float:
+    """Return ``sqrt(squared) * 2**exponent``, to nearest; infinity beyond the largest float."""
+    try:
+        return math.ldexp(math.sqrt(max(squared, 0.0)), exponent)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,72 @@
+"""The status of a run in a sentence or two."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bigspec.results import Interval, PassRecord
+from bigspec.solve.budget import Budget
+from bigspec.words import width_text
+
+__all__ = ["status_text"]
+
+
+def status_text(
+    reason: str,
+    interval: Interval,
+    history: tuple[PassRecord, ...],
+    budget: Budget,
+    failure_probability: float,
+    failed: bool,
+) -> str:
+    """Say in a sentence or two what was reached, or what ended the run and what is missing."""
+    width = width_text(interval.lower, interval.upper)
+    count = f"{len(history)} pass{'es' if len(history) != 1 else ''}"
+    trust = (
+        "with certainty, up to the rounding margin"
+        if interval.deterministic
+        else f"except with probability {failure_probability:g} over the random start"
+    )
+    note = ""
+    if failed:
+        note = (
+            " A probabilistic bound fell below an attained value, so only deterministic bounds "
+            "are used; was the matrix made from the same random numbers as the start block?"
+        )
+    if not history:
+        return (
+            f"Stopped by time_limit={budget.time_limit:g} s before the first pass was complete: "
+            "nothing is known yet. Give it at least the time of one pass."
+        )
+    if reason == "converged":
+        return f"Converged in {count}: relative width {width} <= {budget.rtol:g}, {trust}.{note}"
+    if reason == "exhausted":
+        return (
+            f"Stopped after {count} at relative width {width} > {budget.rtol:g}: the rounding "
+            f"margin of float64 ({interval.rounding:.1e} here) is reached, and further passes "
+            f"would not narrow the interval, which holds {trust}.{note}"
+        )
+    spent = (
+        f"max_passes={budget.max_passes}"
+        if reason == "passes"
+        else f"time_limit={budget.time_limit:g} s"
+    )
+    return (
+        f"Stopped by {spent} after {count} at relative width {width} > {budget.rtol:g}; the "
+        f"interval holds {trust}. {_missing(history, budget.rtol)}{note}"
+    )
+
+
+def _missing(history: tuple[PassRecord, ...], rtol: float) -> str:
+    """Guess how many passes are missing from how fast the width has been falling."""
+    widths = [record.width for record in history if 0 < record.width < math.inf]
+    seconds = float(np.median([record.seconds for record in history]))
+    if len(widths) < 2 or not widths[-1] < widths[-2]:
+        return "How many passes are missing cannot be told from so few."
+    rate = math.log(widths[-2] / widths[-1])
+    passes = max(1, math.ceil(math.log(widths[-1] / rtol) / rate))
+    if passes > 1000:
+        return "At this rate it would take more than a thousand further passes."
+    return f"At this rate about {passes} more would be needed ({passes * seconds:.3g} s)."
