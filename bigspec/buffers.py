@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,23 +24,41 @@ class Buffers(threading.local):
         Reads by this thread that failed and were tried again.
     abandoned : threading.Event or None
         Set once nobody waits for the pass any more; one for all threads of this process.
+    held : dict
+        What a thread holds from one read to the next, by name.
     """
 
     def __init__(self, abandoned: threading.Event | None = None) -> None:
         self.retries = 0
         self.abandoned = abandoned
+        self.held: dict[str, Any] = {}
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
+        self._scope = ""
 
     def take(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | type
     ) -> np.ndarray[Any, Any]:
         """Return a C-contiguous, uninitialised array; valid until `name` is taken again."""
-        dtype = np.dtype(dtype)
+        name, dtype = self.name(name), np.dtype(dtype)
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         held = self._arrays.get(name)
         if held is None or held.nbytes < size:
             held = self._arrays[name] = np.empty(max(size, 1), dtype=np.uint8)
         return held[:size].view(dtype).reshape(shape)
+
+    def name(self, name: str) -> str:
+        """Return `name` as it is known inside the operands entered by `within`."""
+        return self._scope + name
+
+    @contextmanager
+    def within(self, operand: str) -> Iterator[None]:
+        """Give what is taken inside memory of its own: several operands are read side by side."""
+        before = self._scope
+        self._scope = f"{before}{operand}."
+        try:
+            yield
+        finally:
+            self._scope = before
 
     def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
         return (Buffers, ())

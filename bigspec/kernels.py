@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from bigspec.blocks import Composed, Factors, SparseSum, peak
 from bigspec.buffers import Buffers
 from bigspec.partials import Partial, RawFacts
 
@@ -84,8 +85,9 @@ class Accumulator:
         self.Z = np.zeros((n, b), self.work)
         self.gram = np.zeros((0, 0) if V is None else (b, b), self.work)
         self.squares, self.row_sum, self.largest, self.nonnegative = 0.0, 0.0, 0.0, True
-        self.column_sums = np.zeros(n if facts else 0)
+        self.column_sums, self.magnitude = np.zeros(n if facts else 0), 0.0
         self.facts = facts
+        self.inner: Inner | None = None
         self.buffers = buffers or Buffers()
 
     def add_slab(self, blocks: Sequence[tuple[int, Any]]) -> None:
@@ -98,13 +100,17 @@ class Accumulator:
             corner in A.
         """
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are looked for below
-            if any(sp.issparse(block) for _, block in blocks):
+            if isinstance(blocks[0][1], SparseSum):
+                ((_, block),) = blocks  # sums are read as one block
+                self._add_sparse_sum(block)
+            elif any(sp.issparse(block) for _, block in blocks):
                 self._add_sparse(self._joined(blocks))
             else:
                 height = blocks[0][1].shape[1 if self.transposed else 0]
                 rows, _ = self._tile_shape()
                 for start in range(0, height, rows):
                     self._add_rows(blocks, slice(start, min(start + rows, height)))
+                self._note_magnitude(blocks)
         if not np.isfinite(self.gram if self.V is not None else self.Z.diagonal()).all():
             raise NonFiniteFound(*_first_non_finite(blocks, self.transposed))
 
@@ -128,7 +134,7 @@ class Accumulator:
         for offset, block in tiles():
             before = self.exponent
             if self.searching:
-                self._raise_exponent(_peak(block))
+                self._raise_exponent(peak(block))
             if self.exponent != before:
                 Y *= math.ldexp(1.0, max(before - self.exponent, -1074))
             for start, X in self._row_blocks(offset, block):
@@ -141,6 +147,7 @@ class Accumulator:
             for start, X in self._row_blocks(offset, block):
                 stop = start + X.shape[0]
                 self._finish(offset, X, Y[start:stop], row_sums[start:stop])
+            self._note_magnitude([(offset, block)])
         self.gram += Y.conj().T @ Y
         self.row_sum = max(self.row_sum, float(row_sums.max(initial=0.0)))
 
@@ -154,10 +161,17 @@ class Accumulator:
 
     def partial(self) -> Partial:
         """Return the sum so far."""
+        if self.inner is not None:  # of sums with factors
+            self.Z += self.inner.taken()
         facts = None
         if self.facts:
             facts = RawFacts(
-                self.squares, self.column_sums, self.row_sum, self.largest, self.nonnegative
+                self.squares,
+                self.column_sums,
+                self.row_sum,
+                self.largest,
+                self.nonnegative,
+                self.magnitude,
             )
         return Partial(self.Z, self.gram, self.exponent, facts)
 
@@ -171,7 +185,7 @@ class Accumulator:
     def _add_rows(self, blocks: Sequence[tuple[int, Any]], rows: slice) -> None:
         """Add a row range of a slab: both products over its tiles."""
         if self.searching:
-            self._raise_exponent(max(_peak(self._cut(block, rows)) for _, block in blocks))
+            self._raise_exponent(max(peak(self._cut(block, rows)) for _, block in blocks))
         tiles = list(self._tiles(blocks, rows))
         height = rows.stop - rows.start
         row_sums = np.zeros(height)
@@ -226,14 +240,21 @@ class Accumulator:
     def _load(self, offset: int, tile: Array) -> tuple[int, Array]:
         """Convert a tile to the working type, scaled, as a view of shape (rows, columns of S)."""
         X = self.buffers.take("kernel.tile", tile.shape, self.work)
+        if isinstance(tile, Composed):
+            tile.fill(X, self.buffers)
+            tile = X
         if self.transposed and self.work.kind == "c":
             np.conjugate(tile, out=X, casting="unsafe")
-        else:
+        elif tile is not X:
             np.copyto(X, tile, casting="unsafe")
+        self._scale(X)
+        return offset, X.T if self.transposed else X
+
+    def _scale(self, X: Array) -> None:
+        """Multiply by ``2**-exponent`` in place, in two steps that do not overflow."""
         if self.exponent:
             X *= math.ldexp(1.0, -self.exponent // 2)
             X *= math.ldexp(1.0, -self.exponent - (-self.exponent // 2))
-        return offset, X.T if self.transposed else X
 
     def _note(self, offset: int, X: Array, row_sums: Array) -> None:
         """Collect the facts of a loaded tile (rows, columns of S); may overwrite it."""
@@ -266,7 +287,14 @@ class Accumulator:
             if scaled.facts:
                 self.squares, self.column_sums = scaled.facts.squares, scaled.facts.column_sums
                 self.row_sum, self.largest = scaled.facts.row_sum, scaled.facts.largest
+                self.magnitude = scaled.facts.magnitude
         self.exponent, self.started = exponent, True
+
+    def _note_magnitude(self, blocks: Sequence[tuple[int, Any]]) -> None:
+        """Collect what rounding is relative to, where that is not the entries."""
+        if self.facts:
+            sums = [block for _, block in blocks if isinstance(block, Composed | SparseSum)]
+            self.magnitude += sum(block.magnitude(self.exponent) for block in sums)
 
     def _joined(self, blocks: Sequence[tuple[int, Any]]) -> Any:
         """Return the whole slab as one sparse block: ``S V`` needs whole rows of S."""
@@ -278,7 +306,7 @@ class Accumulator:
     def _add_sparse(self, block: Any) -> None:
         """Add a sparse slab; its stored entries are converted once."""
         if self.searching:
-            self._raise_exponent(_peak(block.data))
+            self._raise_exponent(peak(block.data))
         X = block.astype(self.work)
         if self.exponent:
             X.data *= math.ldexp(1.0, -self.exponent)
@@ -298,6 +326,79 @@ class Accumulator:
             sums = np.asarray(size.sum(axis=1)).ravel()
             self.row_sum = max(self.row_sum, float(sums.max(initial=0.0)))
 
+    def _add_sparse_sum(self, block: SparseSum) -> None:
+        """Add a slab ``X + L R^H``, X sparse, without writing it out."""
+        if block.factors is None:
+            self._add_sparse(block.S)
+            self._note_magnitude([(0, block)])
+            return
+        if self.searching:
+            self._raise_exponent(peak(block))
+        X = sp.csr_array(block.S.conj().T if self.transposed else block.S).astype(self.work)
+        L, R = (part.astype(self.work) for part in (block.factors.U, block.factors.W))
+        L, R = (R, L) if self.transposed else (L, R)
+        self._scale(X.data)
+        self._scale(L)
+        inner = None if self.V is None else self._inner(R, self.V)
+        step = max(1, TILE_BYTES // (self.work.itemsize * self.Z.shape[1]))
+        for start in range(0, X.shape[0], step):
+            rows = slice(start, start + step)
+            X_rows, L_rows = X[rows], L[rows]
+            if inner is None:
+                D = X_rows.toarray() + L_rows @ R.conj().T
+                self.Z += D.conj().T @ D
+                continue
+            Y = X_rows @ self.V
+            Y += L_rows @ inner.projected
+            self.Z += X_rows.conj().T @ Y
+            inner.sum += L_rows.conj().T @ Y
+            self.gram += Y.conj().T @ Y
+        if self.facts:
+            self._note_sparse_sum(X, L, R)
+            self._note_magnitude([(0, block)])
+
+    def _inner(self, R: Array, V: Array) -> Inner:
+        """Return what the slabs share that have the same right factor."""
+        if self.inner is None or not self.inner.belongs_to(R):
+            if self.inner is not None:
+                self.Z += self.inner.taken()
+            self.inner = Inner(R, R.conj().T @ V)
+        return self.inner
+
+    def _note_sparse_sum(self, X: Any, L: Array, R: Array) -> None:
+        """Collect facts: the squares exactly, bounds of the sums and of the largest entry."""
+        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+        beside = np.zeros(len(X.data), self.work)
+        for left, right in zip(L.T, R.conj().T, strict=True):
+            beside += left[rows] * right[X.indices]
+        stored = np.abs(X.data + beside) ** 2 - np.abs(beside) ** 2
+        rest = np.sum((L.conj().T @ L) * (R.conj().T @ R).T).real
+        self.squares += max(float(stored.sum() + rest), 0.0)
+        self.largest = max(self.largest, peak(X) + Factors(L, R).bound)
+        self.nonnegative = False
+        size, L, R = abs(X), np.abs(L), np.abs(R)
+        self.column_sums += np.asarray(size.sum(axis=0)).ravel() + R @ L.sum(axis=0)
+        sums = np.asarray(size.sum(axis=1)).ravel() + L @ R.sum(axis=0)
+        self.row_sum = max(self.row_sum, float(sums.max(initial=0.0)))
+
+
+class Inner:
+    """``R^H V`` and ``sum L_i^H Y_i`` of the slabs ``X_i + L_i R^H`` of a panel."""
+
+    def __init__(self, R: Array, projected: Array) -> None:
+        self.R, self.projected = R, projected
+        self.sum = np.zeros_like(projected)
+
+    def belongs_to(self, R: Array) -> bool:
+        """Whether the slabs of `R` are among them."""
+        return self.R.shape == R.shape and np.array_equal(self.R, R)
+
+    def taken(self) -> Array:
+        """Return ``R sum``, and start the sum anew."""
+        out: Array = self.R @ self.sum
+        self.sum = np.zeros_like(self.sum)
+        return out
+
 
 def safe_exponent(peak: float) -> int:
     """Return 0 if squares of numbers up to `peak` are safe to sum, else the exponent of `peak`."""
@@ -305,20 +406,13 @@ def safe_exponent(peak: float) -> int:
     return exponent if abs(exponent) > SAFE_EXPONENT else 0
 
 
-def _peak(block: Array) -> float:
-    """Largest magnitude (of real and imaginary parts), without a temporary."""
-    if block.dtype.kind == "c":
-        return max(_peak(block.real), _peak(block.imag))
-    if block.size == 0:
-        return 0.0
-    return float(max(block.max(), -block.min()))
-
-
 def _first_non_finite(blocks: Sequence[tuple[int, Any]], transposed: bool) -> tuple[int, int]:
     """Return (row, column) of A, from the slab's corner, of its first NaN or infinity."""
     places = []
     for offset, block in blocks:
-        if sp.issparse(block):
+        if isinstance(block, Composed | SparseSum):
+            found = _first_in_sum(block)
+        elif sp.issparse(block):
             coo: Any = sp.coo_array(block)  # type: ignore[call-overload]
             bad = ~np.isfinite(coo.data)
             found = np.stack([coo.row[bad], coo.col[bad]], axis=1)
@@ -328,3 +422,23 @@ def _first_non_finite(blocks: Sequence[tuple[int, Any]], transposed: bool) -> tu
             row, column = (int(k) for k in found[np.lexsort(found.T[::-1])[0]])
             places.append((row + offset, column) if transposed else (row, column + offset))
     return min(places) if places else (-1, -1)
+
+
+def _first_in_sum(block: Composed | SparseSum) -> Array:
+    """Return [[row, column]] of the first entry of a sum that is NaN or infinite, if any."""
+    height, width = block.shape
+    step, buffers = max(1, TILE_BYTES // 16 // width), Buffers()
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        if isinstance(block, Composed):
+            entries = np.empty((stop - start, width), block.dtype)
+            with np.errstate(invalid="ignore", over="ignore"):
+                block[start:stop].fill(entries, buffers)
+        else:
+            factors = block.factors
+            cut = factors if factors is None else Factors(factors.U[start:stop], factors.W)
+            entries = SparseSum(sp.csr_array(block.S)[start:stop], cut, 0).toarray()
+        found = np.argwhere(~np.isfinite(entries))
+        if len(found):
+            return np.asarray(found[:1] + np.array([start, 0]))
+    return np.zeros((0, 2), np.int64)

@@ -6,6 +6,7 @@ panels, the passes and the algorithms, never asks where the entries came from.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from bigspec.blocks import Composed, SparseSum
 from bigspec.buffers import Buffers
 
 __all__ = ["Block", "Grid", "Matrix", "OperatorMatrix"]
 
-Block = np.ndarray[Any, Any] | sp.sparray | sp.spmatrix
-"""What `Matrix.read` returns: a 2-D ndarray (possibly a view), or a SciPy CSR/CSC block."""
+Block = np.ndarray[Any, Any] | sp.sparray | sp.spmatrix | Composed | SparseSum
+"""What `Matrix.read` returns: a 2-D ndarray (possibly a view), a SciPy CSR/CSC block, or a sum."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,15 @@ class Matrix(ABC):
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
     @property
+    def anywhere(self) -> tuple[bool, bool]:
+        """Whether rows, and columns, may be read in any range: the cuts are advice."""
+        return False, False
+
+    def most_nbytes(self, axis: int, grid: Grid) -> int:
+        """Bytes of the entries between two cuts of `grid` along an axis, at most."""
+        return max(1, math.ceil(self.nbytes / self.shape[axis] * min(grid.step, grid.extent)))
+
+    @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What a checkpoint is matched by: where, shape, dtype, chunk grid, a content token."""
@@ -128,6 +139,56 @@ class Matrix(ABC):
     def chunk_at(self, row: int, column: int) -> str:
         """Name the chunk (or the place) that holds entry ``(row, column)``, for messages."""
         return f"chunk ({self.grids[0].piece(row)}, {self.grids[1].piece(column)})"
+
+    # Expressions: lazy; nothing is read before a pass.
+
+    __array_ufunc__ = None  # NumPy leaves array - matrix to the matrix
+
+    @property
+    def H(self) -> Matrix:  # noqa: N802
+        """The adjoint."""
+        return _expression("adjoint", self)
+
+    def __add__(self, other: Any) -> Matrix:
+        return _expression("total", (self, _opened(other)))
+
+    def __radd__(self, other: Any) -> Matrix:
+        return _expression("total", (_opened(other), self))
+
+    def __sub__(self, other: Any) -> Matrix:
+        return _expression("total", (self, -_opened(other)))
+
+    def __rsub__(self, other: Any) -> Matrix:
+        return _expression("total", (_opened(other), -self))
+
+    def __neg__(self) -> Matrix:
+        return _expression("multiple", self, -1.0)
+
+    def __mul__(self, scalar: Any) -> Matrix:
+        return _expression("multiple", self, scalar)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, scalar: Any) -> Matrix:
+        return _expression("multiple", self, 1.0 / scalar)
+
+    def __getitem__(self, key: Any) -> Matrix:
+        return _expression("part", self, key)
+
+
+def _expression(name: str, *operands: Any) -> Matrix:
+    """Build an expression; their module is built on this one."""
+    from bigspec import expressions
+
+    made: Matrix = getattr(expressions, name)(*operands)
+    return made
+
+
+def _opened(other: Any) -> Matrix:
+    """Open the other operand of an expression."""
+    from bigspec.sources import open_source
+
+    return open_source(other)
 
 
 @dataclass(frozen=True)

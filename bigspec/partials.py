@@ -16,13 +16,17 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class RawFacts:
-    """Facts of some slabs, mergeable; all but `nonnegative` are scaled like their `Partial`."""
+    """Facts of some slabs, mergeable; all but `nonnegative` are scaled like their `Partial`.
+
+    `magnitude` is that of `Facts.magnitude_squared`.
+    """
 
     squares: float
     column_sums: Array
     row_sum: float
     largest: float
     nonnegative: bool
+    magnitude: float = 0.0
 
     def rescaled(self, shift: int) -> RawFacts:
         """Multiply entries by ``2**shift``."""
@@ -30,6 +34,7 @@ class RawFacts:
         return replace(
             self,
             squares=self.squares * one * one,
+            magnitude=self.magnitude * one * one,
             column_sums=self.column_sums * one,
             row_sum=self.row_sum * one,
             largest=self.largest * one,
@@ -110,4 +115,5 @@ def _merge_facts(facts: list[RawFacts]) -> RawFacts | None:
         row_sum=max(f.row_sum for f in facts),
         largest=max(f.largest for f in facts),
         nonnegative=all(f.nonnegative for f in facts),
+        magnitude=math.fsum(f.magnitude for f in facts),
     )

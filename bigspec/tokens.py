@@ -24,10 +24,14 @@ def block_token(block: Any, token: int = 0) -> int:
 
     Parameters
     ----------
-    block : ndarray or SciPy CSR/CSC block
+    block : ndarray, SciPy CSR/CSC block, or a sum of such
     token : int
         That of the blocks before it.
     """
+    if hasattr(block, "leaves"):
+        for leaf in block.leaves():
+            token = block_token(leaf, token)
+        return token
     if hasattr(block, "indptr"):
         for part in (block.indptr, block.indices, block.data):
             token = _fold(part, token)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bigspec"
 BLOCKS_AND_NUMBERS = {
     "buffers",
+    "blocks",
     "dense",
     "quantiles",
     "certificate",

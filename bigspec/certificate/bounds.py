@@ -52,8 +52,10 @@ def upper_bounds(
     bounds = []
     ceiling = np.inf
     if facts is not None:
+        cancelled = FACTS_MARGIN * np.sqrt(facts.magnitude_squared)  # beyond any ||E||_F of it
         sums = facts.one_norm * facts.inf_norm * (1 + 2 * FACTS_MARGIN)
-        frobenius = facts.frobenius_squared * (1 + FACTS_MARGIN)
+        sums = (np.sqrt(sums) + cancelled) ** 2 if cancelled else sums
+        frobenius = facts.frobenius_squared + facts.trace_error
         bounds += [UpperBound(frobenius, "Frobenius", True), UpperBound(sums, "1-inf norm", True)]
         if relation.orthonormal:
             bordered = bordered_frobenius(relation, facts)

@@ -30,6 +30,9 @@ class Facts:
         Largest magnitude of an entry.
     nonnegative : bool
         All entries are real and >= 0.
+    magnitude_squared : float
+        For sums of matrices whose terms may cancel: a bound of ``||sum of |terms| ||_F^2``, what
+        rounding is relative to. 0 where that is the entries themselves.
 
     Sums of equal entries round the same way at every term, so their errors grow with their
     length: 2.5e-11 for the squares of 2^24 equal entries. `FACTS_MARGIN` covers that.
@@ -40,6 +43,12 @@ class Facts:
     inf_norm: float
     largest: float
     nonnegative: bool
+    magnitude_squared: float = 0.0
+
+    @property
+    def trace_error(self) -> float:
+        """Bound of the error of `frobenius_squared`."""
+        return FACTS_MARGIN * max(self.frobenius_squared, self.magnitude_squared)
 
     @property
     def absolute_norm_squared(self) -> float:
@@ -58,7 +67,13 @@ def product_error(facts: Facts, n: int, depth: float, *, complex_: bool = False)
     not a worst case over all roundings, is the rounding margin that bigspec states.
     """
     factor = 8.0 * (np.sqrt(n) + np.sqrt(depth) + 4.0) * (2.0 if complex_ else 1.0)
-    return float(factor * UNIT_ROUNDOFF * facts.absolute_norm_squared)
+    scale = facts.absolute_norm_squared
+    if facts.magnitude_squared > 0.0:
+        # Terms T_t may cancel: A V is off by e = factor u M, M = || sum |T_t| ||_F, and so are the
+        # entries of A where they are written out; A^H (A V) is off by 2 ||A|| e + e^2.
+        error = factor * UNIT_ROUNDOFF * np.sqrt(facts.magnitude_squared)
+        return float(error * (2.0 * np.sqrt(scale) + error) + factor * UNIT_ROUNDOFF * scale)
+    return float(factor * UNIT_ROUNDOFF * scale)
 
 
 @dataclass(frozen=True)

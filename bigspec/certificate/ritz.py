@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.certificate.relation import FACTS_MARGIN, Facts, Relation
+from bigspec.certificate.relation import Facts, Relation
 from bigspec.dense import UNIT_ROUNDOFF
 
 __all__ = ["bordered_frobenius", "collatz_wielandt", "half_step", "lehmann"]
@@ -107,7 +107,7 @@ def bordered_frobenius(relation: Relation, facts: Facts) -> float:
     """
     theta, F = relation.theta, relation.F
     b = F.shape[1]
-    trace_error = (len(theta) + 8) * relation.eps + FACTS_MARGIN * facts.frobenius_squared
+    trace_error = (len(theta) + 8) * relation.eps + facts.trace_error
     rest = max(facts.frobenius_squared - float(theta.sum()), 0.0) + trace_error
     border = np.block([[np.diag(theta), F], [F.conj().T, rest * np.eye(b)]])
     top = float(np.linalg.eigvalsh(border)[-1])

@@ -227,7 +227,9 @@ class Pass:
         facts = None
         if (raw := total.facts) is not None:
             columns = float(raw.column_sums.max())
-            facts = Facts(raw.squares, columns, raw.row_sum, raw.largest, raw.nonnegative)
+            facts = Facts(
+                raw.squares, columns, raw.row_sum, raw.largest, raw.nonnegative, raw.magnitude
+            )
         return PassResult(
             total.Z,
             defect,

@@ -33,6 +33,11 @@ class ArrayMatrix(Matrix):
     entries: np.ndarray[Any, Any] = field(repr=False, compare=False)
 
     @property
+    def anywhere(self) -> tuple[bool, bool]:
+        """Any range is a view."""
+        return True, True
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Shape, dtype, strides and a hash of 4096 evenly spaced entries.
 
@@ -69,6 +74,11 @@ class SparseMatrix(Matrix):
     """
 
     entries: sp.csr_array[Any] | sp.csc_array[Any] = field(repr=False, compare=False)
+
+    @property
+    def anywhere(self) -> tuple[bool, bool]:
+        """Any range of the compressed axis."""
+        return self.entries.format == "csr", self.entries.format == "csc"
 
     @property
     def nbytes(self) -> int:

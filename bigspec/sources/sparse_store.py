@@ -65,6 +65,24 @@ class StoredSparse(Matrix):
         return max(1, self.stored * entry + pointers * self.indptr.dtype.itemsize)
 
     @property
+    def anywhere(self) -> tuple[bool, bool]:
+        """Any range of the compressed axis."""
+        return self.axis == 0, self.axis == 1
+
+    def most_nbytes(self, axis: int, grid: Grid) -> int:
+        """Bytes between two cuts; reads the pointers if the cuts are not the matrix's own."""
+        if axis != self.axis or grid.count == 1:
+            return self.nbytes
+        if grid == self.grids[axis] and self.piece_nbytes is not None:
+            return self.piece_nbytes
+        cuts, at = np.array([grid.cut(k) for k in range(grid.count + 1)]), np.zeros(0, np.int64)
+        for start, pointers in _ranges(self.indptr):
+            inside = cuts[(cuts >= start) & (cuts < start + len(pointers))]
+            at = np.append(at, pointers[inside - start])
+        entry = self.dtype.itemsize + self.indices.dtype.itemsize
+        return int(np.diff(at).max()) * entry + grid.step * self.indptr.dtype.itemsize
+
+    @property
     def axis(self) -> int:
         """The compressed axis: 0 for CSR, 1 for CSC."""
         return 0 if self.format == "csr" else 1

@@ -1,0 +1,23 @@
+"""Matrices made of matrices, lazily: ``A - B``, ``2 * A``, ``A.H``, ranges, stacks, low rank.
+
+A panel of an expression reads what it needs of every operand, once; the sum itself is made
+where it is multiplied, a tile at a time.
+"""
+
+from bigspec.expressions.combination import Combination, adjoint, multiple, scaled, total
+from bigspec.expressions.low_rank import centered_by, low_rank
+from bigspec.expressions.parts import Part, Stack, part, stack
+
+__all__ = [
+    "Combination",
+    "Part",
+    "Stack",
+    "adjoint",
+    "centered_by",
+    "low_rank",
+    "multiple",
+    "part",
+    "scaled",
+    "stack",
+    "total",
+]

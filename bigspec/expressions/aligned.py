@@ -1,0 +1,167 @@
+"""Reading a range that does not lie on a matrix's cuts, without reading chunks twice in a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.blocks import Composed, SparseSum
+from bigspec.buffers import Buffers
+from bigspec.matrices import Block, Grid, Matrix
+
+__all__ = ["common_grid", "join", "read_range"]
+
+COARSER = 4
+"""A grid of common multiples is taken up to so many times the largest step."""
+
+
+def read_range(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) -> Block:
+    """Read any rectangle: whole chunks are read, and what sticks out is cut off.
+
+    What sticks out at the end is held by the thread: the next range usually begins there, so
+    that a panel reads each chunk once, and one strip of chunks twice where it begins.
+    """
+    wanted = (rows, columns)
+    covered = (_covering(matrix, 0, rows), _covering(matrix, 1, columns))
+    if covered == wanted:
+        return matrix.read(rows, columns, buffers)
+    crossed = [axis for axis in (0, 1) if covered[axis] != wanted[axis]]
+    if len(crossed) == 1:
+        return _continued(matrix, crossed[0], wanted, covered[crossed[0]], buffers)
+    block = matrix.read(*covered, buffers)
+    inside = [
+        slice(w.start - c.start, w.stop - c.start) for w, c in zip(wanted, covered, strict=True)
+    ]
+    made: Block = _cut(block, inside[0], inside[1])
+    return made
+
+
+def _covering(matrix: Matrix, axis: int, wanted: slice) -> slice:
+    """Return the least range on the cuts that holds the one wanted."""
+    if matrix.anywhere[axis]:
+        return wanted
+    grid = matrix.grids[axis]
+    first, last = grid.piece(wanted.start), grid.piece(wanted.stop - 1) + 1
+    return slice(grid.cut(first), grid.cut(last))
+
+
+def _continued(
+    matrix: Matrix, axis: int, wanted: tuple[slice, ...], covered: slice, buffers: Buffers
+) -> Block:
+    """Read along one axis, going on from the strip of chunks that the last read ended in."""
+    name, other = buffers.name("aligned"), wanted[1 - axis]
+    start, stop = wanted[axis].start, wanted[axis].stop
+    held = buffers.held.pop(name, None)  # (matrix, other, first position, entries)
+    pieces: list[Any] = []
+    if held is not None and held[:2] == (id(matrix), (other.start, other.stop)):
+        tail_start, tail = held[2:]
+        tail_stop = tail_start + tail.shape[axis]
+        if tail_start <= start < tail_stop:
+            last = min(stop, tail_stop)
+            pieces.append(_along(tail, axis, start - tail_start, last - tail_start))
+            if stop < tail_stop:
+                buffers.held[name] = held
+            covered, start = slice(tail_stop, covered.stop), tail_stop
+    if start < stop:
+        ranges = (covered, other) if axis == 0 else (other, covered)
+        block = matrix.read(*ranges, buffers)
+        pieces.append(_along(block, axis, start - covered.start, stop - covered.start))
+        if stop < covered.stop:
+            tail = _along(block, axis, stop - covered.start, covered.stop - covered.start)
+            if not isinstance(tail, (Composed, SparseSum)):
+                kept = (id(matrix), (other.start, other.stop), stop, tail.copy())
+                buffers.held[name] = kept
+    return pieces[0] if len(pieces) == 1 else join(pieces, axis, buffers)
+
+
+def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
+    """Put blocks one after another along an axis: sparse if all are, else dense."""
+    if all(sp.issparse(block) for block in blocks):
+        stack = sp.vstack if axis == 0 else sp.hstack
+        return stack([*blocks], format=blocks[0].format)  # type: ignore[no-any-return]
+    shape = list(blocks[0].shape)
+    shape[axis] = sum(block.shape[axis] for block in blocks)
+    kinds = [block.dtype if not isinstance(block, SparseSum) else block.S.dtype for block in blocks]
+    dtype = kinds[0] if len(set(kinds)) == 1 else np.result_type(*map(_wide, kinds))
+    out = buffers.take("aligned.joined", tuple(shape), dtype)
+    start = 0
+    for block in blocks:
+        stop = start + block.shape[axis]
+        part = _along(out, axis, start, stop)
+        if isinstance(block, Composed):
+            with buffers.within("joined"):
+                block.fill(part, buffers)
+        elif isinstance(block, SparseSum) or sp.issparse(block):
+            part[...] = block.toarray()  # type: ignore[union-attr]
+        else:
+            part[...] = block
+        start = stop
+    return out
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+
+
+def _along(block: Any, axis: int, start: int, stop: int) -> Any:
+    return _cut(block, slice(start, stop), slice(None)) if axis == 0 else (
+        _cut(block, slice(None), slice(start, stop))
+    )  # fmt: skip
+
+
+def _cut(block: Any, rows: slice, columns: slice) -> Any:
+    if isinstance(block, SparseSum):
+        shape = block.shape
+        S = block.S[rows, columns]
+        factors = block.factors
+        if factors is not None:
+            factors = type(factors)(factors.U[rows], factors.W[columns])
+        share = (S.shape[0] * S.shape[1]) / (shape[0] * shape[1])
+        return SparseSum(S, factors, int(block.nbytes * share), block.terms)
+    return block[rows, columns]
+
+
+def common_grid(members: Sequence[tuple[Matrix, int]]) -> Grid:
+    """Return where matrices of one extent can all be cut.
+
+    Common multiples of regular steps where those are not much coarser; else the cuts of the
+    coarsest grid, and the others are read across (`read_range`).
+
+    Parameters
+    ----------
+    members : sequence of (Matrix, axis)
+    """
+    extent = members[0][0].shape[members[0][1]]
+    chunked = [matrix.grids[axis] for matrix, axis in members if not matrix.anywhere[axis]]
+    if not chunked:
+        return _advised([matrix.grids[axis] for matrix, axis in members], extent)
+    if any(grid.count == 1 for grid in chunked):
+        return Grid(extent, extent)
+    if len(set(chunked)) == 1:
+        return chunked[0]
+    coarsest = max(chunked, key=lambda grid: grid.step)
+    if all(grid.cuts is None for grid in chunked):
+        step = math.lcm(*(grid.step for grid in chunked))
+        return Grid(extent, step) if step <= COARSER * coarsest.step else coarsest
+    cuts = set.intersection(*(_cuts(grid) for grid in chunked))
+    return _through(cuts) if len(cuts) - 1 >= coarsest.count / COARSER else coarsest
+
+
+def _advised(grids: list[Grid], extent: int) -> Grid:
+    """Join cuts that are advice: those of stores that can be cut anywhere."""
+    told = [grid for grid in grids if grid.step > 1 or grid.count == 1]
+    if not told:
+        return Grid(extent, 1)
+    return told[0] if len(set(told)) == 1 else _through(set.union(*(_cuts(g) for g in told)))
+
+
+def _cuts(grid: Grid) -> set[int]:
+    return set(grid.cuts or (grid.cut(k) for k in range(grid.count + 1)))
+
+
+def _through(cuts: set[int]) -> Grid:
+    return Grid.irregular(tuple(int(size) for size in np.diff(sorted(cuts))))

@@ -1,0 +1,371 @@
+"""Linear combinations of matrices: ``sum_t c_t diag(l_t) op(A_t) diag(r_t) + U W^H``, lazily.
+
+Differences, multiples, adjoints, scalings and low-rank terms all have this one form, so an
+expression of any depth is one sum, and a panel of it reads each operand's panel once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.blocks import Composed, Factors, Piece, SparseSum, frobenius
+from bigspec.buffers import Buffers
+from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
+from bigspec.expressions.aligned import common_grid, read_range
+from bigspec.kernels import working_dtype
+from bigspec.layout import SLAB_BYTES
+from bigspec.matrices import Block, Grid, Matrix, OperatorMatrix
+
+__all__ = ["Combination", "Term", "adjoint", "as_combination", "multiple", "scaled", "total"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Term:
+    """``scalar * diag(left) op(matrix) diag(right)``; op is the adjoint or nothing."""
+
+    matrix: Matrix
+    adjoint: bool = False
+    scalar: complex = 1.0
+    left: Array | None = field(default=None, repr=False, compare=False)
+    right: Array | None = field(default=None, repr=False, compare=False)
+
+    def axis(self, axis: int) -> int:
+        """Return which axis of the operand an axis of the sum is."""
+        return 1 - axis if self.adjoint else axis
+
+    @property
+    def exact(self) -> bool:
+        """Whether the entries of the term are those of the operand, up to a power of two."""
+        plain = self.left is None and self.right is None and isinstance(self.scalar, float)
+        power = plain and math.frexp(abs(self.scalar))[0] == 0.5
+        wide = self.matrix.dtype.kind in "iu" and self.matrix.dtype.itemsize > 4
+        return power and not wide and getattr(self.matrix, "exact", True)
+
+    @property
+    def text(self) -> str:
+        """How messages call it, without its sign."""
+        size = -self.scalar if _negative(self.scalar) else self.scalar
+        name = self.matrix.name + (".H" if self.adjoint else "")
+        name = name if size == 1 else f"{size:g} * {name}"
+        if self.left is not None or self.right is not None:
+            name = f"scaled({name})"
+        return name
+
+
+@dataclass(frozen=True)
+class Combination(Matrix):
+    """A sum of terms, and of a term of low rank ``U W^H``.
+
+    Attributes
+    ----------
+    terms : tuple of Term
+    factors : Factors or None
+        U (m, k) and W (n, k), in memory.
+    """
+
+    terms: tuple[Term, ...]
+    factors: Factors | None = field(default=None, repr=False, compare=False)
+    exact: bool = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one pass reads of all operands."""
+        own = 0 if self.factors is None else self.factors.U.nbytes + self.factors.W.nbytes
+        return max(1, sum(term.matrix.nbytes for term in self.terms) or own)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The expression, and a digest of its operands' identities, multipliers and factors."""
+        digest = hashlib.sha256()
+        for term in self.terms:
+            held = sorted((key, str(value)) for key, value in term.matrix.identity.items())
+            digest.update(repr((held, term.adjoint, complex(term.scalar))).encode())
+            for part in (term.left, term.right):
+                digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+        for part in (self.factors.U, self.factors.W) if self.factors is not None else ():
+            digest.update(np.ascontiguousarray(part).data)
+        return {
+            "where": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype.str,
+            "chunks": [[grid.step, grid.count] for grid in self.grids],
+            "token": digest.hexdigest()[:32],
+        }
+
+    @property
+    def anywhere(self) -> tuple[bool, bool]:
+        """Whether all operands may be read in any range of an axis."""
+        rows, columns = (
+            all(term.matrix.anywhere[term.axis(axis)] for term in self.terms) for axis in (0, 1)
+        )
+        return rows, columns
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
+        """Read the rectangle of every operand; the sum is made where it is multiplied."""
+        pieces = [self._piece(k, rows, columns, buffers) for k in range(len(self.terms))]
+        factors = self.factors
+        if factors is not None:
+            factors = Factors(factors.U[rows], factors.W[columns])
+        if pieces and all(_is_sparse(piece.block) for piece in pieces):
+            return self._sparse_sum(pieces, factors)
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        return Composed(shape, self.dtype, tuple(pieces), factors, self.exact)
+
+    def _piece(self, number: int, rows: slice, columns: slice, buffers: Buffers) -> Piece:
+        term = self.terms[number]
+        ranges = (columns, rows) if term.adjoint else (rows, columns)
+        with buffers.within(f"term{number}"):
+            block = read_range(term.matrix, *ranges, buffers)
+        left = None if term.left is None else term.left[rows]
+        right = None if term.right is None else term.right[columns]
+        return Piece(block, term.adjoint, term.scalar, left, right)
+
+    def _sparse_sum(self, pieces: Sequence[Piece], factors: Factors | None) -> SparseSum:
+        sums = [_sparse(piece, self.dtype) for piece in pieces]
+        S, inner = sums[0]
+        parts = [inner] if inner is not None else []
+        for X, inner in sums[1:]:
+            S = S + X
+            parts += [inner] if inner is not None else []
+        parts += [factors] if factors is not None else []
+        blocks = [piece.block for piece in pieces]
+        read = sum(b.nbytes if isinstance(b, SparseSum) else _stored(b) for b in blocks)
+        if len(parts) > 1:
+            whole = [np.concatenate([getattr(p, side) for p in parts], axis=1) for side in "UW"]
+            parts = [Factors(*whole)]
+        terms = 0.0
+        if not self.exact:
+            terms = sum((piece.bound * frobenius(piece.block) for piece in pieces), 0.0)
+        return SparseSum(S, parts[0] if parts else None, read, terms)
+
+    def chunk_at(self, row: int, column: int) -> str:
+        """Name the place of an entry in every operand."""
+        places = []
+        for term in self.terms:
+            place = (column, row) if term.adjoint else (row, column)
+            places.append(f"{term.matrix.chunk_at(*place)} of {term.matrix.name}")
+        return " and ".join(places) or "the factors in memory"
+
+    def most_nbytes(self, axis: int, grid: Grid) -> int:
+        """Bytes of all operands between two cuts of a grid, at most."""
+        return sum(term.matrix.most_nbytes(term.axis(axis), grid) for term in self.terms)
+
+
+def _is_sparse(block: Any) -> bool:
+    return sp.issparse(block) or isinstance(block, SparseSum)
+
+
+def _stored(block: Any) -> int:
+    return int(block.data.nbytes + block.indices.nbytes + block.indptr.nbytes)
+
+
+def _sparse(piece: Piece, dtype: np.dtype[Any]) -> tuple[Any, Factors | None]:
+    """Return a sparse piece as a SciPy block, and the factors beside it."""
+    block = piece.block
+    S, factors = (block.S, block.factors) if isinstance(block, SparseSum) else (block, None)
+    S = S.astype(dtype)
+    U, W = (None, None) if factors is None else (factors.U, factors.W)
+    if piece.adjoint:
+        S, U, W = S.conj().T, W, U
+    if piece.scalar != 1:
+        S = S * piece.scalar
+        U = None if U is None else U * piece.scalar
+    if piece.left is not None:
+        S = sp.diags_array(piece.left) @ S
+        U = None if U is None else U * piece.left[:, None]
+    if piece.right is not None:
+        S = S @ sp.diags_array(piece.right)
+        W = None if W is None else W * piece.right[:, None].conj()
+    return S, None if U is None or W is None else Factors(U, W)
+
+
+def as_combination(matrix: Matrix) -> Combination:
+    """Return the matrix as a sum of one term, or as it is."""
+    if isinstance(matrix, Combination):
+        return matrix
+    if isinstance(matrix, OperatorMatrix):
+        msg = (
+            f"{matrix.name}: expected matrices with entries in an expression, got an operator, "
+            "whose rows cannot be read; combine operators with SciPy's own algebra (op - other, "
+            "op.H) and pass the result"
+        )
+        raise UnsupportedTypeError(msg)
+    return combination(matrix.shape, (Term(matrix),), None)
+
+
+def combination(
+    shape: tuple[int, int], terms: tuple[Term, ...], factors: Factors | None, name: str = ""
+) -> Combination:
+    """Build a sum; nothing is read, but pointers of sparse stores beside dense chunks."""
+    complex_ = any(
+        part.dtype.kind == "c"
+        for term in terms
+        for part in (term.matrix, np.asarray(term.scalar), term.left, term.right)
+        if part is not None
+    ) or (factors is not None and np.iscomplexobj(factors.U[:0]) | np.iscomplexobj(factors.W[:0]))
+    work = np.dtype(np.complex128 if complex_ else np.float64)
+    grids = tuple(
+        common_grid([(term.matrix, term.axis(axis)) for term in terms])
+        if terms else Grid(shape[axis], 1) for axis in (0, 1)
+    )  # fmt: skip
+    alone = len(terms) == 1 and factors is None
+    exact = factors is None and (alone or (len(terms) == 2 and all(t.exact for t in terms)))
+    return Combination(
+        shape,
+        work,
+        name or _name(terms, factors),
+        (grids[0], grids[1]),
+        terms,
+        factors,
+        exact,
+        resident=all(term.matrix.resident for term in terms),
+        **_memory(terms, (grids[0], grids[1])),
+    )
+
+
+def _memory(terms: Sequence[Term], grids: tuple[Grid, Grid]) -> dict[str, Any]:
+    """Plan what a task holds besides the operands' entries, and the largest piece."""
+    axis = 0 if grids[0].count >= grids[1].count else 1
+    uneven = any(term.matrix.piece_nbytes is not None for term in terms)
+    most = sum(term.matrix.most_nbytes(term.axis(axis), grids[axis]) for term in terms)
+    extra = 0
+    for term in terms:
+        matrix, own = term.matrix, term.axis(axis)
+        extra += matrix.transient_nbytes
+        if not matrix.anywhere[own] and matrix.grids[own] != grids[axis]:  # joined, and its tail
+            share = matrix.most_nbytes(own, grids[axis])
+            extra += max(SLAB_BYTES, share) + matrix.most_nbytes(own, matrix.grids[own])
+    if uneven:  # the sum of sparse blocks, and one of them in the working type
+        extra += 4 * max(most, SLAB_BYTES)
+    return {"transient_nbytes": extra, "piece_nbytes": most if uneven else None}
+
+
+def _name(terms: Sequence[Term], factors: Factors | None) -> str:
+    text = ""
+    for number, term in enumerate(terms):
+        minus = _negative(term.scalar)
+        text += (
+            ("- " if minus else "") if number == 0 else (" - " if minus else " + ")
+        ) + term.text
+    if factors is not None:
+        rank = factors.U.shape[1]
+        text += f"{' + ' if text else ''}U W^H of rank {rank}"
+    return f"({text})" if len(terms) + (factors is not None) > 1 else text
+
+
+def _negative(scalar: complex) -> bool:
+    return isinstance(scalar, float) and scalar < 0
+
+
+def total(matrices: Sequence[Matrix]) -> Combination:
+    """Add matrices of one shape.
+
+    Raises
+    ------
+    DataError
+        Shapes differ, or no common cut is possible.
+    UnsupportedTypeError
+        An operand is an operator.
+    """
+    sums = [as_combination(matrix) for matrix in matrices]
+    shape = sums[0].shape
+    for other in sums[1:]:
+        if other.shape != shape:
+            msg = (
+                f"{sums[0].name} and {other.name}: expected one shape in a sum or difference, got "
+                f"{shape} and {other.shape}; transpose one with .H, or take a range with A[rows, :]"
+            )
+            raise DataError(msg)
+    terms = tuple(term for part in sums for term in part.terms)
+    _check_cuts(terms)
+    parts = [part.factors for part in sums if part.factors is not None]
+    factors = None
+    if parts:
+        whole = [np.concatenate([getattr(part, side) for part in parts], axis=1) for side in "UW"]
+        factors = Factors(*whole)
+    return combination(shape, terms, factors)
+
+
+def _check_cuts(terms: Sequence[Term]) -> None:
+    """Refuse sparse stores of which one can be cut along rows only and another along columns."""
+    stored: dict[int, str] = {}
+    for term in terms:
+        anywhere = term.matrix.anywhere
+        if anywhere[0] != anywhere[1] and min(term.matrix.shape) > 1:
+            stored[0 if anywhere[term.axis(0)] else 1] = term.text
+    if len(stored) == 2:
+        msg = (
+            f"expected sparse matrices that are stored along one axis, got rows of {stored[0]} and "
+            f"columns of {stored[1]}: each panel would read one of them whole. Convert one "
+            "(bigspec convert --format csr or csc; .tocsr() or .tocsc() in memory)"
+        )
+        raise DataError(msg)
+
+
+def multiple(matrix: Matrix, scalar: complex) -> Combination:
+    """Multiply by a number."""
+    if isinstance(scalar, (bool, np.bool_)) or not np.isscalar(scalar):
+        msg = f"scalar: expected a number, got {type(scalar).__name__}"
+        raise ArgumentError(msg)
+    number: Any = scalar
+    c: Any = complex(number) if np.iscomplexobj(number) else float(number)
+    if not np.isfinite(c):
+        msg = f"scalar: expected a finite number, got {scalar!r}"
+        raise ArgumentError(msg)
+    a = as_combination(matrix)
+    factors = None if a.factors is None else Factors(c * a.factors.U, a.factors.W)
+    return combination(a.shape, tuple(replace(t, scalar=t.scalar * c) for t in a.terms), factors)
+
+
+def adjoint(matrix: Matrix) -> Combination:
+    """Return ``A^H`` (the transpose of a real matrix)."""
+    a = as_combination(matrix)
+
+    def flipped(term: Term) -> Term:
+        left, right = (None if part is None else part.conj() for part in (term.right, term.left))
+        scalar = term.scalar.conjugate()
+        return replace(term, adjoint=not term.adjoint, scalar=scalar, left=left, right=right)
+
+    factors = None if a.factors is None else Factors(a.factors.W, a.factors.U)
+    return combination(a.shape[::-1], tuple(map(flipped, a.terms)), factors)
+
+
+def scaled(matrix: Matrix, rows: Array | None, columns: Array | None) -> Combination:
+    """Return ``diag(rows) A diag(columns)``."""
+    a = as_combination(matrix)
+    left, right = (_weights(part, name, extent) for part, name, extent in (
+        (rows, "rows", a.shape[0]), (columns, "columns", a.shape[1])))  # fmt: skip
+
+    def both(one: Array | None, other: Array | None) -> Array | None:
+        return other if one is None else one if other is None else one * other
+
+    terms = tuple(replace(t, left=both(t.left, left), right=both(t.right, right)) for t in a.terms)
+    factors = a.factors
+    if factors is not None:
+        U = factors.U if left is None else factors.U * left[:, None]
+        W = factors.W if right is None else factors.W * right[:, None].conj()
+        factors = Factors(U, W)
+    return combination(a.shape, terms, factors)
+
+
+def _weights(part: Any, name: str, extent: int) -> Array | None:
+    if part is None:
+        return None
+    weights = np.asarray(part)
+    ok = weights.dtype.kind in "biufc" and weights.shape == (extent,)
+    if not ok or not np.isfinite(weights).all():
+        msg = (
+            f"{name}: expected {extent} finite numbers, one for each of the matrix's {name}, got "
+            f"{weights.dtype} of shape {weights.shape}"
+        )
+        raise ArgumentError(msg)
+    return weights.astype(working_dtype(weights.dtype))

@@ -1,0 +1,260 @@
+"""Ranges ``A[rows, columns]`` of a matrix, and matrices put beside or below one another."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from bigspec.buffers import Buffers
+from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
+from bigspec.expressions.aligned import common_grid, join, read_range
+from bigspec.layout import PANEL_BYTES, SLAB_BYTES
+from bigspec.matrices import Block, Grid, Matrix, OperatorMatrix
+
+__all__ = ["Part", "Stack", "part", "stack"]
+
+
+@dataclass(frozen=True)
+class Part(Matrix):
+    """The range ``matrix[rows, columns]``.
+
+    Attributes
+    ----------
+    matrix : Matrix
+    rows, columns : tuple of int
+        Start and stop.
+    """
+
+    matrix: Matrix
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """The range's share of the bytes."""
+        share = self.shape[0] * self.shape[1] / (self.matrix.shape[0] * self.matrix.shape[1])
+        return max(1, math.ceil(self.matrix.nbytes * share))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """That of the matrix, and the range."""
+        held = self.matrix.identity
+        return {
+            "where": f"{held['where']}[{_text(self.rows)}, {_text(self.columns)}]",
+            "shape": list(self.shape),
+            "dtype": held["dtype"],
+            "chunks": held["chunks"],
+            "token": held["token"],
+        }
+
+    @property
+    def anywhere(self) -> tuple[bool, bool]:
+        """As the matrix."""
+        return self.matrix.anywhere
+
+    @property
+    def exact(self) -> bool:
+        """As the matrix."""
+        return getattr(self.matrix, "exact", True)
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
+        """Read the rectangle of the matrix."""
+        top, left = self.rows[0], self.columns[0]
+        below = slice(rows.start + top, rows.stop + top)
+        beside = slice(columns.start + left, columns.stop + left)
+        return read_range(self.matrix, below, beside, buffers)
+
+    def chunk_at(self, row: int, column: int) -> str:
+        """Name the place in the matrix."""
+        return self.matrix.chunk_at(row + self.rows[0], column + self.columns[0])
+
+
+def _text(cut: tuple[int, int]) -> str:
+    return f"{cut[0]}:{cut[1]}"
+
+
+def part(matrix: Matrix, key: Any) -> Part:
+    """Return a range of rows and columns.
+
+    Raises
+    ------
+    ArgumentError
+        Not one or two slices of step 1, or an empty range.
+    UnsupportedTypeError
+        An operator has no rows.
+    """
+    if isinstance(matrix, OperatorMatrix):
+        msg = f"{matrix.name}: expected a matrix with entries to take a range of, got an operator"
+        raise UnsupportedTypeError(msg)
+    cuts = key if isinstance(key, tuple) else (key, slice(None))
+    ok = len(cuts) == 2 and all(isinstance(c, slice) and c.step in (None, 1) for c in cuts)
+    if not ok:
+        msg = (
+            f"A[rows, columns]: expected ranges such as A[:1000, 10:20], got {key!r}; single rows, "
+            "steps and lists are not there"
+        )
+        raise ArgumentError(msg)
+    ranges = [cut.indices(extent)[:2] for cut, extent in zip(cuts, matrix.shape, strict=True)]
+    if any(start >= stop for start, stop in ranges):
+        msg = (
+            f"A[rows, columns]: expected ranges that are not empty, got {ranges} of {matrix.shape}"
+        )
+        raise ArgumentError(msg)
+    rows, columns = ranges
+    shape = (rows[1] - rows[0], columns[1] - columns[0])
+    grids = tuple(_within(grid, cut) for grid, cut in zip(matrix.grids, ranges, strict=True))
+    crossing = sum(
+        matrix.most_nbytes(axis, grid) for axis, grid in enumerate(matrix.grids)
+        if not matrix.anywhere[axis] and grid.count > 1
+    )  # fmt: skip
+    return Part(
+        shape,
+        matrix.dtype,
+        f"{matrix.name}[{_text(rows)}, {_text(columns)}]",
+        (grids[0], grids[1]),
+        matrix,
+        rows,
+        columns,
+        resident=matrix.resident,
+        transient_nbytes=matrix.transient_nbytes + crossing,
+        piece_nbytes=matrix.piece_nbytes,
+        streams=True,
+    )
+
+
+def _within(grid: Grid, cut: tuple[int, int]) -> Grid:
+    """Return the cuts inside a range, counted from its start."""
+    start, stop = cut
+    if (start, stop) == (0, grid.extent):
+        return grid
+    if grid.cuts is None and start % grid.step == 0:
+        return Grid(stop - start, min(grid.step, stop - start))
+    first, last = grid.piece(start) + 1, grid.piece(stop - 1)
+    inside = [grid.cut(k) for k in range(first, last + 1)]
+    return Grid.irregular(tuple(b - a for a, b in pairwise([start, *inside, stop])))
+
+
+@dataclass(frozen=True)
+class Stack(Matrix):
+    """Matrices one below the other (axis 0) or beside one another (axis 1).
+
+    Attributes
+    ----------
+    members : tuple of Matrix
+    axis : int
+    starts : tuple of int
+        Where each member begins, and the extent.
+    """
+
+    members: tuple[Matrix, ...]
+    axis: int
+    starts: tuple[int, ...] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all members."""
+        return sum(member.nbytes for member in self.members)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all members are."""
+        return all(getattr(member, "exact", True) for member in self.members)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The members' identities."""
+        held = [member.identity for member in self.members]
+        return {
+            "where": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype.str,
+            "chunks": [part["chunks"] for part in held],
+            "token": [part["token"] for part in held],
+        }
+
+    def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
+        """Read what lies in each member; a range within one member is that member's block."""
+        wanted = (rows, columns)[self.axis]
+        blocks = []
+        first = bisect_right(self.starts, wanted.start) - 1
+        for number in range(first, len(self.members)):
+            start, stop = self.starts[number : number + 2]
+            if start >= wanted.stop:
+                break
+            inside = slice(max(wanted.start, start) - start, min(wanted.stop, stop) - start)
+            ranges = (inside, columns) if self.axis == 0 else (rows, inside)
+            with buffers.within(f"member{number}"):
+                blocks.append(read_range(self.members[number], *ranges, buffers))
+        return blocks[0] if len(blocks) == 1 else join(blocks, self.axis, buffers)
+
+    def chunk_at(self, row: int, column: int) -> str:
+        """Name the place in the member that holds it."""
+        position = (row, column)[self.axis]
+        number = bisect_right(self.starts, position) - 1
+        place = [row, column]
+        place[self.axis] -= self.starts[number]
+        return f"{self.members[number].chunk_at(*place)} of {self.members[number].name}"
+
+
+def stack(matrices: Sequence[Matrix], axis: int) -> Stack:
+    """Put matrices one below the other (axis 0) or beside one another (axis 1).
+
+    Raises
+    ------
+    DataError
+        The other extent differs.
+    UnsupportedTypeError
+        A member is an operator.
+    """
+    if not matrices:
+        msg = "stack: expected at least one matrix, got none"
+        raise ArgumentError(msg)
+    for matrix in matrices:
+        if isinstance(matrix, OperatorMatrix):
+            msg = f"{matrix.name}: expected a matrix with entries to stack, got an operator"
+            raise UnsupportedTypeError(msg)
+        if matrix.shape[1 - axis] != matrices[0].shape[1 - axis]:
+            word = "columns" if axis == 0 else "rows"
+            msg = (
+                f"{matrices[0].name} and {matrix.name}: expected as many {word} in a stack, got "
+                f"shapes {matrices[0].shape} and {matrix.shape}"
+            )
+            raise DataError(msg)
+    starts = (0, *accumulate(matrix.shape[axis] for matrix in matrices))
+    other = common_grid([(matrix, 1 - axis) for matrix in matrices])
+    along = Grid.irregular(tuple(size for m in matrices for size in _sizes(m, axis)))
+    shape = (starts[-1], other.extent) if axis == 0 else (other.extent, starts[-1])
+    kinds = {matrix.dtype for matrix in matrices}
+    complex_ = any(kind.kind == "c" for kind in kinds)
+    wide = np.dtype(np.complex128 if complex_ else np.float64)
+    uneven = [m.piece_nbytes or 0 for m in matrices if m.piece_nbytes is not None]
+    return Stack(
+        shape,
+        kinds.pop() if len(kinds) == 1 else wide,
+        f"{'vstack' if axis == 0 else 'hstack'}({', '.join(m.name for m in matrices)})",
+        (along, other) if axis == 0 else (other, along),
+        tuple(matrices),
+        axis,
+        starts,
+        resident=all(matrix.resident for matrix in matrices),
+        # Blocks are joined where a slab holds more than one member.
+        transient_nbytes=max(m.transient_nbytes for m in matrices) + 2 * SLAB_BYTES,
+        piece_nbytes=max(m.most_nbytes(axis, m.grids[axis]) for m in matrices) if uneven else None,
+    )
+
+
+def _sizes(matrix: Matrix, axis: int) -> list[int]:
+    """Return the pieces of a member along the axis; of what can be cut anywhere, a few."""
+    grid, extent = matrix.grids[axis], matrix.shape[axis]
+    if matrix.anywhere[axis] and grid.step == 1:
+        pieces = max(1, min(extent, matrix.nbytes // PANEL_BYTES[0]))
+        edges = [extent * k // pieces for k in range(pieces + 1)]
+    else:
+        edges = [grid.cut(k) for k in range(grid.count + 1)]
+    return [b - a for a, b in pairwise(edges)]
