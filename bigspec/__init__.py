@@ -8,6 +8,7 @@ True
 
 from bigspec.api import connect, norm, open_matrix, plan, show
 from bigspec.checkpoint import Checkpoint
+from bigspec.compose import centered, hstack, low_rank, scaled, standardized, vstack
 from bigspec.errors import BigspecError
 from bigspec.matrices import Matrix
 from bigspec.planning import Plan
@@ -20,10 +21,16 @@ __all__ = [
     "Matrix",
     "PassRecord",
     "Plan",
+    "centered",
     "connect",
+    "hstack",
+    "low_rank",
     "norm",
     "open_matrix",
     "plan",
+    "scaled",
     "show",
+    "standardized",
+    "vstack",
 ]
 __version__ = "0.1.0"

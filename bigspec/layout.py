@@ -55,6 +55,8 @@ class Memory:
         Tasks running at once in one process.
     limit : int
         What was allowed.
+    carried : int
+        On a cluster, what of the matrix lies in memory and travels to every worker.
     """
 
     iterates: int
@@ -62,11 +64,12 @@ class Memory:
     task: int
     tasks: int
     limit: int
+    carried: int = 0
 
     @property
     def total(self) -> int:
         """Sum of all of it."""
-        return self.iterates + self.results + self.task * self.tasks
+        return self.iterates + self.carried + self.results + self.task * self.tasks
 
     @property
     def spare(self) -> int:
@@ -283,7 +286,8 @@ def _attempt(
     panels = -(-swept.count // panel_pieces)
     fan_in = 2 if block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
     results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * block
-    room = (limit - iterates - results) // tasks - fixed - held * matrix.transient_nbytes
+    carried = 0 if local else matrix.carried_nbytes
+    room = (limit - iterates - carried - results) // tasks - fixed - held * matrix.transient_nbytes
     slab_pieces = panel_pieces
     if matrix.streams:  # smaller slabs before fewer tasks or a second read
         slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece, room // piece))
@@ -297,7 +301,7 @@ def _attempt(
     if tile_pieces is not None:
         slab = held * min(tile_pieces * column, piece)
     task = slab + held * matrix.transient_nbytes + fixed
-    memory = Memory(iterates, results, task, tasks, limit)
+    memory = Memory(iterates, results, task, tasks, limit, carried)
     orientation_: Literal["rows", "columns"] = "rows" if axis == 0 else "columns"
     return Layout(
         orientation_,
@@ -320,8 +324,10 @@ def _waiting(panels: int, fan_in: int, tasks: int) -> int:
 
 def _refusal(matrix: Matrix, layout: Layout, block_size: int) -> str:
     memory = layout.memory
+    carried = f"operands in memory {format_bytes(memory.carried)}, " if memory.carried else ""
     parts = (
-        f"iterates {format_bytes(memory.iterates)}, partial sums {format_bytes(memory.results)}, "
+        f"iterates {format_bytes(memory.iterates)}, {carried}"
+        f"partial sums {format_bytes(memory.results)}, "
         f"{memory.tasks} task(s) of {format_bytes(memory.task)}"
     )
     return (

@@ -112,6 +112,11 @@ class Matrix(ABC):
         """Whether rows, and columns, may be read in any range: the cuts are advice."""
         return False, False
 
+    @property
+    def carried_nbytes(self) -> int:
+        """Bytes in this process's memory that travel with the matrix to every worker."""
+        return 0
+
     def most_nbytes(self, axis: int, grid: Grid) -> int:
         """Bytes of the entries between two cuts of `grid` along an axis, at most."""
         return max(1, math.ceil(self.nbytes / self.shape[axis] * min(grid.step, grid.extent)))

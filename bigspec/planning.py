@@ -95,9 +95,10 @@ class Plan:
         layout, memory = self.layout, self.layout.memory
         m, n = self.matrix.shape
         reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no strip fits)"
+        carried = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
         held = (
             f"{format_bytes(memory.total)} of {format_bytes(memory.limit)} a process: "
-            f"iterates {format_bytes(memory.iterates)}, partial sums "
+            f"iterates {format_bytes(memory.iterates)}, {carried}partial sums "
             f"{format_bytes(memory.results)}, {memory.tasks} task(s) of {format_bytes(memory.task)}"
         )
         panels = f"{layout.panels} panels of {layout.orientation}, {reads}"

@@ -9,6 +9,7 @@ import click
 
 from bigspec.api import norm, plan, show
 from bigspec.checkpoint import Checkpoint
+from bigspec.cli.expression import expressed, expression_options
 from bigspec.cli.options import (
     cluster_of,
     debug_option,
@@ -35,6 +36,7 @@ def main() -> None:
 
 @main.command("norm", cls=Command, epilog=STATUSES)
 @shared_options
+@expression_options
 @click.option("--seed", type=int, metavar="N", help="Of the random start; recorded in any case.")
 @click.option(
     "--start",
@@ -84,6 +86,9 @@ def norm_command(
     scheduler_file: str | None,
     workers: int | None,
     json_file: str | None,
+    minus: str | None,
+    center: bool,
+    scale: str | None,
     seed: int | None,
     start: str | None,
     checkpoint: str | None,
@@ -111,7 +116,7 @@ def norm_command(
     # The cluster is left last: the bar is gone before its shutdown has anything to say.
     with terminable(), cluster, watcher as observer:
         estimate = norm(
-            source,
+            expressed(source, minus, center, scale, memory_limit),
             rtol=rtol,
             failure_probability=failure_probability,
             algorithm=algorithm,

@@ -83,6 +83,14 @@ class Combination(Matrix):
         return max(1, sum(term.matrix.nbytes for term in self.terms) or own)
 
     @property
+    def carried_nbytes(self) -> int:
+        """What the operands carry, the factors and the weights."""
+        parts = [] if self.factors is None else [self.factors.U, self.factors.W]
+        parts += [w for term in self.terms for w in (term.left, term.right) if w is not None]
+        held = sum(term.matrix.carried_nbytes for term in self.terms)
+        return held + sum(part.nbytes for part in parts)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The expression, and a digest of its operands' identities, multipliers and factors."""
         digest = hashlib.sha256()
@@ -342,6 +350,7 @@ def adjoint(matrix: Matrix) -> Combination:
 def scaled(matrix: Matrix, rows: Array | None, columns: Array | None) -> Combination:
     """Return ``diag(rows) A diag(columns)``."""
     a = as_combination(matrix)
+    name = f"scaled({matrix.name})"
     left, right = (_weights(part, name, extent) for part, name, extent in (
         (rows, "rows", a.shape[0]), (columns, "columns", a.shape[1])))  # fmt: skip
 
@@ -354,7 +363,7 @@ def scaled(matrix: Matrix, rows: Array | None, columns: Array | None) -> Combina
         U = factors.U if left is None else factors.U * left[:, None]
         W = factors.W if right is None else factors.W * right[:, None].conj()
         factors = Factors(U, W)
-    return combination(a.shape, terms, factors)
+    return combination(a.shape, terms, factors, name)
 
 
 def _weights(part: Any, name: str, extent: int) -> Array | None:

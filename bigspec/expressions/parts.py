@@ -42,6 +42,11 @@ class Part(Matrix):
         return max(1, math.ceil(self.matrix.nbytes * share))
 
     @property
+    def carried_nbytes(self) -> int:
+        """All that the matrix carries."""
+        return self.matrix.carried_nbytes
+
+    @property
     def identity(self) -> dict[str, Any]:
         """That of the matrix, and the range."""
         held = self.matrix.identity
@@ -160,6 +165,11 @@ class Stack(Matrix):
     def nbytes(self) -> int:
         """Bytes of all members."""
         return sum(member.nbytes for member in self.members)
+
+    @property
+    def carried_nbytes(self) -> int:
+        """What the members carry."""
+        return sum(member.carried_nbytes for member in self.members)
 
     @property
     def exact(self) -> bool:

@@ -5,6 +5,7 @@ from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executors import Begun, DeadlinePassed, Executor
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.runner import Pass, PassResult, one_blas_thread
+from bigspec.passes.sums import column_sums
 from bigspec.passes.tasks import Measurement, measure
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Measurement",
     "Pass",
     "PassResult",
+    "column_sums",
     "connect",
     "find_executor",
     "is_dask_array",

@@ -72,7 +72,9 @@ def build_round(context: Context, reference: Any, token: str, index: int) -> Rou
     keys = []
     for panel in range(first, last):
         key = f"bigspec-panel-{token}-{panel}"
-        if isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
+        if context.task is not None:
+            graph[key] = (context.task, reference, panel)
+        elif isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
             pieces, tasks = matrix.pieces(layout, panel)
             graph.update(tasks)
             graph[key] = (run_blocks, reference, panel, pieces)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -55,6 +55,8 @@ class Context:
     facts : bool
     buffers : Buffers
         Scratch of the threads of one process, for the length of the pass.
+    task : callable or None
+        What makes the partial sum of a panel; None for the product with V.
     """
 
     matrix: Matrix
@@ -63,6 +65,7 @@ class Context:
     exponent: int | None
     facts: bool
     buffers: Buffers = field(default_factory=lambda: Buffers(threading.Event()))
+    task: Callable[[Context, int], Partial] | None = None
 
     def accumulator(self) -> Accumulator:
         """Return an empty sum for one panel."""

@@ -38,6 +38,11 @@ class ArrayMatrix(Matrix):
         return True, True
 
     @property
+    def carried_nbytes(self) -> int:
+        """All entries."""
+        return self.nbytes
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Shape, dtype, strides and a hash of 4096 evenly spaced entries.
 
@@ -79,6 +84,11 @@ class SparseMatrix(Matrix):
     def anywhere(self) -> tuple[bool, bool]:
         """Any range of the compressed axis."""
         return self.entries.format == "csr", self.entries.format == "csc"
+
+    @property
+    def carried_nbytes(self) -> int:
+        """All entries."""
+        return self.nbytes
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,144 @@
+"""The Python door to matrices made of matrices: centred, scaled, stacked, of low rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bigspec import expressions
+from bigspec.errors import ArgumentError, UnsupportedTypeError
+from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.options import as_bytes
+from bigspec.passes import column_sums, find_executor, is_dask_array, open_dask_array
+from bigspec.sources import open_source
+
+__all__ = ["centered", "hstack", "low_rank", "scaled", "standardized", "vstack"]
+
+Array = np.ndarray[Any, Any]
+low_rank = expressions.low_rank
+
+
+def centered(
+    a: Any, axis: int = 0, *, means: Any = None, memory_limit: int | str | None = None
+) -> Matrix:
+    """Subtract from each column (axis 0) its mean, or from each row (axis 1), lazily.
+
+    A sparse matrix stays sparse: the means are a term of rank one beside it.
+
+    Parameters
+    ----------
+    a : path, URL or object
+        See `bigspec.open_matrix`.
+    axis : {0, 1}
+        The axis along which means are taken.
+    means : ndarray (n,) or (m,), optional
+        Known means. Without them the matrix is read once, here and now.
+    memory_limit : int or str, optional
+        What one process may hold during that pass.
+
+    Returns
+    -------
+    Matrix
+
+    Raises
+    ------
+    ArgumentError, NonFiniteError, UnsupportedTypeError
+    """
+    if axis not in (0, 1):
+        msg = f"axis: expected 0 (means of columns) or 1 (means of rows), got {axis!r}"
+        raise ArgumentError(msg)
+    matrix = _opened(a)
+    if means is None:
+        swept = matrix if axis == 0 else matrix.H
+        sums, _ = _column_sums(swept, memory_limit)
+        means = sums / swept.shape[0]
+        means = means if axis == 0 else means.conj()
+    return expressions.centered_by(matrix, means, axis)
+
+
+def scaled(a: Any, *, rows: Any = None, columns: Any = None) -> Matrix:
+    """Multiply rows and columns by weights, lazily: ``diag(rows) A diag(columns)``.
+
+    Parameters
+    ----------
+    a : path, URL or object
+    rows : array_like (m,), optional
+    columns : array_like (n,), optional
+
+    Returns
+    -------
+    Matrix
+
+    Raises
+    ------
+    ArgumentError
+        Weights of another length, or not finite.
+    """
+    return expressions.scaled(_opened(a), rows, columns)
+
+
+def standardized(a: Any, *, center: bool = True, memory_limit: int | str | None = None) -> Matrix:
+    """Give each column mean 0 and variance 1, lazily; reads the matrix once, here and now.
+
+    Parameters
+    ----------
+    a : path, URL or object
+    center : bool
+        False divides each column by its root mean square instead.
+    memory_limit : int or str, optional
+
+    Returns
+    -------
+    Matrix
+        A constant column is left as it is (zero, once centred). Variances have the denominator
+        m - 1. Means that are 1e5 times the deviations cost a second pass, made on the centred
+        matrix, for squares would cancel.
+    """
+    matrix = _opened(a)
+    m = matrix.shape[0]
+    sums, squares = _column_sums(matrix, memory_limit)
+    if not center:
+        return expressions.scaled(matrix, None, _inverse(np.sqrt(squares / m)))
+    means = sums / m
+    moved = expressions.centered_by(matrix, means, 0)
+    variances = squares - m * np.abs(means) ** 2
+    if np.any(variances < CANCELLED * squares):
+        variances = _column_sums(moved, memory_limit)[1]
+        variances[variances <= CONSTANT * squares] = 0.0
+    deviations = np.sqrt(variances / max(m - 1, 1))
+    made = expressions.scaled(moved, None, _inverse(deviations))
+    return replace(made, name=f"standardized({matrix.name})")
+
+
+CANCELLED = 1e-10  # of the squares: below it, their difference has lost half its digits
+CONSTANT = 1e-28  # what rounding of the mean leaves of a constant column
+
+
+def _inverse(sizes: Array) -> Array:
+    """Return 1/sizes, and 1 where a size is 0."""
+    return np.asarray(1.0 / np.where(sizes > 0, sizes, 1.0))
+
+
+def vstack(matrices: Sequence[Any]) -> Matrix:
+    """Put matrices one below the other, lazily; see `bigspec.open_matrix` for what they may be."""
+    return expressions.stack([_opened(a) for a in matrices], 0)
+
+
+def hstack(matrices: Sequence[Any]) -> Matrix:
+    """Put matrices beside one another, lazily; see `bigspec.open_matrix` for what they may be."""
+    return expressions.stack([_opened(a) for a in matrices], 1)
+
+
+def _opened(a: Any) -> Matrix:
+    return open_dask_array(a) if is_dask_array(a) else open_source(a)
+
+
+def _column_sums(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:
+    if isinstance(matrix, OperatorMatrix):
+        msg = f"{matrix.name}: expected a matrix with entries to take means of, got an operator"
+        raise UnsupportedTypeError(msg)
+    executor = find_executor(matrix.resident)
+    return column_sums(matrix, executor, as_bytes(memory_limit) or executor.memory() // 2)

@@ -1,0 +1,104 @@
+"""Sums and squares of the columns in one pass: what centring and scaling are made from."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.blocks import Composed, Piece, SparseSum
+from bigspec.buffers import Buffers
+from bigspec.errors import NonFiniteError
+from bigspec.kernels import TILE_BYTES, working_dtype
+from bigspec.layout import choose_layout
+from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.partials import Partial
+from bigspec.passes.executors import Begun, Executor
+from bigspec.passes.tasks import Abandoned, Context
+
+__all__ = ["column_sums"]
+
+Array = np.ndarray[Any, Any]
+
+
+def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, Array]:
+    """Return the sums of the columns and of their squared magnitudes; reads the matrix once.
+
+    Parameters
+    ----------
+    matrix : Matrix
+    executor : Executor
+    limit : int
+        Bytes that one process may hold.
+
+    Returns
+    -------
+    sums : ndarray (n,), float64 or complex128
+    squares : ndarray (n,), float64
+
+    Raises
+    ------
+    NonFiniteError
+        A sum is not finite: a NaN or an infinity lies in the column, or it overflows.
+    """
+    assert not isinstance(matrix, OperatorMatrix)
+    layout = choose_layout(
+        matrix, 2, blocks=2, limit=limit, tasks=executor.tasks, local=executor.local
+    )
+    context = Context(matrix, layout, None, None, False, task=run_sums)
+    total = executor.sum_rounds(
+        context, Begun(), on_panels=lambda _: None, on_sum=lambda *_: None, deadline=None
+    )
+    sums, squares = total.Z[:, 0], total.Z[:, 1].real
+    bad = ~(np.isfinite(sums) & np.isfinite(squares))
+    if bad.any():
+        column = int(np.argmax(bad))
+        msg = (
+            f"{matrix.name}: expected finite entries whose squares can be summed, got others in "
+            f"column {column}; mend or mask the data, or scale it"
+        )
+        raise NonFiniteError(msg)
+    return sums, np.ascontiguousarray(squares)
+
+
+def run_sums(context: Context, index: int) -> Partial:
+    """Sum the columns of one panel; the sums of all columns, zero where it has none."""
+    matrix, layout, buffers = context.matrix, context.layout, context.buffers
+    started = time.perf_counter()
+    work = working_dtype(matrix.dtype)
+    Z = np.zeros((matrix.shape[1], 2), work)
+    for slab in layout.slabs(layout.panel(index)):
+        for tile in layout.tiles():
+            if buffers.abandoned is not None and buffers.abandoned.is_set():
+                raise Abandoned
+            rows, columns = layout.rectangle(slab, tile)
+            block = matrix.read(rows, columns, buffers)
+            with np.errstate(over="ignore", invalid="ignore"):
+                _add(Z[columns], block, work, buffers)
+    return Partial(
+        Z, np.zeros((0, 0), work), 0, None, seconds_multiplying=time.perf_counter() - started
+    )
+
+
+def _add(Z: Array, block: Any, work: np.dtype[Any], buffers: Buffers) -> None:
+    if isinstance(block, SparseSum):
+        pieces = (Piece(sp.csr_array(block.S)),)
+        block = Composed(block.shape, work, pieces, block.factors) if block.factors else block.S
+    if sp.issparse(block):
+        X: Any = block.astype(work)  # type: ignore[attr-defined]
+        Z[:, 0] += np.asarray(X.sum(axis=0)).ravel()
+        X.data = np.abs(X.data) ** 2
+        Z[:, 1] += np.asarray(X.sum(axis=0)).ravel()
+        return
+    step = max(1, TILE_BYTES // work.itemsize // block.shape[1])
+    for start in range(0, block.shape[0], step):
+        part = block[start : start + step]
+        X = buffers.take("sums.tile", part.shape, work)
+        if isinstance(part, Composed):
+            part.fill(X, buffers)
+        else:
+            np.copyto(X, part, casting="unsafe")
+        Z[:, 0] += X.sum(axis=0)
+        Z[:, 1] += np.einsum("ij,ij->j", X.conj(), X)
