@@ -20,6 +20,7 @@ SHOWN = {
     "out_of_core.py": "of a matrix of 153 MiB",
     "cluster.py": "on the cluster:",
     "low_rank_error.py": "times the least possible distance",
+    "compare.py": "after centring",
     "lipschitz.py": "product of the norms",
     "warm_start.py": "warm;",
     "resume.py": "the same bits as a run that was not killed: True",
