@@ -24,6 +24,7 @@ __all__ = [
     "Observer",
     "PassRecord",
     "Range",
+    "TripletPass",
     "relative_width",
 ]
 
@@ -121,8 +122,27 @@ class PassRecord:
 
     @property
     def width(self) -> float:
-        """Relative width ``upper / lower - 1`` after this pass."""
+        """Relative width ``upper / lower - 1`` after this pass; of several, the largest."""
         return relative_width(self.lower, self.upper)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletPass(PassRecord):
+    """One pass of a run for sigma_1 .. sigma_k; `lower` and `upper` are those of sigma_1.
+
+    Attributes
+    ----------
+    lowers, uppers : tuple of float
+        The intervals after this pass, largest value first.
+    """
+
+    lowers: tuple[float, ...]
+    uppers: tuple[float, ...]
+
+    @property
+    def width(self) -> float:
+        """Largest of the relative widths ``upper / lower - 1`` after this pass."""
+        return max(map(relative_width, self.lowers, self.uppers))
 
 
 @dataclass(frozen=True, eq=False)

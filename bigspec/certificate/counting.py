@@ -33,8 +33,8 @@ where the spectrum is separated, each interval asks for the much larger q_2 or q
 need not be wider than the largest cluster, and wide blocks gain as well (measured: see
 ``docs/method.md``). The cuts that do it, if any, are found by dynamic programming.
 
-**Lehmann, restricted.** If ``l_{s+1} <= tau < theta_s``, put ``D = Theta_s - tau > 0`` (the s largest
-pairs only). For z in ``(H - tau) V Y_s``, the Rayleigh quotient of ``(H - tau)^{-1}`` is
+**Lehmann, restricted.** If ``l_{s+1} <= tau < theta_s``, put ``D = Theta_s - tau > 0`` (the s
+largest pairs only). For z in ``(H - tau) V Y_s``, the Rayleigh quotient of ``(H - tau)^{-1}`` is
 ``y^H D y / y^H (D^2 + F_s F_s^H) y``; its positive eigenvalues are ``1/(l_i - tau)``, i <= s, in
 reverse order, and Ritz values on a subspace lie below them. Substituting ``y -> D^{-1/2} y``,
 
