@@ -8,10 +8,12 @@ True
 
 from bigspec.api import connect, norm, open_matrix, plan, show
 from bigspec.checkpoint import Checkpoint
+from bigspec.decompose import svds
 from bigspec.errors import BigspecError
 from bigspec.matrices import Matrix
 from bigspec.planning import Plan
 from bigspec.results import Estimate, PassRecord
+from bigspec.triplets import Triplets
 
 __all__ = [
     "BigspecError",
@@ -20,10 +22,12 @@ __all__ = [
     "Matrix",
     "PassRecord",
     "Plan",
+    "Triplets",
     "connect",
     "norm",
     "open_matrix",
     "plan",
     "show",
+    "svds",
 ]
 __version__ = "0.1.0"

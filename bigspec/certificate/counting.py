@@ -65,6 +65,7 @@ __all__ = ["Windows", "counting_bound", "half_steps", "lehmann_values", "windows
 Array = np.ndarray[Any, Any]
 
 POINTS_AN_OCTAVE = 8
+LARGE = 1e300
 BATCH = 1 << 18  # entries at once in the scan
 NEAREST = 0.02  # tau no nearer to theta_{s+1} than this share of the gap above it
 
@@ -123,10 +124,10 @@ def counting_bound(relation: Relation, event: Windows, s: int, ceiling: float) -
     cuts[0] = t[-1]
     envelope = low[np.maximum(np.searchsorted(t, cuts, side="right") - 1, 0)]
     above, below = np.zeros(s + 1), np.zeros(s + 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for e in range(1, s + 1):
-            above[e] = np.nan_to_num(np.sum(p[:e] / (theta[:e] - cuts[e])), nan=np.inf)
-            below[e] = np.nan_to_num(np.sum(p[e:s] / (cuts[e] - theta[e:s])), nan=np.inf)
+            above[e] = _finite(np.sum(p[:e] / (theta[:e] - cuts[e])))
+            below[e] = _finite(np.sum(p[e:s] / (cuts[e] - theta[e:s])))
     reached = np.zeros(s + 1, bool)  # reached[e]: at most e eigenvalues lie above cut e
     reached[0] = True
     width = min(len(event.roots) - 1, s)
@@ -141,6 +142,11 @@ def counting_bound(relation: Relation, event: Windows, s: int, ceiling: float) -
             if inside.size:
                 best = min(best, float(t[inside[0]]))
     return best if best < theta[s - 1] else np.inf
+
+
+def _finite(value: float) -> float:
+    """Return a sum that rules nothing out in place of one with equal Ritz values."""
+    return min(float(value), LARGE) if not np.isnan(value) else LARGE
 
 
 def _cuts(theta: Array, p: Array) -> Array:
@@ -165,7 +171,8 @@ def _low_part(relation: Relation, s: int, ceiling: float) -> tuple[Array, Array]
     theta, C, F = relation.theta[s:], relation.C[:, s:], relation.F[s:]
     gap = float(relation.theta[s - 1] - theta[0])
     norm = float(np.linalg.norm(F)) if F.size else 0.0
-    first = max(NEAREST * gap, 1e-5 * norm, relation.eps)
+    # As near to theta_{s+1} as the residual lets w fall, but not nearer than Lehmann needs.
+    first = max(min(NEAREST * gap, norm), 1e-5 * norm, 4 * relation.eps)
     last = max(ceiling - float(theta[0]), 2 * first)
     count = 2 + int(POINTS_AN_OCTAVE * np.log2(last / first))
     shift = first * np.geomspace(1.0, last / first, count)

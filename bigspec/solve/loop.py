@@ -38,6 +38,8 @@ class Outcome:
         Unit iterate that attains the lower bound, or a block of them; None if the algorithm kept
         no basis.
     frobenius : float or None
+    exponent : int
+        The algorithm worked on ``2**-exponent A``.
     saved : str or None
         The checkpoint that holds it.
     stopped_by : str
@@ -51,6 +53,7 @@ class Outcome:
     vector: Array | None
     frobenius: float | None
     stopped_by: str
+    exponent: int = 0
     saved: str | None = None
 
     @property
@@ -160,6 +163,7 @@ def _outcome(
         vector=algorithm.vector(state) if state is not None else None,
         frobenius=None if facts is None else in_units(facts.frobenius_squared, exponent),
         stopped_by=reason,
+        exponent=exponent,
     )
 
 
