@@ -9,10 +9,12 @@ True
 from bigspec.api import connect, norm, open_matrix, plan, show
 from bigspec.checkpoint import Checkpoint
 from bigspec.compose import centered, hstack, low_rank, scaled, standardized, vstack
+from bigspec.decompose import svds
 from bigspec.errors import BigspecError
 from bigspec.matrices import Matrix
 from bigspec.planning import Plan
 from bigspec.results import Estimate, PassRecord
+from bigspec.triplets import Triplets
 
 __all__ = [
     "BigspecError",
@@ -21,6 +23,7 @@ __all__ = [
     "Matrix",
     "PassRecord",
     "Plan",
+    "Triplets",
     "centered",
     "connect",
     "hstack",
@@ -31,6 +34,7 @@ __all__ = [
     "scaled",
     "show",
     "standardized",
+    "svds",
     "vstack",
 ]
 __version__ = "0.1.0"

@@ -13,13 +13,12 @@ import numpy as np
 from bigspec.matrices import Matrix
 from bigspec.options import (
     as_bytes,
+    as_count,
     as_seconds,
     as_seed,
     as_whole,
     check_probability,
-    entropy_of,
     load_start,
-    start_vectors,
 )
 from bigspec.passes import (
     Pass,
@@ -32,7 +31,7 @@ from bigspec.passes import connect as _connect
 from bigspec.planning import Plan, Wishes, make_plan
 from bigspec.progress import make_observer
 from bigspec.results import Estimate, Observer
-from bigspec.resuming import begin, go_on, kept, show, versions
+from bigspec.resuming import kept, prepared, show, versions
 from bigspec.solve import Budget, Outcome, Progress, check_budget, solve
 from bigspec.sources import open_source
 
@@ -75,8 +74,9 @@ def plan(
     algorithm: str = "auto",
     block_size: int | None = None,
     memory_limit: int | str | None = None,
+    k: int | None = None,
 ) -> Plan:
-    """Say what `norm` would read, hold and choose; reads no entries.
+    """Say what `norm`, or `svds` if `k` is given, would read, hold and choose; reads no entries.
 
     Parameters are those of `norm`. What `norm` decides by measuring the first slab is planned
     here with defaults.
@@ -89,7 +89,13 @@ def plan(
     check_budget(Budget(rtol))
     check_probability(failure_probability)
     matrix = open_matrix(a)
-    wishes = Wishes(algorithm, as_whole("block_size", block_size), 0, as_bytes(memory_limit))
+    wishes = Wishes(
+        algorithm,
+        as_whole("block_size", block_size),
+        0,
+        as_bytes(memory_limit),
+        as_count(k) if k is not None else 0,
+    )
     return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
 
 
@@ -186,16 +192,9 @@ def norm(
     observer = make_observer(progress)
     try:
         with one_blas_thread(), kept(checkpoint, observer) as (keeper, held):
-            if held is None:
-                chosen = make_plan(matrix, executor, wishes)
-                W = start_vectors(loaded, chosen)
-                entropy = entropy_of(seed, loaded)
-                held = Progress(begin(chosen, wishes, failure_probability, entropy, W))
-            else:
-                chosen, held = go_on(
-                    held, executor, matrix, wishes, failure_probability, seed, loaded
-                )
-                W = start_vectors(loaded, chosen)
+            chosen, held, W = prepared(
+                held, Progress(), executor, matrix, wishes, failure_probability, seed, loaded
+            )
             layout = chosen.layout.to_dict() | {"where": executor.name}
             observer.run_started(matrix.name, layout)
             outcome = solve(

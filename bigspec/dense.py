@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,11 @@ def rank_revealing_qr(W: Array, tolerance: float, most: int) -> tuple[Array, Arr
     return Q @ U[:, :kept], s[:kept, None] * Vh[:kept], dropped
 
 
-def orthogonalize(W: Array, basis: list[Array]) -> Array:
+def orthogonalize(W: Array, basis: Iterable[Array]) -> Array:
     """Subtract from W its components along the blocks of an orthonormal basis, twice.
 
-    Twice is enough (Kahan's remark in Parlett, The Symmetric Eigenvalue Problem, 6.9).
+    Twice is enough (Kahan's remark in Parlett, The Symmetric Eigenvalue Problem, 6.9). Blocks
+    that lie in a store are read each time.
     """
     for _ in range(2):
         for V in basis:

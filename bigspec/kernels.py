@@ -23,7 +23,9 @@ from bigspec.partials import Partial, RawFacts
 __all__ = [
     "Accumulator",
     "NonFiniteFound",
+    "load_tile",
     "safe_exponent",
+    "scale_entries",
     "working_dtype",
 ]
 
@@ -240,21 +242,8 @@ class Accumulator:
     def _load(self, offset: int, tile: Array) -> tuple[int, Array]:
         """Convert a tile to the working type, scaled, as a view of shape (rows, columns of S)."""
         X = self.buffers.take("kernel.tile", tile.shape, self.work)
-        if isinstance(tile, Composed):
-            tile.fill(X, self.buffers)
-            tile = X
-        if self.transposed and self.work.kind == "c":
-            np.conjugate(tile, out=X, casting="unsafe")
-        elif tile is not X:
-            np.copyto(X, tile, casting="unsafe")
-        self._scale(X)
+        load_tile(tile, X, self.exponent, conjugate=self.transposed, buffers=self.buffers)
         return offset, X.T if self.transposed else X
-
-    def _scale(self, X: Array) -> None:
-        """Multiply by ``2**-exponent`` in place, in two steps that do not overflow."""
-        if self.exponent:
-            X *= math.ldexp(1.0, -self.exponent // 2)
-            X *= math.ldexp(1.0, -self.exponent - (-self.exponent // 2))
 
     def _note(self, offset: int, X: Array, row_sums: Array) -> None:
         """Collect the facts of a loaded tile (rows, columns of S); may overwrite it."""
@@ -337,8 +326,8 @@ class Accumulator:
         X = sp.csr_array(block.S.conj().T if self.transposed else block.S).astype(self.work)
         L, R = (part.astype(self.work) for part in (block.factors.U, block.factors.W))
         L, R = (R, L) if self.transposed else (L, R)
-        self._scale(X.data)
-        self._scale(L)
+        scale_entries(X.data, self.exponent)
+        scale_entries(L, self.exponent)
         inner = None if self.V is None else self._inner(R, self.V)
         step = max(1, TILE_BYTES // (self.work.itemsize * self.Z.shape[1]))
         for start in range(0, X.shape[0], step):
@@ -380,6 +369,25 @@ class Accumulator:
         self.column_sums += np.asarray(size.sum(axis=0)).ravel() + R @ L.sum(axis=0)
         sums = np.asarray(size.sum(axis=1)).ravel() + L @ R.sum(axis=0)
         self.row_sum = max(self.row_sum, float(sums.max(initial=0.0)))
+
+
+def load_tile(tile: Any, out: Array, exponent: int, *, conjugate: bool, buffers: Buffers) -> None:
+    """Write the entries of a tile, scaled by ``2**-exponent``, to `out` of the working type."""
+    if isinstance(tile, Composed):
+        tile.fill(out, buffers)
+        tile = out
+    if conjugate and out.dtype.kind == "c":
+        np.conjugate(tile, out=out, casting="unsafe")
+    elif tile is not out:
+        np.copyto(out, tile, casting="unsafe")
+    scale_entries(out, exponent)
+
+
+def scale_entries(X: Array, exponent: int) -> None:
+    """Multiply by ``2**-exponent`` in place, in two steps that neither over- nor underflow."""
+    if exponent:
+        X *= math.ldexp(1.0, -exponent // 2)
+        X *= math.ldexp(1.0, -exponent - (-exponent // 2))
 
 
 class Inner:

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 import zarr
 
-from bigspec.algorithms import Gram, Lanczos, Power
+from bigspec.algorithms import Gram, Lanczos, Power, StoredBlock, TopLanczos
 from bigspec.checkpoint import load_latest
 from bigspec.errors import ArgumentError, MissingSourceError
 from bigspec.passes import parse_bytes, parse_timedelta
@@ -20,10 +20,12 @@ from bigspec.planning import Plan
 from bigspec.results import Estimate
 from bigspec.solve import SAVED_TYPES
 from bigspec.sources.locations import locate, open_node
+from bigspec.triplets import Triplets
 
 __all__ = [
     "Start",
     "as_bytes",
+    "as_count",
     "as_seconds",
     "as_seed",
     "as_whole",
@@ -54,6 +56,15 @@ def as_whole(name: str, value: Any) -> int | None:
         msg = f"{name}: expected an integer, got {value!r}"
         raise ArgumentError(msg)
     return int(value)
+
+
+def as_count(k: Any) -> int:
+    """Check a number of singular triplets."""
+    number = as_whole("k", k)
+    if number is None or number < 1:
+        msg = f"k: expected an integer of at least 1, got {k!r}"
+        raise ArgumentError(msg)
+    return number
 
 
 def as_bytes(value: int | str | None) -> int | None:
@@ -149,6 +160,9 @@ def load_start(start: Any) -> Start | None:
         return None
     if isinstance(start, Estimate):
         return _of_vectors(start.right, start.left, start.seed)
+    if isinstance(start, Triplets):
+        left = start.u if isinstance(start.u, np.ndarray) else None
+        return Start(None if start.vh is None else start.vh.conj().T, left, start.seed)
     if isinstance(start, (str, os.PathLike)):
         text = os.fspath(start)
         if text.endswith((".npz", ".npy")):
@@ -182,8 +196,16 @@ def _of_checkpoint(where: str) -> Start:
     if state is None:
         msg = f"start: expected a checkpoint with at least one complete pass, got {where} with none"
         raise ArgumentError(msg)
+    if run.get("count"):
+        whole = not any(isinstance(block, StoredBlock) for block in state.basis)
+        block = TopLanczos(count=run["count"]).vector(state) if whole else state.V_last
+        return _for_panels(block, run)
     vector = {"lanczos": Lanczos, "power": Power, "gram": Gram}[run["algorithm"]]().vector(state)
     block = state.V_last if vector is None else vector[:, None]  # lanczos that kept no basis
+    return _for_panels(block, run)
+
+
+def _for_panels(block: Array, run: dict[str, Any]) -> Start:
     if run["cut"]["orientation"] == "rows":
         return Start(block, None, run["entropy"])
     return Start(None, block, run["entropy"])

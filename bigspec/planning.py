@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
-from bigspec.algorithms import Algorithm, Gram, Lanczos, Power
+from bigspec.algorithms import Algorithm, Gram, Lanczos, Power, TopLanczos
 from bigspec.errors import ArgumentError, MemoryLimitError
+from bigspec.kernels import working_dtype
 from bigspec.layout import Layout, choose_layout, format_bytes, keep_layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes import Executor, Measurement, measure
@@ -21,6 +22,7 @@ BLOCKS = {"lanczos": 6, "power": 5, "gram": 3}
 PASSES = {1: 15, 2: 11, 4: 8, 8: 7, 16: 6, 32: 5}
 MEASURE_FROM = 256 << 20  # smaller matrices are done before a measurement pays
 PREFER_DEFAULT = 0.85  # another block size must be this much cheaper, or noise would choose
+WHOLE = 256  # order up to which the block for triplets spans the whole space
 GRAM_ALWAYS = 512  # order up to which H is formed without measuring
 GRAM_MOST = 4096
 FLOPS = 2e10  # of one core, for the eigenproblem of the Gram matrix
@@ -38,12 +40,21 @@ class Wishes:
         Columns of a warm start.
     memory_limit : int or None
         Bytes one process may hold; None for half of what it has.
+    count : int
+        Singular triplets; 0 for the norm.
+    shelved : bool
+        Whether a checkpoint takes a basis that does not fit.
+    stored : bool
+        Whether the left vectors are written to a store.
     """
 
     algorithm: str = "auto"
     block_size: int | None = None
     extra: int = 0
     memory_limit: int | None = None
+    count: int = 0
+    shelved: bool = False
+    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,8 @@ def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool 
     check_wishes(matrix, wishes)
     limit = wishes.memory_limit or executor.memory() // 2
     planner = _Planner(matrix, executor, wishes, limit)
+    if wishes.count:
+        return planner.plan_top()
     measured = planner.measure() if look else None
     return planner.plan(measured)
 
@@ -179,6 +192,10 @@ def resume_plan(
             "last bits are not those of an uninterrupted run, and panels are not compared with "
             "the first pass"
         )
+    if wishes.count:
+        algorithm: Algorithm[Any] = planner.top(b, layout)
+        where = executor.name
+        return Plan(matrix, algorithm, b, layout, where, tuple(choices)), kept
     basis = min(run["basis_bytes"], layout.memory.spare)
     if name == "lanczos" and basis < run["basis_bytes"]:
         choices.append(
@@ -201,6 +218,13 @@ def check_wishes(matrix: Matrix, wishes: Wishes) -> None:
     """Raise `ArgumentError` for wishes that contradict the matrix or one another."""
     if wishes.algorithm not in ALGORITHMS:
         msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {wishes.algorithm!r}"
+        raise ArgumentError(msg)
+    order = min(matrix.shape)
+    if wishes.count < 0 or wishes.count > order:
+        msg = (
+            f"k: expected 1 <= k <= min(m, n) = {order} for {matrix.name} {matrix.shape}, got "
+            f"{wishes.count}"
+        )
         raise ArgumentError(msg)
     if wishes.block_size is not None and wishes.block_size < 1:
         msg = f"block_size: expected at least 1, got {wishes.block_size!r}; 16 is a good choice"
@@ -296,6 +320,69 @@ class _Planner:
         algorithm = _build(name, b, layout.memory.spare)
         read = measured.bytes_read if measured else 0
         return Plan(self.matrix, algorithm, b, layout, self.executor.name, tuple(choices), read)
+
+    def plan_top(self) -> Plan:
+        """Plan a run for the k largest triplets: the widest block that fits."""
+        k, n, wished = self.wishes.count, self.order, self.wishes.block_size
+        widest = n if n <= WHOLE else min(n, max(DEFAULT_BLOCK, k + 8))
+        sizes = (
+            {min(wished, n)} if wished else {widest, *(b for b in (64, 32, 16, 8) if b < widest)}
+        )
+        error: MemoryLimitError | None = None
+        for b in sorted(sizes, reverse=True):
+            try:
+                layout = self.layout("lanczos", b)
+                algorithm = self.top(b, layout)
+            except MemoryLimitError as refusal:
+                error = error or refusal
+                continue
+            why = f"block of {b}: the largest that fits the memory limit"
+            if b == widest:
+                why = (
+                    f"block of {b}: k + 8 columns (at least {DEFAULT_BLOCK}) need the fewest passes"
+                )
+                if n <= WHOLE:
+                    why = f"block of {b}: one pass over the whole space of order {n}"
+            choices = [why] if wished is None else []
+            side = "left" if layout.orientation == "rows" else "right"
+            choices += [f"one more pass for the {side} vectors"]
+            choices += self.orientation(layout)
+            where = self.executor.name
+            return Plan(self.matrix, algorithm, b, layout, where, tuple(choices))
+        assert error is not None
+        raise error
+
+    def top(self, b: int, layout: Layout) -> TopLanczos:
+        """Return the algorithm for k triplets with the memory that a layout leaves.
+
+        Raises
+        ------
+        MemoryLimitError
+            The vectors do not fit, or so little of the basis that no answer could come of it.
+        """
+        k, memory = self.wishes.count, layout.memory
+        item = working_dtype(self.matrix.dtype).itemsize
+        block = layout.iterate_length * (b + self.wishes.extra) * item
+        short, long_ = layout.iterate_length * k * item, layout.swept.extent * k * item
+        rows = layout.orientation == "rows"
+        vectors = 2 * short + (0 if rows and self.wishes.stored else 3 * long_)
+        blocks = 1 if self.wishes.shelved else max(3, 1 + -(-(k + 8) // b))
+        basis = memory.spare - vectors
+        if basis >= blocks * block:
+            return TopLanczos(b, basis_bytes=basis, count=k)
+        least = memory.total + vectors + blocks * block
+        advice = [] if self.wishes.shelved else ["a checkpoint, which takes the basis"]
+        advice += (
+            ["u_store, which takes the left vectors"] if rows and not self.wishes.stored else []
+        )
+        msg = (
+            f"memory_limit: expected at least {format_bytes(least)} for {k} triplets of "
+            f"{self.matrix.name} {self.matrix.shape} {self.matrix.dtype} at block_size={b} (passes "
+            f"{format_bytes(memory.total)}, vectors {format_bytes(vectors)}, {blocks} block(s) of "
+            f"the basis {format_bytes(blocks * block)}), got {format_bytes(memory.limit)}. Give "
+            f"{' or '.join(['more memory', *advice])}."
+        )
+        raise MemoryLimitError(msg)
 
     def fit(self, name: str, b: int) -> tuple[str, int, Layout, list[str]]:
         """Shrink what is open until the iterates fit."""

@@ -8,8 +8,16 @@ from contextlib import suppress
 from typing import Any, Self, TextIO
 
 from bigspec.errors import ArgumentError
-from bigspec.results import Estimate, Observer, PassRecord
-from bigspec.words import bytes_text, interval_text, rate_text, seconds_text, width_text
+from bigspec.results import Estimate, Observer, PassRecord, TripletPass
+from bigspec.triplets import Triplets
+from bigspec.words import (
+    bytes_text,
+    interval_text,
+    rate_text,
+    rounded_up,
+    seconds_text,
+    width_text,
+)
 
 __all__ = ["LiveProgress", "make_observer"]
 
@@ -120,6 +128,9 @@ class LiveProgress(Observer):
         self.close()
         ends = interval_text(record.lower, record.upper)
         self._interval = f"sigma_1 in {ends}, width {width_text(record.lower, record.upper)}"
+        if isinstance(record, TripletPass):
+            most = rounded_up(record.width)
+            self._interval += f", largest width of {len(record.lowers)} values {most}"
         rate = rate_text(record.bytes_read, record.seconds)
         cost = f"{bytes_text(record.bytes_read)} in {seconds_text(record.seconds)}"
         self._line(
@@ -132,7 +143,7 @@ class LiveProgress(Observer):
         """Say it on a line of its own."""
         self._line(f"warning: {message}")
 
-    def run_finished(self, estimate: Estimate) -> None:
+    def run_finished(self, estimate: Estimate | Triplets) -> None:
         """Clear the bar; the answer itself is shown by whoever asked for it."""
         self.close()
 

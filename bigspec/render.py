@@ -12,12 +12,22 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bigspec.charts import ends_chart, width_chart
-from bigspec.words import cost, facts, guarantee, interval_text, outward, width_text
+from bigspec.words import (
+    cost,
+    facts,
+    guarantee,
+    interval_text,
+    outward,
+    triplet_facts,
+    triplet_rows,
+    width_text,
+)
 
 if TYPE_CHECKING:
     from bigspec.results import Estimate, PassRecord
+    from bigspec.triplets import Triplets
 
-__all__ = ["fragment", "page"]
+__all__ = ["fragment", "page", "triplets_fragment"]
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#59636e;--rule:#d5dbe1;
@@ -113,6 +123,22 @@ def fragment(est: Estimate) -> str:
         f"<div>{_prose(est.status)}</div><div>{_prose(cost(est))}</div>"
         f'<div style="margin-top:.8em">Relative width after each pass</div>{width_chart(est)}'
         f"<details><summary>passes</summary>{_passes_table(est)}</details></div>"
+    )
+
+
+def triplets_fragment(tri: Triplets) -> str:
+    """Return what a notebook shows of k triplets: one interval a row, the sentence, the cost."""
+    heads = ("i", "&sigma;<sub>i</sub> &isin;", "relative width", "upper bound")
+    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in triplet_rows(tri)
+    )
+    return (
+        f'<div style="max-width:46rem"><div>{_prose(tri.status)}</div>'
+        '<div style="max-height:24em;overflow:auto" role="region" aria-label="Singular values" '
+        f'tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f"{_pairs(triplet_facts(tri))}</div>"
     )
 
 

@@ -16,6 +16,8 @@ from bigspec import charts, render, words
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from bigspec.triplets import Triplets
+
 __all__ = [
     "SCHEMA",
     "CheckpointWarning",
@@ -24,6 +26,8 @@ __all__ = [
     "Observer",
     "PassRecord",
     "Range",
+    "TripletPass",
+    "plain_values",
     "relative_width",
 ]
 
@@ -121,8 +125,27 @@ class PassRecord:
 
     @property
     def width(self) -> float:
-        """Relative width ``upper / lower - 1`` after this pass."""
+        """Relative width ``upper / lower - 1`` after this pass; of several, the largest."""
         return relative_width(self.lower, self.upper)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletPass(PassRecord):
+    """One pass of a run for sigma_1 .. sigma_k; `lower` and `upper` are those of sigma_1.
+
+    Attributes
+    ----------
+    lowers, uppers : tuple of float
+        The intervals after this pass, largest value first.
+    """
+
+    lowers: tuple[float, ...]
+    uppers: tuple[float, ...]
+
+    @property
+    def width(self) -> float:
+        """Largest of the relative widths ``upper / lower - 1`` after this pass."""
+        return max(map(relative_width, self.lowers, self.uppers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +279,7 @@ class Estimate:
             "passes": self.passes,
             "stable_rank": self.stable_rank,
         }
-        plain = _plain(derived | data)
+        plain = plain_values(derived | data)
         assert isinstance(plain, dict)
         return plain
 
@@ -299,12 +322,12 @@ class Estimate:
         return charts.figure(self)
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Turn tuples into lists, NumPy scalars into Python's, and non-finite floats into None."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain_values(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain_values(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -330,7 +353,7 @@ class Observer:
     def pass_finished(self, record: PassRecord) -> None:
         """Hear the cost of a pass and the interval it closed to."""
 
-    def run_finished(self, estimate: Estimate) -> None:
+    def run_finished(self, estimate: Estimate | Triplets) -> None:
         """Hear the answer; not called when the run ends in an error."""
 
     def warned(self, message: str) -> None:

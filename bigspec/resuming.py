@@ -17,14 +17,14 @@ import numpy as np
 
 from bigspec.checkpoint import Checkpoint, Keeper, array_digest, describe
 from bigspec.errors import CheckpointError, ResumeError
-from bigspec.options import Start
+from bigspec.options import Start, entropy_of, start_vectors
 from bigspec.passes import Executor
-from bigspec.planning import Plan, Wishes, check_wishes, resume_plan
+from bigspec.planning import Plan, Wishes, check_wishes, make_plan, resume_plan
 from bigspec.results import Observer
 from bigspec.solve import SAVED_TYPES, Progress
-from bigspec.words import interval_text, seconds_text, width_text
+from bigspec.words import interval_text, rounded_up, seconds_text, width_text
 
-__all__ = ["Saved", "as_checkpoint", "begin", "go_on", "kept", "show", "versions"]
+__all__ = ["Saved", "as_checkpoint", "begin", "go_on", "kept", "prepared", "show", "versions"]
 
 Array = np.ndarray[Any, Any]
 
@@ -80,9 +80,10 @@ def begin(
         "algorithm": chosen.algorithm.name,
         "block_size": chosen.block_size,
         "extra": wishes.extra,
+        "count": wishes.count,
         "basis_bytes": chosen.layout.memory.spare,
         "failure_probability": failure_probability,
-        "delta_ledger": _ledger(chosen.algorithm.name, failure_probability),
+        "delta_ledger": _ledger(chosen.algorithm.name, wishes.count, failure_probability),
         "entropy": entropy,
         "start": _digest(start),
         "cut": chosen.layout.cut,
@@ -95,11 +96,48 @@ def begin(
     }
 
 
-def _ledger(algorithm: str, delta: float) -> list[dict[str, Any]]:
+def _ledger(algorithm: str, count: int, delta: float) -> list[dict[str, Any]]:
     """Say what the failure probability is spent on: once a run, and on nothing by gram."""
     if algorithm == "gram":
         return []
+    if count:
+        return [{"event": "windows of the start block", "delta": delta}]
     return [{"event": "chi-square of the start block", "delta": delta}]
+
+
+def prepared(
+    held: Progress | None,
+    fresh: Progress,
+    executor: Executor,
+    matrix: Any,
+    wishes: Wishes,
+    failure_probability: float,
+    seed: int | None,
+    start: Start | None,
+) -> tuple[Plan, Progress, Array | None]:
+    """Plan the run of a checkpoint, or a new one, and check its warm start.
+
+    Parameters
+    ----------
+    held : Progress or None
+        What the checkpoint holds.
+    fresh : Progress
+        What a new run knows before its first pass.
+
+    Returns
+    -------
+    Plan
+    Progress
+    ndarray or None
+        The vectors to start from.
+    """
+    if held is not None:
+        chosen, held = go_on(held, executor, matrix, wishes, failure_probability, seed, start)
+        return chosen, held, start_vectors(start, chosen)
+    chosen = make_plan(matrix, executor, wishes)
+    W = start_vectors(start, chosen)
+    run = begin(chosen, wishes, failure_probability, entropy_of(seed, start), W)
+    return chosen, replace(fresh, run=run), W
 
 
 def go_on(
@@ -127,10 +165,11 @@ def go_on(
         "failure_probability": failure_probability,
         "algorithm": run["algorithm"] if wishes.algorithm == "auto" else wishes.algorithm,
         "block_size": _block_size(wishes, run),
+        "k": wishes.count or None,
         "seed": run["entropy"] if seed is None else seed,
         "start": _digest(vectors),
     }
-    held = run | {"seed": run["entropy"]}
+    held = run | {"seed": run["entropy"], "k": run.get("count") or None}
     differences = _differences("matrix", _plain(run["matrix"]), _plain(matrix.identity))
     differences += [
         f"{name} was {held[name]!r}, is {value!r}"
@@ -252,9 +291,15 @@ class Saved:
         ends = interval_text(self.lower, self.upper)
         width = width_text(self.lower, self.upper)
         interval = f"{ends}, width {width}" if self.passes else "none yet"
+        if run.get("count") and self.passes:
+            widest = rounded_up(self.history[-1].width)
+            interval = f"{ends} of sigma_1; largest width of {run['count']} values {widest}"
         cut = run["cut"]
         rounds = -(-run["panels"] // cut["round_panels"])
-        if self.finished:
+        k = run.get("count") or 0
+        if self.finished and k:
+            after = "finished; the same call makes its last pass, for the vectors, and returns"
+        elif self.finished:
             after = "nothing: finished; the same call returns this answer without a read"
         elif self.rounds:
             after = f"pass {self.passes + 1}, from round {self.rounds + 1} of {rounds}"

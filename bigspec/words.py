@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bigspec.results import Estimate
+    from bigspec.triplets import Triplets
 
 __all__ = [
     "bytes_text",
@@ -22,6 +23,7 @@ __all__ = [
     "rounded_up",
     "seconds_text",
     "summary",
+    "triplets_summary",
     "width_text",
 ]
 
@@ -116,7 +118,7 @@ def rate_text(count: int, seconds: float) -> str:
     return f"{count / seconds / 1e9:.3g} GB/s" if seconds > 0 and count > 0 else ""
 
 
-def guarantee(est: Estimate) -> str:
+def guarantee(est: Estimate | Triplets) -> str:
     """Say for which starts the interval holds."""
     if est.deterministic:
         return "holds for every random start"
@@ -129,7 +131,7 @@ def headline(est: Estimate) -> str:
     return f"sigma_1 in {interval}  (relative width {width}, {guarantee(est)})"
 
 
-def cost(est: Estimate) -> str:
+def cost(est: Estimate | Triplets) -> str:
     passes = f"{est.passes} pass{'' if est.passes == 1 else 'es'}"
     rate = rate_text(est.bytes_read, est.seconds)
     spent = f"{bytes_text(est.bytes_read)} read in {seconds_text(est.seconds)}"
@@ -162,5 +164,49 @@ def summary(est: Estimate) -> str:
     lines = [headline(est), est.status]
     lines += [f"  {label:<12} {text}" for label, text in facts(est)]
     for k, choice in enumerate(est.choices):
+        lines.append(f"  {'chosen' if k == 0 else '':<12} {choice}")
+    return "\n".join(lines)
+
+
+def triplet_rows(tri: Triplets) -> list[tuple[str, str, str, str]]:
+    """Return number, interval, relative width and upper bound of each value."""
+    ends = zip(tri.lower.tolist(), tri.upper.tolist(), tri.upper_bounds, tri.certain, strict=True)
+    return [
+        (
+            str(i),
+            interval_text(lower, upper),
+            width_text(lower, upper),
+            bound + (" (certain)" if certain else ""),
+        )
+        for i, (lower, upper, bound, certain) in enumerate(ends, start=1)
+    ]
+
+
+def triplet_facts(tri: Triplets) -> list[tuple[str, str]]:
+    """Label and text of what a reader asks for after the intervals."""
+    where = "in memory" if tri.u_store is None else f"in {tri.u_store}"
+    return [
+        ("together", guarantee(tri)),
+        (
+            "converged",
+            f"{str(tri.converged).lower()} (asked for: relative widths <= {rounded_up(tri.rtol)})",
+        ),
+        ("cost", f"{cost(tri)}, the pass for the vectors included"),
+        ("vectors", f"left {where}, right in memory"),
+        ("algorithm", f"{tri.algorithm}, block size {tri.block_size}, seed {tri.seed}"),
+    ]
+
+
+def triplets_summary(tri: Triplets) -> str:
+    """Return the text block that the command line prints."""
+    rows = triplet_rows(tri)
+    wide = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"sigma_{number:<{wide[0]}} in {ends:<{wide[1]}}  width {width:<{wide[2]}}  {bound}"
+        for number, ends, width, bound in rows
+    ]
+    lines.append(tri.status)
+    lines += [f"  {label:<12} {text}" for label, text in triplet_facts(tri)]
+    for k, choice in enumerate(tri.choices):
         lines.append(f"  {'chosen' if k == 0 else '':<12} {choice}")
     return "\n".join(lines)

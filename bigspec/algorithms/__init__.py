@@ -1,9 +1,11 @@
 """The algorithms: each a frozen value with ``init``, ``step`` and ``bounds``, and no loop."""
 
-from bigspec.algorithms.contract import Algorithm, Bounds, State
+from bigspec.algorithms.contract import Algorithm, Bounds, Shelf, State, StoredBlock
 from bigspec.algorithms.gram import Gram, GramState
-from bigspec.algorithms.lanczos import Lanczos, LanczosState
+from bigspec.algorithms.lanczos import Lanczos
 from bigspec.algorithms.power import Power, PowerState
+from bigspec.algorithms.recurrence import LanczosState
+from bigspec.algorithms.top import TopLanczos, TopState
 
 __all__ = [
     "Algorithm",
@@ -14,5 +16,9 @@ __all__ = [
     "LanczosState",
     "Power",
     "PowerState",
+    "Shelf",
     "State",
+    "StoredBlock",
+    "TopLanczos",
+    "TopState",
 ]

@@ -7,14 +7,14 @@ that it can be saved and loaded without code of its own. Everything in it is sca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from bigspec.certificate import Facts, UpperBound
+from bigspec.certificate import Facts, TopBounds, UpperBound
 
-__all__ = ["Algorithm", "Bounds", "Products", "State"]
+__all__ = ["Algorithm", "Bounds", "Products", "Shelf", "State", "StoredBlock"]
 
 Array = np.ndarray[Any, Any]
 
@@ -67,6 +67,31 @@ class State(Protocol):
         """Whether further steps cannot tell more (invariant subspace, rounding floor)."""
 
 
+@dataclass(frozen=True)
+class StoredBlock:
+    """A block of a basis that lies in a store instead of memory.
+
+    Attributes
+    ----------
+    block : str
+        Its name there.
+    shape : tuple of int
+    """
+
+    block: str
+    shape: tuple[int, int]
+
+
+class Shelf(Protocol):
+    """Where blocks lie that do not fit in memory; see `bigspec.solve.KeptBlocks`."""
+
+    def put(self, V: Array) -> StoredBlock:
+        """Store a block, and return once it is there."""
+
+    def get(self, stored: StoredBlock) -> Array:
+        """Read it back, with the same bits."""
+
+
 S = TypeVar("S")
 
 
@@ -91,6 +116,11 @@ class Bounds:
     ritz_values: tuple[float, ...]
     eps: float
 
+    def of_zero(self) -> Bounds:
+        """Return what holds with certainty when every entry is zero."""
+        certain = tuple(bound for bound in self.uppers if bound.deterministic)
+        return replace(self, lower=0.0, uppers=certain)
+
 
 class Algorithm(Protocol, Generic[S]):
     """The contract. `init` makes the first pass, each `step` one more."""
@@ -103,8 +133,14 @@ class Algorithm(Protocol, Generic[S]):
     def step(self, passes: Products, state: S) -> S:
         """Make one more pass."""
 
-    def bounds(self, state: S, delta: float, *, complex_: bool) -> Bounds:
-        """Bound l_1 with failure probability `delta`; no pass, no I/O."""
+    def bounds(self, state: S, delta: float, *, complex_: bool) -> Bounds | TopBounds:
+        """Bound l_1, or l_1 .. l_k, with failure probability `delta`; no pass, no I/O."""
+
+    def has_room(self, state: S) -> bool:
+        """Whether another step fits the memory given."""
 
     def vector(self, state: S) -> Array | None:
-        """Return a unit iterate v with ``||S v||^2 >= lower``, if the state can make one."""
+        """Return a unit iterate v with ``||S v||^2 >= lower``, if the state can make one.
+
+        With bounds of l_1 .. l_k, k orthonormal iterates as columns.
+        """

@@ -82,6 +82,10 @@ class Gram:
         lower = max(top - 2 * state.eps, 0.0)
         return Bounds(lower, "Gram eigenvalue", uppers, tuple(state.values.tolist()), state.eps)
 
+    def has_room(self, state: GramState) -> bool:
+        """Whether another step fits: always, because the state does not grow."""
+        return True
+
     def vector(self, state: GramState) -> Array | None:
         """Return the leading eigenvector."""
         return state.top

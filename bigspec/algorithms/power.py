@@ -146,6 +146,10 @@ class Power:
         ritz = tuple(float(t) for t in relation.theta[:8])
         return Bounds(max(lower, 0.0), name, tuple(uppers), ritz, relation.eps)
 
+    def has_room(self, state: PowerState) -> bool:
+        """Whether another step fits: always, because the state does not grow."""
+        return True
+
     def vector(self, state: PowerState) -> Array | None:
         """Form the unit vector of the half step, which is the image of a vector in the block."""
         relation = state.relation

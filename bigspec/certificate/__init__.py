@@ -25,11 +25,14 @@ from bigspec.certificate.christoffel import (
 )
 from bigspec.certificate.relation import Facts, Relation, product_error
 from bigspec.certificate.ritz import bordered_frobenius, collatz_wielandt, half_step, lehmann
+from bigspec.certificate.top import TopBounds, UpperBounds, right_coordinates, top_bounds
 
 __all__ = [
     "Facts",
     "Relation",
+    "TopBounds",
     "UpperBound",
+    "UpperBounds",
     "at_rounding_floor",
     "bordered_frobenius",
     "christoffel",
@@ -40,5 +43,7 @@ __all__ = [
     "joint_bounds",
     "lehmann",
     "product_error",
+    "right_coordinates",
+    "top_bounds",
     "upper_bounds",
 ]

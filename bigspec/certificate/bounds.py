@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bigspec.certificate.christoffel import christoffel_bound, exact_crossing, joint_bounds
-from bigspec.certificate.relation import FACTS_MARGIN, Facts, Relation
+from bigspec.certificate.relation import Facts, Relation
 from bigspec.certificate.ritz import bordered_frobenius, lehmann
 from bigspec.quantiles import column_quantile, smallest_singular_quantile
 
@@ -52,10 +52,7 @@ def upper_bounds(
     bounds = []
     ceiling = np.inf
     if facts is not None:
-        cancelled = FACTS_MARGIN * np.sqrt(facts.magnitude_squared)  # beyond any ||E||_F of it
-        sums = facts.one_norm * facts.inf_norm * (1 + 2 * FACTS_MARGIN)
-        sums = (np.sqrt(sums) + cancelled) ** 2 if cancelled else sums
-        frobenius = facts.frobenius_squared + facts.trace_error
+        frobenius, sums = facts.frobenius_squared + facts.trace_error, facts.sums_squared
         bounds += [UpperBound(frobenius, "Frobenius", True), UpperBound(sums, "1-inf norm", True)]
         if relation.orthonormal:
             bordered = bordered_frobenius(relation, facts)

@@ -51,6 +51,14 @@ class Facts:
         return FACTS_MARGIN * max(self.frobenius_squared, self.magnitude_squared)
 
     @property
+    def sums_squared(self) -> float:
+        """``||A||_1 ||A||_inf``, an upper bound of l_1, with its margin."""
+        sums = self.one_norm * self.inf_norm * (1 + 2 * FACTS_MARGIN)
+        # Beyond the Frobenius norm of the rounding of terms that cancel.
+        cancelled = FACTS_MARGIN * np.sqrt(self.magnitude_squared)
+        return float((np.sqrt(sums) + cancelled) ** 2) if cancelled else sums
+
+    @property
     def absolute_norm_squared(self) -> float:
         """Return an upper bound of ``|| |A| ||_2^2``, the scale of rounding errors."""
         return min(self.frobenius_squared, self.one_norm * self.inf_norm)

@@ -98,6 +98,7 @@ class Keeper:
         self.messages: deque[str] = deque()
         self._kept: dict[int, tuple[str, set[str]]] = {}  # record -> its kind, its blocks
         self._present: set[str] = set()
+        self._shelved: set[str] = set()  # blocks that the run itself put there
         self._digests: dict[int, tuple[Array, str]] = {}
         self._number = 0
         self._swept = False
@@ -108,6 +109,7 @@ class Keeper:
         self._busy = self._closed = False
         self._chunks = 0
         self._change = threading.Condition()
+        self._blocks_lock = threading.RLock()
         self._thread: threading.Thread | None = None
 
     @property
@@ -178,6 +180,54 @@ class Keeper:
         if len(self._queue) > 2:
             self.flush()
 
+    def put_block(self, array: Array) -> str:
+        """Write a block now, for as long as a record refers to it, and return its name.
+
+        Raises
+        ------
+        CheckpointInUseError, CheckpointError
+            Unlike a save, this one cannot be done later: the run needs the block.
+        """
+        with self._blocks_lock:
+            self._own()
+            name = array_digest(array)[:NAME_LENGTH]
+            try:
+                if not self._safe(name):
+                    if name in self._present:  # what a run that died left of it
+                        self.folder.remove_block(name)
+                    self.folder.write_block(array, name, on_chunk=self._progress)
+            except OSError as error:
+                msg = (
+                    f"checkpoint {self.folder.where}: expected to write a block of the basis, "
+                    f"which does not fit in memory, got {type(error).__name__}: {error}. Make "
+                    "room there, or give a larger memory_limit"
+                )
+                raise CheckpointError(msg) from error
+            self._present.add(name)
+            self._shelved.add(name)
+            return name
+
+    def _safe(self, name: str) -> bool:
+        """Whether a block is there, whole, and stays."""
+        return name in self._shelved or any(name in kept for _, kept in self._kept.values())
+
+    def get_block(self, name: str) -> Array:
+        """Read a block that a record or this run refers to.
+
+        Raises
+        ------
+        CheckpointError
+            It is not what was written.
+        """
+        try:
+            return self.folder.read_block(name)
+        except Damaged as error:
+            msg = (
+                f"{self.folder.where}: expected the basis of the run, got damage: {error}. Remove "
+                "the checkpoint, or name another place, to start again"
+            )
+            raise CheckpointError(msg) from error
+
     def flush(self, patience: float | None = None, *, strict: bool = False) -> bool:
         """Wait until all that was offered is written; return whether it is.
 
@@ -228,7 +278,8 @@ class Keeper:
             began = time.monotonic()
             failing = ""
             try:
-                self._save(kind, value)
+                with self._blocks_lock:
+                    self._save(kind, value)
             except CheckpointInUseError as error:
                 self._refused = error
             except _Closed:
@@ -253,7 +304,7 @@ class Keeper:
             held = self._digests.get(id(array))
             name = array_digest(array)[:NAME_LENGTH] if held is None else held[1]
             digests[id(array)] = (array, name)  # holds the array, so that its id stays its own
-            if name not in blocks and not any(name in kept for _, kept in self._kept.values()):
+            if name not in blocks and not self._safe(name):
                 written.append(name)
                 self._check_open()
                 if name in self._present:  # what a run that died left of it
@@ -277,7 +328,7 @@ class Keeper:
             self._make_room(written, full=getattr(error, "errno", None) == errno.ENOSPC)
             raise
         self._number, self._digests = number, digests
-        self._kept[number] = (kind, blocks)
+        self._kept[number] = (kind, blocks | set(_blocks(data["value"])))
         self._progress()
         self.lease.check()
         self._drop_old()
@@ -321,7 +372,8 @@ class Keeper:
                 self.folder.remove_record(number)
             self.folder.remove_litter()
             self._swept = True
-        for name in self._present - set().union(*(kept for _, kept in self._kept.values())):
+        needed = set().union(self._shelved, *(kept for _, kept in self._kept.values()))
+        for name in self._present - needed:
             self.folder.remove_block(name)
             self._present.discard(name)
 
@@ -450,6 +502,8 @@ def _blocks(data: Any) -> list[str]:
     if isinstance(data, list):
         return [name for item in data for name in _blocks(item)]
     if isinstance(data, dict):
+        if data.get("object") == "StoredBlock":
+            return [data["fields"]["block"]]
         if isinstance(data.get("array"), dict) and "block" in data["array"]:
             return [data["array"]["block"]]
         return [name for item in data.values() for name in _blocks(item)]

@@ -4,7 +4,7 @@ from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executors import Begun, DeadlinePassed, Executor
 from bigspec.passes.on_cluster import find_executor
-from bigspec.passes.runner import Pass, PassResult, one_blas_thread
+from bigspec.passes.runner import Forward, Pass, PassResult, one_blas_thread
 from bigspec.passes.sums import column_sums
 from bigspec.passes.tasks import Measurement, measure
 
@@ -13,6 +13,7 @@ __all__ = [
     "DaskMatrix",
     "DeadlinePassed",
     "Executor",
+    "Forward",
     "Measurement",
     "Pass",
     "PassResult",

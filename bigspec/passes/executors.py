@@ -22,7 +22,7 @@ from bigspec.layout import Layout
 from bigspec.matrices import OperatorMatrix
 from bigspec.partials import Partial
 from bigspec.passes.dask_array import DaskMatrix
-from bigspec.passes.tasks import Context, run_blocks, run_operator, run_panel, sum_partials
+from bigspec.passes.tasks import Context, sum_partials
 
 __all__ = ["Begun", "DeadlinePassed", "Executor", "ThreadExecutor", "build_round", "window"]
 
@@ -72,14 +72,12 @@ def build_round(context: Context, reference: Any, token: str, index: int) -> Rou
     keys = []
     for panel in range(first, last):
         key = f"bigspec-panel-{token}-{panel}"
-        if context.task is not None:
-            graph[key] = (context.task, reference, panel)
-        elif isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
+        if context.reads and isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
             pieces, tasks = matrix.pieces(layout, panel)
             graph.update(tasks)
-            graph[key] = (run_blocks, reference, panel, pieces)
+            graph[key] = context.blocks_task(reference, panel, pieces)
         else:
-            graph[key] = (run_panel, reference, panel)
+            graph[key] = context.task(reference, panel)
         keys.append(key)
     root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
     return Round(graph, root, steps)
@@ -187,7 +185,7 @@ class ThreadExecutor(Executor):
         """Add the rounds; see `Executor.sum_rounds`."""
         layout = context.layout
         if isinstance(context.matrix, OperatorMatrix):
-            return run_operator(context)
+            return context.at_once()  # type: ignore[no-any-return]
         token = uuid.uuid4().hex
         running = min(layout.memory.tasks, self.tasks)
         in_flight = window(layout, running)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bigspec.errors import BigspecError, ClusterError
-from bigspec.partials import Partial, merge
+from bigspec.partials import Partial
 from bigspec.passes.executors import (
     Begun,
     DeadlinePassed,
@@ -22,7 +22,8 @@ from bigspec.passes.executors import (
     build_round,
     window,
 )
-from bigspec.passes.tasks import Context
+from bigspec.passes.strips import Strips
+from bigspec.passes.tasks import Context, sum_partials
 
 __all__ = ["ClusterExecutor", "find_executor"]
 
@@ -89,7 +90,7 @@ class ClusterExecutor(Executor):
                     while flight.next < min(index + in_flight, context.layout.rounds):
                         flight.launch()
                     part = flight.land()
-                    total = part if total is None else merge([total, part])
+                    total = part if total is None else sum_partials([total, part])
                     on_sum(index + 1, total)
             finally:
                 flight.cancel()
@@ -161,7 +162,7 @@ class _Flight:
         steps = dict(zip(futures[:-1], one.steps.values(), strict=True))
         self.rounds.append((index, steps, futures[-1]))
 
-    def land(self) -> Partial:
+    def land(self) -> Any:
         """Return the sum of the oldest round, sending everything again if it was lost."""
         from distributed.scheduler import KilledWorker
 
@@ -175,7 +176,7 @@ class _Flight:
                 continue
             self.rounds.popleft()
             self.failures = self.told = 0
-            assert isinstance(result, Partial)
+            assert isinstance(result, (Partial, Strips))
             return result
 
     def _watch(self, steps: dict[Any, int], root: Any) -> None:

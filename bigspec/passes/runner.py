@@ -20,9 +20,11 @@ from bigspec.layout import Layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.partials import Partial
 from bigspec.passes.executors import Begun, Executor
+from bigspec.passes.forward import FinishContext, ForwardContext
+from bigspec.passes.strips import Strips
 from bigspec.passes.tasks import Context
 
-__all__ = ["Pass", "PassResult", "one_blas_thread"]
+__all__ = ["Forward", "Pass", "PassResult", "one_blas_thread"]
 
 Array = np.ndarray[Any, Any]
 
@@ -52,6 +54,30 @@ class PassResult:
     seconds_reading: float
     seconds_multiplying: float
     panels: int
+    retries: int
+
+
+@dataclass(frozen=True)
+class Forward:
+    """``Y = S V`` and what the pass saw.
+
+    Attributes
+    ----------
+    Y : ndarray (rows of S, b) or None
+        None if it was written to a target.
+    R : ndarray (b, b)
+        Triangular factor of a QR factorisation of Y, through those of its panels.
+    tokens : tuple of tuple of int
+        Checksums of what each panel wrote to the target.
+    bytes_read, seconds, retries
+        What it cost.
+    """
+
+    Y: Array | None
+    R: Array
+    tokens: tuple[tuple[int, ...], ...]
+    bytes_read: int
+    seconds: float
     retries: int
 
 
@@ -195,6 +221,77 @@ class Pass:
             total = total.rescaled(exponent)
         self.last = self._result(total, block, seconds())
         return self.last
+
+    def forward(self, V: Array, *, exponent: int = 0, target: Any = None) -> Forward:
+        """Read the matrix once and return ``2**-exponent S V`` (``S = A`` for panels of rows).
+
+        Parameters
+        ----------
+        V : ndarray (n, b)
+        exponent : int
+        target : zarr.Array (rows of S, b), optional
+            Takes the rows as the panels make them, in place of memory; see `target_rows` for
+            the chunks it must have. It is complete when this returns.
+
+        Raises
+        ------
+        DeadlinePassed, NonFiniteError, ChunkError, StoreUnavailableError
+        """
+        started = time.monotonic()
+        block = np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
+        context = ForwardContext(self.matrix, self.layout, block, exponent, False, target=target)
+        strips: Any = self._rounds(context)
+        R = strips.factors[0]
+        for factor in strips.factors[1:]:
+            R = np.linalg.qr(np.concatenate([R, factor]), mode="r")
+        Y = None
+        if target is None:
+            Y = strips.parts[0] if len(strips.parts) == 1 else np.concatenate(strips.parts)
+        seconds = time.monotonic() - started
+        return Forward(Y, R, strips.tokens, strips.bytes_read, seconds, strips.retries)
+
+    def multiply_target(self, target: Any, T: Array, done: Forward) -> None:
+        """Replace the rows Y that `forward` wrote to `target` by ``Y T``, panel by panel."""
+        context = FinishContext(
+            self.matrix, self.layout, None, 0, False, target=target, T=T, tokens=done.tokens
+        )
+        self._rounds(context)
+
+    def _rounds(self, context: ForwardContext) -> Strips:
+        done, panels, started = 0, self.layout.panels, time.monotonic()
+
+        def panels_done(count: int) -> None:
+            nonlocal done
+            done += count
+            if self.on_panels is not None and context.reads:
+                read = self.matrix.nbytes * done // panels
+                self.on_panels(done, panels, read, time.monotonic() - started)
+
+        strips: Any = self.executor.sum_rounds(
+            context,
+            Begun(),
+            on_panels=panels_done,
+            on_sum=lambda _rounds, _total: None,
+            deadline=self.deadline,
+        )
+        assert isinstance(strips, Strips)
+        return strips
+
+    def target_rows(self, most: int) -> int | None:
+        """Return how many rows a chunk of a target may have, at most about `most`.
+
+        No two panels may write one chunk, so panels must be of equal height, and chunks divide
+        them. None if they are not (irregular chunks of a dask array).
+        """
+        swept = self.layout.swept
+        panels = [self.layout.panel(i) for i in range(self.layout.panels)]
+        heights = {swept.cut(p.last) - swept.cut(p.first) for p in panels[:-1]}
+        last = swept.extent - swept.cut(panels[-1].first)
+        height = heights.pop() if heights else last
+        if heights or last > height:
+            return None
+        parts = next(q for q in range(1, height + 1) if height % q == 0 and height // q <= most)
+        return height // parts if 16 * height >= parts * most else height
 
     def _check_tokens(self, tokens: Array) -> None:
         """Compare panels as they were read now with the first pass."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from bigspec.layout import choose_layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.partials import Partial
 from bigspec.passes.executors import Begun, Executor
-from bigspec.passes.tasks import Abandoned, Context
+from bigspec.passes.tasks import Abandoned, Context, as_block
 
 __all__ = ["column_sums"]
 
@@ -47,7 +49,7 @@ def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, 
     layout = choose_layout(
         matrix, 2, blocks=2, limit=limit, tasks=executor.tasks, local=executor.local
     )
-    context = Context(matrix, layout, None, None, False, task=run_sums)
+    context = SumsContext(matrix, layout, None, None, False)
     total = executor.sum_rounds(
         context, Begun(), on_panels=lambda _: None, on_sum=lambda *_: None, deadline=None
     )
@@ -63,23 +65,53 @@ def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, 
     return sums, np.ascontiguousarray(squares)
 
 
-def run_sums(context: Context, index: int) -> Partial:
+@dataclass(frozen=True, eq=False)
+class SumsContext(Context):
+    """What every task of a pass needs that sums columns."""
+
+    def task(self, reference: Any, panel: int) -> tuple[Any, ...]:
+        """Return the task of a panel."""
+        return (sums_panel, reference, panel)
+
+    def blocks_task(self, reference: Any, panel: int, pieces: Any) -> tuple[Any, ...]:
+        """Return the task of a panel whose chunks are results of other tasks."""
+        return (sums_blocks, reference, panel, pieces)
+
+
+def sums_panel(context: SumsContext, index: int) -> Partial:
     """Sum the columns of one panel; the sums of all columns, zero where it has none."""
     matrix, layout, buffers = context.matrix, context.layout, context.buffers
-    started = time.perf_counter()
-    work = working_dtype(matrix.dtype)
-    Z = np.zeros((matrix.shape[1], 2), work)
-    for slab in layout.slabs(layout.panel(index)):
-        for tile in layout.tiles():
-            if buffers.abandoned is not None and buffers.abandoned.is_set():
-                raise Abandoned
-            rows, columns = layout.rectangle(slab, tile)
-            block = matrix.read(rows, columns, buffers)
-            with np.errstate(over="ignore", invalid="ignore"):
-                _add(Z[columns], block, work, buffers)
-    return Partial(
-        Z, np.zeros((0, 0), work), 0, None, seconds_multiplying=time.perf_counter() - started
+
+    def blocks() -> Iterator[tuple[int, Any]]:
+        for slab in layout.slabs(layout.panel(index)):
+            for tile in layout.tiles():
+                if buffers.abandoned is not None and buffers.abandoned.is_set():
+                    raise Abandoned
+                rows, columns = layout.rectangle(slab, tile)
+                yield columns.start, matrix.read(rows, columns, buffers)
+
+    return _sums(context, blocks())
+
+
+def sums_blocks(context: SumsContext, index: int, pieces: Sequence[Sequence[Any]]) -> Partial:
+    """Sum the columns of a panel whose chunks are results of other tasks (a dask array)."""
+    layout, rows = context.layout, context.layout.orientation == "rows"
+    grid, first = (layout.across, 0) if rows else (layout.swept, layout.panel(index).first)
+    return _sums(
+        context,
+        ((grid.cut(first + j), as_block(b)) for strip in pieces for j, b in enumerate(strip)),
     )
+
+
+def _sums(context: SumsContext, blocks: Iterable[tuple[int, Any]]) -> Partial:
+    started = time.perf_counter()
+    work = working_dtype(context.matrix.dtype)
+    Z = np.zeros((context.matrix.shape[1], 2), work)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start, block in blocks:
+            _add(Z[start : start + block.shape[1]], block, work, context.buffers)
+    seconds = time.perf_counter() - started
+    return Partial(Z, np.zeros((0, 0), work), 0, None, seconds_multiplying=seconds)
 
 
 def _add(Z: Array, block: Any, work: np.dtype[Any], buffers: Buffers) -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,16 +20,19 @@ from bigspec.kernels import Accumulator, NonFiniteFound, safe_exponent, working_
 from bigspec.layout import Layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.partials import Partial, merge
+from bigspec.passes.strips import Strips
 from bigspec.tokens import block_token
 
 __all__ = [
     "Abandoned",
     "Context",
     "Measurement",
+    "as_block",
     "measure",
     "run_blocks",
     "run_operator",
     "run_panel",
+    "size_of",
     "sum_partials",
 ]
 
@@ -55,9 +58,9 @@ class Context:
     facts : bool
     buffers : Buffers
         Scratch of the threads of one process, for the length of the pass.
-    task : callable or None
-        What makes the partial sum of a panel; None for the product with V.
     """
+
+    reads: ClassVar[bool] = True  # whether the tasks need the entries of the matrix
 
     matrix: Matrix
     layout: Layout
@@ -65,7 +68,18 @@ class Context:
     exponent: int | None
     facts: bool
     buffers: Buffers = field(default_factory=lambda: Buffers(threading.Event()))
-    task: Callable[[Context, int], Partial] | None = None
+
+    def task(self, reference: Any, panel: int) -> tuple[Any, ...]:
+        """Return the task of a panel; `reference` stands for this context in the graph."""
+        return (run_panel, reference, panel)
+
+    def blocks_task(self, reference: Any, panel: int, pieces: Any) -> tuple[Any, ...]:
+        """Return the task of a panel whose chunks are results of other tasks."""
+        return (run_blocks, reference, panel, pieces)
+
+    def at_once(self) -> Any:
+        """Run the whole pass of an operator, here."""
+        return run_operator(self)
 
     def accumulator(self) -> Accumulator:
         """Return an empty sum for one panel."""
@@ -93,7 +107,7 @@ def run_panel(context: Context, index: int) -> Partial:
         before = time.perf_counter()
         block = matrix.read(*layout.rectangle(slab, tile), buffers)
         reading += time.perf_counter() - before
-        read_bytes += _size(block)
+        read_bytes += size_of(block)
         token = block_token(block, token)
         return tile[0], block
 
@@ -134,9 +148,9 @@ def run_blocks(context: Context, index: int, pieces: Sequence[Sequence[Any]]) ->
     first = layout.panel(index).first
     for number, strip in enumerate(strips, start=first):
         offsets = [layout.across.cut(j) for j in range(len(strip))]
-        blocks = [_as_block(block) for block in strip]
+        blocks = [as_block(block) for block in strip]
         for block in blocks:
-            read_bytes += _size(block)
+            read_bytes += size_of(block)
             token = block_token(block, token)
         try:
             total.add_slab(list(zip(offsets, blocks, strict=True)))
@@ -217,15 +231,16 @@ def measure(matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool) ->
     dtype = working_dtype(matrix.dtype)
     multiplying = {b: seconds(np.ones((layout.iterate_length, b), dtype)) for b in sizes}
     gram_seconds = seconds(None) if gram else None
-    return Measurement(reading * scale, multiplying, gram_seconds, _size(block))
+    return Measurement(reading * scale, multiplying, gram_seconds, size_of(block))
 
 
-def sum_partials(parts: Sequence[Partial]) -> Partial:
-    """Add partial sums in the order given."""
-    return merge(parts)
+def sum_partials(parts: Sequence[Any]) -> Any:
+    """Add partial sums, or join strips, in the order given."""
+    return Strips.joined(parts) if isinstance(parts[0], Strips) else merge(parts)
 
 
-def _as_block(block: Any) -> Any:
+def as_block(block: Any) -> Any:
+    """Check a chunk that is the result of another task."""
     if hasattr(block, "indptr") or isinstance(block, np.ndarray):
         return block
     msg = (
@@ -235,7 +250,8 @@ def _as_block(block: Any) -> Any:
     raise DataError(msg)
 
 
-def _size(block: Any) -> int:
+def size_of(block: Any) -> int:
+    """Return the bytes of a block that was read."""
     if hasattr(block, "indptr"):
         return int(block.data.nbytes + block.indices.nbytes + block.indptr.nbytes)
     return int(block.nbytes)

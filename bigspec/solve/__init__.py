@@ -2,6 +2,18 @@
 
 from bigspec.solve.budget import Budget, check_budget
 from bigspec.solve.loop import Outcome, solve
-from bigspec.solve.running import SAVED_TYPES, Progress, Running
+from bigspec.solve.running import Progress, Running
+from bigspec.solve.saved import SAVED_TYPES, KeptBlocks
+from bigspec.solve.top import RunningTop
 
-__all__ = ["SAVED_TYPES", "Budget", "Outcome", "Progress", "Running", "check_budget", "solve"]
+__all__ = [
+    "SAVED_TYPES",
+    "Budget",
+    "KeptBlocks",
+    "Outcome",
+    "Progress",
+    "Running",
+    "RunningTop",
+    "check_budget",
+    "solve",
+]

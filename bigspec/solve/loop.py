@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from bigspec.algorithms import Algorithm, Bounds
+from bigspec.certificate import TopBounds
 from bigspec.checkpoint import Keeper
 from bigspec.passes import Begun, DeadlinePassed, Pass
 from bigspec.results import Interval, Observer, PassRecord
 from bigspec.solve.budget import Budget
-from bigspec.solve.running import Progress, exact_zero, in_units
+from bigspec.solve.running import Progress, in_units
 from bigspec.solve.saving import Saving
 from bigspec.solve.status import status_text
 
@@ -28,27 +29,37 @@ class Outcome:
 
     Attributes
     ----------
-    interval : Interval
+    intervals : tuple of Interval
+        Of sigma_1, sigma_2 ..., as many as were asked for.
     history : tuple of PassRecord
     converged : bool
     status : str
     vector : ndarray or None
-        Unit iterate that attains the lower bound; None if the algorithm kept no basis.
+        Unit iterate that attains the lower bound, or a block of them; None if the algorithm kept
+        no basis.
     frobenius : float or None
+    exponent : int
+        The algorithm worked on ``2**-exponent A``.
     saved : str or None
         The checkpoint that holds it.
     stopped_by : str
-        ``"converged"``, ``"exhausted"``, ``"passes"`` or ``"time"``.
+        ``"converged"``, ``"exhausted"``, ``"memory"``, ``"passes"`` or ``"time"``.
     """
 
-    interval: Interval
+    intervals: tuple[Interval, ...]
     history: tuple[PassRecord, ...]
     converged: bool
     status: str
     vector: Array | None
     frobenius: float | None
     stopped_by: str
+    exponent: int = 0
     saved: str | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """The interval of sigma_1."""
+        return self.intervals[0]
 
 
 def solve(
@@ -90,7 +101,7 @@ def solve(
         passes.deadline = time.monotonic() + budget.time_limit
     passes.tokens, passes.resume = progress.tokens, progress.begun
     saving = Saving(keeper, observer, passes, progress)
-    reason = _stop(progress, budget)
+    reason = _stop(progress, algorithm, budget)
     try:
         while not reason:
             number = len(progress.history) + 1
@@ -102,9 +113,13 @@ def solve(
             else:
                 state = algorithm.step(passes, progress.state)
             bounds = algorithm.bounds(state, failure_probability, complex_=passes.complex_)
-            running = progress.running.updated(exact_zero(bounds, state), state.exponent)
+            if state.facts is not None and state.facts.largest == 0.0:
+                bounds = bounds.of_zero()
+            running = progress.running.updated(bounds, state.exponent)
             seconds = time.monotonic() - before
-            record = _record(number, running.interval, bounds, state, passes, seconds)
+            record = running.record(
+                _record(number, running.interval, bounds, state, passes, seconds)
+            )
             history = (*progress.history, record)
             progress = replace(
                 progress,
@@ -116,7 +131,7 @@ def solve(
             )
             saving.stepped(progress)
             observer.pass_finished(record)
-            reason = _stop(progress, budget)
+            reason = _stop(progress, algorithm, budget)
             if not reason:
                 saving.step()
         saving.finish(reason)
@@ -138,35 +153,43 @@ def _outcome(
     failure_probability: float,
 ) -> Outcome:
     state, running = progress.state, progress.running
-    interval, history = running.interval, progress.history
+    history = progress.history
     facts, exponent = (state.facts, state.exponent) if state is not None else (None, 0)
     return Outcome(
-        interval=interval,
+        intervals=running.intervals,
         history=history,
         converged=reason == "converged",
-        status=status_text(reason, interval, history, budget, failure_probability, running.failed),
+        status=status_text(reason, running, history, budget, failure_probability),
         vector=algorithm.vector(state) if state is not None else None,
         frobenius=None if facts is None else in_units(facts.frobenius_squared, exponent),
         stopped_by=reason,
+        exponent=exponent,
     )
 
 
-def _stop(progress: Progress, budget: Budget) -> str:
+def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
     """Name the reason to stop now, or nothing."""
     if not progress.history:
         return ""
     record = progress.history[-1]
     if record.width <= budget.rtol:
         return "converged"
-    if progress.state.exhausted:
+    if progress.state.exhausted or progress.running.stalled(budget.rtol):
         return "exhausted"
+    if not algorithm.has_room(progress.state):
+        return "memory"
     if budget.max_passes is not None and record.number >= budget.max_passes:
         return "passes"
     return ""
 
 
 def _record(
-    number: int, interval: Interval, bounds: Bounds, state: Any, passes: Pass, seconds: float
+    number: int,
+    interval: Interval,
+    bounds: Bounds | TopBounds,
+    state: Any,
+    passes: Pass,
+    seconds: float,
 ) -> PassRecord:
     cost = passes.last
     assert cost is not None

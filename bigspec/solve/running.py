@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import Bounds, GramState, LanczosState, PowerState
-from bigspec.certificate import Facts
-from bigspec.partials import Partial, RawFacts
+from bigspec.algorithms import Bounds
 from bigspec.passes import Begun
 from bigspec.results import Interval, PassRecord
 
-__all__ = ["SAVED_TYPES", "Progress", "Running", "exact_zero", "in_units"]
+__all__ = ["Progress", "Running", "in_units", "unscaled"]
 
 Array = np.ndarray[Any, Any]
 
@@ -47,12 +45,12 @@ class Running:
 
     def updated(self, bounds: Bounds, exponent: int) -> Running:
         """Take in the bounds after a pass."""
-        lower, name = _unscaled(bounds.lower, exponent, down=True), bounds.lower_name
+        lower, name = unscaled(bounds.lower, exponent, down=True), bounds.lower_name
         if not lower > self.lower:
             lower, name = self.lower, self.lower_name
         certain, likely = self.certain, self.likely
         for bound in bounds.uppers:
-            value = (_unscaled(bound.value, exponent, down=False), bound.name)
+            value = (unscaled(bound.value, exponent, down=False), bound.name)
             if bound.deterministic:
                 certain = min(certain, value)
             else:
@@ -70,6 +68,24 @@ class Running:
             self.lower, max(upper, self.lower), name, self.lower_name, deterministic, self.rounding
         )
 
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The intervals of all singular values that are asked for."""
+        return (self.interval,)
+
+    @property
+    def widest(self) -> Interval:
+        """The interval that the stop rule looks at."""
+        return self.interval
+
+    def record(self, plain: PassRecord) -> PassRecord:
+        """Put the intervals of all values into the record of a pass."""
+        return plain
+
+    def stalled(self, rtol: float) -> bool:
+        """Whether rounding keeps further passes from narrowing what is too wide."""
+        return False
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -81,7 +97,7 @@ class Progress:
         Which run it is; see `bigspec.resuming`.
     state : State or None
         Of the algorithm, after the last complete pass.
-    running : Running
+    running : Running or RunningTop
     history : tuple of PassRecord
     begun : Begun
         The pass after that, as far as it got.
@@ -91,7 +107,7 @@ class Progress:
 
     run: dict[str, Any] = field(default_factory=dict)
     state: Any = None
-    running: Running = Running()
+    running: Any = Running()
     history: tuple[PassRecord, ...] = ()
     begun: Begun = field(default_factory=Begun)
     tokens: Array | None = None
@@ -102,29 +118,7 @@ class Progress:
         return sum(record.seconds for record in self.history) + self.begun.seconds
 
 
-SAVED_TYPES = (
-    Progress,
-    Running,
-    PassRecord,
-    Begun,
-    Partial,
-    RawFacts,
-    Facts,
-    LanczosState,
-    PowerState,
-    GramState,
-)
-"""What a `Progress` is made of."""
-
-
-def exact_zero(bounds: Bounds, state: Any) -> Bounds:
-    """Give the zero matrix its exact answer: its Frobenius norm is 0, with certainty."""
-    if state.facts is None or state.facts.largest > 0.0:
-        return bounds
-    return replace(bounds, lower=0.0, uppers=tuple(u for u in bounds.uppers if u.deterministic))
-
-
-def _unscaled(squared: float, exponent: int, *, down: bool) -> float:
+def unscaled(squared: float, exponent: int, *, down: bool) -> float:
     """Return ``sqrt(squared) * 2**exponent``, rounded outwards."""
     if not squared > 0.0:
         return 0.0

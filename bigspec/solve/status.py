@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 
-from bigspec.results import Interval, PassRecord
+from bigspec.results import Interval, PassRecord, relative_width
 from bigspec.solve.budget import Budget
+from bigspec.solve.running import Running
+from bigspec.solve.top import RunningTop
 from bigspec.words import width_text
 
 __all__ = ["status_text"]
@@ -15,22 +17,24 @@ __all__ = ["status_text"]
 
 def status_text(
     reason: str,
-    interval: Interval,
+    running: Running | RunningTop,
     history: tuple[PassRecord, ...],
     budget: Budget,
     failure_probability: float,
-    failed: bool,
 ) -> str:
     """Say in a sentence or two what was reached, or what ended the run and what is missing."""
+    interval, intervals = running.widest, running.intervals
     width = width_text(interval.lower, interval.upper)
+    what = "relative width" if len(intervals) == 1 else "largest relative width"
+    are = "interval holds" if len(intervals) == 1 else "intervals hold"
     count = f"{len(history)} pass{'es' if len(history) != 1 else ''}"
     trust = (
         "with certainty, up to the rounding margin"
-        if interval.deterministic
+        if all(one.deterministic for one in intervals)
         else f"except with probability {failure_probability:g} over the random start"
     )
     note = ""
-    if failed:
+    if running.failed:
         note = (
             " A probabilistic bound fell below an attained value, so only deterministic bounds "
             "are used; was the matrix made from the same random numbers as the start block?"
@@ -41,7 +45,20 @@ def status_text(
             "nothing is known yet. Give it at least the time of one pass."
         )
     if reason == "converged":
-        return f"Converged in {count}: relative width {width} <= {budget.rtol:g}, {trust}.{note}"
+        return f"Converged in {count}: {what} {width} <= {budget.rtol:g}, {trust}.{note}"
+    if reason == "exhausted" and len(intervals) > 1:
+        return (
+            f"Stopped after {count} with {_open(intervals, budget.rtol)} of {len(intervals)} "
+            f"relative widths > {budget.rtol:g}: these values are zero, or the rounding margin of "
+            f"float64 is more than that of them. Further passes would not narrow the intervals, "
+            f"which hold {trust}.{note}"
+        )
+    if reason == "memory":
+        return (
+            f"Stopped after {count} at {what} {width} > {budget.rtol:g}: the basis does not fit "
+            f"the memory limit. Give more, or a checkpoint, which takes it; the {are} {trust}."
+            f"{note}"
+        )
     if reason == "exhausted":
         return (
             f"Stopped after {count} at relative width {width} > {budget.rtol:g}: the rounding "
@@ -54,9 +71,13 @@ def status_text(
         else f"time_limit={budget.time_limit:g} s"
     )
     return (
-        f"Stopped by {spent} after {count} at relative width {width} > {budget.rtol:g}; the "
-        f"interval holds {trust}. {_missing(history, budget.rtol)}{note}"
+        f"Stopped by {spent} after {count} at {what} {width} > {budget.rtol:g}; the "
+        f"{are} {trust}. {_missing(history, budget.rtol)}{note}"
     )
+
+
+def _open(intervals: tuple[Interval, ...], rtol: float) -> int:
+    return sum(relative_width(one.lower, one.upper) > rtol for one in intervals)
 
 
 def _missing(history: tuple[PassRecord, ...], rtol: float) -> str:

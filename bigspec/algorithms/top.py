@@ -1,0 +1,131 @@
+"""Block Lanczos for the k largest singular triplets: the same steps, all of the basis kept.
+
+The relation and the step are those of `bigspec.algorithms.recurrence`. Vectors are wanted, and the
+counting bounds need an orthonormal basis, so it is kept whole and every residual block is
+orthogonalised against all of it, twice. What exceeds the memory given lies on a shelf (the
+checkpoint) and is read block by block: four times a step, and once for the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bigspec.algorithms.contract import Shelf, StoredBlock
+from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
+from bigspec.certificate import Relation, TopBounds, right_coordinates, top_bounds
+from bigspec.dense import gaussian_block, orthogonalize
+
+__all__ = ["TopLanczos", "TopState"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class TopState(LanczosState):
+    """`LanczosState` whose `basis` is whole; its later blocks may be `StoredBlock`."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the Krylov space is invariant: whatever it does not hold is rounding."""
+        return bool(self.V_next.shape[1] == 0)
+
+    @cached_property
+    def relation(self) -> Relation:
+        """The Krylov relation for the certificate."""
+        # 1.25: what the deflations dropped, at most eps / (8 sqrt(j)) at step j.
+        return Relation(
+            self.T,
+            self.B,
+            self.tie,
+            1.25 * self.eps,
+            orthonormal=True,
+            start_defect=self.start_defect,
+        )
+
+
+@dataclass(frozen=True)
+class TopLanczos(Recurrence):
+    """Randomized block Lanczos for l_1 .. l_k.
+
+    Parameters
+    ----------
+    block_size, basis_bytes
+        As for `Recurrence`.
+    count : int
+        k.
+    shelf : Shelf or None
+        Takes the blocks of the basis that exceed `basis_bytes`.
+    """
+
+    name: ClassVar[str] = "lanczos"
+
+    count: int = 1
+    shelf: Shelf | None = field(default=None, compare=False, repr=False)
+
+    def _empty(self, **fields: Any) -> LanczosState:
+        return TopState(**fields)
+
+    def _kept(self, state: LanczosState, V: Array) -> Basis:
+        held = sum(block.nbytes for block in state.basis if isinstance(block, np.ndarray))
+        kept: Any = V
+        if self.shelf is not None and held + V.nbytes > self.basis_bytes:
+            kept = self.shelf.put(V)
+        return (*state.basis, kept)
+
+    def _near(self, basis: Basis) -> Iterable[Array]:
+        return _Blocks(basis, self.shelf)
+
+    def _finished(self, state: LanczosState) -> LanczosState:
+        return state
+
+    def has_room(self, state: LanczosState) -> bool:
+        """Whether the next block of the basis fits in memory, or lies on the shelf."""
+        held = sum(block.nbytes for block in state.basis if isinstance(block, np.ndarray))
+        return self.shelf is not None or held + state.V_next.nbytes <= self.basis_bytes
+
+    def bounds(self, state: LanczosState, delta: float, *, complex_: bool) -> TopBounds:
+        """Bound l_1 .. l_k from the relation and the facts."""
+        n = len(state.V_last)
+        return top_bounds(state.relation, state.facts, self.count, n, delta, complex_=complex_)
+
+    def vector(self, state: LanczosState) -> Array:
+        """Form k orthonormal iterates: those of the half step; fresh ones where N < k."""
+        relation = state.relation
+        N = len(relation.theta)
+        coordinates = right_coordinates(relation, self.count)
+        y = relation.ritz[1] @ coordinates[:N]
+        V = state.V_next @ coordinates[N:]
+        start = 0
+        for block in self._near(state.basis):
+            stop = start + block.shape[1]
+            V += block @ y[start:stop]
+            start = stop
+        missing = self.count - V.shape[1]
+        if missing > 0:
+            # The Krylov space is invariant and smaller than k: the other values are zero, or as
+            # small as rounding, or repeated more often than the block is wide.
+            more = gaussian_block(len(V), missing, N, complex_=bool(np.iscomplexobj(V)))
+            more = orthogonalize(more, self._near(state.basis))
+            V = np.concatenate([V, np.linalg.qr(more)[0]], axis=1)
+        return np.ascontiguousarray(V)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks of a basis, read where they lie each time they are gone through."""
+
+    basis: tuple[Any, ...]
+    shelf: Shelf | None
+
+    def __iter__(self) -> Iterator[Array]:
+        for block in self.basis:
+            if isinstance(block, StoredBlock):
+                assert self.shelf is not None
+                yield self.shelf.get(block)
+            else:
+                yield block

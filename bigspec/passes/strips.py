@@ -1,0 +1,51 @@
+"""What the panels of a forward pass return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Strips"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Strips:
+    """Consecutive strips of ``Y = S V`` and what they cost.
+
+    Attributes
+    ----------
+    parts : tuple of ndarray
+        Rows of each panel; empty where they were written to the target.
+    factors : tuple of ndarray (b, b)
+        R of each panel's QR factorisation.
+    tokens : tuple of tuple of int
+        Checksums of the chunks that each panel wrote.
+    bytes_read, seconds_reading, seconds_multiplying, retries
+        What it cost.
+    """
+
+    parts: tuple[Array, ...]
+    factors: tuple[Array, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    bytes_read: int = 0
+    seconds_reading: float = 0.0
+    seconds_multiplying: float = 0.0
+    retries: int = 0
+
+    @staticmethod
+    def joined(strips: Sequence[Strips]) -> Strips:
+        """Put strips one after another; nothing is copied."""
+        return Strips(
+            tuple(part for one in strips for part in one.parts),
+            tuple(factor for one in strips for factor in one.factors),
+            tuple(token for one in strips for token in one.tokens),
+            sum(one.bytes_read for one in strips),
+            sum(one.seconds_reading for one in strips),
+            sum(one.seconds_multiplying for one in strips),
+            sum(one.retries for one in strips),
+        )

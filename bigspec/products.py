@@ -1,0 +1,103 @@
+"""Products ``S_i V`` of one slab with a block, tile by tile, for passes that only go forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.blocks import Factors, SparseSum
+from bigspec.buffers import Buffers
+from bigspec.kernels import load_tile, scale_entries, working_dtype
+
+__all__ = ["multiply_slab"]
+
+Array = np.ndarray[Any, Any]
+
+TILE_BYTES = 4 << 20
+
+
+def multiply_slab(
+    tiles: Iterable[tuple[int, Any]],
+    height: int,
+    V: Array,
+    dtype: np.dtype[Any],
+    *,
+    exponent: int = 0,
+    transposed: bool = False,
+    buffers: Buffers | None = None,
+) -> Array:
+    """Return ``2**-exponent S_i V`` for one slab of S.
+
+    Parameters
+    ----------
+    tiles : iterable of (int, block)
+        The slab in pieces across: ``(offset along V, block as stored)``, dense or sparse. Read
+        one after another, so that a slab that does not fit at once can be streamed.
+    height : int
+        Rows of the slab in S.
+    V : ndarray (n, b)
+        In the working dtype.
+    dtype : numpy.dtype
+        Stored type of the matrix.
+    exponent : int
+        Entries are multiplied by ``2**-exponent``, before they can overflow.
+    transposed : bool
+        Blocks come as stored, A[:, J], and ``S = A^H``.
+    buffers : Buffers, optional
+        Scratch of this thread.
+
+    Returns
+    -------
+    ndarray (height, b)
+        NaN or infinity in the entries shows in the product.
+    """
+    buffers = buffers or Buffers()
+    work = working_dtype(dtype)
+    Y = np.zeros((height, V.shape[1]), work)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for offset, block in tiles:
+            if isinstance(block, SparseSum):
+                if block.factors is not None:
+                    _add_factors(Y, offset, block.factors, V, exponent, transposed)
+                block = block.S
+            if sp.issparse(block):
+                X: Any = sp.csr_array(block).astype(work)  # type: ignore[call-overload]
+                scale_entries(X.data, exponent)
+                X = X.conj().T if transposed else X
+                Y += X @ V[offset : offset + X.shape[1]]
+            else:
+                _add_dense(Y, offset, block, V, work, exponent, transposed, buffers)
+    return Y
+
+
+def _add_dense(
+    Y: Array,
+    offset: int,
+    block: Array,
+    V: Array,
+    work: np.dtype[Any],
+    exponent: int,
+    transposed: bool,
+    buffers: Buffers,
+) -> None:
+    width = block.shape[0 if transposed else 1]
+    rows = max(1, TILE_BYTES // work.itemsize // max(width, 1))
+    part = V[offset : offset + width]
+    for start in range(0, len(Y), rows):
+        stop = min(start + rows, len(Y))
+        tile = block[:, start:stop] if transposed else block[start:stop]
+        X = buffers.take("products.tile", tile.shape, work)
+        load_tile(tile, X, exponent, conjugate=transposed, buffers=buffers)
+        Y[start:stop] += (X.T if transposed else X) @ part
+
+
+def _add_factors(
+    Y: Array, offset: int, factors: Factors, V: Array, exponent: int, transposed: bool
+) -> None:
+    L, R = (factors.W, factors.U) if transposed else (factors.U, factors.W)
+    inner = R.conj().T @ V[offset : offset + len(R)]
+    scale_entries(inner, exponent)
+    Y += L @ inner

@@ -1,0 +1,131 @@
+"""What a run for k singular values knows of them so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bigspec.certificate import TopBounds
+from bigspec.results import Interval, PassRecord, TripletPass, relative_width
+from bigspec.solve.running import unscaled
+
+__all__ = ["RunningTop"]
+
+Ends = tuple[tuple[float, str], ...]
+
+MARGINS = 3.0  # rounding margins of a narrow interval, in units of eps / l_i
+STUCK = 2.0 / 3.0  # an interval that shrinks by less in a pass is taken to be at its floor
+
+
+@dataclass(frozen=True)
+class RunningTop:
+    """The intervals of sigma_1 .. sigma_k so far, in the units of the matrix.
+
+    As in `Running`: the best of all passes, because their bounds hold together; and if any
+    probabilistic bound falls below an attained value, only deterministic ones are kept.
+
+    Attributes
+    ----------
+    lower, certain, likely : tuple of (float, str)
+        Greatest lower, least deterministic and least probabilistic upper bound, with their names.
+    failed : bool
+    rounding : tuple of float
+        Share of the relative width that covers rounding; infinite where nothing is above it.
+    before : tuple of float
+        Upper ends one pass ago.
+    """
+
+    lower: Ends
+    certain: Ends
+    likely: Ends
+    failed: bool = False
+    rounding: tuple[float, ...] = ()
+    before: tuple[float, ...] = ()
+
+    @classmethod
+    def begin(cls, k: int) -> RunningTop:
+        """Return what is known of k values before the first pass."""
+        nothing = ((math.inf, "none"),) * k
+        return cls(((0.0, "none"),) * k, nothing, nothing, False, (math.inf,) * k, (math.inf,) * k)
+
+    def updated(self, bounds: TopBounds, exponent: int) -> RunningTop:
+        """Take in the bounds after a pass."""
+        new = zip(bounds.lower.tolist(), bounds.lower_names, strict=True)
+        attained = [(unscaled(value, exponent, down=True), name) for value, name in new]
+        lower = tuple(max(*pair, key=_value) for pair in zip(self.lower, attained, strict=True))
+        certain, likely = self.certain, self.likely
+        for bound in bounds.uppers:
+            ends = [(unscaled(v, exponent, down=False), bound.name) for v in bound.values.tolist()]
+            if bound.deterministic:
+                certain = _least(certain, ends)
+            else:
+                likely = _least(likely, ends)
+        below = any(up[0] < low[0] for up, low in zip(likely, lower, strict=True))
+        margin = MARGINS * bounds.eps
+        return replace(
+            self,
+            lower=lower,
+            certain=certain,
+            likely=likely,
+            failed=self.failed or below,
+            rounding=tuple(margin / v if v > 0 else math.inf for v in bounds.lower.tolist()),
+            before=tuple(interval.upper for interval in self.intervals),
+        )
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The intervals of all singular values that are asked for, largest first."""
+        found = []
+        top = math.inf
+        rows = zip(self.lower, self.certain, self.likely, self.rounding, strict=True)
+        for (lower, lower_name), certain, likely, rounding in rows:
+            deterministic = self.failed or certain[0] <= likely[0]
+            upper, name = certain if deterministic else likely
+            top = min(top, max(upper, lower))
+            found.append(Interval(lower, top, name, lower_name, deterministic, rounding))
+        return tuple(found)
+
+    @property
+    def interval(self) -> Interval:
+        """The interval of sigma_1."""
+        return self.intervals[0]
+
+    @property
+    def widest(self) -> Interval:
+        """The interval that the stop rule looks at."""
+        return max(self.intervals, key=lambda i: relative_width(i.lower, i.upper))
+
+    def record(self, plain: PassRecord) -> TripletPass:
+        """Put the intervals of all values into the record of a pass."""
+        fields: dict[str, Any] = dict(vars(plain))
+        ends = self.intervals
+        return TripletPass(
+            **fields,
+            lowers=tuple(i.lower for i in ends),
+            uppers=tuple(i.upper for i in ends),
+        )
+
+    def stalled(self, rtol: float) -> bool:
+        """Whether rounding keeps further passes from narrowing what is too wide.
+
+        Values whose margin alone exceeds `rtol` cannot reach it. Once all others have, and no
+        such interval shrank by a third in the last pass, the run has told what it can. That ends
+        the effort; the intervals claim no more than they are.
+        """
+        for interval, before in zip(self.intervals, self.before, strict=True):
+            if relative_width(interval.lower, interval.upper) <= rtol:
+                continue
+            if interval.rounding <= rtol:
+                return False
+            if interval.upper - interval.lower < STUCK * (before - interval.lower):
+                return False
+        return True
+
+
+def _value(end: tuple[float, str]) -> float:
+    return end[0]
+
+
+def _least(known: Ends, new: list[tuple[float, str]]) -> Ends:
+    return tuple(min(*pair, key=_value) for pair in zip(known, new, strict=True))

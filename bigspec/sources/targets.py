@@ -1,0 +1,107 @@
+"""Zarr arrays that bigspec writes: made beforehand, marked complete at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import FsspecStore, LocalStore
+
+from bigspec.errors import ArgumentError
+from bigspec.sources import catalog, retries
+from bigspec.sources.locations import open_failure
+
+__all__ = ["check_target", "complete_target", "create_target", "write_rows"]
+
+Array = np.ndarray[Any, Any]
+
+SCHEMA = "bigspec.vectors/1"
+
+
+def check_target(where: str | os.PathLike[str], argument: str) -> None:
+    """Refuse, before any work, a place that cannot be written or holds something else.
+
+    Raises
+    ------
+    ArgumentError
+        Something lies there that bigspec did not write.
+    SourceError, StoreUnavailableError
+        The place cannot be reached.
+    """
+    _free(_store(where, argument), where, argument)
+
+
+def create_target(
+    where: str | os.PathLike[str],
+    shape: tuple[int, int],
+    rows: int,
+    dtype: np.dtype[Any],
+    argument: str,
+) -> zarr.Array[Any]:
+    """Make an array of whole-row chunks, marked incomplete; vectors written before are replaced."""
+    store = _store(where, argument)
+    _free(store, where, argument)
+    try:
+        return retries.with_retries(
+            lambda: zarr.create_array(
+                store,
+                shape=shape,
+                chunks=(max(1, rows), shape[1]),
+                dtype=dtype,
+                compressors=None,  # the last bits of singular vectors are random
+                attributes={"schema": SCHEMA, "complete": False},
+                overwrite=True,
+            )
+        )
+    except Exception as error:
+        raise open_failure(error, os.fspath(where)) from error
+
+
+def write_rows(target: zarr.Array[Any], start: int, stop: int, rows: Array) -> None:
+    """Write whole chunks of rows, with retries."""
+    retries.with_retries(lambda: target.__setitem__(slice(start, stop), rows))
+
+
+def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Mark an array complete, and return it as it can be read."""
+    retries.with_retries(lambda: target.update_attributes({"complete": True}))
+    return target
+
+
+def _store(where: str | os.PathLike[str], argument: str) -> Any:
+    if not isinstance(where, (str, os.PathLike)) or not os.fspath(where):
+        msg = f"{argument}: expected a path or URL, got {where!r}"
+        raise ArgumentError(msg)
+    text = os.fspath(where).removeprefix("file://").removeprefix("local://")
+    if "://" in text:
+        try:
+            return retries.with_retries(lambda: FsspecStore.from_url(text, read_only=False))
+        except Exception as error:
+            raise open_failure(error, text) from error
+    path = Path(text).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        msg = f"{argument}: expected a path for a Zarr array, got the file {text!r}"
+        raise ArgumentError(msg)
+    return LocalStore(path, read_only=False)
+
+
+def _free(store: Any, where: str | os.PathLike[str], argument: str) -> None:
+    if isinstance(store, LocalStore) and not store.root.exists():
+        return
+    try:
+        if catalog.zarr_format(store, "") == 3:
+            node = retries.with_retries(lambda: zarr.open(store=store, mode="r", zarr_format=3))
+            free = node.attrs.get("schema") == SCHEMA
+        else:
+            free = not catalog.children(store, "")
+    except Exception as error:
+        raise open_failure(error, os.fspath(where)) from error
+    if not free:
+        msg = (
+            f"{argument}: expected an empty place or vectors that bigspec wrote, got "
+            f"{os.fspath(where)!r} with something else in it; name another place"
+        )
+        raise ArgumentError(msg)
