@@ -64,7 +64,9 @@ def open_matrix(a: Any) -> Matrix:
     DataError, UnsupportedTypeError
         It was opened and is no numeric 2-D matrix.
     """
-    return open_dask_array(a) if is_dask_array(a) else open_source(a)
+    if is_dask_array(a):
+        return open_dask_array(a)
+    return open_source(a, find_executor(True).memory() // 2)
 
 
 def plan(

@@ -16,6 +16,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from bigspec.errors import UnsupportedTypeError
 from bigspec.matrices import Matrix
+from bigspec.sources.binsparse import is_binsparse, open_binsparse
 from bigspec.sources.files import FILES, open_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
 from bigspec.sources.locations import local_file, locate, open_node
@@ -41,7 +42,7 @@ ACCEPTED = (
 )
 
 
-def open_source(a: Any) -> Matrix:
+def open_source(a: Any, memory: int | None = None) -> Matrix:
     """Open anything that is a matrix, except dask arrays, which need a pass to be read.
 
     Parameters
@@ -50,6 +51,8 @@ def open_source(a: Any) -> Matrix:
         A path may be a Zarr directory, a zip archive of one (``A.zarr.zip``), any URL that
         fsspec knows, or a local HDF5, .npy, .npz or .mtx file; ``::/X`` at its end points at a
         matrix inside.
+    memory : int, optional
+        Bytes that a matrix which has to be loaded whole may take, where that can be known first.
 
     Returns
     -------
@@ -66,13 +69,13 @@ def open_source(a: Any) -> Matrix:
     if isinstance(a, Matrix):
         return a
     if isinstance(a, (str, os.PathLike)):
-        return _open_path(a)
+        return _open_path(a, memory)
     if isinstance(a, zarr.Array):
         return open_zarr_array(a)
     if isinstance(a, zarr.Group):
         name = f"zarr group {a.name}"
-        if sparse_format(a) is not None:
-            return open_sparse_group(a, name)
+        if (opened := _open_group(a, name, memory)) is not None:
+            return opened
         raise refuse_group(a.store, a.path, name, "pass group[{!r}]")
     if isinstance(a, np.ndarray):
         return open_numpy(a)
@@ -87,7 +90,14 @@ def open_source(a: Any) -> Matrix:
     raise UnsupportedTypeError(msg)
 
 
-def _open_path(a: str | os.PathLike[str]) -> Matrix:
+def _open_group(group: Any, name: str, memory: int | None) -> Matrix | None:
+    """Open a Zarr or HDF5 group if it is a sparse matrix."""
+    if is_binsparse(group):
+        return open_binsparse(group, name, memory)
+    return None if sparse_format(group) is None else open_sparse_group(group, name)
+
+
+def _open_path(a: str | os.PathLike[str], memory: int | None) -> Matrix:
     text = os.fspath(a)
     if not isinstance(text, str):
         msg = f"expected a path as str, got {type(text).__name__}; decode it with os.fsdecode"
@@ -98,7 +108,9 @@ def _open_path(a: str | os.PathLike[str]) -> Matrix:
             return open_file(path, text)
         if is_hdf5(path):
             opened = open_hdf5(path, inside, text)
-            return opened if isinstance(opened, Matrix) else open_sparse_group(*opened)
+            if isinstance(opened, Matrix):
+                return opened
+            return _open_group(*opened, memory) or open_sparse_group(*opened)
     location = locate(text)
     node = open_node(location)
     if isinstance(node, zarr.Array):
@@ -107,8 +119,8 @@ def _open_path(a: str | os.PathLike[str]) -> Matrix:
         node = open_node(replace(location, path="X"))
         if isinstance(node, zarr.Array):
             return open_zarr_array(node, location.name)
-    if sparse_format(node) is not None:
-        return open_sparse_group(node, location.name)
+    if (sparse := _open_group(node, location.name, memory)) is not None:
+        return sparse
     outer = text.removesuffix("/")
     inside = "/{}" if location.path else "::/{}"
     raise refuse_group(location.store, location.path, text, repr(outer + inside))
