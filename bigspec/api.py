@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,9 @@ __all__ = ["connect", "norm", "open_matrix", "plan", "show"]
 Array = np.ndarray[Any, Any]
 
 
-def open_matrix(a: Any) -> Matrix:
+def open_matrix(
+    a: Any, *, rows: Sequence[str] | str | None = None, fill: complex | None = None
+) -> Matrix:
     """Open anything bigspec can multiply.
 
     No entry is read, but for .npz and .mtx files, which are loaded whole; of sparse groups the
@@ -64,9 +66,9 @@ def open_matrix(a: Any) -> Matrix:
     DataError, UnsupportedTypeError
         It was opened and is no numeric 2-D matrix.
     """
-    if is_dask_array(a):
+    if is_dask_array(a) and rows is None and fill is None:
         return open_dask_array(a)
-    return open_source(a, find_executor(True).memory() // 2)
+    return open_source(a, find_executor(True).memory() // 2, rows, fill)
 
 
 def plan(

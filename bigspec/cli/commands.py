@@ -14,6 +14,8 @@ from bigspec.cli.options import (
     debug_option,
     json_option,
     limit,
+    matrix_of,
+    netcdf_options,
     seconds_or_text,
     shared_options,
     writable_place,
@@ -35,6 +37,7 @@ def main() -> None:
 
 @main.command("norm", cls=Command, epilog=STATUSES)
 @shared_options
+@netcdf_options
 @click.option("--seed", type=int, metavar="N", help="Of the random start; recorded in any case.")
 @click.option(
     "--start",
@@ -84,6 +87,8 @@ def norm_command(
     scheduler_file: str | None,
     workers: int | None,
     json_file: str | None,
+    rows: str | None,
+    fill: float | None,
     seed: int | None,
     start: str | None,
     checkpoint: str | None,
@@ -111,7 +116,7 @@ def norm_command(
     # The cluster is left last: the bar is gone before its shutdown has anything to say.
     with terminable(), cluster, watcher as observer:
         estimate = norm(
-            source,
+            matrix_of(source, rows, fill),
             rtol=rtol,
             failure_probability=failure_probability,
             algorithm=algorithm,
@@ -144,6 +149,7 @@ def show_command(run: str, json_file: str | None) -> None:
 
 @main.command("plan", cls=Command)
 @shared_options
+@netcdf_options
 def plan_command(
     source: str,
     rtol: float,
@@ -155,11 +161,13 @@ def plan_command(
     scheduler_file: str | None,
     workers: int | None,
     json_file: str | None,
+    rows: str | None,
+    fill: float | None,
 ) -> None:
     """Say what a run on SRC would read, hold and cost, without reading it."""
     with cluster_of(scheduler, scheduler_file, workers, memory_limit):
         planned = plan(
-            source,
+            matrix_of(source, rows, fill),
             rtol=rtol,
             failure_probability=failure_probability,
             algorithm=algorithm,

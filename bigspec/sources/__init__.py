@@ -6,6 +6,7 @@ Each format is one module with one `Matrix` class; `open_source` tells them apar
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +15,14 @@ import scipy.sparse as sp
 import zarr
 from scipy.sparse.linalg import LinearOperator
 
-from bigspec.errors import UnsupportedTypeError
+from bigspec.errors import ArgumentError, UnsupportedTypeError
 from bigspec.matrices import Matrix
 from bigspec.sources.binsparse import is_binsparse, open_binsparse
 from bigspec.sources.files import FILES, open_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
 from bigspec.sources.locations import local_file, locate, open_node
 from bigspec.sources.memory import ArrayMatrix, SparseMatrix, open_numpy, open_sparse
+from bigspec.sources.netcdf import NetCDFMatrix, is_netcdf, open_netcdf
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
 from bigspec.sources.sparse_store import StoredSparse, open_sparse_group, sparse_format
 from bigspec.sources.zarr_store import ZarrMatrix, open_zarr_array, refuse_group
@@ -29,6 +31,7 @@ __all__ = [
     "ArrayMatrix",
     "HDF5Matrix",
     "LinearOperatorMatrix",
+    "NetCDFMatrix",
     "SparseMatrix",
     "StoredSparse",
     "ZarrMatrix",
@@ -42,7 +45,12 @@ ACCEPTED = (
 )
 
 
-def open_source(a: Any, memory: int | None = None) -> Matrix:
+def open_source(
+    a: Any,
+    memory: int | None = None,
+    rows: Sequence[str] | str | None = None,
+    fill: complex | None = None,
+) -> Matrix:
     """Open anything that is a matrix, except dask arrays, which need a pass to be read.
 
     Parameters
@@ -53,6 +61,10 @@ def open_source(a: Any, memory: int | None = None) -> Matrix:
         matrix inside.
     memory : int, optional
         Bytes that a matrix which has to be loaded whole may take, where that can be known first.
+    rows : sequence of str, optional
+        Dimensions of a netCDF variable that make the rows.
+    fill : number, optional
+        Taken for missing values of a netCDF variable.
 
     Returns
     -------
@@ -65,7 +77,11 @@ def open_source(a: Any, memory: int | None = None) -> Matrix:
         The place cannot be opened; the message says what is there instead.
     DataError, UnsupportedTypeError
         It holds no numeric matrix, or `a` is of another type.
+    ArgumentError
+        `rows` or `fill` for something else than a netCDF variable, or not of this one.
     """
+    if rows is not None or fill is not None:
+        return _open_variable(a, rows, fill)
     if isinstance(a, Matrix):
         return a
     if isinstance(a, (str, os.PathLike)):
@@ -90,6 +106,14 @@ def open_source(a: Any, memory: int | None = None) -> Matrix:
     raise UnsupportedTypeError(msg)
 
 
+def _open_variable(a: Any, rows: Sequence[str] | str | None, fill: complex | None) -> Matrix:
+    local = local_file(os.fspath(a)) if isinstance(a, (str, os.PathLike)) else None
+    if local is None or not (is_netcdf(local[0]) or is_hdf5(local[0])):
+        msg = f"rows and fill: expected the path of a netCDF file, such as A.nc::/T, got {a!r}"
+        raise ArgumentError(msg)
+    return open_netcdf(*local, os.fspath(a), rows, fill)
+
+
 def _open_group(group: Any, name: str, memory: int | None) -> Matrix | None:
     """Open a Zarr or HDF5 group if it is a sparse matrix."""
     if is_binsparse(group):
@@ -106,6 +130,8 @@ def _open_path(a: str | os.PathLike[str], memory: int | None) -> Matrix:
         path, inside = local
         if not inside and path.name.endswith(FILES):
             return open_file(path, text)
+        if is_netcdf(path):
+            return open_netcdf(path, inside, text, None, None)
         if is_hdf5(path):
             opened = open_hdf5(path, inside, text)
             if isinstance(opened, Matrix):
