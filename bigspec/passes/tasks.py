@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from bigspec.buffers import Buffers
 from bigspec.errors import DataError, NonFiniteError
@@ -20,6 +21,7 @@ from bigspec.kernels import Accumulator, NonFiniteFound, safe_exponent, working_
 from bigspec.layout import Layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.partials import Partial, merge
+from bigspec.sources.memory import canonical, from_pydata_sparse, is_pydata_sparse
 from bigspec.tokens import block_token
 
 __all__ = [
@@ -223,10 +225,15 @@ def sum_partials(parts: Sequence[Partial]) -> Partial:
 
 
 def _as_block(block: Any) -> Any:
-    if hasattr(block, "indptr") or isinstance(block, np.ndarray):
+    """Return a chunk as an ndarray, or as a CSR or CSC block without duplicates."""
+    if isinstance(block, np.ndarray):
         return block
+    if is_pydata_sparse(block):
+        block = from_pydata_sparse(block, "dask array")
+    if sp.issparse(block):
+        return canonical(block)
     msg = (
-        f"dask array: expected chunks that are NumPy arrays or SciPy CSR/CSC blocks, got "
+        f"dask array: expected chunks that are NumPy arrays, SciPy or pydata sparse arrays, got "
         f"{type(block).__module__}.{type(block).__qualname__}; map_blocks them to one of these"
     )
     raise DataError(msg)

@@ -21,7 +21,14 @@ from bigspec.sources.binsparse import is_binsparse, open_binsparse
 from bigspec.sources.files import FILES, open_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
 from bigspec.sources.locations import local_file, locate, open_node
-from bigspec.sources.memory import ArrayMatrix, SparseMatrix, open_numpy, open_sparse
+from bigspec.sources.memory import (
+    ArrayMatrix,
+    SparseMatrix,
+    from_pydata_sparse,
+    is_pydata_sparse,
+    open_numpy,
+    open_sparse,
+)
 from bigspec.sources.netcdf import NetCDFMatrix, is_netcdf, open_netcdf
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
 from bigspec.sources.sparse_store import StoredSparse, open_sparse_group, sparse_format
@@ -39,9 +46,9 @@ __all__ = [
 ]
 
 ACCEPTED = (
-    "a path or URL of a Zarr array or sparse group, a path of an HDF5, .npy, .npz or .mtx file, "
-    "a zarr array or sparse group, a dask array, a NumPy array, "
-    "a SciPy sparse array, a scipy.sparse.linalg.LinearOperator, or a Matrix"
+    "a path or URL of a Zarr array or sparse group, a path of an HDF5, netCDF, .npy, .npz or .mtx "
+    "file, a zarr array or sparse group, a dask array, a NumPy array, "
+    "a SciPy or pydata sparse array, a scipy.sparse.linalg.LinearOperator, or a Matrix"
 )
 
 
@@ -97,6 +104,9 @@ def open_source(
         return open_numpy(a)
     if sp.issparse(a):
         return open_sparse(a)
+    if is_pydata_sparse(a):
+        name = f"sparse.{type(a).__name__} {a.shape}"
+        return replace(open_sparse(from_pydata_sparse(a, name)), name=name)
     if isinstance(a, LinearOperator):
         return open_operator(a)
     kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")

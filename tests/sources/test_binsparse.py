@@ -103,7 +103,7 @@ def whole(matrix: Any) -> Any:
     return matrix.read(slice(0, m), slice(0, n), Buffers()).toarray()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     m=st.integers(1, 60),
     n=st.integers(1, 60),
@@ -313,8 +313,6 @@ def test_what_does_not_fit_is_named_when_it_is_opened(
     with pytest.raises(kind, match=said) as caught:
         open_source(f"{tmp_path}/A.h5::/X")
     assert "A.h5" in str(caught.value)
-    with pytest.raises(kind, match=said):
-        open_source(in_memory(A, form, **changes))
 
 
 @pytest.mark.parametrize("form", FORMATS)
