@@ -54,7 +54,7 @@ def stored_as(values: Any) -> tuple[Any, str]:
 
 def write(where: Any, A: Any, form: str = "CSR", **changes: Any) -> Any:
     """Write a matrix; `changes` replace arrays, or keys of the descriptor."""
-    arrays = parts_of(A, form)
+    arrays, step = parts_of(A, form), changes.pop("step", 13)
     count = changes.pop("stored", arrays["values"].size)
     types = {}
     for name in list(arrays):
@@ -82,9 +82,9 @@ def write(where: Any, A: Any, form: str = "CSR", **changes: Any) -> Any:
         if values is None:
             continue
         if isinstance(where, h5py.Group):
-            where.create_dataset(name, data=values, chunks=(max(1, min(13, len(values))),))
+            where.create_dataset(name, data=values, chunks=(max(1, min(step, len(values))),))
         else:
-            array = where.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(13,))
+            array = where.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(step,))
             array[...] = values
     return where
 

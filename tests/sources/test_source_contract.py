@@ -157,7 +157,9 @@ def write_group(group: Any, A: Any, encoding: str) -> None:
             group.create_array(part, shape=values.shape, dtype=values.dtype, chunks=(16,))
             group[part][...] = values
         else:
-            group.create_dataset(part, data=values, chunks=(16,), compression="gzip")
+            group.create_dataset(
+                part, data=values, chunks=(min(16, len(values)),), compression="gzip"
+            )
 
 
 def stored_rows(tmp_path: Path) -> Made:

@@ -226,6 +226,16 @@ def test_truncated_matrix_market(packed: bool, tmp_path: Path) -> None:
         open_source(path)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_matrix_market_with_nul_bytes_is_refused(packed: bool, tmp_path: Path) -> None:
+    scipy.io.mmwrite(tmp_path / "A.mtx", A)
+    text = (tmp_path / "A.mtx").read_bytes()[:-2] + b"\0\n"
+    path = tmp_path / ("A.mtx.gz" if packed else "A.mtx")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    with pytest.raises(SourceError, match=r"as a Matrix Market file .*it holds NUL bytes"):
+        open_source(path)
+
+
 def test_hdf5_that_is_no_matrix_names_what_is_there(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "A.h5", "w") as file:
         file["obs"] = np.arange(3)
