@@ -64,7 +64,7 @@ def anndata(form, container):
         S = sp.csr_array(A) if form == "csr" else sp.csc_array(A)
         if container == "hdf5":
             with h5py.File(folder / "A.h5ad", "w") as file:
-                write_group(file.create_group("X"), S, f"{form}_matrix")
+                write_group(file.create_group("X"), S, f"{form}_matrix", step=1 << 14)
             return folder / "A.h5ad"
         group = zarr.create_group(folder / "A.zarr")
         group.attrs.update(

@@ -42,7 +42,8 @@ def write(
         for dim, size in zip(dims, A.shape, strict=True):
             file.createDimension(dim, None if unlimited and dim == dims[0] else size)
         options = {} if kind != "NETCDF4" else {"chunksizes": chunks}
-        variable = file.createVariable(name, A.dtype, dims, fill_value=fill, **options)
+        native = A.dtype.newbyteorder("=")
+        variable = file.createVariable(name, native, dims, fill_value=fill, **options)
         variable.set_auto_maskandscale(False)
         variable.setncatts(attributes)
         variable[...] = A

@@ -147,7 +147,7 @@ def coo_with_duplicates(tmp_path: Path) -> Made:
     return A, A.toarray()
 
 
-def write_group(group: Any, A: Any, encoding: str) -> None:
+def write_group(group: Any, A: Any, encoding: str, step: int = 16) -> None:
     group.attrs.update(
         {"encoding-type": encoding, "encoding-version": "0.1.0", "shape": list(A.shape)}
     )
@@ -158,7 +158,7 @@ def write_group(group: Any, A: Any, encoding: str) -> None:
             group[part][...] = values
         else:
             group.create_dataset(
-                part, data=values, chunks=(min(16, len(values)),), compression="gzip"
+                part, data=values, chunks=(min(step, len(values)),), compression="gzip"
             )
 
 
