@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,17 +40,24 @@ __all__ = ["connect", "norm", "open_matrix", "plan", "show"]
 Array = np.ndarray[Any, Any]
 
 
-def open_matrix(a: Any) -> Matrix:
+def open_matrix(
+    a: Any, *, rows: Sequence[str] | str | None = None, fill: complex | None = None
+) -> Matrix:
     """Open anything bigspec can multiply.
 
-    No entry is read, but for .npz and .mtx files, which are loaded whole; of sparse groups the
-    pointers are read.
+    No entry is read, but for .npz and .mtx files and for binsparse matrices that are not sorted,
+    which are loaded whole; of sparse groups the pointers (coordinates) are read.
 
     Parameters
     ----------
-    a : str, path, zarr array or group, dask array, ndarray, SciPy sparse, LinearOperator, Matrix
-        Paths and URLs name a Zarr array or a sparse group of AnnData's; paths also an HDF5, .npy,
-        .npz or Matrix Market file. ``::`` goes inside a file or store.
+    a : str, path, zarr or dask array, zarr group, ndarray, SciPy or pydata sparse, operator, Matrix
+        Paths and URLs name a Zarr array or a sparse group of AnnData's or binsparse's; paths also
+        an HDF5, netCDF, .npy, .npz or Matrix Market file. ``::`` goes inside a file or store.
+    rows : sequence of str, optional
+        Dimensions of a netCDF variable that make the rows, in this order; the others make the
+        columns, in theirs. Needed for a variable of more than two.
+    fill : number, optional
+        Taken for missing values of a netCDF variable, in unpacked units.
 
     Returns
     -------
@@ -61,9 +68,13 @@ def open_matrix(a: Any) -> Matrix:
     MissingSourceError, SourceError, StoreUnavailableError
         The source cannot be opened.
     DataError, UnsupportedTypeError
-        It was opened and is no numeric 2-D matrix.
+        It was opened and is no numeric 2-D matrix. A missing value is found when it is read.
+    ArgumentError
+        `rows` or `fill` for something else than a netCDF variable, or not of this one.
     """
-    return open_dask_array(a) if is_dask_array(a) else open_source(a)
+    if is_dask_array(a) and rows is None and fill is None:
+        return open_dask_array(a)
+    return open_source(a, find_executor(True).memory() // 2, rows, fill)
 
 
 def plan(

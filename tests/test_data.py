@@ -11,6 +11,7 @@ import zarr
 
 import bigspec
 from tests.real import REFERENCE, load
+from tests.representations import REPRESENTATIONS, cannot
 
 RTOLS = (1e-2, 1e-3, 1e-6, 1e-10)
 PASSES = {
@@ -42,6 +43,27 @@ def assert_reference_inside(record, sigma):
     slack = 4e-15 * sigma
     assert record.lower <= sigma + slack
     assert sigma - slack <= record.upper
+
+
+def same_interval(est, dense, sigma, rtol):
+    """Say how an answer differs from that of the dense matrix, or return None.
+
+    The sums are made in another order, and rounding margins differ by the kernel, so "the same"
+    is: as converged, in as many passes, containing the reference, and with ends that differ by
+    no more than what both were allowed.
+    """
+    slack = 4e-15 * sigma
+    if not est.converged:
+        return f"not converged: {est.status}"
+    if not est.lower - slack <= sigma <= est.upper + slack:
+        return f"[{est.lower!r}, {est.upper!r}] misses {sigma!r}"
+    if abs(est.passes - dense.passes) > 1:
+        return f"{est.passes} passes, {dense.passes} of the dense matrix"
+    if est.frobenius is not None and abs(est.frobenius / dense.frobenius - 1) > 1e-12:
+        return f"Frobenius norm {est.frobenius!r}, {dense.frobenius!r} of the dense matrix"
+    if max(abs(est.lower - dense.lower), abs(est.upper - dense.upper)) > rtol * sigma:
+        return f"[{est.lower!r}, {est.upper!r}], [{dense.lower!r}, {dense.upper!r}] of the dense"
+    return None
 
 
 def test_the_table_covers_every_reference():
@@ -79,3 +101,33 @@ def test_every_algorithm_brackets_the_reference(name, algorithm, rtol, data):
 def test_zipped_zarr_with_consolidated_metadata_that_zarr_rejects(data):
     est = bigspec.norm(f"{data}/10x_pbmc68k_reduced.zarr.zip::/X", rtol=1e-8)
     assert_reference_inside(est, REFERENCE["pbmc X"])
+
+
+# Every representation meets a tall, a complex, a very wide and a float32 matrix; the whole product
+# (each matrix in each representation) is run by benchmarks/representations.py.
+SAMPLE = ["illc1850", "young1c", "coads SST", "silero"]
+ALGORITHMS = {"illc1850": "lanczos", "young1c": "gram", "coads SST": "lanczos", "silero": "power"}
+
+
+@pytest.fixture(scope="module")
+def densely(data):
+    """The answers of the dense matrices, made once."""
+    matrices = {name: load(data, name) for name in SAMPLE}
+    return {
+        name: (A, bigspec.norm(A, rtol=1e-8, algorithm=ALGORITHMS[name], seed=1, max_passes=500))
+        for name, A in matrices.items()
+    }
+
+
+@pytest.mark.parametrize("kind", REPRESENTATIONS)
+@pytest.mark.parametrize("name", SAMPLE)
+def test_every_representation_gives_the_interval_of_the_dense_matrix(name, kind, densely, tmp_path):
+    A, dense = densely[name]
+    if (why := cannot(kind, A)) is not None:
+        pytest.skip(why)
+    a = REPRESENTATIONS[kind](A, tmp_path)
+    options = {"rtol": 1e-8, "algorithm": ALGORITHMS[name], "seed": 1, "max_passes": 500}
+    if kind == "LinearOperator" and options["algorithm"] == "gram":  # which needs entries
+        options["algorithm"] = "lanczos"
+        dense = bigspec.norm(A, **options)
+    assert same_interval(bigspec.norm(a, **options), dense, REFERENCE[name], 1e-8) is None

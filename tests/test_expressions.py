@@ -76,6 +76,15 @@ def other_format(path):
     return stored(path / "A", A, (7, 11)) - B, A - B.toarray()
 
 
+def stored_rows_beside_dense(path):
+    A, B = dense(0), sparse(1)
+    group = zarr.create_group(path / "B")
+    group.attrs.update({"encoding-type": "csr_matrix", "shape": list(B.shape)})
+    for part in ("data", "indices", "indptr"):
+        group.create_array(part, data=getattr(B, part), chunks=(16,))
+    return stored(path / "A", A, (7, 11)) - bigspec.open_matrix(path / "B"), A - B.toarray()
+
+
 def three_terms(path):
     A, B, C = dense(0, "c8"), dense(1, "i2"), sparse(2, "csr")
     made = 2 * stored(path / "A", A, (7, 11)) - 0.1 * opened(B) + opened(C) / 3
@@ -219,6 +228,7 @@ EXPRESSIONS: list[Callable] = [
     other_grid,
     common_multiples,
     other_format,
+    stored_rows_beside_dense,
     three_terms,
     sparse_difference,
     sparse_columns,

@@ -11,7 +11,10 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import sparse
 import zarr
+from dask.sizeof import sizeof
+from distributed import wait
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator
@@ -28,6 +31,7 @@ from bigspec.passes import (
     open_dask_array,
 )
 from bigspec.passes.executors import ThreadExecutor
+from bigspec.passes.sizes import register_sizes
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
 
 GIB = 1 << 30
@@ -177,7 +181,9 @@ def test_dask_arrays_with_any_chunks(dense, chunks):
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["tall", "wide"])
-@pytest.mark.parametrize("kind", ["csr_array", "csc_array", "csr_matrix", "mixed"])
+@pytest.mark.parametrize(
+    "kind", ["csr_array", "csc_array", "csr_matrix", "coo_array", "COO", "GCXS", "mixed"]
+)
 @pytest.mark.parametrize("dtype", ["f4", "c16"])
 @pytest.mark.parametrize("algorithm", ["lanczos", "gram"])
 def test_dask_array_with_sparse_chunks_in_both_directions(kind, wide, dtype, algorithm):
@@ -189,13 +195,70 @@ def test_dask_array_with_sparse_chunks_in_both_directions(kind, wide, dtype, alg
         if kind == "mixed":
             even = sum(block_info[0]["chunk-location"]) % 2 == 0
             return sp.csr_array(block) if even else block
-        return getattr(sp, kind)(block)
+        return getattr(sparse if kind in ("COO", "GCXS") else sp, kind)(block)
 
     meta = sp.csr_array((0, 0), dtype=dtype)
     array = da.from_array(A, chunks=(25, 15)).map_blocks(convert, dtype=A.dtype, meta=meta)
     est = bigspec.norm(array, algorithm=algorithm, rtol=1e-6, seed=1)
     assert contains(est, largest_singular_value(A))
     assert est.frobenius == pytest.approx(np.linalg.norm(A), rel=1e-6)
+
+
+def test_duplicates_in_sparse_chunks_are_summed_in_the_norms():
+    def convert(block):
+        rows, columns = np.nonzero(block)
+        halves = np.repeat(block[rows, columns] / 2, 2)
+        pointers = 2 * np.searchsorted(rows, np.arange(block.shape[0] + 1))
+        return sp.csr_array((halves, np.repeat(columns, 2), pointers), shape=block.shape)
+
+    A = decaying(30, 20)
+    array = da.from_array(A, chunks=(10, 20)).map_blocks(convert, dtype=A.dtype)
+    est = bigspec.norm(array, algorithm="lanczos", rtol=1e-6)
+    assert est.frobenius == pytest.approx(np.linalg.norm(A), rel=1e-12)
+    assert contains(est, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "bsr"])
+def test_dask_knows_the_size_of_sparse_chunks(kind):
+    A = sp.random_array((300, 200), density=0.1, format=kind, rng=np.random.default_rng(0))
+    held = A.nnz * (A.dtype.itemsize + 4)
+    assert held <= sizeof(A) <= 2 * held + 4000
+    assert sizeof(sp.csr_matrix(A)) >= A.nnz * 12  # as Dask has it
+
+
+def test_dask_knows_the_size_of_pydata_chunks():
+    A = sparse.COO.from_scipy_sparse(sp.random_array((300, 200), density=0.1))
+    assert sizeof(sparse.GCXS(A)) >= A.nnz * 12
+    assert sizeof(A) >= A.nnz * 16
+
+
+def test_workers_know_it_too(client):
+    array = da.from_array(np.eye(8), chunks=4).map_blocks(sp.csr_array)
+    bigspec.norm(array)
+    chunks = client.map(sp.csr_array, [np.ones((50, 50 + i)) for i in range(4)])
+    wait(chunks)  # measured where they were made
+    keys = {chunk.key for chunk in chunks}
+    sizes = client.run_on_scheduler(
+        lambda dask_scheduler: [t.nbytes for k, t in dask_scheduler.tasks.items() if k in keys]
+    )
+    assert len(sizes) == 4
+    assert min(sizes) > 50 * 50 * 12
+
+
+def test_what_is_told_already_stays():
+    held = dict(sizeof._lookup)
+    register_sizes()
+    assert sizeof._lookup == held
+
+
+def test_chunks_of_another_kind_are_named():
+    array = da.from_array(np.eye(8), chunks=4)
+    lists = array.map_blocks(lambda b: [b], dtype=float, meta=np.eye(0))
+    with pytest.raises(DataError, match=r"expected chunks that are NumPy .* got builtins.list"):
+        bigspec.norm(lists)
+    filled = array.map_blocks(lambda b: sparse.COO.from_numpy(b, fill_value=1.0), dtype=float)
+    with pytest.raises(DataError, match=r"expected a fill value of 0, got 1.0"):
+        bigspec.norm(filled)
 
 
 def test_wide_dask_array_is_swept_by_columns(dense):

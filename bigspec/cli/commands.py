@@ -15,6 +15,8 @@ from bigspec.cli.options import (
     debug_option,
     json_option,
     limit,
+    matrix_of,
+    netcdf_options,
     seconds_or_text,
     shared_options,
     writable_place,
@@ -37,6 +39,7 @@ def main() -> None:
 @main.command("norm", cls=Command, epilog=STATUSES)
 @shared_options
 @expression_options
+@netcdf_options
 @click.option("--seed", type=int, metavar="N", help="Of the random start; recorded in any case.")
 @click.option(
     "--start",
@@ -89,6 +92,8 @@ def norm_command(
     minus: str | None,
     center: bool,
     scale: str | None,
+    rows: str | None,
+    fill: float | None,
     seed: int | None,
     start: str | None,
     checkpoint: str | None,
@@ -116,7 +121,7 @@ def norm_command(
     # The cluster is left last: the bar is gone before its shutdown has anything to say.
     with terminable(), cluster, watcher as observer:
         estimate = norm(
-            expressed(source, minus, center, scale, memory_limit),
+            expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
             rtol=rtol,
             failure_probability=failure_probability,
             algorithm=algorithm,
@@ -149,6 +154,7 @@ def show_command(run: str, json_file: str | None) -> None:
 
 @main.command("plan", cls=Command)
 @shared_options
+@netcdf_options
 def plan_command(
     source: str,
     rtol: float,
@@ -160,11 +166,13 @@ def plan_command(
     scheduler_file: str | None,
     workers: int | None,
     json_file: str | None,
+    rows: str | None,
+    fill: float | None,
 ) -> None:
     """Say what a run on SRC would read, hold and cost, without reading it."""
     with cluster_of(scheduler, scheduler_file, workers, memory_limit):
         planned = plan(
-            source,
+            matrix_of(source, rows, fill),
             rtol=rtol,
             failure_probability=failure_probability,
             algorithm=algorithm,

@@ -33,7 +33,7 @@ def expression_options(function: Function) -> Function:
 
 
 def expressed(
-    source: str, minus: str | None, center: bool, scale: str | None, memory_limit: int | str | None
+    source: Any, minus: str | None, center: bool, scale: str | None, memory_limit: int | str | None
 ) -> Any:
     """Return SRC as it is, or the expression that the options make of it.
 

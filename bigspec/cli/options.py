@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bigspec.api import connect
+from bigspec.api import connect, open_matrix
 
 __all__ = [
     "cluster_of",
@@ -19,6 +19,8 @@ __all__ = [
     "debug_option",
     "json_option",
     "limit",
+    "matrix_of",
+    "netcdf_options",
     "seconds_or_text",
     "shared_options",
     "writable_place",
@@ -103,6 +105,26 @@ def shared_options(function: Function) -> Function:
     )):  # fmt: skip
         function = add(function)
     return function
+
+
+def netcdf_options(function: Function) -> Function:
+    """Add what makes a matrix of a netCDF variable; see `matrix_of`."""
+    for add in (
+        click.option("--fill", type=float, metavar="X",
+                     help="Taken for missing values of a netCDF variable."),
+        click.option("--rows", metavar="DIM,DIM",
+                     help="Dimensions of a netCDF variable that make the rows."),
+    ):  # fmt: skip
+        function = add(function)
+    return function
+
+
+def matrix_of(source: str, rows: str | None, fill: float | None) -> Any:
+    """Return what the Python door is to open, or, with these options, has opened."""
+    if rows is None and fill is None:
+        return source
+    names = None if rows is None else [name.strip() for name in rows.split(",")]
+    return open_matrix(source, rows=names, fill=fill)
 
 
 def cluster_of(

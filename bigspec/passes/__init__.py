@@ -5,6 +5,7 @@ from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executors import Begun, DeadlinePassed, Executor
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.runner import Forward, Pass, PassResult, one_blas_thread
+from bigspec.passes.sizes import register_sizes
 from bigspec.passes.sums import column_sums
 from bigspec.passes.tasks import Measurement, measure
 
@@ -27,3 +28,6 @@ __all__ = [
     "parse_bytes",
     "parse_timedelta",
 ]
+
+# Workers import this package when they unpickle the tasks of a pass.
+register_sizes()

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse as sp
 
 from bigspec.buffers import Buffers
 from bigspec.errors import DataError, NonFiniteError
@@ -21,6 +22,7 @@ from bigspec.layout import Layout
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.partials import Partial, merge
 from bigspec.passes.strips import Strips
+from bigspec.sources.memory import canonical, from_pydata_sparse, is_pydata_sparse
 from bigspec.tokens import block_token
 
 __all__ = [
@@ -240,11 +242,15 @@ def sum_partials(parts: Sequence[Any]) -> Any:
 
 
 def as_block(block: Any) -> Any:
-    """Check a chunk that is the result of another task."""
-    if hasattr(block, "indptr") or isinstance(block, np.ndarray):
+    """Return a chunk as an ndarray, or as a CSR or CSC block without duplicates."""
+    if isinstance(block, np.ndarray):
         return block
+    if is_pydata_sparse(block):
+        block = from_pydata_sparse(block, "dask array")
+    if sp.issparse(block):
+        return canonical(block)
     msg = (
-        f"dask array: expected chunks that are NumPy arrays or SciPy CSR/CSC blocks, got "
+        f"dask array: expected chunks that are NumPy arrays, SciPy or pydata sparse arrays, got "
         f"{type(block).__module__}.{type(block).__qualname__}; map_blocks them to one of these"
     )
     raise DataError(msg)

@@ -132,4 +132,9 @@ def _entry(path: str, document: dict[str, Any]) -> Entry | None:
     encoding = attributes.get("encoding-type")
     if encoding in ("csr_matrix", "csc_matrix"):
         return Entry(path, f"sparse group ({encoding})", tuple(attributes.get("shape", ())))
+    described = attributes.get("binsparse")
+    if isinstance(described, dict):
+        described = described.get("binsparse", described)
+        kind = f"sparse group (binsparse {described.get('format')})"
+        return Entry(path, kind, tuple(described.get("shape", ())))
     return None

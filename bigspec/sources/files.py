@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def open_file(path: Path, name: str) -> Matrix:
         elif path.suffix == ".npz":
             a = sp.load_npz(path)
         else:
-            a = scipy.io.mmread(path)
+            _check_text(path)
+            a = scipy.io.mmread(path)  # since SciPy 1.12 this is fast_matrix_market
         if hasattr(a, "check_format"):
             a.check_format(full_check=True)  # SciPy's products would read outside
     except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
@@ -50,6 +52,15 @@ def open_file(path: Path, name: str) -> Matrix:
         raise DataError(msg) from error
     opened: Matrix = open_sparse(a) if sp.issparse(a) else open_numpy(np.asanyarray(a))
     return replace(opened, name=name)
+
+
+def _check_text(path: Path) -> None:
+    """Refuse NUL bytes, on which SciPy's reader ends the process (scipy issue 19949)."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        while part := file.read(1 << 20):
+            if b"\0" in part:
+                msg = "it holds NUL bytes"
+                raise ValueError(msg)
 
 
 def _kind(path: Path) -> str:

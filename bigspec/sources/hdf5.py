@@ -176,7 +176,7 @@ def open_hdf5(path: Path, inside: str, name: str) -> Matrix | tuple[Any, str]:
     """
     try:
         file = _file(str(path), name)
-        inside = inside or _only(file)
+        inside = inside or ("" if "binsparse" in file.attrs else _only(file))
         node = file.get(inside) if inside else file
     except BigspecError:
         raise
@@ -187,13 +187,18 @@ def open_hdf5(path: Path, inside: str, name: str) -> Matrix | tuple[Any, str]:
         raise MissingSourceError(msg)
     if hasattr(node, "dtype"):
         return _dense(node, name)
-    if node.name == "/" or not {"data", "indices", "indptr"} <= set(node):
+    if not _sparse(node):
         msg = (
             f"{name}: expected a matrix, got a group; the file holds {_listed(file)}. Point at one "
             f"with '::', as in {path.name}::/X"
         )
         raise SourceError(msg)
     return node, name
+
+
+def _sparse(group: h5py.Group) -> bool:
+    parts = {"data", "indices", "indptr"}
+    return "binsparse" in group.attrs or (group.name != "/" and parts <= set(group))
 
 
 def _only(file: h5py.File) -> str:
@@ -210,7 +215,7 @@ def _listed(file: h5py.File) -> str:
     def note(path: str, node: Any) -> bool | None:
         if hasattr(node, "shape") and len(node.shape) == 2:
             found.append(f"/{path} {node.shape} {node.dtype}")
-        elif hasattr(node, "keys") and {"data", "indices", "indptr"} <= set(node):
+        elif hasattr(node, "keys") and _sparse(node):
             found.append(f"/{path} (sparse)")
         return True if len(found) >= 10 else None  # ends the visit
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Location", "local_file", "locate", "open_failure", "open_node", "read_metadata"]
 
+LOCAL_ONLY = (
+    ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
+)  # fmt: skip
+"""Not read from URLs: each needs many small reads, or a map of the file."""
 _PACKAGES = {"s3": '"bigspec[s3]"', "s3a": '"bigspec[s3]"', "gs": "gcsfs", "gcs": "gcsfs"}
 
 
@@ -76,6 +80,13 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _remote_store(url: str, name: str) -> Store:
+    if url.endswith(LOCAL_ONLY):
+        ending = next(ending for ending in LOCAL_ONLY if url.endswith(ending))
+        msg = (
+            f"{name}: expected a Zarr store at a URL, got a {ending} file, which is read from a "
+            "path only; copy it to a disk that every worker sees, or write it as Zarr there"
+        )
+        raise SourceError(msg)
     try:  # some protocols (ftp) connect here
         return retries.with_retries(lambda: FsspecStore.from_url(url, read_only=True))
     except ImportError as error:

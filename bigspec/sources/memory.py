@@ -14,7 +14,15 @@ from bigspec.errors import DataError
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 
-__all__ = ["ArrayMatrix", "SparseMatrix", "open_numpy", "open_sparse"]
+__all__ = [
+    "ArrayMatrix",
+    "SparseMatrix",
+    "canonical",
+    "from_pydata_sparse",
+    "is_pydata_sparse",
+    "open_numpy",
+    "open_sparse",
+]
 
 SAMPLE = 4096
 """Entries that stand for an array in its identity: a fixed, evenly spaced sample."""
@@ -186,14 +194,46 @@ def open_sparse(a: Any) -> SparseMatrix:
     dtype = check_dtype(a.dtype, name)
     shape = check_shape(a.shape, name)
     by_columns = a.format == "csc"
-    entries: Any = sp.csc_array(a) if by_columns else sp.csr_array(a)
-    if not entries.has_canonical_format:
-        # Products would be right all the same; the norms and the largest entry would not.
-        entries = entries.copy()
-        entries.sum_duplicates()
+    entries = canonical(sp.csc_array(a) if by_columns else sp.csr_array(a))
     m, n = shape
     grids = (Grid(m, m), Grid(n, 1)) if by_columns else (Grid(m, 1), Grid(n, n))
     return SparseMatrix(shape, dtype, name, grids, entries, resident=True)
+
+
+def canonical(a: Any) -> Any:
+    """Return a sparse matrix as CSR or CSC, sorted and without duplicates, `a` itself if it is.
+
+    With duplicates products would be right all the same; the norms and the largest entry would not.
+    """
+    if a.format not in ("csr", "csc"):
+        a = sp.csr_array(a)
+    if not a.has_canonical_format:
+        a = a.copy()  # what the user passed, or a graph holds, is not modified
+        a.sum_duplicates()
+    return a
+
+
+def is_pydata_sparse(a: Any) -> bool:
+    """Tell an array of the package ``sparse`` (COO, GCXS, DOK) without importing it."""
+    return type(a).__module__.partition(".")[0] == "sparse" and hasattr(a, "fill_value")
+
+
+def from_pydata_sparse(a: Any, name: str) -> Any:
+    """Return such an array of two dimensions as a SciPy CSR or CSC array.
+
+    Raises
+    ------
+    DataError
+        Not two-dimensional, or of a fill value other than 0: then it has no zeros to leave out.
+    """
+    check_shape(a.shape, name)
+    if a.fill_value != 0:
+        msg = f"{name}: expected a fill value of 0, got {a.fill_value}; pass it as .todense()"
+        raise DataError(msg)
+    a = a if hasattr(a, "to_scipy_sparse") else a.to_coo()
+    converted = a.to_scipy_sparse()
+    whole: Any = sp.csc_array if converted.format == "csc" else sp.csr_array
+    return whole(converted)
 
 
 def _sample(a: np.ndarray[Any, Any]) -> bytes:

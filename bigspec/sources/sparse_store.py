@@ -1,4 +1,4 @@
-"""Sparse matrices that lie in a store as compressed rows or columns: AnnData's groups.
+"""Sparse matrices that lie in a store: AnnData's groups, and what `assemble` is handed.
 
 A panel of compressed rows (CSR; columns for CSC) is one range of ``data`` and ``indices``, so a
 pass reads every stored entry once, and twice the few chunks in which a panel ends.
@@ -7,7 +7,7 @@ pass reads every stored entry once, and twice the few chunks in which a panel en
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,28 +22,27 @@ from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5 import HDF5Vector
+from bigspec.sources.lines import PIECE_BYTES, Lines, ListedPointers, Pointers, Vector
 from bigspec.sources.zarr_store import ZarrVector
 
-__all__ = ["StoredSparse", "open_sparse_group", "sparse_format"]
+__all__ = ["StoredSparse", "assemble", "open_sparse_group", "sparse_format", "stored_vector"]
 
-Vector = ZarrVector | HDF5Vector
-
-PIECE_BYTES = 8 << 20
-"""Cuts lie about so many bytes of entries apart."""
+LINES = 1 << 20  # whose pointers are read at once
 TENX = {"data", "indices", "indptr", "shape", "barcodes"}
-POINTERS = 1 << 20
-"""Pointers that are read at once while a store is opened."""
 
 
 @dataclass(frozen=True)
 class StoredSparse(Matrix):
-    """A CSR or CSC matrix in a store.
+    """A sparse matrix in a store, whose entries lie row by row or column by column.
 
     Attributes
     ----------
     format : {"csr", "csc"}
-    data, indices, indptr : ZarrVector or HDF5Vector
+        Of the blocks that are read.
+    data, indices : Vector
         As in SciPy.
+    lines : Pointers, ListedPointers or Coordinates
+        Which entries belong to which row (column).
     stored : int
         Number of stored entries.
     where, token : str
@@ -52,7 +51,7 @@ class StoredSparse(Matrix):
     format: str
     data: Vector = field(repr=False, compare=False)
     indices: Vector = field(repr=False, compare=False)
-    indptr: Vector = field(repr=False, compare=False)
+    lines: Lines = field(repr=False, compare=False)
     stored: int
     where: str
     token: str
@@ -60,9 +59,8 @@ class StoredSparse(Matrix):
     @property
     def nbytes(self) -> int:
         """Bytes of values, indices and pointers."""
-        pointers = self.shape[self.axis] + 1
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
-        return max(1, self.stored * entry + pointers * self.indptr.dtype.itemsize)
+        return max(1, self.stored * entry + self.lines.nbytes)
 
     @property
     def anywhere(self) -> tuple[bool, bool]:
@@ -75,12 +73,15 @@ class StoredSparse(Matrix):
             return self.nbytes
         if grid == self.grids[axis] and self.piece_nbytes is not None:
             return self.piece_nbytes
-        cuts, at = np.array([grid.cut(k) for k in range(grid.count + 1)]), np.zeros(0, np.int64)
-        for start, pointers in _ranges(self.indptr):
-            inside = cuts[(cuts >= start) & (cuts < start + len(pointers))]
+        cuts, extent = np.array([grid.cut(k) for k in range(grid.count + 1)]), grid.extent
+        at, buffers = np.zeros(0, np.int64), Buffers()
+        for start in range(0, extent, LINES):
+            stop = min(start + LINES, extent)
+            pointers = self.lines.read(slice(start, stop), buffers)
+            inside = cuts[(cuts >= start) & (cuts < stop + (stop == extent))]
             at = np.append(at, pointers[inside - start])
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
-        return int(np.diff(at).max()) * entry + grid.step * self.indptr.dtype.itemsize
+        return int(np.diff(at).max()) * entry + math.ceil(self.lines.nbytes / extent * grid.step)
 
     @property
     def axis(self) -> int:
@@ -101,22 +102,15 @@ class StoredSparse(Matrix):
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read the compressed rows (columns) of a range, checked, sorted, without duplicates."""
         cut = (rows, columns)[self.axis]
-        pointers = self.indptr.read(cut.start, cut.stop + 1, buffers, "sparse.indptr")
-        pointers = pointers.astype(np.int64)
+        pointers = self.lines.read(cut, buffers)
         first, last = int(pointers[0]), int(pointers[-1])
-        if np.any(np.diff(pointers) < 0) or not 0 <= first <= last <= self.stored:
-            msg = (
-                f"{self.name}: expected pointers that never decrease, from 0 to {self.stored}, got "
-                f"others among indptr[{cut.start}:{cut.stop + 1}]; write the matrix again"
-            )
-            raise DataError(msg)
         indices = self.indices.read(first, last, buffers, "sparse.indices")
         length = self.shape[1 - self.axis]
         if indices.size and (indices.min() < 0 or indices.max() >= length):
             bad = first + int(np.argmax((indices < 0) | (indices >= length)))
             msg = (
                 f"{self.name}: expected indices from 0 to {length - 1}, got "
-                f"indices[{bad}] = {indices[bad - first]}; write the matrix again"
+                f"{_part(self.indices)}[{bad}] = {indices[bad - first]}; write the matrix again"
             )
             raise DataError(msg)
         data = self.data.read(first, last, buffers, "sparse.data")
@@ -184,78 +178,73 @@ def open_sparse_group(group: Any, name: str) -> StoredSparse:
         )
         raise SourceError(msg)
     shape = check_shape(_shape(group, name), name)
-    parts = {part: _vector(group, part, name) for part in ("data", "indices", "indptr")}
-    dtype = check_dtype(parts["data"].dtype, name)
-    axis = 0 if format_ == "csr" else 1
-    stored = len(parts["data"])
-    if len(parts["indices"]) != stored or len(parts["indptr"]) != shape[axis] + 1:
-        msg = (
-            f"{name}: expected {stored} indices and {shape[axis] + 1} pointers for {stored} values "
-            f"and shape {shape}, got {len(parts['indices'])} and {len(parts['indptr'])}"
-        )
-        raise DataError(msg)
-    for part in ("indices", "indptr"):
-        if parts[part].dtype.kind not in "iu":
-            msg = f"{name}: expected integers in {part}, got {parts[part].dtype}"
+    data, indices, indptr = (
+        stored_vector(group, part, name) for part in ("data", "indices", "indptr")
+    )
+    return assemble(name, format_, shape, data, indices, Pointers(indptr, len(data), name))
+
+
+def assemble(
+    name: str, format_: str, shape: tuple[int, int], data: Vector, indices: Vector, lines: Lines
+) -> StoredSparse:
+    """Check that the parts fit together, and cut the matrix.
+
+    Raises
+    ------
+    DataError, UnsupportedTypeError
+        See `open_sparse_group`.
+    """
+    dtype, stored, axis = check_dtype(data.dtype, name), len(data), 0 if format_ == "csr" else 1
+    _check_lengths(name, shape, axis, stored, indices, lines)
+    for part in (indices, *lines.parts):
+        if part.dtype.kind not in "iu":
+            msg = f"{name}: expected integers in {_part(part)}, got {part.dtype}"
             raise DataError(msg)
-    entry = dtype.itemsize + parts["indices"].dtype.itemsize
-    cuts, most = _cuts(parts["indptr"], stored, max(1, PIECE_BYTES // entry), name)
-    grid = Grid.irregular(tuple(np.diff(cuts).tolist()))
+    entry = dtype.itemsize + indices.dtype.itemsize
+    lines, cuts = lines.cut(shape[axis], max(1, PIECE_BYTES // entry))
+    grid = Grid.irregular(tuple(np.diff(cuts.lines).tolist()))
     other = Grid(shape[1 - axis], shape[1 - axis])
-    token = hashlib.sha256("".join(part.token for part in parts.values()).encode()).hexdigest()
-    chunk = max(part.chunk_nbytes for part in parts.values())
-    piece = most * entry + grid.step * parts["indptr"].dtype.itemsize
+    parts = (data, indices, *lines.parts)
+    token = hashlib.sha256("".join(part.token for part in parts).encode()).hexdigest()
+    piece = cuts.most * entry + grid.step * max(part.dtype.itemsize for part in lines.parts)
     return StoredSparse(
         shape,
         dtype,
         name,
         (grid, other) if axis == 0 else (other, grid),
         format_,
-        parts["data"],
-        parts["indices"],
-        parts["indptr"],
+        data,
+        indices,
+        lines,
         stored,
-        parts["data"].where.removesuffix("/data"),
+        data.where.rpartition("/")[0],
         token[:32],
-        resident=parts["data"].resident,
+        resident=data.resident,
         # Decoded chunks; values and indices in the working types; their sizes for the facts.
-        transient_nbytes=3 * chunk + 4 * max(piece, SLAB_BYTES),
+        transient_nbytes=3 * max(part.chunk_nbytes for part in parts) + 4 * max(piece, SLAB_BYTES),
         piece_nbytes=piece,
     )
 
 
-def _cuts(indptr: Vector, stored: int, entries: int, name: str) -> tuple[list[int], int]:
-    """Cut the compressed axis about every so many entries, reading the pointers in ranges.
-
-    Returns the cuts, and the most entries between two of them.
-    """
-    cuts, wanted, before, total = [0], entries, 0, len(indptr)
-    at = [0]  # pointers at the cuts
-    for start, pointers in _ranges(indptr):
-        if pointers[0] < before or np.any(np.diff(pointers) < 0) or (start == 0 and pointers[0]):
-            msg = (
-                f"{name}: expected pointers that begin with 0 and never decrease, got others among "
-                f"indptr[{start}:{start + len(pointers)}]; write the matrix again"
-            )
-            raise DataError(msg)
-        before = int(pointers[-1])
-        while before >= wanted:
-            place = start + int(np.searchsorted(pointers, wanted))
-            if cuts[-1] < place < total - 1:
-                cuts.append(place)
-                at.append(int(pointers[place - start]))
-            wanted = max(wanted, int(pointers[place - start])) + entries
-    if before != stored:
-        msg = f"{name}: expected the last pointer to be {stored}, got {before}"
+def _check_lengths(
+    name: str, shape: tuple[int, int], axis: int, stored: int, indices: Vector, lines: Lines
+) -> None:
+    wanted = [(indices, stored)]
+    if isinstance(lines, Pointers):
+        wanted.append((lines.indptr, shape[axis] + 1))
+    elif isinstance(lines, ListedPointers):
+        wanted.append((lines.indptr, len(lines.listed) + 1))
+    else:
+        wanted.append((lines.listed, stored))
+    if any(len(part) != length for part, length in wanted):
+        expected = " and ".join(f"{length} in {_part(part)}" for part, length in wanted)
+        got = " and ".join(str(len(part)) for part, _ in wanted)
+        msg = f"{name}: expected {expected} for {stored} values and shape {shape}, got {got}"
         raise DataError(msg)
-    return [*cuts, total - 1], int(np.diff([*at, stored]).max())
 
 
-def _ranges(indptr: Vector) -> Iterator[tuple[int, Any]]:
-    buffers = Buffers()
-    for start in range(0, len(indptr), POINTERS):
-        stop = min(start + POINTERS, len(indptr))
-        yield start, indptr.read(start, stop, buffers, "sparse.indptr").astype(np.int64)
+def _part(vector: Vector) -> str:
+    return vector.name.rpartition("/")[2]
 
 
 def _shape(group: Any, name: str) -> tuple[int, ...]:
@@ -269,7 +258,14 @@ def _shape(group: Any, name: str) -> tuple[int, ...]:
         raise SourceError(msg) from None
 
 
-def _vector(group: Any, part: str, name: str) -> Vector:
+def stored_vector(group: Any, part: str, name: str) -> ZarrVector | HDF5Vector:
+    """Open a 1-D array of a Zarr or HDF5 group.
+
+    Raises
+    ------
+    SourceError
+        It is missing, or has other than one dimension.
+    """
     try:
         array = retries.with_retries(lambda: group.get(part))
     except Exception as error:
@@ -277,5 +273,6 @@ def _vector(group: Any, part: str, name: str) -> Vector:
     if len(getattr(array, "shape", ())) != 1:
         msg = f"{name}: expected a one-dimensional array {part!r} in the group, got {array!r}"
         raise SourceError(msg)
-    kind = ZarrVector if isinstance(array, zarr.Array) else HDF5Vector
-    return kind.of(array, f"{name}/{part}")
+    if isinstance(array, zarr.Array):
+        return ZarrVector.of(array, f"{name}/{part}")
+    return HDF5Vector.of(array, f"{name}/{part}")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+import bigspec
 from bigspec.buffers import Buffers
 from bigspec.errors import DataError, UnsupportedTypeError
 from bigspec.matrices import OperatorMatrix
@@ -73,3 +74,10 @@ def test_an_operator_without_a_dtype_is_taken_as_real() -> None:
     operator = aslinearoperator(A.real)
     operator.dtype = None
     assert opened(operator).dtype == np.float64
+
+
+def test_an_operator_of_integers() -> None:
+    A = np.arange(12).reshape(4, 3)
+    est = bigspec.norm(aslinearoperator(A), rtol=1e-10)
+    assert est.lower <= np.linalg.norm(A, 2) * (1 + 1e-14)
+    assert np.linalg.norm(A, 2) <= est.upper * (1 + 1e-14)

@@ -69,3 +69,11 @@ def test_a_refused_endpoint_is_named_after_retries(
     message = r"s3://bucket/A.zarr: the store does not answer, after retries; .*Check the address"
     with pytest.raises(StoreUnavailableError, match=message):
         open_source("s3://bucket/A.zarr")
+
+
+@pytest.mark.parametrize("place", ["A.h5ad", "A.nc::/T", "A.mtx.gz"])
+def test_a_file_that_only_a_path_can_name(place: str) -> None:
+    with pytest.raises(
+        SourceError, match=r"got a \.\S+ file, which is read from a path only; copy"
+    ):
+        open_source(f"s3://bucket/{place}")

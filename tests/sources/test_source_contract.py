@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse as sp
+import sparse
 import zarr
 from scipy.sparse.linalg import aslinearoperator
 from zarr.codecs import BloscCodec, Crc32cCodec
@@ -22,6 +23,9 @@ from zarr.storage import LocalStore, MemoryStore, ZipStore
 from bigspec.buffers import Buffers
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.sources import open_source
+from tests.sources.test_binsparse import parts_of as binsparse_parts
+from tests.sources.test_binsparse import write as write_binsparse
+from tests.sources.test_netcdf import write as write_netcdf
 
 M, N = 23, 17
 
@@ -143,7 +147,7 @@ def coo_with_duplicates(tmp_path: Path) -> Made:
     return A, A.toarray()
 
 
-def write_group(group: Any, A: Any, encoding: str) -> None:
+def write_group(group: Any, A: Any, encoding: str, step: int = 16) -> None:
     group.attrs.update(
         {"encoding-type": encoding, "encoding-version": "0.1.0", "shape": list(A.shape)}
     )
@@ -153,7 +157,9 @@ def write_group(group: Any, A: Any, encoding: str) -> None:
             group.create_array(part, shape=values.shape, dtype=values.dtype, chunks=(16,))
             group[part][...] = values
         else:
-            group.create_dataset(part, data=values, chunks=(16,), compression="gzip")
+            group.create_dataset(
+                part, data=values, chunks=(min(step, len(values)),), compression="gzip"
+            )
 
 
 def stored_rows(tmp_path: Path) -> Made:
@@ -216,6 +222,73 @@ def tenx_in_hdf5(tmp_path: Path) -> Made:
     return tmp_path / "A.h5", dense("i4")
 
 
+def binsparse_rows(tmp_path: Path) -> Made:
+    path = tmp_path / "A.zarr"
+    write_binsparse(zarr.create_group(path), sp.csr_array(dense("c16")), "CSR")
+    return path, dense("c16")
+
+
+def binsparse_listed_columns_v2(tmp_path: Path) -> Made:
+    group = zarr.create_group(tmp_path / "G.zarr", zarr_format=2).create_group("deep/X")
+    write_binsparse(group, sp.csr_array(dense("u1")), "DCSC")
+    return f"{tmp_path}/G.zarr::/deep/X", dense("u1")
+
+
+def binsparse_coordinates_of_one_value(tmp_path: Path) -> Made:
+    A = sp.csr_array(dense("?"))
+    with h5py.File(tmp_path / "A.h5", "w") as file:
+        write_binsparse(file, A, "COO", iso=True)
+    return tmp_path / "A.h5", A.toarray()
+
+
+def binsparse_unsorted(tmp_path: Path) -> Made:
+    A = sp.csr_array(dense())
+    backwards = {part: v[::-1] for part, v in binsparse_parts(A, "COO").items()}
+    with h5py.File(tmp_path / "A.h5", "w") as file:
+        write_binsparse(file.create_group("deep/X"), A, "COO", **backwards)
+    return f"{tmp_path}/A.h5::/deep/X", dense()
+
+
+def binsparse_triangle(tmp_path: Path) -> Made:
+    A = np.tril(dense("c16")[:N, :N], -1)
+    path = tmp_path / "A.zarr"
+    group = zarr.create_group(path)
+    write_binsparse(group, sp.csr_array(A), "COOC", structure="hermitian_lower")
+    return path, A + A.conj().T
+
+
+def netcdf_4(tmp_path: Path) -> Made:
+    write_netcdf(tmp_path / "A.nc", dense("f4"), dims=("y", "x"), chunks=(8, 6))
+    return tmp_path / "A.nc", dense("f4")
+
+
+def netcdf_classic(tmp_path: Path) -> Made:
+    write_netcdf(tmp_path / "A.cdf", dense("i2"), "NETCDF3_CLASSIC", dims=("y", "x"))
+    return f"{tmp_path}/A.cdf::/T", dense("i2")
+
+
+def netcdf_flattened(tmp_path: Path) -> Made:
+    A = np.arange(8 * 5 * 6, dtype="f8").reshape(8, 5, 6)
+    path = write_netcdf(tmp_path / "A.nc", A, chunks=(2, 2, 3))
+    return open_source(path, rows=("lon", "lat")), A.transpose(2, 1, 0).reshape(30, 8)
+
+
+def netcdf_packed_and_filled(tmp_path: Path) -> Made:
+    stored = np.round(dense()).astype("i2")
+    path = write_netcdf(
+        tmp_path / "A.nc", stored, dims=("y", "x"), scale_factor=0.5, missing_value=np.int16(0)
+    )
+    return open_source(path, fill=9.0), np.where(stored == 0, 9.0, stored * 0.5)
+
+
+def pydata_coordinates(tmp_path: Path) -> Made:
+    return sparse.COO.from_numpy(dense("c8")), dense("c8")
+
+
+def pydata_compressed_columns(tmp_path: Path) -> Made:
+    return sparse.GCXS.from_numpy(dense(), compressed_axes=(1,)), dense()
+
+
 def npy(tmp_path: Path) -> Made:
     np.save(tmp_path / "A.npy", dense())
     return tmp_path / "A.npy", dense()
@@ -273,6 +346,17 @@ FORMATS: list[Callable[[Path], Made]] = [
     anndata_in_hdf5,
     h5sparse_in_hdf5,
     tenx_in_hdf5,
+    binsparse_rows,
+    binsparse_listed_columns_v2,
+    binsparse_coordinates_of_one_value,
+    binsparse_unsorted,
+    binsparse_triangle,
+    netcdf_4,
+    netcdf_classic,
+    netcdf_flattened,
+    netcdf_packed_and_filled,
+    pydata_coordinates,
+    pydata_compressed_columns,
     npy,
     scipy_npz,
     matrix_market_skew,

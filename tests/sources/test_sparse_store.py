@@ -61,7 +61,7 @@ def test_cut_anywhere_the_panels_are_the_matrix(
     A = random_sparse(m, n, density, form)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_BYTES", entries * 12)
-        patch.setattr(module, "POINTERS", 7)
+        patch.setattr("bigspec.sources.lines.RANGE", 7)
         matrix: Any = open_source(zarr.open_group(write(zarr.storage.MemoryStore(), A), mode="r"))
     axis = 0 if form == "csr" else 1
     grid = matrix.grids[axis]
@@ -147,8 +147,8 @@ def indices(value: int) -> Any:
         ({"indptr": pointers(5, 1)}, DataError, "begin with 0 and never decrease"),
         ({"indptr": pointers(0, 1)}, DataError, "begin with 0 and never decrease"),
         ({"indptr": pointers(-1, 10**6)}, DataError, "the last pointer to be 120, got 1000000"),
-        ({"indptr": POINTERS[:-1]}, DataError, "31 pointers .* got 120 and 30"),
-        ({"indices": A.indices[:-1]}, DataError, "expected 120 indices .* got 119 and 31"),
+        ({"indptr": POINTERS[:-1]}, DataError, "31 in indptr .* got 120 and 30"),
+        ({"indices": A.indices[:-1]}, DataError, "expected 120 in indices .* got 119 and 31"),
         ({"indices": A.indices.astype(float)}, DataError, "expected integers in indices"),
         ({"data": None}, SourceError, "one-dimensional array 'data' in the group, got None"),
         ({"data": np.ones((120, 1))}, SourceError, "one-dimensional array 'data'"),
@@ -223,6 +223,16 @@ def test_truncated_matrix_market(packed: bool, tmp_path: Path) -> None:
         path = tmp_path / "A.mtx.gz"
         path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceError, match="cannot be read as a Matrix Market file"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_matrix_market_with_nul_bytes_is_refused(packed: bool, tmp_path: Path) -> None:
+    scipy.io.mmwrite(tmp_path / "A.mtx", A)
+    text = (tmp_path / "A.mtx").read_bytes()[:-2] + b"\0\n"
+    path = tmp_path / ("A.mtx.gz" if packed else "A.mtx")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    with pytest.raises(SourceError, match=r"as a Matrix Market file .*it holds NUL bytes"):
         open_source(path)
 
 

@@ -1,0 +1,238 @@
+"""Matrices in the Binary Sparse Format, version 0.1, in Zarr and HDF5, read in ranges.
+
+Read by its layout (https://graphblas.org/binsparse-specification/), for the ``binsparse`` package
+(0.1.4) reads every array whole, and refuses the version "0.1" that the specification writes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.buffers import Buffers
+from bigspec.errors import DataError, SourceError
+from bigspec.layout import format_bytes
+from bigspec.matrices import Matrix
+from bigspec.sources.checks import check_shape
+from bigspec.sources.lines import Coordinates, ListedPointers, Pointers, Unsorted, Vector
+from bigspec.sources.memory import open_sparse
+from bigspec.sources.sparse_store import assemble, stored_vector
+from bigspec.sources.typed_vectors import OneBased, typed
+
+__all__ = ["is_binsparse", "open_binsparse"]
+
+Array = np.ndarray[Any, Any]
+
+FORMATS = {
+    "CSR": ("csr", Pointers),
+    "CSC": ("csc", Pointers),
+    "DCSR": ("csr", ListedPointers),
+    "DCSC": ("csc", ListedPointers),
+    "COO": ("csr", Coordinates),
+    "COOR": ("csr", Coordinates),
+    "COOC": ("csc", Coordinates),
+}
+CUSTOM = {
+    (("dense", 1), ("sparse", 1)): ("CSR", "CSC"),
+    (("sparse", 1), ("sparse", 1)): ("DCSR", "DCSC"),
+    (("sparse", 2),): ("COOR", "COOC"),
+}
+"""Levels of custom formats that are one of these under another name, as they are and transposed."""
+MIRRORED = ("symmetric", "hermitian", "skew_symmetric")
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """The parts of the JSON descriptor that say how the arrays are to be read."""
+
+    format: str
+    shape: tuple[int, int]
+    stored: int
+    types: dict[str, Any]
+    base: int
+    structure: str | None
+    filled: bool
+
+
+def is_binsparse(group: Any) -> bool:
+    """Whether a Zarr or HDF5 group carries a binsparse descriptor."""
+    return "binsparse" in group.attrs
+
+
+def open_binsparse(group: Any, name: str, memory: int | None) -> Matrix:
+    """Open a matrix; what gives the rows (columns) of its entries is read once, they are not.
+
+    Coordinates that are not sorted, and matrices of which only a triangle is stored, cannot be
+    read panel by panel: they are loaded.
+
+    Parameters
+    ----------
+    group : zarr.Group or h5py.Group
+    name : str
+        What messages call it.
+    memory : int or None
+        Bytes that a matrix which has to be loaded may take.
+
+    Raises
+    ------
+    SourceError
+        Something is missing, of another version, of a kind that is no sparse matrix, or has to
+        be loaded and is too large.
+    DataError
+        Lengths, types, pointers, coordinates or shape do not fit together.
+    UnsupportedTypeError
+        The entries are not numbers.
+    """
+    said = _descriptor(group, name)
+    if said.filled:
+        _check_fill(group, said, name)
+    order, kind = FORMATS[said.format]
+    data = typed(stored_vector(group, "values", name), said.types, "values", said.stored, name)
+    indices = _index(group, "indices_1", said, name)
+    lines: Pointers | ListedPointers | Coordinates
+    if kind is Pointers:
+        lines = Pointers(_index(group, "pointers_to_1", said, name), said.stored, name)
+    elif kind is ListedPointers:
+        listed, pointers = (
+            _index(group, part, said, name) for part in ("indices_0", "pointers_to_1")
+        )
+        lines = ListedPointers(listed, pointers, said.stored, name)
+    else:
+        lines = Coordinates(_index(group, "indices_0", said, name), said.stored, name)
+    if said.structure is not None:
+        why = f"only a triangle of it is stored ({said.structure})"
+        _check_room(name, why, 2 * said.stored, data, memory)
+    try:
+        matrix = assemble(name, order, said.shape, data, indices, lines)
+    except Unsorted as found:
+        part = lines.parts[0].name.rpartition("/")[2]
+        why = f"its coordinates are not sorted ({part}[{found.args[0]}] is less than the one before"
+        _check_room(name, f"{why})", said.stored, data, memory)
+        return _loaded(_scattered(name, said, order, data, indices, lines.parts[0]), said, name)
+    if said.structure is None:
+        return matrix
+    rows, columns = (slice(0, extent) for extent in said.shape)
+    return _loaded(matrix.read(rows, columns, Buffers()), said, name)
+
+
+def _descriptor(group: Any, name: str) -> Descriptor:
+    held: Any = group.attrs["binsparse"]
+    try:
+        if isinstance(held, (str, bytes)):
+            held = json.loads(held)
+        held = held.get("binsparse", held)
+        version, types = str(held["version"]), dict(held["data_types"])
+        shape = tuple(int(extent) for extent in held["shape"])
+        stored = int(held["number_of_stored_values"])
+        base = int(held.get("index_base", 0))
+        structure, filled = held.get("structure"), bool(held.get("fill", False))
+        format_ = _format(held)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = (
+            f"{name}: expected a binsparse descriptor with version, format, shape, "
+            f"number_of_stored_values and data_types, got one that is not ({error!r})"
+        )
+        raise SourceError(msg) from error
+    if version.split(".")[:2] != ["0", "1"]:
+        msg = f"{name}: expected binsparse of version 0.1, got version {version}; write it with 0.1"
+        raise SourceError(msg)
+    if format_ not in FORMATS:
+        known = ", ".join(FORMATS)
+        msg = f"{name}: expected a binsparse matrix of format {known}, got {format_}; convert it"
+        raise SourceError(msg)
+    if base not in (0, 1):
+        msg = f"{name}: expected an index_base of 0 or 1, got {base}"
+        raise SourceError(msg)
+    triangles = {f"{kind}_{part}" for kind in MIRRORED for part in ("lower", "upper")}
+    if structure is not None and structure not in triangles:
+        msg = f"{name}: expected a structure such as symmetric_lower, got {structure!r}"
+        raise SourceError(msg)
+    return Descriptor(format_, check_shape(shape, name), stored, types, base, structure, filled)
+
+
+def _format(held: dict[str, Any]) -> str:
+    """Return the name of the format; a custom one may be one of these, spelled out."""
+    named = str(held["format"])
+    if "custom" not in held:
+        return named
+    levels, level = [], held["custom"]["level"]
+    while level["level_desc"] != "element":
+        levels.append((level["level_desc"], int(level["rank"])))
+        level = level["level"]
+    transpose = list(held["custom"].get("transpose", [0, 1]))
+    both = CUSTOM.get(tuple(levels))
+    return "custom" if both is None else both[transpose == [1, 0]]
+
+
+def _index(group: Any, part: str, said: Descriptor, name: str) -> Vector:
+    vector = stored_vector(group, part, name)
+    checked = typed(vector, said.types, part, None, name)
+    return OneBased(checked) if said.base else checked
+
+
+def _check_fill(group: Any, said: Descriptor, name: str) -> None:
+    fill = typed(stored_vector(group, "fill_value", name), said.types, "fill_value", 1, name)
+    value = fill.read(0, 1, Buffers(), "fill")[0]
+    if value != 0:
+        msg = f"{name}: expected a fill_value of 0, got {value}: this matrix is dense; store it so"
+        raise DataError(msg)
+
+
+def _check_room(name: str, why: str, entries: int, data: Vector, memory: int | None) -> None:
+    needed = 2 * entries * (data.dtype.itemsize + 16)  # as it is stored, and as CSR or CSC
+    if memory is not None and needed > memory:
+        msg = (
+            f"{name}: {why}, so that it has to be loaded, which takes {format_bytes(needed)} of "
+            f"{format_bytes(memory)}; write it as CSR with 'bigspec convert'"
+        )
+        raise SourceError(msg)
+
+
+def _scattered(
+    name: str, said: Descriptor, order: str, data: Vector, indices: Vector, listed: Vector
+) -> Any:
+    """Load unsorted coordinates."""
+    buffers, places = Buffers(), []
+    for axis, vector in enumerate((listed, indices)):
+        length = said.shape[axis if order == "csr" else 1 - axis]
+        part = vector.name.rpartition("/")[2]
+        held = vector.read(0, said.stored, buffers, f"sparse.{axis}").astype(np.int64)
+        if held.min() < 0 or held.max() >= length:
+            bad = int(np.argmax((held < 0) | (held >= length)))
+            msg = (
+                f"{name}: expected indices from 0 to {length - 1}, got {part}[{bad}] = "
+                f"{held[bad]}; write the matrix again"
+            )
+            raise DataError(msg)
+        places.append(held)
+    values = data.read(0, said.stored, buffers, "sparse.data")
+    if order == "csc":
+        places.reverse()
+    A = sp.coo_array((values, (places[0], places[1])), shape=said.shape)
+    return A.tocsr() if order == "csr" else A.tocsc()
+
+
+def _loaded(A: Any, said: Descriptor, name: str) -> Matrix:
+    """Hold a matrix in memory, its other triangle filled in."""
+    if said.structure is None:
+        return replace(open_sparse(A), name=name)
+    kind, _, part = said.structure.rpartition("_")
+    other = sp.triu(A, 1) if part == "lower" else sp.tril(A, -1)
+    if said.shape[0] != said.shape[1] or other.nnz:
+        msg = (
+            f"{name}: expected a square matrix with entries in the {part} triangle alone "
+            f"({said.structure}), got shape {said.shape} and {other.nnz} others; write it again"
+        )
+        raise DataError(msg)
+    strict = sp.tril(A, -1) if part == "lower" else sp.triu(A, 1)
+    mirrored = {
+        "symmetric": lambda: strict.T,
+        "hermitian": lambda: strict.conj().T,
+        "skew_symmetric": lambda: -strict.T,
+    }[kind]()
+    whole: Any = (A + mirrored).asformat(A.format)
+    return replace(open_sparse(whole), name=name)

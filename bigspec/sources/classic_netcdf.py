@@ -1,0 +1,83 @@
+"""Classic netCDF files, through SciPy: which variables they hold, each as a memory map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+
+__all__ = ["ClassicVariable", "classic_variables"]
+
+ATTRIBUTES = (
+    "_FillValue", "missing_value", "valid_range", "valid_min", "valid_max", "scale_factor",
+    "add_offset", "_Unsigned",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassicVariable:
+    """A variable; what it has in common with those of h5netcdf is what bigspec reads.
+
+    Attributes
+    ----------
+    dimensions : tuple of str
+    entries : numpy.ndarray
+        A view of the file, big-endian.
+    attrs : dict
+        Those that say how values are stored.
+    chunks : None
+    """
+
+    dimensions: tuple[str, ...]
+    entries: np.ndarray[tuple[int, ...], np.dtype[Any]] = field(repr=False)
+    attrs: dict[str, Any]
+    chunks: None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of its dimensions."""
+        return self.entries.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type."""
+        return self.entries.dtype
+
+    def __getitem__(self, selection: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+        return self.entries[selection]
+
+
+def classic_variables(path: Path) -> dict[str, ClassicVariable]:
+    """Return the variables of a file, unread.
+
+    SciPy's own views live only as long as its file object, which cannot be closed while there are
+    any; so each is made again on a map of ours, at the place where SciPy found it.
+
+    Raises
+    ------
+    Exception
+        Whatever SciPy says of a file that is damaged.
+    """
+    whole = np.memmap(path, np.uint8, mode="r")
+    with path.open("rb") as stream:
+        file = scipy.io.netcdf_file(stream, "r", mmap=True, maskandscale=False)
+        try:
+            return {name: _mapped(variable, whole) for name, variable in file.variables.items()}
+        finally:
+            file.close()
+
+
+def _mapped(variable: Any, whole: np.ndarray[Any, Any]) -> ClassicVariable:
+    held = variable.data
+    root = held
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    start = held.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+    entries = np.ndarray(
+        held.shape, held.dtype, whole.data, start if held.size else 0, held.strides
+    )
+    attrs = {key: getattr(variable, key) for key in ATTRIBUTES if hasattr(variable, key)}
+    return ClassicVariable(tuple(variable.dimensions), entries, attrs)
