@@ -64,8 +64,9 @@ class BigspecNormOperator(BaseOperator):
         if status:
             reason = f"exit status {status}: {said}"
             context["ti"].xcom_push("failure", {"exit_status": status, **found})
-            killed = status < 0
-            raise (AirflowException if status in RETRIED or killed else AirflowFailException)(reason)
+            if status in RETRIED or status < 0:  # negative: killed by a signal
+                raise AirflowException(reason)
+            raise AirflowFailException(reason)
         return found
 
     def on_kill(self) -> None:

@@ -31,7 +31,7 @@ class NormConfig(Config):
     source: str = "A.zarr"
     max_norm: float = 1e3
     checkpoints: str = "checkpoints"
-    options: list[str] = []  # further options of `bigspec norm`
+    options: list[str] = []  # noqa: RUF012 - pydantic copies it; further options of `bigspec norm`
 
 
 def run_bigspec(context: AssetExecutionContext, arguments: list[str]) -> tuple[int, str]:
@@ -55,7 +55,7 @@ def run_bigspec(context: AssetExecutionContext, arguments: list[str]) -> tuple[i
 
 @asset
 def spectral_norm(context: AssetExecutionContext, config: NormConfig) -> MaterializeResult[Any]:
-    """The gated norm; a run and its retries share a checkpoint, so does a re-execution."""
+    """Gate the norm; a run and its retries share a checkpoint, so does a re-execution."""
     run = context.run.root_run_id or context.run.run_id
     with TemporaryDirectory() as folder:
         answer = Path(folder) / "norm.json"
@@ -69,7 +69,7 @@ def spectral_norm(context: AssetExecutionContext, config: NormConfig) -> Materia
         for name in ("lower", "upper", "converged", "passes", "seconds", "status")
         if found.get(name) is not None
     }
-    if status in RETRIED:
+    if status in RETRIED or status < 0:  # negative: killed by a signal
         raise RetryRequested(max_retries=RETRIES, seconds_to_wait=WAIT)
     if status:
         reason = f"exit status {status}: {said}"

@@ -31,8 +31,8 @@ def is_retried(_task: object, _run: TaskRun, state: State) -> bool:
     try:
         state.result()
     except BigspecError as error:
-        return error.status in RETRIED
-    except Exception:  # of Prefect, or of a process that was killed: the checkpoint is still there
+        return error.status in RETRIED or error.status < 0  # negative: killed by a signal
+    except Exception:  # of Prefect itself
         return True
     return False
 

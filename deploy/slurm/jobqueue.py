@@ -20,6 +20,7 @@ WALLTIME = os.environ.get("BIGSPEC_WALLTIME", "04:00:00")
 
 
 def main(arguments: list[str]) -> int:
+    """Run `bigspec norm` on workers that are Slurm jobs; return its exit status."""
     cluster = SLURMCluster(
         job_name="bigspec-worker",
         cores=CORES,
@@ -39,5 +40,5 @@ def main(arguments: list[str]) -> int:
             return bigspec.wait()
 
 
-if __name__ == "__main__":  # pragma: no branch
+if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

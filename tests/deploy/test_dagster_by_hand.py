@@ -25,7 +25,11 @@ def dagster(tmp_path_factory):
     known = environment(home / "venv", DEPLOY / "dagster" / "requirements.txt")
 
     def start(limit, name):
-        config = {"source": str(home / "A.zarr"), "max_norm": limit, "checkpoints": str(home / name)}
+        config = {
+            "source": str(home / "A.zarr"),
+            "max_norm": limit,
+            "checkpoints": str(home / name),
+        }
         command = ["dagster", "asset", "materialize", "-f", str(DEPLOY / "dagster" / "norm.py")]
         settings = json.dumps({"ops": {"spectral_norm": {"config": config}}})
         return subprocess.Popen(
@@ -42,7 +46,9 @@ def dagster(tmp_path_factory):
 
 def events(home):
     """Events of the newest run, as Dagster stored them."""
-    newest = max(home.glob("history/runs/*.db"), key=lambda p: (p.stem != "index", p.stat().st_mtime))
+    newest = max(
+        home.glob("history/runs/*.db"), key=lambda p: (p.stem != "index", p.stat().st_mtime)
+    )
     with sqlite3.connect(newest) as database:
         rows = database.execute("SELECT dagster_event_type, event FROM event_logs ORDER BY id")
         return [(kind, event) for kind, event in rows if kind]

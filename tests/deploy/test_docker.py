@@ -1,4 +1,4 @@
-"""deploy/docker/Dockerfile: its instructions, and (by hand, without an engine) its install steps."""
+"""deploy/docker/Dockerfile: its instructions, and (by hand, no engine) its install steps."""
 
 import re
 import shlex

@@ -53,8 +53,10 @@ def strict(schema):
         return schema
     made = {key: strict(value) for key, value in schema.items()}
     known = made.get("properties")
-    if isinstance(known, dict) and "type" in made and not made.get(
-        "x-kubernetes-preserve-unknown-fields"
+    if (
+        isinstance(known, dict)
+        and "type" in made
+        and not made.get("x-kubernetes-preserve-unknown-fields")
     ):
         made.setdefault("additionalProperties", False)
     return made
@@ -128,7 +130,9 @@ def test_exit_statuses_decide_what_is_tried_again(resource):
     hopeless = {statuses.EXCEEDED, statuses.UNDECIDED, statuses.BUG} | (raised - RETRIED)
     assert set(by_action["FailJob"]["onExitCodes"]["values"]) == hopeless
     assert set(by_action["Count"]["onExitCodes"]["values"]) == RETRIED
-    assert by_action["Ignore"]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert by_action["Ignore"]["onPodConditions"] == [
+        {"type": "DisruptionTarget", "status": "True"}
+    ]
     assert list(by_action) == ["Ignore", "FailJob", "Count"]  # the first that fits counts
     named = {r["onExitCodes"]["containerName"] for r in by_action.values() if "onExitCodes" in r}
     assert named == {"norm"}

@@ -105,7 +105,9 @@ def ended(home, number):
     """State, exit status and output of a job."""
     until(lambda: job(number)["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
     output = (home / f"bigspec-{number}.out").read_text()
-    print(f"--- job {number}: {job(number)['JobState']} {job(number)['ExitCode']}", output, sep="\n")
+    print(
+        f"--- job {number}: {job(number)['JobState']} {job(number)['ExitCode']}", output, sep="\n"
+    )
     return job(number)["JobState"], job(number)["ExitCode"], output
 
 
