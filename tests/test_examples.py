@@ -18,6 +18,7 @@ SIGMA_1 = 2.681266223092185e05  # examples/data/README.md
 
 SHOWN = {
     "out_of_core.py": "of a matrix of 153 MiB",
+    "gate.py": "grown: exit status 3, so stop",
     "cluster.py": "on the cluster:",
     "low_rank_error.py": "times the least possible distance",
     "compare.py": "after centring",

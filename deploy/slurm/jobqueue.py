@@ -1,0 +1,44 @@
+"""A Dask cluster of Slurm jobs of its own, and `bigspec norm` on it.
+
+python jobqueue.py /shared/A.zarr --checkpoint /shared/run --json norm.json
+
+All arguments go to `bigspec norm`, whose exit status this script hands on. The workers are jobs
+that come and go: bigspec runs with those that are there.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+from dask_jobqueue.slurm import SLURMCluster
+
+JOBS = int(os.environ.get("BIGSPEC_JOBS", "4"))
+CORES = int(os.environ.get("BIGSPEC_CORES", "8"))
+MEMORY = os.environ.get("BIGSPEC_MEMORY", "32GiB")  # of a job; bigspec plans within half of it
+WALLTIME = os.environ.get("BIGSPEC_WALLTIME", "04:00:00")
+
+
+def main(arguments: list[str]) -> int:
+    """Run `bigspec norm` on workers that are Slurm jobs; return its exit status."""
+    cluster = SLURMCluster(
+        job_name="bigspec-worker",
+        cores=CORES,
+        processes=1,  # one process with threads: panels are read once, and products release the GIL
+        memory=MEMORY,
+        walltime=WALLTIME,
+        job_directives_skip=["-n"],  # so that Slurm takes --ntasks from below
+        job_extra_directives=["--ntasks=1"],
+        worker_extra_args=["--lifetime-stagger", "2m"],
+        scheduler_options={"dashboard_address": ":0"},
+    )
+    with cluster:
+        cluster.scale(jobs=JOBS)
+        address = cluster.scheduler_address
+        with subprocess.Popen(["bigspec", "norm", *arguments, "--scheduler", address]) as bigspec:
+            signal.signal(signal.SIGTERM, lambda *_: bigspec.terminate())
+            return bigspec.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
