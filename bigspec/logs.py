@@ -25,6 +25,12 @@ __all__ = ["SCHEMA", "JsonLog", "taking_over"]
 SCHEMA = "bigspec.log/1"
 """Name and version of the lines, which ``run_started`` names."""
 
+ANSWER = (
+    "lower", "upper", "width", "widths", "converged", "stopped_by", "status", "passes",
+    "bytes_read", "seconds", "frobenius", "checkpoint", "gate",
+)  # fmt: skip
+"""What ``run_finished`` tells of the answer."""
+
 
 class JsonLog(Observer):
     """Writes one JSON object a line: run started, passes, heartbeats, warnings, run finished.
@@ -84,14 +90,10 @@ class JsonLog(Observer):
         self._event("pass_finished", **{"pass": number, "width": record.width, **values})
 
     def run_finished(self, estimate: Estimate | Triplets) -> None:
-        """Say the answer."""
+        """Say the answer; of several values, all intervals."""
         self._heartbeat.stop()
-        held = estimate.to_dict()
-        names = (
-            "lower", "upper", "width", "converged", "stopped_by", "status", "passes",
-            "bytes_read", "seconds", "frobenius", "checkpoint",
-        )  # fmt: skip
-        self._event("run_finished", **{name: held.get(name) for name in (*names, "gate")})
+        values = estimate.to_dict()
+        self._event("run_finished", **{name: values[name] for name in ANSWER if name in values})
 
     def warned(self, message: str) -> None:
         """Say it, also when quiet."""
