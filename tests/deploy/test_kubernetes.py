@@ -1,5 +1,6 @@
 """deploy/kubernetes against the schemas of Kubernetes and of the Dask operator."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from tests.deploy.interrupting import DEPLOY
 
 CORE_VERSIONS = ("1.31", "1.37")  # podFailurePolicy became stable in 1.31
 FILES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the operator's schemas are 1 MB
 RETRIED = {statuses.SAVED, errors.ClusterError.exit_status}
 
 
 def documents(path):
-    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER))
 
 
 RESOURCES = [
@@ -33,6 +35,7 @@ def of_kind(*kinds):
     return [p for p in RESOURCES if p.values[0]["kind"] in kinds]
 
 
+@functools.cache
 def operator_schema(kind):
     """The schema that the operator installs; the package itself is not imported."""
     package = Path(importlib.util.find_spec("dask_kubernetes").submodule_search_locations[0])
@@ -73,7 +76,8 @@ def violations(resource):
                 found.append(error.message)
         return found
     version, schema = operator_schema(resource["kind"])
-    schema["properties"] |= {"apiVersion": {"const": version}, "kind": {}, "metadata": {}}
+    known = schema["properties"] | {"apiVersion": {"const": version}, "kind": {}, "metadata": {}}
+    schema = schema | {"properties": known}
     found = jsonschema.Draft202012Validator(schema).iter_errors(resource)
     return [error.message for error in found]
 

@@ -96,9 +96,8 @@ def job(number):
 
 
 def queued_again(number):
-    """Slurm lets a requeued job wait for two minutes; not here."""
+    """Slurm then lets it wait for two minutes, in which the old steps end."""
     until(lambda: job(number)["JobState"] == "PENDING" and job(number)["Restarts"] == "1")
-    subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], check=True)
 
 
 def ended(home, number):
