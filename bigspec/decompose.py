@@ -53,6 +53,7 @@ def svds(
     max_passes: int | None = None,
     time_limit: float | str | None = None,
     memory_limit: int | str | None = None,
+    left: bool = True,
     u_store: str | os.PathLike[str] | None = None,
     progress: bool | Observer = False,
 ) -> Triplets:
@@ -87,6 +88,9 @@ def svds(
         made: `u` is None, and so is `vh` for panels of columns.
     memory_limit : int or str, optional
         What one process may hold; see `norm`.
+    left : bool
+        Whether left vectors are wanted. Without them no memory is kept for them, and panels of
+        rows need no last pass; then `s` is `lower`.
     u_store : str or path, optional
         Write `u` there as a Zarr array of whole-row chunks, in place of memory, as the panels of
         the last pass make it. Its attribute ``complete`` is true once it is.
@@ -120,6 +124,9 @@ def svds(
     check_probability(failure_probability)
     failure_probability = float(failure_probability)
     if u_store is not None:
+        if not left:
+            msg = f"u_store: expected none with left=False, got {u_store!r}"
+            raise ArgumentError(msg)
         check_target(u_store, "u_store")
     k, seed, loaded = as_count(k), as_seed(seed), load_start(start)
     matrix = open_matrix(a)
@@ -131,7 +138,7 @@ def svds(
         as_bytes(memory_limit),
         count=k,
         shelved=checkpoint is not None,
-        stored=u_store is not None,
+        stored=u_store is not None or not left,
     )
     observer = make_observer(progress)
     try:
@@ -146,7 +153,7 @@ def svds(
                 algorithm = replace(algorithm, shelf=KeptBlocks(keeper))
             layout = chosen.layout.to_dict() | {"where": executor.name}
             passes = Pass(matrix, chosen.layout, executor, on_panels=observer.panels_done)
-            vectors = _Vectors(passes, u_store)
+            vectors = _Vectors(passes, u_store, left=left)
             vectors.check()
             observer.run_started(matrix.name, layout)
             outcome = solve(
@@ -187,8 +194,8 @@ class _Vectors:
     factor of Y.
     """
 
-    def __init__(self, passes: Pass, u_store: str | os.PathLike[str] | None) -> None:
-        self.passes, self.u_store = passes, u_store
+    def __init__(self, passes: Pass, u_store: str | os.PathLike[str] | None, *, left: bool) -> None:
+        self.passes, self.u_store, self.left = passes, u_store, left
         self.rows = passes.layout.orientation == "rows"
 
     def check(self) -> None:
@@ -207,8 +214,8 @@ class _Vectors:
         V = outcome.vector
         if V is None:
             return _Made(None, lower, None, None)
-        observer.pass_started(len(outcome.history) + 1, self.passes.layout.panels)
-        if outcome.stopped_by != "time":
+        if outcome.stopped_by != "time" and (self.left or not self.rows):
+            observer.pass_started(len(outcome.history) + 1, self.passes.layout.panels)
             with suppress(DeadlinePassed):
                 if self.u_store is not None and self.rows:
                     return self._stored(V, outcome)
@@ -225,7 +232,7 @@ class _Vectors:
         u, v = u * phases, v * phases
         if self.u_store is not None:
             u = self._written(u)
-        return _Made(u, _inside(s, outcome), v.conj().T, done)
+        return _Made(u if self.left else None, _inside(s, outcome), v.conj().T, done)
 
     def _stored(self, V: Array, outcome: Outcome) -> _Made:
         assert self.u_store is not None

@@ -238,6 +238,8 @@ def _load_numpy(path: Path) -> Array:
             return held
         with held:
             names = list(held.keys())
+            if "vh" in names:  # as `bigspec svds --v` writes it
+                return np.asarray(held["vh"]).conj().T
             return np.asarray(held["right" if "right" in names else names[0]])
     except (ValueError, OSError, TypeError, AttributeError, IndexError, BadZipFile) as error:
         msg = f"start: cannot read {str(path)!r} as vectors: {error}"

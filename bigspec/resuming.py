@@ -165,11 +165,11 @@ def go_on(
         "failure_probability": failure_probability,
         "algorithm": run["algorithm"] if wishes.algorithm == "auto" else wishes.algorithm,
         "block_size": _block_size(wishes, run),
-        "k": wishes.count or None,
+        "k": wishes.count or "none (the norm)",
         "seed": run["entropy"] if seed is None else seed,
         "start": _digest(vectors),
     }
-    held = run | {"seed": run["entropy"], "k": run.get("count") or None}
+    held = run | {"seed": run["entropy"], "k": run.get("count") or "none (the norm)"}
     differences = _differences("matrix", _plain(run["matrix"]), _plain(matrix.identity))
     differences += [
         f"{name} was {held[name]!r}, is {value!r}"

@@ -26,17 +26,19 @@ class Triplets:
     """The k largest singular triplets of a matrix; ``u, s, vh = tri``.
 
     All k intervals hold together with probability at least ``1 - failure_probability`` over the
-    random start, for every matrix. They say where the singular values are. The vectors satisfy
-    ``A vh^H = u diag(s)`` and are orthonormal as `u` and `vh` say; how near each is to a singular
-    vector depends on the gaps around its value, and is not certified.
+    random start, for every matrix. They say where the singular values are. The vectors are
+    orthonormal as `u` and `vh` say, and satisfy ``A vh^H = u diag(s)`` to rounding; made from
+    panels of columns (``layout["orientation"]``), ``A^H u = vh^H diag(s)`` instead, and the other
+    equation as far as the run converged. How near each is to a singular vector depends on the
+    gaps around its value, and is not certified.
 
     Attributes
     ----------
     u : ndarray (m, k) or zarr.Array (m, k) or None
-        Left vectors; the Zarr array if they were written to `u_store`; None if `time_limit` ended
-        the run before its last pass. In memory orthonormal to rounding. Written, column i is so
-        to about ``1e-16 s[0] / s[i]``, and columns whose ``s[i]`` is rounding (below
-        ``1e-16 sqrt(m) s[0]``) are zero.
+        Left vectors; the Zarr array if they were written to `u_store`; None if they were not
+        asked for, or if `time_limit` ended the run before its last pass. In memory orthonormal to
+        rounding. Written, column i is so to about ``1e-16 s[0] / s[i]``, and columns whose
+        ``s[i]`` is rounding (below ``1e-16 sqrt(m) s[0]``) are zero.
     s : ndarray (k,)
         Values, descending, ``lower <= s <= upper``.
     vh : ndarray (k, n) or None
@@ -81,7 +83,7 @@ class Triplets:
     history : tuple of TripletPass
         One record a pass; the last pass, which makes the vectors, has none.
     vector_passes : int
-        Passes for the vectors: 1, or 0 if `time_limit` left none.
+        Passes for the vectors: 1, or 0 if none was made.
     seconds : float
         Wall time of the whole run.
     bytes_read : int

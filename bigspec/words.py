@@ -185,14 +185,19 @@ def triplet_rows(tri: Triplets) -> list[tuple[str, str, str, str]]:
 def triplet_facts(tri: Triplets) -> list[tuple[str, str]]:
     """Label and text of what a reader asks for after the intervals."""
     where = "in memory" if tri.u_store is None else f"in {tri.u_store}"
+    left = f"left {where}" if tri.u is not None else "left not made"
+    right = "right in memory" if tri.vh is not None else "right not made"
     return [
         ("together", guarantee(tri)),
         (
             "converged",
             f"{str(tri.converged).lower()} (asked for: relative widths <= {rounded_up(tri.rtol)})",
         ),
-        ("cost", f"{cost(tri)}, the pass for the vectors included"),
-        ("vectors", f"left {where}, right in memory"),
+        (
+            "cost",
+            f"{cost(tri)}" + (", one more for the vectors included" if tri.vector_passes else ""),
+        ),
+        ("vectors", f"{left}, {right}"),
         ("algorithm", f"{tri.algorithm}, block size {tri.block_size}, seed {tri.seed}"),
     ]
 

@@ -1,5 +1,8 @@
 """The command line: options in, text and JSON out, an exit status for every ending."""
 
 from bigspec.cli.commands import main
+from bigspec.cli.svds import svds_command
+
+main.add_command(svds_command)
 
 __all__ = ["main"]

@@ -23,6 +23,7 @@ __all__ = [
     "netcdf_options",
     "seconds_or_text",
     "shared_options",
+    "source_options",
     "writable_place",
 ]
 
@@ -83,16 +84,27 @@ debug_option = click.option(
 )
 
 
+algorithm_option = click.option(
+    "--algorithm",
+    type=click.Choice(["auto", "lanczos", "power", "gram"]),
+    default="auto",
+    show_default=True,
+)
+
+
 def shared_options(function: Function) -> Function:
     """Add what `norm` and `plan` have in common."""
-    algorithms = click.Choice(["auto", "lanczos", "power", "gram"])
+    return source_options(algorithm_option(function))
+
+
+def source_options(function: Function) -> Function:
+    """Add what every command has that plans a run."""
     for add in reversed((
         click.argument("source", metavar="SRC"),
         click.option("--rtol", type=float, default=1e-3, show_default=True, metavar="F",
                      help="Stop when upper / lower - 1 is at most this."),
         click.option("--failure-probability", type=float, default=1e-6, show_default=True,
                      metavar="F", help="Chance, over the random start alone, of a wrong interval."),
-        click.option("--algorithm", type=algorithms, default="auto", show_default=True),
         click.option("--block-size", type=int, metavar="N", help="Columns of the start block."),
         click.option("--memory-limit", callback=count_or_text, metavar="SIZE",
                      help="What one process may hold, such as 4GiB. [default: half]"),

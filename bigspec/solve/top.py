@@ -15,7 +15,9 @@ __all__ = ["RunningTop"]
 Ends = tuple[tuple[float, str], ...]
 
 MARGINS = 3.0  # rounding margins of a narrow interval, in units of eps / l_i
-STUCK = 2.0 / 3.0  # an interval that shrinks by less in a pass is taken to be at its floor
+FEW, MANY = 16.0, 1e3  # margins within which an interval is at its floor, and near it
+LARGE = 1e-2  # of the value: a margin that leaves little to be told
+STUCK = 2.0 / 3.0  # what is near its floor, and shrinks by less in a pass, is taken to be there
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,17 @@ class RunningTop:
     def stalled(self, rtol: float) -> bool:
         """Whether rounding keeps further passes from narrowing what is too wide.
 
-        Values whose margin alone exceeds `rtol` cannot reach it. Once all others have, and no
-        such interval shrank by a third in the last pass, the run has told what it can. That ends
-        the effort; the intervals claim no more than they are.
+        Values whose margin alone exceeds `rtol` cannot reach it. They are left at a few margins;
+        or, where the margin is of the size of the value or not far away, once the interval
+        shrank by less than a third in the last pass. That ends the effort; the intervals claim
+        no more than they are.
         """
         for interval, before in zip(self.intervals, self.before, strict=True):
-            if relative_width(interval.lower, interval.upper) <= rtol:
+            width, margin = relative_width(interval.lower, interval.upper), interval.rounding
+            if width <= rtol or (margin > rtol and width <= FEW * margin):
                 continue
-            if interval.rounding <= rtol:
-                return False
-            if interval.upper - interval.lower < STUCK * (before - interval.lower):
+            shrinks = interval.upper - interval.lower < STUCK * (before - interval.lower)
+            if margin <= rtol or shrinks or not (margin >= LARGE or width <= MANY * margin):
                 return False
         return True
 
