@@ -12,13 +12,14 @@ other runs.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 
-from bigspec.algorithms import Lanczos, Power
+from bigspec.algorithms import Lanczos, Power, TopLanczos
 from bigspec.certificate import christoffel, christoffel_bound
+from bigspec.certificate.counting import windows
 from bigspec.dense import gaussian_block
 from bigspec.quantiles import column_quantile, smallest_singular_quantile
 
@@ -200,3 +201,73 @@ class Run:
         smallest = np.linalg.svd(G.conj().T @ self.X[:, :r], compute_uv=False)[-1]
         quantile = smallest_singular_quantile(cell.delta / 2, cell.b, r, complex_=cell.complex_)
         return smallest**2 < quantile
+
+
+# Triplets: one event for the bounds of l_1 .. l_k -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class TopCell:
+    """One setting for k values: the first fall by a quarter each, the others slowly."""
+
+    complex_: bool
+    b: int
+    k: int
+    delta: float = DELTA
+
+    @property
+    def name(self):
+        return f"svds-{'complex' if self.complex_ else 'real'}-b{self.b}-k{self.k}"
+
+    @property
+    def offset(self):
+        return zlib.crc32(self.name.encode()) << 32
+
+    @property
+    def n(self):
+        return 4 * (self.b + self.k)
+
+    @property
+    def values(self):
+        head = 0.75 ** np.arange(self.k + 2)
+        return np.concatenate([head, head[-1] * np.linspace(0.6, 0.05, self.n - self.k - 2)])
+
+
+TOP_CELLS = [TopCell(False, 4, 2), TopCell(True, 4, 3), TopCell(False, 8, 5), TopCell(False, 12, 3)]
+
+
+def event_fails(cell, event, entropy):
+    """Whether a window of rows of G (X is the identity) has too small a singular value."""
+    G = gaussian_block(cell.n, cell.b, entropy, complex_=cell.complex_)
+    for size, root in enumerate(event.roots, start=1):
+        stack = np.stack([G[first : first + size] for first in range(event.count - size + 1)])
+        if np.linalg.svd(stack, compute_uv=False)[:, -1].min() < root * np.sqrt(size):
+            return True
+    return False
+
+
+def simulate_top(cell, first, count, *, passes=3, factor=1.0, monkeypatch=None, check_every=50):
+    """Tally runs: `bare` counts failures of the event, `whole` runs with a wrong bound.
+
+    While the event holds, all bounds of all passes must: that is asserted, with `factor` = 1.
+    Bounds are computed where the event fails, and on a fixed share of the other runs.
+    """
+    event = windows(cell.k, cell.n, cell.b, cell.delta, complex_=cell.complex_)
+    algorithm = TopLanczos(cell.b, basis_bytes=1 << 30, count=cell.k)
+    if factor != 1.0:  # a mistake to be caught
+        wrong = replace(event, roots=factor * event.roots)
+        monkeypatch.setattr("bigspec.certificate.top.windows", lambda *_, **__: wrong)
+    total = Tally()
+    for number in range(first, first + count):
+        entropy = cell.offset + number
+        fails, wrong_bound = event_fails(cell, event, entropy), False
+        if fails or number % check_every == 0:
+            stand_in = DiagonalPass(cell.values, complex_=cell.complex_)
+            for state in states(algorithm, stand_in, entropy, None, passes):
+                bounds = algorithm.bounds(state, cell.delta, complex_=cell.complex_)
+                top = cell.values[: cell.k]
+                assert np.all(bounds.lower <= top * (1 + 1e-14))
+                wrong_bound |= any(np.any(u.values < top * (1 - 1e-14)) for u in bounds.uppers)
+            assert fails or factor != 1.0 or not wrong_bound, "the event holds: so must all bounds"
+        total += Tally(1, int(fails), int(wrong_bound))
+    return total
