@@ -476,3 +476,58 @@ def test_a_reader_that_left_changes_neither_files_nor_status(tmp_path):
     assert done.returncode == 3
     assert done.stderr == "bigspec: the norm exceeds --max-norm 1.0: it is at least 167.9618\n"
     assert (tmp_path / "r.html").exists()
+
+
+# svds ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored_matrix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    A = np.random.default_rng(0).standard_normal((120, 40)) / np.arange(1, 41.0)
+    zarr.create_array("A.zarr", shape=A.shape, chunks=(30, 40), dtype=A.dtype)[:] = A
+    return A
+
+
+def test_svds_writes_vectors_and_json(stored_matrix):
+    arguments = ["svds", "A.zarr", "-k", "3", "--u", "U.zarr", "--v", "V.npz", "--json", "-"]
+    done = CliRunner().invoke(cli.main, [*arguments, "--quiet"])
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    sigma = np.linalg.svd(stored_matrix, compute_uv=False)[:3]
+    assert np.all(np.array(data["lower"]) <= sigma * (1 + 1e-13))
+    assert np.all(sigma <= np.array(data["upper"]) * (1 + 1e-13))
+    with np.load("V.npz") as held:
+        assert held["s"].tolist() == data["s"]
+        u = zarr.open_array("U.zarr", mode="r")[:]
+        np.testing.assert_allclose(stored_matrix @ held["vh"].T, u * held["s"], atol=1e-12)
+    warm = CliRunner().invoke(cli.main, [*arguments[:4], "--start", "V.npz", "--quiet"])
+    assert warm.exit_code == 0, warm.output
+    assert warm.stdout.count("sigma_") == 3
+    assert "left not made" in warm.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["A.zarr"], 2, "Missing option '-k'"),
+        (["A.zarr", "-k", "0"], 2, "k: expected an integer of at least 1"),
+        (["A.zarr", "-k", "41"], 2, "k: expected 1 <= k <= min(m, n) = 40"),
+        (["A.zarr", "-k", "2", "--u", "A.zarr"], 2, "u_store: expected an empty place"),
+        (["A.zarr", "-k", "2", "--v", "no/V.npz"], 2, "not a writable directory"),
+        (["A.zarr", "-k", "2", "--steal"], 2, "--steal needs --checkpoint"),
+        (["B.zarr", "-k", "2"], 66, "nothing lies there"),
+    ],
+)
+def test_svds_errors_are_one_line_and_a_status(arguments, status, message, stored_matrix):
+    done = CliRunner().invoke(cli.main, ["svds", *arguments])
+    assert done.exit_code == status
+    assert message in done.output
+
+
+def test_svds_out_of_time_with_a_checkpoint_exits_75(stored_matrix):
+    arguments = ["svds", "A.zarr", "-k", "2", "--checkpoint", "run", "--block-size", "8"]
+    done = CliRunner().invoke(cli.main, [*arguments, "--time-limit", "1us", "--quiet"])
+    assert done.exit_code == 75, done.output
+    assert "run the same command again" in done.stderr
+    assert CliRunner().invoke(cli.main, [*arguments, "--quiet"]).exit_code == 0

@@ -372,6 +372,11 @@ def test_json_page_has_the_fields_of_estimates(source, algorithm, reader):
     assert dotted(bigspec.plan(a).to_dict()) == documented("Plan")
 
 
+def test_json_page_has_the_fields_of_triplets(reader):
+    data = bigspec.svds("examples/data/fashion_mnist.zarr", 3, max_passes=2).to_dict()
+    assert dotted(data) == documented("Triplets")
+
+
 def test_json_page_has_the_fields_of_a_checkpoint(reader):
     zarr_array("A.zarr", np.random.default_rng(0).standard_normal((60, 20)), (30, 20))
     bigspec.norm("A.zarr", checkpoint="run", max_passes=1)

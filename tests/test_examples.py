@@ -22,6 +22,7 @@ SHOWN = {
     "cluster.py": "on the cluster:",
     "low_rank_error.py": "times the least possible distance",
     "compare.py": "after centring",
+    "pca.py": "10 directions explain between",
     "lipschitz.py": "product of the norms",
     "warm_start.py": "warm;",
     "resume.py": "the same bits as a run that was not killed: True",
