@@ -226,6 +226,9 @@ def check_wishes(matrix: Matrix, wishes: Wishes) -> None:
             f"{wishes.count}"
         )
         raise ArgumentError(msg)
+    if wishes.count and wishes.algorithm not in ("auto", "lanczos"):
+        msg = f"algorithm: expected 'lanczos' or 'auto' for triplets, got {wishes.algorithm!r}"
+        raise ArgumentError(msg)
     if wishes.block_size is not None and wishes.block_size < 1:
         msg = f"block_size: expected at least 1, got {wishes.block_size!r}; 16 is a good choice"
         raise ArgumentError(msg)

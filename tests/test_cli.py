@@ -507,6 +507,12 @@ def test_svds_writes_vectors_and_json(stored_matrix):
     assert "left not made" in warm.stdout
 
 
+def test_a_plan_of_triplets(stored_matrix):
+    done = CliRunner().invoke(cli.main, ["plan", "A.zarr", "-k", "3", "--block-size", "9"])
+    assert done.exit_code == 0, done.output
+    assert "one more pass for the left vectors" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

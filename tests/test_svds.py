@@ -97,16 +97,6 @@ def test_dask_arrays_operators_and_zarr_give_the_same_values(tmp_path):
         np.testing.assert_allclose(tri.vh, reference.vh, atol=1e-4)
 
 
-def test_passes_that_read_twice(tmp_path):
-    B = decaying(60, 30_000, seed=3).T.copy()  # 30 000 x 60; strips of either kind exceed the limit
-    store = zarr.create_array(tmp_path / "B.zarr", shape=B.shape, chunks=(10_000, 60), dtype=float)
-    store[:] = B
-    tri = bigspec.svds(tmp_path / "B.zarr", 3, seed=1, left=False, block_size=11)
-    assert_every_interval_holds(tri, B)
-    assert tri.u is None
-    assert tri.vector_passes == 0
-
-
 def test_a_cluster_gives_the_same_bits(cluster, tmp_path):
     zarr.create_array(tmp_path / "A.zarr", shape=A.shape, chunks=(64, 300), dtype=A.dtype)[:] = A
     options = {"seed": 1, "block_size": 11}
@@ -192,6 +182,7 @@ def test_zero_values_end_exhausted_with_small_absolute_intervals(rows):
     assert np.all(tri.lower[3:] == 0)
     assert np.all(tri.upper[3:] < 1e-5 * tri.s[0])
     assert max(tri.widths[:3]) < 1e-9
+    assert tri.passes == 2
 
 
 def test_values_below_the_rounding_of_the_squares_end_exhausted_too():
@@ -300,6 +291,11 @@ def test_k_is_checked(k):
 def test_more_triplets_than_there_are():
     with pytest.raises(ArgumentError, match=r"k: expected 1 <= k <= min\(m, n\) = 300 .*got 301"):
         bigspec.svds(A, 301)
+
+
+def test_triplets_are_planned_for_lanczos_alone():
+    with pytest.raises(ArgumentError, match="algorithm: expected 'lanczos' or 'auto'"):
+        bigspec.plan(A, k=3, algorithm="power")
 
 
 def test_u_store_without_left_vectors():

@@ -155,6 +155,7 @@ def show_command(run: str, json_file: str | None) -> None:
 @main.command("plan", cls=Command)
 @shared_options
 @netcdf_options
+@click.option("-k", "count", type=int, metavar="K", help="Plan `svds` of K triplets, not `norm`.")
 def plan_command(
     source: str,
     rtol: float,
@@ -168,6 +169,7 @@ def plan_command(
     json_file: str | None,
     rows: str | None,
     fill: float | None,
+    count: int | None,
 ) -> None:
     """Say what a run on SRC would read, hold and cost, without reading it."""
     with cluster_of(scheduler, scheduler_file, workers, memory_limit):
@@ -178,6 +180,7 @@ def plan_command(
             algorithm=algorithm,
             block_size=block_size,
             memory_limit=memory_limit,
+            k=count,
         )
     deliver(str(planned), planned.to_dict(), json_file)
 

@@ -118,7 +118,7 @@ class RunningTop:
         """
         for interval, before in zip(self.intervals, self.before, strict=True):
             width, margin = relative_width(interval.lower, interval.upper), interval.rounding
-            if width <= rtol or (margin > rtol and width <= FEW * margin):
+            if width <= rtol or (rtol < margin < LARGE and width <= FEW * margin):
                 continue
             shrinks = interval.upper - interval.lower < STUCK * (before - interval.lower)
             if margin <= rtol or shrinks or not (margin >= LARGE or width <= MANY * margin):
