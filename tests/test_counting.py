@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from bigspec.algorithms import TopLanczos
-from bigspec.certificate import Relation
+from bigspec.certificate import Relation, christoffel
 from bigspec.certificate.counting import (
     Windows,
+    _low_part,
     counting_bound,
     half_steps,
     lehmann_values,
@@ -70,6 +71,19 @@ def test_coordinates_of_the_vectors_are_orthonormal(name):
     for relation in relations(SPECTRA[name]):
         c = right_coordinates(relation, 9)
         np.testing.assert_allclose(c.conj().T @ c, np.eye(9), atol=1e-13)
+
+
+@EACH
+def test_the_scan_evaluates_the_christoffel_function(name):
+    for relation in relations(SPECTRA[name]):
+        s, theta = 3, relation.theta
+        if theta[2] - theta[3] < 1e-3:
+            continue
+        t, low = _low_part(relation, s, 2.0)
+        exact = np.sqrt(christoffel(relation, t - theta[s], drop=s))  # by QR
+        exact = np.maximum.accumulate(exact[::-1])[::-1]
+        assert np.all(low >= exact * (1 - 1e-6) - 2 * relation.start_defect)
+        assert np.all(low <= 1.001 * exact + 1e-5)
 
 
 @EACH

@@ -11,7 +11,8 @@ from distributed import Client
 from scipy.sparse.linalg import aslinearoperator
 
 import bigspec
-from bigspec.errors import ArgumentError, MemoryLimitError
+from bigspec.errors import ArgumentError, MatrixChangedError, MemoryLimitError
+from bigspec.results import Observer
 from bigspec.sources.targets import create_target
 from tests.matrices import clustered, decaying, gapped, with_spectrum
 from tests.real import load
@@ -271,6 +272,19 @@ def test_vectors_written_before_are_replaced_and_nothing_else(tmp_path):
 def test_a_target_is_incomplete_until_the_end(tmp_path):
     create_target(tmp_path / "U.zarr", (5, 2), 2, np.dtype(float), "u_store")
     assert zarr.open_array(tmp_path / "U.zarr", mode="r").attrs["complete"] is False
+
+
+def test_a_matrix_that_changes_before_the_last_pass_is_noticed(tmp_path):
+    store = zarr.create_array(tmp_path / "A.zarr", shape=A.shape, chunks=(64, 300), dtype=float)
+    store[:] = A
+
+    class Writer(Observer):
+        def pass_finished(self, record):
+            if record.width <= 1e-3:
+                store[70:80] = 7.0
+
+    with pytest.raises(MatrixChangedError, match="got others in panel"):
+        bigspec.svds(tmp_path / "A.zarr", 3, seed=1, progress=Writer())
 
 
 def test_irregular_panels_cannot_share_chunks(tmp_path):

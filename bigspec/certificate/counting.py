@@ -58,6 +58,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.certificate.relation import Relation
+from bigspec.dense import UNIT_ROUNDOFF
 from bigspec.quantiles import smallest_singular_quantile
 
 __all__ = ["Windows", "counting_bound", "half_steps", "lehmann_values", "windows"]
@@ -65,6 +66,7 @@ __all__ = ["Windows", "counting_bound", "half_steps", "lehmann_values", "windows
 Array = np.ndarray[Any, Any]
 
 POINTS_AN_OCTAVE = 8
+NARROWEST = 1e-5  # nor than this share of ||F||, where the scan would lose its digits
 LARGE = 1e300
 BATCH = 1 << 18  # entries at once in the scan
 NEAREST = 0.02  # tau no nearer to theta_{s+1} than this share of the gap above it
@@ -114,6 +116,8 @@ def counting_bound(relation: Relation, event: Windows, s: int, ceiling: float) -
         return np.inf
     size = np.linalg.norm(relation.F[: s + 1], axis=1) + relation.eps
     p = np.linalg.norm(relation.C[:, : s + 1], axis=0) * size
+    if theta[s - 1] - theta[s] <= NARROWEST * np.linalg.norm(relation.F[s:]):
+        return np.inf
     # Where the pairs after the s-th rule out nothing even at theta_s, no cut can help.
     at_theta = float(theta[s - 1]) - theta[s:]
     if _christoffel_roots(relation.C[:, s:], relation.F[s:], at_theta[None])[0] >= event.roots[0]:
@@ -159,7 +163,8 @@ def _low_part(relation: Relation, s: int, ceiling: float) -> tuple[Array, Array]
     """Evaluate ``w_s^(1/2)`` on a grid up to `ceiling`, as its maximum from there on.
 
     ``||C M (I + M^H M)^{-1/2}||`` with ``M = (t - Theta)^{-1} F`` is formed from b x b Gram
-    matrices; the grid stays far enough from theta_{s+1} for their squared condition number.
+    matrices. That squares the condition number of M, and perturbs the square of the norm by about
+    ``u (1 + ||M||^2) ||C||^2``: 4 times that is added, and the grid stays away from theta_{s+1}.
 
     Returns
     -------
@@ -170,14 +175,15 @@ def _low_part(relation: Relation, s: int, ceiling: float) -> tuple[Array, Array]
     """
     theta, C, F = relation.theta[s:], relation.C[:, s:], relation.F[s:]
     gap = float(relation.theta[s - 1] - theta[0])
-    norm = float(np.linalg.norm(F)) if F.size else 0.0
+    norm = float(np.linalg.norm(F, 2)) if F.size else 0.0
     # As near to theta_{s+1} as the residual lets w fall, but not nearer than Lehmann needs.
-    first = max(min(NEAREST * gap, norm), 1e-5 * norm, 4 * relation.eps)
+    first = max(min(NEAREST * gap, norm), NARROWEST * norm, 4 * relation.eps)
     last = max(ceiling - float(theta[0]), 2 * first)
     count = 2 + int(POINTS_AN_OCTAVE * np.log2(last / first))
     shift = first * np.geomspace(1.0, last / first, count)
     size = float(np.linalg.norm(C, 2))
     root = _christoffel_roots(C, F, shift[:, None] + (theta[0] - theta))
+    root = np.sqrt(root**2 + 4 * UNIT_ROUNDOFF * (1 + (norm / shift) ** 2) * size**2)
     root = root * (1 + relation.eps / shift) + relation.eps * size / shift
     return theta[0] + shift, np.maximum.accumulate(root[::-1])[::-1]
 

@@ -19,6 +19,7 @@ from bigspec.passes.strips import Strips
 from bigspec.passes.tasks import Abandoned, Context, as_block, size_of
 from bigspec.products import multiply_slab
 from bigspec.sources.targets import write_rows
+from bigspec.tokens import block_token
 
 __all__ = ["FinishContext", "ForwardContext"]
 
@@ -80,7 +81,7 @@ def forward_panel(context: ForwardContext, index: int) -> Strips:
     if isinstance(matrix, OperatorMatrix):
         return _forward_operator(context)
     assert context.V is not None
-    retries, reading, read_bytes = buffers.retries, 0.0, 0
+    retries, reading, read_bytes, content = buffers.retries, 0.0, 0, 0
     started = time.perf_counter()
     rows = []
     for slab in layout.slabs(layout.panel(index)):
@@ -88,30 +89,34 @@ def forward_panel(context: ForwardContext, index: int) -> Strips:
             raise Abandoned
 
         def tiles(slab: tuple[int, int] = slab) -> Any:
-            nonlocal reading, read_bytes
+            nonlocal reading, read_bytes, content
             for tile in layout.tiles():
                 before = time.perf_counter()
                 block = matrix.read(*layout.rectangle(slab, tile), buffers)
                 reading += time.perf_counter() - before
                 read_bytes += size_of(block)
+                content = block_token(block, content)
                 yield tile[0], block
 
         rows.append(_product(context, tiles(), slab))
-    return _strip(context, index, rows, read_bytes, reading, started, buffers.retries - retries)
+    cost = read_bytes, reading, buffers.retries - retries
+    return _strip(context, index, rows, cost, started, content)
 
 
 def forward_blocks(context: ForwardContext, index: int, pieces: Sequence[Sequence[Any]]) -> Strips:
     """Multiply a panel whose chunks are results of other tasks (a dask array)."""
     layout, started = context.layout, time.perf_counter()
     strips = pieces if layout.orientation == "rows" else list(zip(*pieces, strict=True))
-    first, read_bytes, rows = layout.panel(index).first, 0, []
+    first, read_bytes, content, rows = layout.panel(index).first, 0, 0, []
     for number, strip in enumerate(strips, start=first):
         blocks = [(layout.across.cut(j), as_block(block)) for j, block in enumerate(strip)]
-        read_bytes += sum(size_of(block) for _, block in blocks)
+        for _, block in blocks:
+            read_bytes += size_of(block)
+            content = block_token(block, content)
         rows.append(
             _product(context, blocks, (layout.swept.cut(number), layout.swept.cut(number + 1)))
         )
-    return _strip(context, index, rows, read_bytes, 0.0, started, 0)
+    return _strip(context, index, rows, (read_bytes, 0.0, 0), started, content)
 
 
 def _product(context: ForwardContext, tiles: Any, slab: tuple[int, int]) -> Array:
@@ -138,23 +143,24 @@ def _strip(
     context: ForwardContext,
     index: int,
     rows: list[Array],
-    read_bytes: int,
-    reading: float,
+    read: tuple[int, float, int],
     started: float,
-    retries: int,
+    content: int | None,
 ) -> Strips:
+    """Factor, write and describe the rows of a panel; `read` is bytes, seconds and retries."""
     Y = np.ascontiguousarray(rows[0] if len(rows) == 1 else np.concatenate(rows))
     factor: Any = np.linalg.qr(Y, mode="r")
-    seconds = time.perf_counter() - started
-    cost = (read_bytes, reading, seconds - reading, retries)
+    read_bytes, reading, retries = read
+    cost = (read_bytes, reading, time.perf_counter() - started - reading, retries)
+    contents = np.array([] if content is None else [content], np.uint32)
     if context.target is None:
-        return Strips((Y,), (factor,), ((),), *cost)
+        return Strips((Y,), (factor,), ((),), *cost, contents=contents)
     tokens = []
     for start, stop in _chunks(context, index):
         first = _rows(context, index)[0]
         tokens.append(crc32(Y[start - first : stop - first].data))
         write_rows(context.target, start, stop, Y[start - first : stop - first])
-    return Strips((), (factor,), (tuple(tokens),), *cost)
+    return Strips((), (factor,), (tuple(tokens),), *cost, contents=contents)
 
 
 def _rows(context: ForwardContext, index: int) -> tuple[int, int]:
@@ -181,7 +187,7 @@ def _forward_operator(context: ForwardContext) -> Strips:
     if not np.isfinite(Y).all():
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)
-    return _strip(context, 0, [Y], 0, 0.0, started, 0)
+    return _strip(context, 0, [Y], (0, 0.0, 0), started, None)
 
 
 def finish_panel(context: FinishContext, index: int) -> Strips:

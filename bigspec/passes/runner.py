@@ -235,12 +235,14 @@ class Pass:
 
         Raises
         ------
-        DeadlinePassed, NonFiniteError, ChunkError, StoreUnavailableError
+        DeadlinePassed, NonFiniteError, ChunkError, StoreUnavailableError, MatrixChangedError
         """
         started = time.monotonic()
         block = np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
         context = ForwardContext(self.matrix, self.layout, block, exponent, False, target=target)
         strips: Any = self._rounds(context)
+        if self.layout.reads_per_pass == 1:  # else passes of sums read, and count, tiles twice
+            self._check_tokens(strips.contents)
         R = strips.factors[0]
         for factor in strips.factors[1:]:
             R = np.linalg.qr(np.concatenate([R, factor]), mode="r")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class Strips:
         Checksums of the chunks that each panel wrote.
     bytes_read, seconds_reading, seconds_multiplying, retries
         What it cost.
+    contents : ndarray of uint32
+        Content tokens of the panels; none for operators.
     """
 
     parts: tuple[Array, ...]
@@ -36,6 +38,7 @@ class Strips:
     seconds_reading: float = 0.0
     seconds_multiplying: float = 0.0
     retries: int = 0
+    contents: Array = field(default_factory=lambda: np.zeros(0, np.uint32))
 
     @staticmethod
     def joined(strips: Sequence[Strips]) -> Strips:
@@ -48,4 +51,5 @@ class Strips:
             sum(one.seconds_reading for one in strips),
             sum(one.seconds_multiplying for one in strips),
             sum(one.retries for one in strips),
+            np.concatenate([one.contents for one in strips]),
         )
