@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 CUTS = (0.5, 1e-3, 1e-6)  # of theta_k: Ritz pairs that the half step uses
 SHIFTS = (0.0, 0.01, 0.1, 0.3, 0.6)
-GAPS = (4, 2)  # widest gaps that are tried: behind l_k, and before it
+GAPS = (3, 1)  # gaps that are tried of each kind: behind l_k, and before it
 
 
 class UpperBounds(NamedTuple):
@@ -155,7 +155,7 @@ def _likely(relation: Relation, event: Windows, k: int, known: float) -> list[Up
     first = christoffel_bound(relation, float(event.roots[0]) ** 2, ceiling=known)
     bounds = [UpperBounds(np.full(k, first), "Christoffel", False)] if first < known else []
     counted, lehmann = np.full(k, np.inf), np.full(k, np.inf)
-    for s in _gaps(theta, k, min(event.count, len(theta))):
+    for s in _gaps(relation, k, min(event.count, len(theta))):
         tau = counting_bound(relation, event, s, min(first, known))
         if np.isinf(tau):
             continue
@@ -167,14 +167,24 @@ def _likely(relation: Relation, event: Windows, k: int, known: float) -> list[Up
     return bounds
 
 
-def _gaps(theta: Array, k: int, most: int) -> list[int]:
-    """Positions s of the relatively widest gaps between theta_s and theta_{s+1}."""
+def _gaps(relation: Relation, k: int, most: int) -> list[int]:
+    """Positions s of the gaps between theta_s and theta_{s+1} that are tried.
+
+    Relatively wide ones give the better Lehmann bounds, those that are wide beside the residuals at
+    both sides can be counted sooner.
+    """
     if most < 2:
         return []
-    top = np.maximum(theta[: most - 1], np.finfo(float).tiny)
-    order = np.argsort(-(theta[: most - 1] - theta[1:most]) / top, kind="stable") + 1
-    behind = [int(s) for s in order if s >= k][: GAPS[0]]
-    return behind + [int(s) for s in order if s < k][: GAPS[1]]
+    theta, size = relation.theta[:most], np.linalg.norm(relation.F[:most], axis=1)
+    gap = theta[:-1] - theta[1:]
+    least = 1e-30 * abs(float(theta[0])) + relation.eps
+    wide = np.argsort(-gap / np.maximum(theta[:-1], least), kind="stable") + 1
+    sure = np.argsort(-gap / (size[:-1] + size[1:] + least), kind="stable") + 1
+    chosen: list[int] = []
+    for order in (wide, sure):
+        chosen += [int(s) for s in order if s >= k][: GAPS[0]]
+        chosen += [int(s) for s in order if s < k][: GAPS[1]]
+    return list(dict.fromkeys(chosen))
 
 
 def right_coordinates(relation: Relation, k: int) -> Array:

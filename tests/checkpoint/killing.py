@@ -31,7 +31,7 @@ import zarr.storage._local as local_store
 import bigspec
 from bigspec import layout
 from bigspec.checkpoint import folder, keeper, lease
-from bigspec.passes import executors
+from bigspec.passes import executors, tasks
 from bigspec.results import Observer
 from tests.matrices import decaying
 
@@ -409,7 +409,7 @@ class Child:
         self.pass_number = number
 
     def watch_panels(self):
-        inner = executors.run_panel
+        inner = tasks.run_panel
 
         def run_panel(context, index):
             self.note("panel", self.pass_number, index)
@@ -417,7 +417,7 @@ class Child:
                 die()
             return inner(context, index)
 
-        executors.run_panel = run_panel
+        tasks.run_panel = run_panel
 
     def watch_saves(self):
         """Note what is loaded, offered and saved; let the keeper's clock count panels."""
