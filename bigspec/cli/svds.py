@@ -11,7 +11,15 @@ import numpy as np
 
 from bigspec.checkpoint import Checkpoint
 from bigspec.cli.commands import Quiet
-from bigspec.cli.options import cluster_of, seconds_or_text, source_options, writable_place
+from bigspec.cli.expression import expressed, expression_options
+from bigspec.cli.options import (
+    cluster_of,
+    matrix_of,
+    netcdf_options,
+    seconds_or_text,
+    source_options,
+    writable_place,
+)
 from bigspec.cli.output import deliver
 from bigspec.cli.statuses import SAVED, STATUSES, CannotWriteError, Command
 from bigspec.decompose import svds
@@ -24,6 +32,8 @@ __all__ = ["svds_command"]
 
 @click.command("svds", cls=Command, epilog=STATUSES)
 @source_options
+@expression_options
+@netcdf_options
 @click.option("-k", "count", type=int, required=True, metavar="K", help="How many triplets.")
 @click.option("--u", "u_store", metavar="URL", help="Write the left vectors there, as Zarr.")
 @click.option(
@@ -51,6 +61,11 @@ def svds_command(
     scheduler_file: str | None,
     workers: int | None,
     json_file: str | None,
+    minus: str | None,
+    center: bool,
+    scale: str | None,
+    rows: str | None,
+    fill: float | None,
     count: int,
     u_store: str | None,
     v_file: str | None,
@@ -64,7 +79,8 @@ def svds_command(
 ) -> None:
     """Compute the K largest singular triplets of SRC, each value as a certified interval.
 
-    Left vectors are made only with --u, which costs one more pass.
+    With --center these are principal components. Left vectors are made only with --u, which
+    costs one more pass.
     """
     if steal and checkpoint is None:
         msg = "--steal needs --checkpoint URL"
@@ -74,7 +90,7 @@ def svds_command(
     watcher = nullcontext(Quiet()) if quiet else LiveProgress(sys.stderr)
     with terminable(), cluster, watcher as observer:
         triplets = svds(
-            source,
+            expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
             count,
             rtol=rtol,
             failure_probability=failure_probability,
