@@ -515,6 +515,17 @@ def test_svds_writes_vectors_and_json(stored_matrix):
     assert "left not made" in warm.stdout
 
 
+def test_svds_of_an_expression(stored_matrix):
+    done = CliRunner().invoke(
+        cli.main, ["svds", "A.zarr", "-k", "2", "--center", "--json", "-", "--quiet"]
+    )
+    assert done.exit_code == 0, done.output
+    A = stored_matrix - stored_matrix.mean(axis=0)
+    sigma, data = np.linalg.svd(A, compute_uv=False)[:2], json.loads(done.stdout)
+    assert np.all(np.array(data["lower"]) <= sigma * (1 + 1e-12))
+    assert np.all(sigma <= np.array(data["upper"]) * (1 + 1e-12))
+
+
 def test_a_plan_of_triplets(stored_matrix):
     done = CliRunner().invoke(cli.main, ["plan", "A.zarr", "-k", "3", "--block-size", "9"])
     assert done.exit_code == 0, done.output

@@ -177,10 +177,9 @@ def _gaps(relation: Relation, k: int, most: int) -> list[int]:
         return []
     theta, size = relation.theta[:most], np.linalg.norm(relation.F[:most], axis=1)
     gap = theta[:-1] - theta[1:]
-    tiny = np.finfo(float).tiny
-    wide = np.argsort(-gap / np.maximum(theta[:-1], tiny), kind="stable") + 1
-    floor = max(tiny, float(relation.eps))  # residuals of the size of rounding are all alike
-    sure = np.argsort(-gap / np.maximum(size[:-1] + size[1:], floor), kind="stable") + 1
+    least = 1e-30 * abs(float(theta[0])) + relation.eps
+    wide = np.argsort(-gap / np.maximum(theta[:-1], least), kind="stable") + 1
+    sure = np.argsort(-gap / (size[:-1] + size[1:] + least), kind="stable") + 1
     chosen: list[int] = []
     for order in (wide, sure):
         chosen += [int(s) for s in order if s >= k][: GAPS[0]]

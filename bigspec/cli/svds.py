@@ -79,7 +79,8 @@ def svds_command(
 ) -> None:
     """Compute the K largest singular triplets of SRC, each value as a certified interval.
 
-    Left vectors are made only with --u, which costs one more pass.
+    With --center these are principal components. Left vectors are made only with --u, which costs
+    one more pass.
     """
     if steal and checkpoint is None:
         msg = "--steal needs --checkpoint URL"

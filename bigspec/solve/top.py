@@ -78,14 +78,16 @@ class RunningTop:
     @property
     def intervals(self) -> tuple[Interval, ...]:
         """The intervals of all singular values that are asked for, largest first."""
-        found = []
-        top = math.inf
+        found: list[Interval] = []
         rows = zip(self.lower, self.certain, self.likely, self.rounding, strict=True)
         for (lower, lower_name), certain, likely, rounding in rows:
             deterministic = self.failed or certain[0] <= likely[0]
             upper, name = certain if deterministic else likely
-            top = min(top, max(upper, lower))
-            found.append(Interval(lower, top, name, lower_name, deterministic, rounding))
+            upper = max(upper, lower)
+            if found and found[-1].upper < upper:  # sigma_i <= sigma_{i-1}, and what bounds that
+                before = found[-1]
+                upper, name, deterministic = before.upper, before.upper_bound, before.deterministic
+            found.append(Interval(lower, upper, name, lower_name, deterministic, rounding))
         return tuple(found)
 
     @property
