@@ -11,6 +11,8 @@ from bigspec.checkpoint import Checkpoint
 from bigspec.compose import centered, hstack, low_rank, scaled, standardized, vstack
 from bigspec.decompose import svds
 from bigspec.errors import BigspecError
+from bigspec.gates import Gate
+from bigspec.history import History
 from bigspec.matrices import Matrix
 from bigspec.planning import Plan
 from bigspec.results import Estimate, PassRecord
@@ -20,6 +22,8 @@ __all__ = [
     "BigspecError",
     "Checkpoint",
     "Estimate",
+    "Gate",
+    "History",
     "Matrix",
     "PassRecord",
     "Plan",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.gates import Gate
 from bigspec.matrices import Matrix
 from bigspec.options import (
     as_bytes,
@@ -124,6 +125,7 @@ def norm(
     time_limit: float | str | None = None,
     memory_limit: int | str | None = None,
     progress: bool | Observer = False,
+    gate: Gate | None = None,
 ) -> Estimate:
     """Bracket the spectral norm (largest singular value) of a matrix that need not fit in memory.
 
@@ -162,6 +164,9 @@ def norm(
         text such as ``"4GiB"``. Default: half of what it has.
     progress : bool or Observer
         Show a live line.
+    gate : Gate, optional
+        Limits: the run ends as soon as the interval decides them, or at `rtol`, undecided. What
+        became of them is `Estimate.gate`.
 
     Returns
     -------
@@ -187,7 +192,7 @@ def norm(
     origin in Hochstenbach, J. Sci. Comput. 57 (2013).
     """
     began = time.monotonic()
-    budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit))
+    budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit), gate)
     check_budget(budget)
     check_probability(failure_probability)
     failure_probability = float(failure_probability)
@@ -206,6 +211,7 @@ def norm(
             chosen, held, W = prepared(
                 held, Progress(), executor, matrix, wishes, failure_probability, seed, loaded
             )
+            observer.identified(held.run.get("id", ""))
             layout = chosen.layout.to_dict() | {"where": executor.name}
             observer.run_started(matrix.name, layout)
             outcome = solve(
@@ -219,7 +225,8 @@ def norm(
                 progress=held,
                 keeper=keeper,
             )
-        estimate = _estimate(chosen, outcome, budget, held, layout, began)
+        columns = 0 if W is None else W.shape[1]
+        estimate = _estimate(chosen, outcome, budget, held, layout, columns, began)
         observer.run_finished(estimate)
     finally:
         observer.close()
@@ -234,6 +241,8 @@ def connect(
     workers: int | None = None,
     memory_limit: int | str | None = None,
     timeout: float | None = None,
+    min_workers: int | None = None,
+    worker_timeout: float | str | None = None,
 ) -> Iterator[None]:
     """Make `norm` run on a Dask cluster while inside; with no argument, do nothing.
 
@@ -247,6 +256,8 @@ def connect(
         workers=workers,
         memory_limit=None if limit is None else 2 * limit,
         timeout=timeout,
+        min_workers=as_whole("min_workers", min_workers),
+        worker_timeout=as_seconds(worker_timeout, "worker_timeout"),
     ):
         yield
 
@@ -257,6 +268,7 @@ def _estimate(
     budget: Budget,
     held: Progress,
     layout: dict[str, Any],
+    columns: int,
     began: float,
 ) -> Estimate:
     """Assemble the answer."""
@@ -289,4 +301,7 @@ def _estimate(
         seconds=held.seconds + time.monotonic() - began,
         bytes_read=read,
         versions=versions(),
+        gate=None if budget.gate is None else budget.gate.judge(interval.lower, interval.upper),
+        run_id=held.run.get("id", ""),
+        start_columns=columns,
     )

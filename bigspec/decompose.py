@@ -148,6 +148,7 @@ def svds(
             passes = Pass(matrix, chosen.layout, executor, on_panels=observer.panels_done)
             vectors = _Vectors(passes, u_store)
             vectors.check()
+            observer.identified(held.run.get("id", ""))
             observer.run_started(matrix.name, layout)
             outcome = solve(
                 passes,

@@ -16,6 +16,7 @@ __all__ = [
     "ChunkError",
     "ClusterError",
     "DataError",
+    "HistoryError",
     "MatrixChangedError",
     "MemoryLimitError",
     "MissingSourceError",
@@ -116,3 +117,9 @@ class CheckpointInUseError(BigspecError, BlockingIOError):
     """Another process runs on this checkpoint, or has taken it over."""
 
     exit_status = 75
+
+
+class HistoryError(BigspecError, OSError):
+    """A history cannot be read or written; no answer is lost with it."""
+
+    exit_status = 74

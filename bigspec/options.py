@@ -81,36 +81,46 @@ def as_bytes(value: int | str | None) -> int | None:
     return count
 
 
-def as_seconds(value: float | str | None) -> float | None:
+def as_seconds(value: float | str | None, name: str = "time_limit") -> float | None:
     """Read an optional duration."""
     if value is None:
         return None
     try:
         return float(parse_timedelta(value))
     except (ValueError, TypeError, KeyError):
-        msg = f"time_limit: expected positive seconds or a text such as '30min', got {value!r}"
+        msg = f"{name}: expected positive seconds or a text such as '30min', got {value!r}"
         raise ArgumentError(msg) from None
 
 
 @dataclass(frozen=True)
 class Start:
-    """Old vectors to start from, and the entropy of the run they came from.
+    """Old vectors to start from, and the entropy of the runs they came from.
 
     Attributes
     ----------
     right, left : ndarray (n, s), (m, s) or None
         For panels of rows and for panels of columns.
-    seed : int or None
+    seeds : frozenset of int
+        Of the runs they depend on: none may be that of the next one.
+    optional : bool
+        Whether a run begins without them where they do not fit, and says so.
     """
 
     right: Array | None
     left: Array | None
-    seed: int | None = None
+    seeds: frozenset[int] = frozenset()
+    optional: bool = False
 
     @property
     def columns(self) -> int:
         """Most columns that a start block may get."""
         return max(0 if part is None else part.shape[1] for part in (self.right, self.left))
+
+    def side(self, *, rows: bool) -> Array | None:
+        """Return those for panels of rows or of columns; None if optional ones are not there."""
+        if self.optional and (self.right if rows else self.left) is None:
+            return None
+        return self.vectors(rows=rows)
 
     def vectors(self, *, rows: bool) -> Array:
         """Return those for panels of rows or of columns.
@@ -132,7 +142,7 @@ def entropy_of(seed: int | None, start: Start | None) -> int:
     """Return the entropy of a new run: the seed given, or fresh."""
     if seed is None:
         return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
-    if start is not None and start.seed == seed:
+    if start is not None and seed in start.seeds:
         msg = (
             f"seed: expected another one than that of the run given as start, got {seed} "
             "again; a matrix that depends on the old run would not be independent of the start "
@@ -158,6 +168,8 @@ def load_start(start: Any) -> Start | None:
     """
     if start is None:
         return None
+    if isinstance(start, Start):
+        return start
     if isinstance(start, Estimate):
         return _of_vectors(start.right, start.left, start.seed)
     if isinstance(start, Triplets):
@@ -187,7 +199,7 @@ def _of_vectors(right: Array | None, left: Array | None, seed: int) -> Start:
     def column(vector: Array | None) -> Array | None:
         return None if vector is None else vector[:, None]
 
-    return Start(column(right), column(left), seed)
+    return Start(column(right), column(left), frozenset({seed}))
 
 
 def _of_checkpoint(where: str) -> Start:
@@ -207,8 +219,8 @@ def _of_checkpoint(where: str) -> Start:
 
 def _for_panels(block: Array, run: dict[str, Any]) -> Start:
     if run["cut"]["orientation"] == "rows":
-        return Start(block, None, run["entropy"])
-    return Start(None, block, run["entropy"])
+        return Start(block, None, frozenset({run["entropy"]}))
+    return Start(None, block, frozenset({run["entropy"]}))
 
 
 def _entries(array: Any, text: str) -> Any:

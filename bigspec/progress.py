@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
+import threading
 from contextlib import suppress
 from typing import Any, Self, TextIO
 
 from bigspec.errors import ArgumentError
+from bigspec.heartbeat import Heartbeat
 from bigspec.results import Estimate, Observer, PassRecord, TripletPass
 from bigspec.triplets import Triplets
 from bigspec.words import (
@@ -58,16 +61,18 @@ class LiveProgress(Observer):
     """Shows how far a pass is and how the interval closes in.
 
     On a terminal and in a notebook, one bar a pass, replaced by one line that stays. On any
-    other stream, one plain line a pass and one every minute within a long pass.
+    other stream, one plain line a pass and one every `heartbeat` seconds within a long pass.
 
     Parameters
     ----------
     stream : file object, optional
         Where to write. By default the notebook's output cell, or standard error.
         A stream that can no longer be written is passed over in silence.
+    heartbeat : float
+        Seconds; infinity for no such lines.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, heartbeat: float = HEARTBEAT) -> None:
         self._notebook = stream is None and _in_notebook()
         usual = sys.stdout if self._notebook else sys.stderr
         # Python's streams are None where the descriptor was closed (2>&-, services).
@@ -76,7 +81,9 @@ class LiveProgress(Observer):
         self._bar: Any = None  # tqdm has no types
         self._number = 0
         self._interval = ""
-        self._spoken = 0.0  # seconds of the pass at its last line
+        self._far = ""  # how far this pass is
+        self._lock = threading.Lock()
+        self._heartbeat = Heartbeat(math.inf if self._live else heartbeat, self.beat)
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +93,7 @@ class LiveProgress(Observer):
 
     def close(self) -> None:
         """Clear the bar, so that what is written next starts on a clean line; idempotent."""
+        self._heartbeat.stop()
         if self._bar is not None:
             bar, self._bar = self._bar, None
             with suppress(*_GONE):
@@ -104,24 +112,27 @@ class LiveProgress(Observer):
     def pass_started(self, number: int, panels: int) -> None:
         """Put up a bar for this pass."""
         self.close()
-        self._number, self._spoken = number, 0.0
+        self._number, self._far = number, f"0 of {panels} panels"
+        self._heartbeat.start()
         if self._live:
             with suppress(*_GONE):
                 self._bar = self._new_bar(panels)
                 self._bar.set_postfix_str(self._interval or "first bounds after this pass")
 
     def panels_done(self, done: int, panels: int, bytes_read: int, seconds: float) -> None:
-        """Move the bar, or write a line if the last one was long ago."""
+        """Move the bar; in a log, remember it for the next heartbeat."""
         rate = rate_text(bytes_read, seconds)
         if self._bar is not None:
             known = [part for part in (rate, self._interval) if part]
             with suppress(*_GONE):
                 self._bar.set_postfix_str(", ".join(known), refresh=False)
                 self._bar.update(done - self._bar.n)
-        elif not self._live and seconds - self._spoken >= HEARTBEAT:
-            self._spoken = seconds
-            progress = f"{done} of {panels} panels after {seconds_text(seconds)}"
-            self._line(f"pass {self._number}: {progress}" + (f", {rate}" if rate else ""))
+        else:
+            self._far = f"{done} of {panels} panels" + (f", {rate}" if rate else "")
+
+    def beat(self, seconds: float) -> None:
+        """Say how far this pass is, so many seconds after it began."""
+        self._line(f"pass {self._number}: {self._far}; {seconds_text(seconds)} so far")
 
     def pass_finished(self, record: PassRecord) -> None:
         """Replace the bar by the line that stays."""
@@ -164,7 +175,7 @@ class LiveProgress(Observer):
 
     def _line(self, text: str) -> None:
         """Write one line; between two bars of ours, and clear of anybody else's."""
-        with suppress(*_GONE):
+        with self._lock, suppress(*_GONE):
             if self._live:
                 from tqdm import tqdm
 

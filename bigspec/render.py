@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bigspec.results import Estimate, PassRecord
     from bigspec.triplets import Triplets
 
-__all__ = ["fragment", "page", "triplets_fragment"]
+__all__ = ["document", "fragment", "page", "triplets_fragment"]
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#59636e;--rule:#d5dbe1;
@@ -165,14 +165,21 @@ def page(est: Estimate) -> str:
         ("Versions", _pairs(est.versions.items())),
     ]
     body = "".join(f"<section><h2>{head}</h2>{text}</section>" for head, text in sections if text)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Spectral norm of {name}</title><style>{_STYLE}</style></head><body><main>"
+    head = (
         f'<header><h1>Spectral norm of {name}</h1><p class="interval">&sigma;<sub>1</sub> &isin; '
         f"<span>[{low},</span> <span>{high}]</span></p>"
         f'<p class="soft">relative width {width_text(est.lower, est.upper)}, '
         f"{_prose(guarantee(est))}</p>"
         f'<p class="status{"" if est.converged else " open"}">{_prose(est.status)}</p></header>'
+    )
+    return document(f"Spectral norm of {_name(est)}", head + body)
+
+
+def document(title: str, body: str) -> str:
+    """Return a page around `body`, which is HTML: no script, no font, nothing from a network."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
         f"{body}</main></body></html>\n"
     )

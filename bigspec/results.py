@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bigspec import charts, render, words
+from bigspec.gates import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,8 +166,8 @@ class Estimate:
     converged : bool
         Whether ``upper / lower - 1 <= rtol``.
     stopped_by : str
-        ``"converged"``, ``"exhausted"`` (the rounding margin is reached), ``"passes"`` or
-        ``"time"`` (the budget is used up).
+        ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (the rounding margin is
+        reached), ``"passes"`` or ``"time"`` (the budget is used up).
     checkpoint : str or None
         Where this is saved, with all that is needed to go on; None if it is not.
     status : str
@@ -206,6 +207,12 @@ class Estimate:
         Decoded bytes read from the matrix in the whole run, also by measurements.
     versions : dict
         Versions of what computed it.
+    start_columns : int
+        Old vectors in the start block (a warm start).
+    gate : Verdict or None
+        What the gate says of the interval; None without a gate.
+    run_id : str
+        Names the run in logs, checkpoint and history; a run that goes on keeps it.
     """
 
     lower: float
@@ -233,6 +240,9 @@ class Estimate:
     seconds: float
     bytes_read: int
     versions: dict[str, str] = field(repr=False)
+    gate: Verdict | None = None
+    run_id: str = ""
+    start_columns: int = 0
 
     @property
     def value(self) -> float:
@@ -279,6 +289,7 @@ class Estimate:
             "passes": self.passes,
             "stable_rank": self.stable_rank,
         }
+        data["gate"] = None if self.gate is None else self.gate.to_dict()
         plain = plain_values(derived | data)
         assert isinstance(plain, dict)
         return plain
@@ -339,7 +350,18 @@ class Observer:
     """Hears what a run does, while it does it; this base class ignores everything.
 
     All methods are called from the thread that called `bigspec.norm`.
+
+    Attributes
+    ----------
+    run_id : str
+        Of the run that is heard; empty before it is known.
     """
+
+    run_id = ""
+
+    def identified(self, run_id: str) -> None:
+        """Hear the id of the run, before it begins or goes on."""
+        self.run_id = run_id
 
     def run_started(self, matrix_name: str, layout: dict[str, Any]) -> None:
         """Hear that the run begins; `layout` is that of `Estimate.layout`."""

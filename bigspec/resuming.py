@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.checkpoint import Checkpoint, Keeper, array_digest, describe
-from bigspec.errors import CheckpointError, ResumeError
+from bigspec.errors import ArgumentError, BigspecError, CheckpointError, ResumeError
 from bigspec.options import Start, entropy_of, start_vectors
 from bigspec.passes import Executor
 from bigspec.planning import Plan, Wishes, check_wishes, make_plan, resume_plan
@@ -24,7 +25,9 @@ from bigspec.results import Observer
 from bigspec.solve import SAVED_TYPES, Progress
 from bigspec.words import interval_text, rounded_up, seconds_text, width_text
 
-__all__ = ["Saved", "as_checkpoint", "begin", "go_on", "kept", "prepared", "show", "versions"]
+__all__ = [
+    "Saved", "as_checkpoint", "begin", "go_on", "held_run", "kept", "prepared", "show", "versions",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 
@@ -62,6 +65,16 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     return Checkpoint(checkpoint)
 
 
+def held_run(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Describe the run that lies in a checkpoint; empty if none does, or none can be read."""
+    if checkpoint is None:
+        return {}
+    try:
+        return show(checkpoint).run
+    except BigspecError:  # what is wrong there is said by who opens it to go on
+        return {}
+
+
 def check_progress(progress: Any, where: str) -> None:
     """Refuse a value that is whole and not the progress of a run."""
     held = progress.run.keys() if isinstance(progress, Progress) else set()
@@ -75,6 +88,7 @@ def begin(
 ) -> dict[str, Any]:
     """Describe a new run, so that another process can go on with it and no other."""
     return {
+        "id": uuid.uuid4().hex,
         "matrix": chosen.matrix.identity,
         "name": chosen.matrix.name,
         "algorithm": chosen.algorithm.name,
@@ -133,11 +147,22 @@ def prepared(
     """
     if held is not None:
         chosen, held = go_on(held, executor, matrix, wishes, failure_probability, seed, start)
-        return chosen, held, start_vectors(start, chosen)
-    chosen = make_plan(matrix, executor, wishes)
-    W = start_vectors(start, chosen)
+        chosen, W = _fitting(start, chosen)
+        return chosen, held, W
+    chosen, W = _fitting(start, make_plan(matrix, executor, wishes))
     run = begin(chosen, wishes, failure_probability, entropy_of(seed, start), W)
     return chosen, replace(fresh, run=run), W
+
+
+def _fitting(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
+    """Check the start vectors; optional ones that do not fit are left out, and that is said."""
+    try:
+        return chosen, start_vectors(start, chosen)
+    except ArgumentError as error:
+        if start is None or not start.optional:
+            raise
+        said = f"a cold start, for want of vectors that fit: {error}"
+        return replace(chosen, choices=(*chosen.choices, said)), None
 
 
 def go_on(
@@ -160,7 +185,7 @@ def go_on(
     check_wishes(matrix, wishes)
     run = progress.run
     rows = run["cut"]["orientation"] == "rows"
-    vectors = None if start is None else start.vectors(rows=rows)
+    vectors = None if start is None else start.side(rows=rows)
     asked = {
         "failure_probability": failure_probability,
         "algorithm": run["algorithm"] if wishes.algorithm == "auto" else wishes.algorithm,
@@ -281,6 +306,7 @@ class Saved:
             "saved": self.place["saved"],
             "owner": self.place["owner"],
             "damage": self.place["damage"],
+            "run_id": self.run.get("id", ""),
             "run": _plain(self.run),
         }
 
@@ -307,6 +333,7 @@ class Saved:
             after = f"pass {self.passes + 1}"
         lines = [
             self.where,
+            f"  run         {run.get('id', 'without an id')}",
             f"  matrix      {run['name']}, {m} x {n} {dtype}",
             f"  algorithm   {run['algorithm']}, block of {run['block_size']}",
             f"  certainty   failure probability {run['failure_probability']:g}",

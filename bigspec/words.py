@@ -153,6 +153,8 @@ def facts(est: Estimate) -> list[tuple[str, str]]:
         ("rounding", f"{rounded_up(est.rounding)} of the relative width covers rounding errors"),
         ("algorithm", f"{est.algorithm}, block size {est.block_size}, seed {est.seed}"),
     ]
+    if est.gate is not None:
+        facts.append(("gate", f"{est.gate.outcome}: {est.gate.reason}"))
     if est.frobenius is not None and est.stable_rank is not None:
         facts.append(("Frobenius", f"{est.frobenius:.6g}"))
         facts.append(("stable rank", interval_text(*est.stable_rank)))

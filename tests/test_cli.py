@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import inspect
 import json
 import os
@@ -12,15 +13,15 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
-from bigspec import api, cli, errors
+from bigspec import Gate, api, cli, errors
 from bigspec.checkpoint import Checkpoint
-from bigspec.cli import commands, options
+from bigspec.cli import commands, options, watching
 from bigspec.progress import LiveProgress
 from bigspec.results import Estimate, Observer, PassRecord
 
 OPTIONS_OF_NORM = {
     "rtol", "failure_probability", "algorithm", "block_size", "start", "seed", "max_passes",
-    "time_limit", "memory_limit", "checkpoint",
+    "time_limit", "memory_limit", "checkpoint", "gate",
 }  # fmt: skip
 
 
@@ -59,8 +60,8 @@ def estimate(lower=167.9618, upper=167.9802, **changes):
 
 
 class OnTerminal(LiveProgress):
-    def __init__(self, stream):
-        super().__init__(stream)
+    def __init__(self, stream, **options):
+        super().__init__(stream, **options)
         self._live = True
 
 
@@ -92,8 +93,11 @@ class Backend:
             raise self.answer
         for record in self.answer.history:
             progress.pass_finished(record)
-        progress.run_finished(self.answer)
-        return self.answer
+        gate = options["gate"]
+        verdict = None if gate is None else gate.judge(self.answer.lower, self.answer.upper)
+        answer = dataclasses.replace(self.answer, gate=verdict)
+        progress.run_finished(answer)
+        return answer
 
     def plan(self, a, **options):
         self.source, self.options, self.was_inside = a, options, self.inside
@@ -142,14 +146,15 @@ def test_every_option_reaches_the_call(backend, tmp_path):
         "norm", "A.zarr", "--rtol", "1e-2", "--failure-probability", "1e-9", "--algorithm", "power",
         "--block-size", 16, "--seed", 5, "--start", start, "--max-passes", 9, "--time-limit",
         "30min", "--memory-limit", "1GiB", "--checkpoint", "run", "--checkpoint-interval", 5,
-        "--keep-blocks", "--steal",
+        "--keep-blocks", "--steal", "--max-norm", 9, "--min-norm", 2,
     )  # fmt: skip
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output
     assert backend.source == "A.zarr"
     assert backend.options == {
         "rtol": 1e-2, "failure_probability": 1e-9, "algorithm": "power", "block_size": 16,
         "seed": 5, "start": str(start), "max_passes": 9, "time_limit": "30min",
         "memory_limit": "1GiB", "checkpoint": Checkpoint("run", 5.0, True, True),
+        "gate": Gate(max_norm=9.0, min_norm=2.0),
     }  # fmt: skip
 
 
@@ -259,10 +264,10 @@ def test_version():
 @pytest.mark.parametrize(
     ("limit", "status", "said"),
     [
-        (170.0, 0, "does not exceed --max-norm 170.0: it is at most 167.9802"),
-        (167.9802, 0, "does not exceed --max-norm 167.9802"),
-        (160.0, 3, "the norm exceeds --max-norm 160.0: it is at least 167.9618"),
-        (0.0, 3, "the norm exceeds --max-norm 0.0"),
+        (170.0, 0, "does not exceed max_norm 170.0: it is at most 167.9802"),
+        (167.9802, 0, "does not exceed max_norm 167.9802"),
+        (160.0, 3, "the norm exceeds max_norm 160.0: it is at least 167.9618"),
+        (0.0, 3, "the norm exceeds max_norm 0.0"),
         (167.97, 4, "lies inside the interval [167.9618, 167.9802]; narrow it"),
         (167.9618, 4, "undecided"),
     ],
@@ -303,6 +308,7 @@ STATUSES = {
     errors.MatrixChangedError: 65,
     errors.CheckpointError: 65,
     errors.CheckpointInUseError: 75,
+    errors.HistoryError: 74,
 }
 
 
@@ -350,7 +356,7 @@ def test_debug_shows_the_traceback_above_the_message(backend):
 
 def test_an_error_comes_after_the_bar_is_cleared(backend, monkeypatch):
     backend.answer = errors.ChunkError("chunk 3 is damaged")
-    monkeypatch.setattr(commands, "LiveProgress", OnTerminal)
+    monkeypatch.setattr(watching, "LiveProgress", OnTerminal)
     result = bigspec("norm", "A.zarr")
     assert result.exit_code == 65
     assert "pass 1 |" in result.stderr
@@ -474,5 +480,7 @@ def test_a_reader_that_left_changes_neither_files_nor_status(tmp_path):
     )  # fmt: skip
     os.close(writing)
     assert done.returncode == 3
-    assert done.stderr == "bigspec: the norm exceeds --max-norm 1.0: it is at least 167.9618\n"
+    assert (
+        done.stderr == "bigspec: failed: the norm exceeds max_norm 1.0: it is at least 167.9618\n"
+    )
     assert (tmp_path / "r.html").exists()

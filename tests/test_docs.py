@@ -33,7 +33,6 @@ from scipy.sparse.linalg import LinearOperator
 import bigspec
 from bigspec import errors
 from bigspec.cli import statuses
-from bigspec.cli.output import gate_verdict
 from bigspec.sources import retries
 
 ROOT = Path(__file__).parents[1]
@@ -225,8 +224,6 @@ def test_exit_statuses_of_the_command_line_are_documented():
     assert (
         named
         | {
-            statuses.EXCEEDED,
-            statuses.UNDECIDED,
             statuses.BUG,
             statuses.CANNOT_WRITE,
             statuses.SAVED,
@@ -303,7 +300,13 @@ def checkpoint_in_use():
     bigspec.norm("A.zarr", checkpoint="run", progress=Second())
 
 
+def not_a_history():
+    Path("h.sqlite").write_text("notes, and more of them than a page of SQLite's has in front" * 99)
+    bigspec.History("h.sqlite").rows()
+
+
 RAISES = {
+    "HistoryError": not_a_history,
     "ResumeError": another_run,
     "MatrixChangedError": changed_matrix,
     "CheckpointError": lambda: bigspec.norm("A.zarr", checkpoint="A.zarr"),
@@ -382,10 +385,9 @@ def test_json_page_has_the_fields_of_a_checkpoint(reader):
 
 
 def test_json_page_has_the_fields_of_the_gate():
-    est = bigspec.norm(np.eye(3))
-    status, verdict = gate_verdict(est, 2.0)
-    assert (status, bool(verdict)) == (0, True)
-    assert documented("Gate") == {"gate.max_norm", "gate.exit_status", "gate.verdict"}
+    gate = bigspec.Gate(max_norm=2.0, max_change=0.1, reference=(1.0, 1.0))
+    data = bigspec.norm(np.eye(3), gate=gate).to_dict()
+    assert dotted({"gate": data["gate"]}) == documented("Gate")
 
 
 def test_json_page_has_the_gate_that_is_written(reader):

@@ -1,5 +1,7 @@
 import io
+import math
 import re
+import threading
 
 import pytest
 
@@ -60,18 +62,40 @@ def test_a_log_gets_one_line_a_pass():
     ]
 
 
-def test_a_long_pass_in_a_log_gets_a_line_a_minute_at_most():
+def test_a_long_pass_in_a_log_says_how_far_it_is():
     stream = io.StringIO()
-    progress = LiveProgress(stream)
+    progress = LiveProgress(stream, heartbeat=math.inf)
     progress.pass_started(3, 100)
-    for done in range(1, 101):
-        progress.panels_done(done, 100, done * 10**9, 2.0 * done)
-    lines = stream.getvalue().splitlines()
-    assert lines == [
-        "pass 3: 30 of 100 panels after 60 s, 0.5 GB/s",
-        "pass 3: 60 of 100 panels after 2 min 0 s, 0.5 GB/s",
-        "pass 3: 90 of 100 panels after 3 min 0 s, 0.5 GB/s",
+    progress.beat(60.0)
+    progress.panels_done(30, 100, 30 * 10**9, 75.0)
+    progress.beat(120.0)
+    assert stream.getvalue().splitlines() == [
+        "pass 3: 0 of 100 panels; 60 s so far",
+        "pass 3: 30 of 100 panels, 0.4 GB/s; 2 min 0 s so far",
     ]
+
+
+def test_a_heart_beats_by_itself_while_a_panel_hangs_and_stops_with_its_pass():
+    said = threading.Event()
+
+    class Log(io.StringIO):
+        def write(self, text):
+            said.set()
+            return super().write(text)
+
+    stream = Log()
+    with LiveProgress(stream, heartbeat=0.001) as progress:
+        progress.pass_started(1, 4)
+        assert said.wait(60)
+        progress.pass_finished(record(1))
+        assert progress._heartbeat._stopped is None
+    assert stream.getvalue().startswith("pass 1: 0 of 4 panels; 0.0")
+
+
+def test_a_terminal_has_a_bar_and_no_heartbeat():
+    with LiveProgress(Terminal(), heartbeat=1e-3) as progress:
+        progress.pass_started(1, 4)
+        assert progress._heartbeat._stopped is None
 
 
 def test_a_terminal_shows_panels_throughput_and_the_interval_then_only_the_lines_that_stay():

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
-
 import click
 
 from bigspec.api import norm, plan, show
 from bigspec.checkpoint import Checkpoint
 from bigspec.cli.expression import expressed, expression_options
+from bigspec.cli.gating import gate_options
 from bigspec.cli.options import (
     cluster_of,
     debug_option,
     json_option,
-    limit,
     matrix_of,
     netcdf_options,
     seconds_or_text,
     shared_options,
     writable_place,
 )
-from bigspec.cli.output import conclude, deliver
-from bigspec.cli.statuses import SAVED, STATUSES, Command
+from bigspec.cli.output import conclude, deliver, ending, shows_blocks, write, write_figure
+from bigspec.cli.recording import gate_of, history_options, past_of
+from bigspec.cli.statuses import STATUSES, Command
+from bigspec.cli.watching import say, watched, watching_options
+from bigspec.history import SCHEMA as HISTORY_SCHEMA
+from bigspec.history import History, figure, page, table
 from bigspec.interrupts import terminable
-from bigspec.progress import LiveProgress
-from bigspec.results import Observer
 
-__all__ = ["Quiet", "main"]
+__all__ = ["main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,15 +69,13 @@ def main() -> None:
     metavar="FILE.html",
     help="Write a self-contained page about the run.",
 )
-@click.option(
-    "--max-norm",
-    type=float,
-    callback=limit,
-    metavar="X",
-    help="A gate: exit with 3 if the norm exceeds X, with 4 if that is undecided.",
-)
+@gate_options
+@history_options
 @click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
+@watching_options
+@click.pass_context
 def norm_command(
+    ctx: click.Context,
     source: str,
     rtol: float,
     failure_probability: float,
@@ -104,42 +101,64 @@ def norm_command(
     time_limit: float | str | None,
     report: str | None,
     max_norm: float | None,
+    min_norm: float | None,
+    history: str | None,
+    series: str | None,
+    warm: bool,
+    max_change: float | None,
     quiet: bool,
 ) -> None:
     """Compute the largest singular value of SRC as a certified interval.
 
     SRC is a path or URL of a supported store, such as A.zarr or s3://bucket/A.zarr.
     """
-    cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
-    watcher = nullcontext(Quiet()) if quiet else LiveProgress(sys.stderr)
-    kept = None
-    if checkpoint is not None:
-        kept = Checkpoint(checkpoint, checkpoint_interval, keep_blocks, steal)
-    elif keep_blocks or steal:
-        msg = "--keep-blocks and --steal need --checkpoint URL"
+    if warm and start is not None:
+        msg = "--warm and --start exclude each other: give at most one"
         raise click.UsageError(msg)
+    cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
+    kept = _kept(checkpoint, checkpoint_interval, keep_blocks=keep_blocks, steal=steal)
+    changes = max_change is not None
+    past = past_of(history, series, source, warm=warm, changes=changes, checkpoint=checkpoint)
+    gate = gate_of(past, max_norm, min_norm, max_change)
+    old, warm_from = past.start()
     # The cluster is left last: the bar is gone before its shutdown has anything to say.
-    with terminable(), cluster, watcher as observer:
+    with terminable(), past.failures(ctx), cluster, watched(quiet=quiet) as observer:
+        if changes:
+            past.warn(observer)
         estimate = norm(
             expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
             rtol=rtol,
             failure_probability=failure_probability,
             algorithm=algorithm,
             block_size=block_size,
-            start=start,
+            start=start if old is None else old,
             seed=seed,
             checkpoint=kept,
             max_passes=max_passes,
             time_limit=time_limit,
             memory_limit=memory_limit,
             progress=observer,
+            gate=gate,
         )
-    conclude(estimate, max_norm, json_file, report)
-    if estimate.checkpoint is not None and estimate.stopped_by == "time":
-        where = estimate.checkpoint
-        message = f"the time limit is used up. Everything up to here is saved in {where}"
-        click.echo(f"bigspec: {message}: run the same command again to go on.", err=True)
-        raise click.exceptions.Exit(SAVED)
+    status, message = ending(estimate)
+    try:
+        conclude(estimate, json_file, report)
+        if message:
+            say(ctx, message, status)
+    finally:
+        status = past.record(ctx, estimate, status, warm_from)
+    raise click.exceptions.Exit(status)
+
+
+def _kept(
+    checkpoint: str | None, interval: float, *, keep_blocks: bool, steal: bool
+) -> Checkpoint | None:
+    if checkpoint is not None:
+        return Checkpoint(checkpoint, interval, keep_blocks, steal)
+    if keep_blocks or steal:
+        msg = "--keep-blocks and --steal need --checkpoint URL"
+        raise click.UsageError(msg)
+    return None
 
 
 @main.command("show", cls=Command)
@@ -182,9 +201,44 @@ def plan_command(
     deliver(str(planned), planned.to_dict(), json_file)
 
 
-class Quiet(Observer):
-    """Says nothing but warnings."""
-
-    def warned(self, message: str) -> None:
-        """Write it on stderr."""
-        click.echo(f"bigspec: warning: {message}", err=True)
+@main.command("history", cls=Command)
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
+@click.option("--series", metavar="NAME", help="Only runs of this series.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N runs.")
+@click.option("--accept", metavar="RUN", help="First accept this run, as the next reference.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, writable=True),
+    callback=writable_place,
+    metavar="FILE.png",
+    help="Draw the trend (png, svg, pdf).",
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, writable=True),
+    callback=writable_place,
+    metavar="FILE.html",
+    help="Write a self-contained page of it.",
+)
+@json_option
+@debug_option
+def history_command(
+    file: str,
+    series: str | None,
+    last: int | None,
+    accept: str | None,
+    plot: str | None,
+    html: str | None,
+    json_file: str | None,
+) -> None:
+    """List the runs in the history FILE and draw how the norm went, with its intervals."""
+    past = History(file)
+    if accept is not None:
+        past.accept(accept)
+    rows = past.rows(series, last)
+    data = {"schema": HISTORY_SCHEMA, "file": file, "runs": [row.to_dict() for row in rows]}
+    deliver(table(rows, ascii_only=not shows_blocks()), data, json_file)
+    if html is not None:
+        write(html, page(rows))
+    if plot is not None:
+        write_figure(plot, figure(rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,13 +11,13 @@ from typing import Any, TypeVar
 import click
 
 from bigspec.api import connect, open_matrix
+from bigspec.cli.config import SOURCES
 
 __all__ = [
     "cluster_of",
     "count_or_text",
     "debug_option",
     "json_option",
-    "limit",
     "matrix_of",
     "netcdf_options",
     "seconds_or_text",
@@ -43,14 +42,6 @@ def seconds_or_text(_ctx: object, _option: object, value: str | None) -> float |
         return value
 
 
-def limit(_ctx: object, _option: object, value: float | None) -> float | None:
-    """Check a limit of a gate."""
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        msg = f"expected a finite number >= 0, got {value}"
-        raise click.BadParameter(msg)
-    return value
-
-
 def writable_place(_ctx: object, _option: object, value: str | None) -> str | None:
     """Refuse a place that cannot be written before the run, not hours later."""
     if value is None or value == "-":
@@ -64,6 +55,11 @@ def writable_place(_ctx: object, _option: object, value: str | None) -> str | No
 
 def _remember_debug(ctx: click.Context, _option: object, value: bool) -> None:
     ctx.meta["bigspec.debug"] = value
+
+
+def _remember_waiting(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+    if value is not None:
+        ctx.meta.setdefault("bigspec.waiting", {})[option.name] = value
 
 
 json_option = click.option(
@@ -100,6 +96,10 @@ def shared_options(function: Function) -> Function:
         click.option("--scheduler-file", metavar="F", help="The same, from a scheduler file."),
         click.option("--workers", type=click.IntRange(min=1), metavar="N",
                      help="Run on N worker processes of this machine."),
+        click.option("--min-workers", type=click.IntRange(min=1), metavar="N", expose_value=False,
+                     callback=_remember_waiting, help="Wait for so many workers."),
+        click.option("--worker-timeout", metavar="T", expose_value=False,
+                     callback=_remember_waiting, help="For how long. [default: 5min]"),
         json_option,
         debug_option,
     )):  # fmt: skip
@@ -134,23 +134,31 @@ def cluster_of(
     memory_limit: int | str | None,
 ) -> AbstractContextManager[None]:
     """Connect where the options say; without any, run in this process."""
-    given = [
-        name
-        for name, value in (
-            ("--scheduler", scheduler),
-            ("--scheduler-file", scheduler_file),
-            ("--workers", workers),
-        )
-        if value is not None
-    ]
+    ctx = click.get_current_context()
+    waiting = ctx.meta.get("bigspec.waiting", {})
+    places = {"scheduler": scheduler, "scheduler_file": scheduler_file, "workers": workers}
+    given = _strongest(ctx, [name for name, value in places.items() if value is not None])
     if len(given) > 1:
-        msg = f"{' and '.join(given)} exclude each other: give at most one"
+        names = " and ".join("--" + name.replace("_", "-") for name in given)
+        msg = f"{names} exclude each other: give at most one"
         raise click.UsageError(msg)
     if not given:
+        if waiting:
+            msg = (
+                "--min-workers and --worker-timeout need --scheduler, --scheduler-file or --workers"
+            )
+            raise click.UsageError(msg)
         return nullcontext()
     return connect(
-        scheduler=scheduler,
-        scheduler_file=scheduler_file,
-        workers=workers,
-        memory_limit=memory_limit if workers is not None else None,
+        scheduler=scheduler if "scheduler" in given else None,
+        scheduler_file=scheduler_file if "scheduler_file" in given else None,
+        workers=workers if "workers" in given else None,
+        memory_limit=memory_limit if "workers" in given else None,
+        **waiting,
     )
+
+
+def _strongest(ctx: click.Context, names: list[str]) -> list[str]:
+    """Keep those that come from the strongest source: a flag replaces a variable's cluster."""
+    ranks = {name: SOURCES.index(ctx.get_parameter_source(name)) for name in names}
+    return [name for name in names if ranks[name] == min(ranks.values())]

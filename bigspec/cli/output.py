@@ -1,4 +1,4 @@
-"""Results as text, JSON and files; the verdict of a gate."""
+"""Results as text, JSON and files."""
 
 from __future__ import annotations
 
@@ -6,56 +6,35 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bigspec.cli.statuses import EXCEEDED, UNDECIDED, CannotWriteError
+from bigspec.cli.statuses import SAVED, CannotWriteError
 from bigspec.results import Estimate
 
-__all__ = ["conclude", "deliver", "gate_verdict"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["conclude", "deliver", "ending", "shows_blocks", "write", "write_figure"]
 
 
-def conclude(
-    estimate: Estimate, max_norm: float | None, json_file: str | None, report: str | None
-) -> None:
-    """Show and write the answer; a gate that is not passed says so on stderr and exits."""
-    status, verdict = gate_verdict(estimate, max_norm)
-    data = estimate.to_dict()
-    if max_norm is not None:
-        data["gate"] = {"max_norm": max_norm, "exit_status": status, "verdict": verdict}
-    passed = verdict if status == 0 else None
-    deliver("\n".join(filter(None, (estimate.summary(), passed))), data, json_file)
+def ending(estimate: Estimate) -> tuple[int, str]:
+    """Return the exit status of an answer, and what to say on stderr if it is not 0."""
+    gate, where = estimate.gate, estimate.checkpoint
+    if gate is not None and gate.exit_status:
+        return gate.exit_status, f"{gate.outcome}: {gate.reason}"
+    if where is not None and estimate.stopped_by == "time":
+        message = f"the time limit is used up. Everything up to here is saved in {where}"
+        return SAVED, f"{message}: run the same command again to go on."
+    return 0, ""
+
+
+def conclude(estimate: Estimate, json_file: str | None, report: str | None) -> None:
+    """Show and write the answer."""
+    deliver(estimate.summary(), estimate.to_dict(), json_file)
     if report is not None:
-        _write(report, estimate.to_html())
-    if status:
-        click.echo(f"bigspec: {verdict}", err=True)
-        raise click.exceptions.Exit(status)
-
-
-def gate_verdict(estimate: Estimate, max_norm: float | None) -> tuple[int, str]:
-    """Return the exit status and the verdict; the decisive number is shown in full."""
-    if max_norm is None:
-        return 0, ""
-    if estimate.lower > max_norm:
-        return (
-            EXCEEDED,
-            f"the norm exceeds --max-norm {max_norm!r}: it is at least {_full(estimate.lower)}",
-        )
-    if estimate.upper > max_norm:
-        return UNDECIDED, (
-            f"undecided: --max-norm {max_norm!r} lies inside the interval "
-            f"[{_full(estimate.lower)}, {_full(estimate.upper)}]; narrow it with a smaller --rtol"
-            + ("" if estimate.converged else ", or with more passes or time")
-        )
-    return (
-        0,
-        f"The norm does not exceed --max-norm {max_norm!r}: it is at most {_full(estimate.upper)}",
-    )
-
-
-def _full(value: float) -> str:
-    return repr(float(value))
+        write(report, estimate.to_html())
 
 
 def deliver(text: str, data: dict[str, Any], json_file: str | None) -> None:
@@ -65,7 +44,7 @@ def deliver(text: str, data: dict[str, Any], json_file: str | None) -> None:
         document = json.dumps(data, indent=2, allow_nan=False)
     _say(document if document is not None and json_file == "-" else text)
     if document is not None and json_file is not None and json_file != "-":
-        _write(json_file, document + "\n")
+        write(json_file, document + "\n")
 
 
 def _say(text: str) -> None:
@@ -78,7 +57,26 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _write(path: str, text: str) -> None:
+def shows_blocks() -> bool:
+    """Whether standard output can be written with block characters."""
+    try:
+        "█".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
+def write_figure(path: str, figure: Figure) -> None:
+    """Write a matplotlib figure in the format of the file's name."""
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as exc:  # ValueError: no such format
+        msg = f"cannot write {path!r}: {exc}; the result is on standard output"
+        raise CannotWriteError(msg) from exc
+
+
+def write(path: str, text: str) -> None:
+    """Write a result file, after the result was printed."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as exc:

@@ -7,22 +7,28 @@ from typing import Any
 
 import click
 
+from bigspec.cli.config import add_sources, config_option, named_source
+from bigspec.cli.watching import say
 from bigspec.errors import BigspecError, ClusterError, StoreUnavailableError
 from bigspec.interrupts import Terminated
 
-__all__ = ["STATUSES", "CannotWriteError", "Command"]
+__all__ = ["STATUSES", "CannotWriteError", "Command", "explained"]
 
-EXCEEDED, UNDECIDED, BUG, CANNOT_WRITE, SAVED = 3, 4, 70, 74, 75
+BUG, CANNOT_WRITE, SAVED = 70, 74, 75
 INTERRUPTED, TERMINATED = 130, 143
 
-STATUSES = """\b
+STATUSES = """Every option can also be given as BIGSPEC_ and its long name (BIGSPEC_RTOL), or in
+the file of --config. Flags win, then the environment, then the file.
+
+\b
 Exit status:
-  0   answered, and not above --max-norm. A run ended by --max-passes or
-      --time-limit answers as well: its interval is wider than --rtol,
-      and the text and the JSON say converged false.
+  0   answered, and the gate (--max-norm, --min-norm, --max-change) passed.
+      A run ended by --max-passes or --time-limit answers as well: its
+      interval is wider than --rtol, and the text and the JSON say
+      converged false.
   2   wrong usage, or the run cannot fit the memory given
-  3   the norm exceeds --max-norm
-  4   --max-norm lies inside the interval: undecided
+  3   the gate failed
+  4   the gate is undecided: a limit lies inside the interval
   65  the matrix cannot be used (NaN, damaged chunk, wrong type)
   66  the matrix cannot be opened
   69  the Dask cluster does not answer or was lost
@@ -39,7 +45,26 @@ class CannotWriteError(Exception):
 
 
 class Command(click.Command):
-    """A command whose errors are one line and a status; ``--debug`` adds the traceback."""
+    """A command whose errors are one line and a status; ``--debug`` adds the traceback.
+
+    Its options come from flags, the environment and ``--config``; see `bigspec.cli.config`.
+    """
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.params.append(config_option())
+        add_sources(self)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options; what is wrong with one that is not in `args` names its source."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            source = named_source(ctx, error.param) if error.param is not None else ""
+            if not source:
+                raise
+            message = f"{error.message} ({source})"
+            raise click.BadParameter(message, error.ctx, error.param, error.param_hint) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; turn whatever ends it into a line and a status."""
@@ -50,12 +75,12 @@ class Command(click.Command):
         except (Exception, KeyboardInterrupt) as exc:
             if ctx.meta.get("bigspec.debug"):
                 click.echo(traceback.format_exc(), err=True, nl=False)
-            status, message = _explained(exc)
-            click.echo(f"bigspec: error: {message}", err=True)
+            status, message = explained(exc)
+            say(ctx, message, status, error=True)
             raise click.exceptions.Exit(status) from exc
 
 
-def _explained(exc: BaseException) -> tuple[int, str]:
+def explained(exc: BaseException) -> tuple[int, str]:
     """Return the exit status and the message for anything that ended a command."""
     where = getattr(exc, "saved", None)
     saved = f" Everything up to here is saved in {where}" if where else ""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import dask
 from dask.utils import parse_bytes, parse_timedelta
 
-from bigspec.errors import ClusterError
+from bigspec.errors import ArgumentError, ClusterError
 
 __all__ = ["connect", "parse_bytes", "parse_timedelta"]
+
+WORKER_TIMEOUT = 300.0
+"""Seconds to wait for a number of workers that was asked for: batch systems start them late."""
 
 
 @contextmanager
@@ -22,13 +27,16 @@ def connect(
     workers: int | None = None,
     memory_limit: int | None = None,
     timeout: float | None = None,
+    min_workers: int | None = None,
+    worker_timeout: float | None = None,
 ) -> Iterator[None]:
     """Make passes run on a cluster while inside; with no argument, do nothing.
 
     Parameters
     ----------
     scheduler : str, optional
-        Address such as ``tcp://host:8786``. Security comes from Dask's configuration.
+        Address such as ``tcp://host:8786`` or ``tls://host:8786``. Certificates come from Dask's
+        configuration (``distributed.comm.tls``, ``DASK_DISTRIBUTED__COMM__TLS__...``).
     scheduler_file : path, optional
         File written by ``dask scheduler --scheduler-file``.
     workers : int, optional
@@ -39,17 +47,27 @@ def connect(
     timeout : float, optional
         Seconds to wait for the scheduler and its first worker; by default Dask's
         ``distributed.comm.timeouts.connect``.
+    min_workers : int, optional
+        Wait for so many workers, not for one.
+    worker_timeout : float, optional
+        Seconds to wait for them; by default 300 if `min_workers` is given, else `timeout`.
 
     Raises
     ------
     ClusterError
-        No scheduler, or no worker, answered in time.
+        No scheduler, or too few workers, answered in time.
+    ArgumentError
+        More workers are waited for than are started.
     """
     if scheduler is None and scheduler_file is None and workers is None:
         yield
         return
     from distributed import Client, LocalCluster
 
+    if min_workers is not None and not 1 <= min_workers <= (workers or min_workers):
+        expected = "at least 1" if min_workers < 1 else f"at most workers={workers}"
+        msg = f"min_workers: expected {expected}, got {min_workers}"
+        raise ArgumentError(msg)
     if timeout is None:
         timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
     with ExitStack() as stack:
@@ -67,9 +85,14 @@ def connect(
             elif scheduler is not None:
                 client = Client(scheduler, timeout=timeout)
             else:
+                _wait_for_file(Path(str(scheduler_file)), max(timeout, worker_timeout or 0.0))
                 client = Client(scheduler_file=str(scheduler_file), timeout=timeout)
             stack.enter_context(client)
-            client.wait_for_workers(1, timeout=timeout)
+            if worker_timeout is None:
+                worker_timeout = timeout if min_workers is None else WORKER_TIMEOUT
+            _wait_for_workers(client, where, min_workers or 1, worker_timeout)
+        except ClusterError:
+            raise
         except (OSError, TimeoutError, ValueError) as error:
             msg = (
                 f"scheduler {where}: expected an answer and a worker within {timeout:g} s, got "
@@ -77,3 +100,25 @@ def connect(
             )
             raise ClusterError(msg) from error
         yield
+
+
+def _wait_for_file(path: Path, timeout: float) -> None:
+    """Wait for the scheduler to write its file; the client would wait without end."""
+    end = time.monotonic() + timeout
+    while not path.exists():
+        if time.monotonic() > end:
+            msg = "the file is not there; the scheduler has not written it"
+            raise FileNotFoundError(msg)
+        time.sleep(0.1)
+
+
+def _wait_for_workers(client: Any, where: object, count: int, timeout: float) -> None:
+    try:
+        client.wait_for_workers(count, timeout=timeout)
+    except TimeoutError as error:
+        came = len(client.nthreads())
+        msg = (
+            f"scheduler {where}: expected {count} worker(s) within {timeout:g} s, got {came}. "
+            "Start more, wait longer for them, or ask for fewer."
+        )
+        raise ClusterError(msg) from error

@@ -43,7 +43,7 @@ class Outcome:
     saved : str or None
         The checkpoint that holds it.
     stopped_by : str
-        ``"converged"``, ``"exhausted"``, ``"memory"``, ``"passes"`` or ``"time"``.
+        ``"converged"``, ``"gate"``, ``"exhausted"``, ``"memory"``, ``"passes"`` or ``"time"``.
     """
 
     intervals: tuple[Interval, ...]
@@ -174,6 +174,8 @@ def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
     record = progress.history[-1]
     if record.width <= budget.rtol:
         return "converged"
+    if budget.gate is not None and budget.gate.decides(record.lower, record.upper):
+        return "gate"
     if progress.state.exhausted or progress.running.stalled(budget.rtol):
         return "exhausted"
     if not algorithm.has_room(progress.state):

@@ -59,7 +59,7 @@ class Saving:
             if reason == "time":
                 self._offer("partial", replace(self.progress, begun=self.passes.begun))
             else:
-                self._offer("step" if reason == "passes" else "finished", self.progress)
+                self._offer("step" if reason in ("gate", "passes") else "finished", self.progress)
         except CheckpointInUseError as error:  # the answer is there all the same
             self.observer.warned(str(error))
         self.keeper.flush()

@@ -46,6 +46,12 @@ def status_text(
         )
     if reason == "converged":
         return f"Converged in {count}: {what} {width} <= {budget.rtol:g}, {trust}.{note}"
+    if reason == "gate" and budget.gate is not None:
+        outcome = budget.gate.judge(intervals[0].lower, intervals[0].upper).outcome
+        return (
+            f"Stopped after {count} because the gate is decided ({outcome}), at relative width "
+            f"{width}; the interval holds {trust}.{note}"
+        )
     if reason == "exhausted" and len(intervals) > 1:
         return (
             f"Stopped after {count} with {_open(intervals, budget.rtol)} of {len(intervals)} "

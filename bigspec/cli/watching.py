@@ -1,0 +1,93 @@
+"""How a run is watched: a live line, plain lines or JSON, and where messages of a command go."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from bigspec.logs import JsonLog, taking_over
+from bigspec.progress import LiveProgress
+from bigspec.results import Observer
+
+__all__ = ["Quiet", "run_id", "say", "watched", "watching_options"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+# In the context's meta: the JSON log that messages go to, if there is one; what hears the run.
+LOG, OBSERVER = "bigspec.log", "bigspec.observer"
+
+
+class Quiet(Observer):
+    """Says nothing but warnings."""
+
+    def warned(self, message: str) -> None:
+        """Write it on stderr."""
+        click.echo(f"bigspec: warning: {message}", err=True)
+
+
+def _remember_log(ctx: click.Context, _option: object, value: str) -> None:
+    if value == "json":
+        ctx.meta[LOG] = JsonLog(sys.stderr)
+
+
+def _remember_heartbeat(ctx: click.Context, _option: object, value: float) -> None:
+    ctx.meta["bigspec.heartbeat"] = value
+
+
+def watching_options(function: Function) -> Function:
+    """Add ``--log-format`` and ``--heartbeat``, which `watched` reads."""
+    for add in (
+        click.option(
+            "--heartbeat", type=click.FloatRange(min=0, min_open=True), default=60.0,
+            show_default=True, metavar="S", expose_value=False, callback=_remember_heartbeat,
+            help="Seconds within a pass after which a log says how far it is.",
+        ),
+        click.option(
+            "--log-format", type=click.Choice(["text", "json"]), default="text",
+            show_default=True, expose_value=False, callback=_remember_log, is_eager=True,
+            help="Of what is written to stderr; json is one object a line.",
+        ),
+    ):  # fmt: skip
+        function = add(function)
+    return function
+
+
+@contextmanager
+def watched(*, quiet: bool) -> Iterator[Observer]:
+    """Yield what hears the run, as the options of `watching_options` say."""
+    meta = click.get_current_context().meta
+    with _watched(meta, quiet=quiet) as observer:
+        meta[OBSERVER] = observer
+        yield observer
+
+
+def run_id(ctx: click.Context) -> str:
+    """Return the id of the run that is or was watched; empty if it never began."""
+    observer = ctx.meta.get(OBSERVER)
+    return "" if observer is None else str(observer.run_id)
+
+
+@contextmanager
+def _watched(meta: dict[str, Any], *, quiet: bool) -> Iterator[Observer]:
+    if LOG in meta:
+        log = JsonLog(sys.stderr, heartbeat=meta["bigspec.heartbeat"], quiet=quiet)
+        meta[LOG] = log  # errors, which come later, name the run as well
+        with log, taking_over(log):
+            yield log
+    elif quiet:
+        yield Quiet()
+    else:
+        with LiveProgress(sys.stderr, heartbeat=meta["bigspec.heartbeat"]) as line:
+            yield line
+
+
+def say(ctx: click.Context, message: str, status: int, *, error: bool = False) -> None:
+    """Write on stderr what ends a command: a plain line, or one of the JSON log."""
+    log = ctx.meta.get(LOG)
+    if log is not None:
+        log.ended(message, status, error=error)
+    else:
+        click.echo(f"bigspec: {'error: ' if error else ''}{message}", err=True)

@@ -1,0 +1,215 @@
+"""A history as a table with a trend, as one HTML page, and as a matplotlib figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from bigspec.history.row import Row
+from bigspec.render import document
+from bigspec.words import interval_text, seconds_text, width_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["figure", "page", "table"]
+
+HEADS = ("run", "ended", "norm", "width", "passes", "time", "start", "gate", "exit", "trend")
+CELLS = 24  # of the trend column
+BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "12345678"
+BAR, PLAIN_BAR = ("·", "█"), (".", "#")
+OK, OPEN, BAD = "#3a86c8", "#d9a32b", "#d9432b"  # accepted, answered, without an answer
+
+
+def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
+    """Return one line a run and, for each series, its trend.
+
+    The last column shows the interval on the scale of its series, from the smallest lower to the
+    largest upper end of accepted runs; the line below, the height of each middle, ``x`` where there
+    is none.
+    """
+    parts = []
+    for series in dict.fromkeys(row.series for row in rows):
+        mine = [row for row in rows if row.series == series]
+        scale = _scale(mine)
+        lines = [_cells(row, scale, PLAIN_BAR if ascii_only else BAR) for row in mine]
+        widths = [max(map(len, column)) for column in zip(HEADS, *lines, strict=True)]
+        parts.append(series)
+        for line in (HEADS, *lines):
+            cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+            parts.append("  " + "  ".join(cells).rstrip())
+        parts += [
+            f"  {row.run_id[:8]}: {row.error}" for row in mine if row.error and row.exit_status
+        ]
+        if scale is not None:
+            spark = _spark(mine, scale, PLAIN if ascii_only else BLOCKS)
+            parts.append(f"  trend {spark}  {interval_text(*scale)}")
+    return "\n".join(parts) if parts else "no runs"
+
+
+def _scale(rows: Sequence[Row]) -> tuple[float, float] | None:
+    """Return the smallest lower and the largest finite upper end of accepted runs, or of any."""
+    known = [row for row in rows if row.lower is not None]
+    known = [row for row in known if row.accepted] or known
+    highs = [row.upper for row in known if row.upper is not None and math.isfinite(row.upper)]
+    if not highs:
+        return None
+    return min(row.lower for row in known if row.lower is not None), max(highs)
+
+
+def _share(value: float, scale: tuple[float, float]) -> float:
+    low, high = scale
+    return 0.5 if high <= low else min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def _cells(row: Row, scale: tuple[float, float] | None, bar: tuple[str, str]) -> tuple[str, ...]:
+    gate = "" if row.gate is None else str(row.gate["outcome"])
+    marked = f"{row.exit_status}{'' if row.accepted or row.exit_status else ' (not accepted)'}"
+    if row.accepted and row.exit_status:
+        marked += " (accepted)"
+    if row.lower is None or row.upper is None:
+        return (row.run_id[:8], row.ended, "-", "-", "-", "-", "-", gate or "-", marked, "")
+    return (
+        row.run_id[:8],
+        row.ended,
+        interval_text(row.lower, row.upper),
+        width_text(row.lower, row.upper),
+        str(row.passes),
+        seconds_text(row.seconds or 0.0),
+        "cold" if row.warm_from is None else "warm",
+        gate or "-",
+        marked,
+        "" if scale is None else _bar(row.lower, row.upper, scale, bar),
+    )
+
+
+def _bar(lower: float, upper: float, scale: tuple[float, float], bar: tuple[str, str]) -> str:
+    first = min(int(_share(lower, scale) * CELLS), CELLS - 1)
+    last = min(max(math.ceil(_share(upper, scale) * CELLS), first + 1), CELLS)
+    empty, full = bar
+    return empty * first + full * (last - first) + empty * (CELLS - last)
+
+
+def _spark(rows: Sequence[Row], scale: tuple[float, float], blocks: str) -> str:
+    return "".join(
+        "x"
+        if row.lower is None or row.upper is None
+        else blocks[min(int(_middle(row.lower, row.upper, scale) * len(blocks)), len(blocks) - 1)]
+        for row in rows
+    )
+
+
+def _middle(lower: float, upper: float, scale: tuple[float, float]) -> float:
+    return (_share(lower, scale) + _share(upper, scale)) / 2
+
+
+def _colour(row: Row) -> str:
+    return OK if row.accepted else OPEN if row.upper is not None else BAD
+
+
+def _word(row: Row) -> str:
+    if row.accepted:
+        return "accepted"
+    return "not accepted" if row.upper is not None else "no answer"
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return one self-contained HTML page: a chart of the intervals and a table for each series."""
+    names = list(dict.fromkeys(row.series for row in rows))
+    sections = "".join(_section(name, [r for r in rows if r.series == name]) for name in names)
+    head = "<header><h1>Spectral norms, run by run</h1></header>"
+    return document("Spectral norms, run by run", head + (sections or "<p>No runs.</p>"))
+
+
+def _section(name: str, rows: Sequence[Row]) -> str:
+    scale = _scale(rows)
+    heads = ("run", "ended", "norm", "width", "passes", "time", "start", "gate", "exit status", "")
+    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row, None, BAR)[:-1])
+        + f'<td style="white-space:normal;min-width:14rem">{escape(row.error or _word(row))}</td>'
+        "</tr>"
+        for row in rows
+    )
+    chart = "" if scale is None else f"<figure>{_chart(name, rows, scale)}</figure>"
+    return (
+        f"<section><h2>{escape(name)}</h2>{chart}"
+        '<div class="wide" role="region" aria-label="Runs" tabindex="0"><table class="passes">'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _chart(name: str, rows: Sequence[Row], scale: tuple[float, float]) -> str:
+    """Draw each run's interval as an upright bar, at least a line high."""
+    step = 560 / len(rows)
+
+    def height(value: float) -> float:
+        return 190 - 165 * _share(value, scale)
+
+    marks = []
+    for k, row in enumerate(rows):
+        x, colour = 80 + step * (k + 0.5), _colour(row)
+        title = f"<title>{escape(f'{row.ended}: {_word(row)}')}</title>"
+        if row.lower is None or row.upper is None:
+            at = f'x="{x:.1f}" y="214" text-anchor="middle" fill="{colour}"'
+            marks.append(f"<text {at}>&#215;{title}</text>")
+            continue
+        top, bottom = height(min(row.upper, scale[1])), height(row.lower)
+        marks.append(
+            f'<rect x="{x - min(step * 0.3, 9):.1f}" y="{min(top, bottom - 3):.1f}" '
+            f'width="{min(step * 0.6, 18):.1f}" height="{max(bottom - top, 3):.1f}" rx="1.5" '
+            f'fill="{colour}">{title}</rect>'
+        )
+    low, high = (escape(text) for text in interval_text(*scale).strip("[]").split(", "))
+    levels = "".join(
+        f'<line x1="76" x2="644" y1="{y}" y2="{y}" stroke="currentColor" stroke-opacity=".15"/>'
+        f'<text x="70" y="{y + 4}" text-anchor="end">{label}</text>'
+        for y, label in ((25, high), (190, low))
+    )
+    described = escape(f"Intervals of {len(rows)} runs of {name}, between {low} and {high}")
+    return (
+        f'<svg viewBox="0 0 650 225" role="img" aria-label="{described}" font-size="12" '
+        'xmlns="http://www.w3.org/2000/svg" font-family="system-ui,sans-serif" '
+        f'fill="currentColor" style="width:100%;height:auto;display:block">{levels}'
+        f"{''.join(marks)}</svg>"
+    )
+
+
+def figure(rows: Sequence[Row]) -> Figure:
+    """Draw the intervals of each series with matplotlib, without touching pyplot's state.
+
+    Raises
+    ------
+    ImportError
+        Matplotlib is missing: ``pip install "bigspec[plot]"``.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        msg = 'the plot of a history needs matplotlib: pip install "bigspec[plot]"'
+        raise ImportError(msg) from exc
+    names = list(dict.fromkeys(row.series for row in rows)) or [""]
+    drawn = Figure(figsize=(9, 3.2 * len(names)), layout="constrained")
+    for name, axes in zip(names, drawn.subplots(len(names), squeeze=False)[:, 0], strict=True):
+        mine = [row for row in rows if row.series == name]
+        for word in ("accepted", "not accepted"):
+            held = [(k, r) for k, r in enumerate(mine) if r.upper is not None and _word(r) == word]
+            finite = [(k, r) for k, r in held if math.isfinite(r.upper or 0.0)]
+            if finite:
+                middles = [((r.lower or 0.0) + (r.upper or 0.0)) / 2 for _, r in finite]
+                halves = [((r.upper or 0.0) - (r.lower or 0.0)) / 2 for _, r in finite]
+                axes.errorbar(
+                    [k for k, _ in finite], middles, yerr=halves, fmt=".", capsize=4,
+                    color=_colour(finite[0][1]), label=word,
+                )  # fmt: skip
+        for k, row in enumerate(mine):
+            if row.upper is None:
+                axes.axvline(k, color=BAD, linestyle=":")
+        axes.set_xticks(range(len(mine)), [row.ended[:10] for row in mine], rotation=30)
+        axes.set(title=name, ylabel="norm")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    return drawn

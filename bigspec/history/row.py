@@ -1,0 +1,156 @@
+"""One run in a history."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from bigspec.results import Estimate, relative_width
+
+__all__ = ["COLUMNS", "Row", "now"]
+
+AS_JSON = {"matrix", "gate", "versions"}
+AS_TRUTH = {"accepted", "converged", "deterministic"}
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: what it answered, or what ended it.
+
+    Attributes
+    ----------
+    run_id : str
+    series : str
+        What it is compared with: runs of the same series. By default the name of the source.
+    source : str
+        The path or URL as it was given.
+    ended : str
+        UTC.
+    exit_status : int
+        Of the command line; 0 for a run that answered and passed its gate.
+    accepted : bool
+        Whether later runs may be compared with it and start from its vector.
+    attempts : int
+        How often this run was begun or gone on with.
+    error : str or None
+        What ended a run that did not answer.
+    lower, upper : float or None
+        The interval; None if there is no answer. The upper end may be infinite.
+    frobenius, stable_rank_lower, stable_rank_upper : float or None
+    failure_probability, rtol : float or None
+    converged, deterministic : bool or None
+    stopped_by : str or None
+    passes, bytes_read : int or None
+    seconds : float or None
+    algorithm : str or None
+    block_size : int or None
+    seed : str or None
+        Decimal: it may have 128 bits.
+    warm_from : str or None
+        The run whose vector it started from.
+    checkpoint : str or None
+    matrix, gate, versions : dict or None
+        As in `Estimate.to_dict`.
+    """
+
+    run_id: str
+    series: str
+    source: str
+    ended: str = field(default_factory=now)
+    exit_status: int = 0
+    accepted: bool = False
+    attempts: int = 1
+    error: str | None = None
+    lower: float | None = None
+    upper: float | None = None
+    frobenius: float | None = None
+    stable_rank_lower: float | None = None
+    stable_rank_upper: float | None = None
+    failure_probability: float | None = None
+    rtol: float | None = None
+    converged: bool | None = None
+    deterministic: bool | None = None
+    stopped_by: str | None = None
+    passes: int | None = None
+    bytes_read: int | None = None
+    seconds: float | None = None
+    algorithm: str | None = None
+    block_size: int | None = None
+    seed: str | None = None
+    warm_from: str | None = None
+    checkpoint: str | None = None
+    matrix: dict[str, Any] | None = None
+    gate: dict[str, Any] | None = None
+    versions: dict[str, str] | None = None
+
+    @classmethod
+    def of(
+        cls, estimate: Estimate, series: str, source: str, exit_status: int, warm_from: str | None
+    ) -> Row:
+        """Make the row of a run that answered; it is accepted if `exit_status` is 0."""
+        plain = estimate.to_dict()  # JSON-ready
+        rank = estimate.stable_rank
+        same = (
+            "lower", "upper", "frobenius", "failure_probability", "rtol", "converged",
+            "deterministic", "stopped_by", "passes", "bytes_read", "seconds", "algorithm",
+            "block_size", "checkpoint",
+        )  # fmt: skip
+        return cls(
+            run_id=estimate.run_id,
+            series=series,
+            source=source,
+            exit_status=exit_status,
+            accepted=exit_status == 0 and math.isfinite(estimate.upper),
+            stable_rank_lower=None if rank is None else rank.lower,
+            stable_rank_upper=None if rank is None else rank.upper,
+            seed=str(estimate.seed),
+            warm_from=warm_from if estimate.start_columns else None,
+            **{name: getattr(estimate, name) for name in same},
+            **{name: plain[name] for name in AS_JSON},
+        )
+
+    @property
+    def width(self) -> float | None:
+        """Relative width of the interval."""
+        if self.lower is None or self.upper is None:
+            return None
+        return relative_width(self.lower, self.upper)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values; an infinite number becomes None."""
+        values = asdict(self) | {"width": self.width}
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+
+    def stored(self) -> tuple[Any, ...]:
+        """Return the values of `COLUMNS` as SQLite holds them."""
+        values = vars(self)
+        return tuple(
+            json.dumps(values[name]) if name in AS_JSON and values[name] is not None
+            else values[name]
+            for name in COLUMNS
+        )  # fmt: skip
+
+    @classmethod
+    def loaded(cls, stored: tuple[Any, ...]) -> Row:
+        """Make the row of what `stored` returned."""
+        values = dict(zip(COLUMNS, stored, strict=True))
+        for name, value in values.items():
+            if value is not None and name in AS_JSON:
+                values[name] = json.loads(value)
+            elif value is not None and name in AS_TRUTH:
+                values[name] = bool(value)
+        return cls(**values)
+
+
+COLUMNS = tuple(f.name for f in fields(Row))

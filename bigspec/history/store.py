@@ -1,0 +1,292 @@
+"""A history in a file: SQLite, because its writes are whole or absent.
+
+One file, no dependency (it comes with Python), transactions, several writers at once, and other
+tools read it. A Parquet file would have to be written anew for every run, by one writer; a folder
+of files has no order and no "last accepted". SQLite needs a file system with working locks: object
+stores are refused, because two runs would overwrite each other there without notice.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigspec.checkpoint import array_digest
+from bigspec.errors import ArgumentError, HistoryError
+from bigspec.gates import Gate
+from bigspec.history.row import COLUMNS, Row
+from bigspec.options import Start
+from bigspec.results import Estimate
+
+__all__ = ["History"]
+
+Array = np.ndarray[Any, Any]
+
+APPLICATION = 0x62737063  # "bspc": tells a history from other SQLite files
+LAYOUT = 1
+PATIENCE = 30.0
+"""Seconds that a write waits for other writers."""
+VECTOR_BYTES = 64 << 20
+"""Longer vectors (n > 1.6e7) are not kept here: a checkpoint of the run is the place for them."""
+VECTORS = 2
+"""Of a series' newest accepted runs: one to start from, and the one before, which a run that was
+preempted may have started from."""
+TYPES = {"<f4", "<c8"}
+
+SCHEMA = f"""
+CREATE TABLE runs (number INTEGER PRIMARY KEY, {", ".join(COLUMNS)}, UNIQUE (run_id));
+CREATE INDEX by_series ON runs (series, number);
+CREATE TABLE vectors (run_id TEXT PRIMARY KEY, side TEXT, dtype TEXT, data BLOB);
+"""
+
+
+class History:
+    """Runs of matrices that change, one row a run, in an SQLite file.
+
+    Parameters
+    ----------
+    path : str or path
+        A local file; it is made by the first write if it is not there. On a network file system
+        its locks must work.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        text = os.fspath(path)
+        if "://" in text:
+            msg = (
+                f"history: expected a local path, got {text!r}: a store without locks loses one "
+                "of two rows written at once. Use a file on a shared volume, or write --json there"
+            )
+            raise ArgumentError(msg)
+        self.path = Path(text)
+
+    def prepare(self) -> None:
+        """Make the file if it is not there, and see that it can be written.
+
+        Raises
+        ------
+        HistoryError
+        """
+        with self._connected(write=True):
+            pass
+
+    def record(
+        self,
+        estimate: Estimate,
+        *,
+        series: str,
+        source: str = "",
+        exit_status: int | None = None,
+        warm_from: str | None = None,
+    ) -> Row:
+        """Write the row of a run that answered, with its vector if it is accepted.
+
+        Parameters
+        ----------
+        estimate : Estimate
+        series : str
+        source : str
+            The path or URL; by default the matrix's.
+        exit_status : int, optional
+            By default that of its gate, 0 without one.
+        warm_from : str, optional
+            Id of the run whose vector was the start.
+
+        Raises
+        ------
+        HistoryError
+            The row is not there; the estimate is as it was.
+        """
+        if exit_status is None:
+            exit_status = 0 if estimate.gate is None else estimate.gate.exit_status
+        source = source or str(estimate.matrix.get("where", ""))
+        row = Row.of(estimate, series, source, exit_status, warm_from)
+        self.write(row, right=estimate.right, left=estimate.left)
+        return row
+
+    def write(self, row: Row, *, right: Array | None = None, left: Array | None = None) -> None:
+        """Write a row in the place of an earlier one of the same run, whole or not at all."""
+        with self._connected(write=True) as db:
+            before = db.execute(
+                "SELECT attempts FROM runs WHERE run_id = ?", (row.run_id,)
+            ).fetchone()
+            values = dict(zip(COLUMNS, row.stored(), strict=True))
+            values["attempts"] = 1 if before is None else before[0] + 1
+            db.execute("DELETE FROM runs WHERE run_id = ?", (row.run_id,))
+            marks = ", ".join("?" * len(COLUMNS))
+            db.execute(
+                f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({marks})", tuple(values.values())
+            )
+            for side, vector in (("right", right), ("left", left)):
+                if vector is not None:
+                    _keep_vector(db, row.run_id, side, vector)
+            _drop_vectors(db, row.series)
+
+    def rows(self, series: str | None = None, last: int | None = None) -> list[Row]:
+        """Return the rows, oldest first; of one series, or the newest `last`."""
+        where, values = ("", ()) if series is None else ("WHERE series = ?", (series,))
+        limit = -1 if last is None else last
+        names = ", ".join(COLUMNS)
+        with self._connected() as db:
+            found = db.execute(
+                f"SELECT {names} FROM runs {where} ORDER BY number DESC LIMIT ?", (*values, limit)
+            ).fetchall()
+        return [Row.loaded(stored) for stored in reversed(found)]
+
+    def last_accepted(self, series: str, *, but: str | None = None) -> Row | None:
+        """Return the newest accepted row of a series, passing over the run `but`."""
+        accepted = [r for r in self.rows(series) if r.accepted and r.run_id != but]
+        return accepted[-1] if accepted else None
+
+    def accept(self, run_id: str) -> Row:
+        """Accept a run by hand: after a change that was meant, it is the new reference.
+
+        Parameters
+        ----------
+        run_id : str
+            The id, or as much of it as names one run.
+
+        Raises
+        ------
+        ArgumentError
+            No such run, several, or one without an interval.
+        """
+        found = [row for row in self.rows() if run_id and row.run_id.startswith(run_id)]
+        if len(found) != 1:
+            count = "none" if not found else f"{len(found)} of them"
+            msg = f"accept: expected the id of one run in {self.path}, got {run_id!r}: {count}"
+            raise ArgumentError(msg)
+        if found[0].upper is None or not np.isfinite(found[0].upper):
+            msg = f"accept: expected a run with an interval, got {run_id!r}, which has none"
+            raise ArgumentError(msg)
+        with self._connected(write=True) as db:
+            db.execute("UPDATE runs SET accepted = 1 WHERE run_id = ?", (found[0].run_id,))
+        return found[0]
+
+    def gate(
+        self,
+        series: str,
+        *,
+        max_norm: float | None = None,
+        min_norm: float | None = None,
+        max_change: float | None = None,
+    ) -> Gate:
+        """Return a gate whose reference is the last accepted run of a series."""
+        row = self.last_accepted(series)
+        reference = None if row is None else _interval(row)
+        return Gate(max_norm, min_norm, max_change, reference)
+
+    def start(self, series: str, *, digest: str | None = None) -> tuple[Start, str] | None:
+        """Return what the next run of a series starts from, and the run that it is from.
+
+        The start knows the seeds of the whole series: a vector depends on the start blocks of
+        all runs that led to it, and none of these seeds may be used again.
+
+        Parameters
+        ----------
+        series : str
+        digest : str, optional
+            Of the vector that a run to be gone on with was started from; by default that of the
+            last accepted run.
+        """
+        with self._connected() as db:
+            kept = db.execute(
+                "SELECT run_id, side, dtype, data FROM vectors JOIN runs USING (run_id) "
+                "WHERE series = ? AND accepted ORDER BY number DESC",
+                (series,),
+            ).fetchall()
+            seeds = db.execute(
+                "SELECT seed FROM runs WHERE series = ? AND seed IS NOT NULL", (series,)
+            ).fetchall()
+        for run_id, side, dtype, data in kept:
+            if dtype not in TYPES:
+                continue
+            block = np.frombuffer(data, dtype)[:, None]
+            if digest is None or array_digest(np.ascontiguousarray(block)) == digest:
+                right, left = (block, None) if side == "right" else (None, block)
+                used = frozenset(int(seed) for (seed,) in seeds)
+                return Start(right, left, used, optional=True), str(run_id)
+        return None
+
+    @contextmanager
+    def _connected(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """Yield the file, checked; a write is one transaction."""
+        mode = "rwc" if write else "ro"
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        try:
+            with closing(
+                sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None)
+            ) as db:
+                # The rollback journal, not a write-ahead log: that needs shared memory, which
+                # network file systems do not have.
+                db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                self._check(db, write=write)
+                yield db
+                db.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            doing = "written" if write else "read"
+            if isinstance(error, sqlite3.OperationalError) and not self.path.exists():
+                msg = f"history {self.path}: nothing lies there, or its folder cannot be {doing}"
+            elif type(error) is sqlite3.DatabaseError:  # not its subclasses: damage
+                msg = (
+                    f"history {self.path}: expected a bigspec history, got a file that is none or "
+                    f"is damaged ({error}). Move it away, or name another file"
+                )
+            else:
+                msg = f"history {self.path}: cannot be {doing}: {error}"
+            raise HistoryError(msg) from error
+
+    def _check(self, db: sqlite3.Connection, *, write: bool) -> None:
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (layout,) = db.execute("PRAGMA user_version").fetchone()
+        if application == APPLICATION and layout == LAYOUT:
+            return
+        tables = db.execute("SELECT name FROM sqlite_master").fetchall()
+        if write and application == 0 and layout == 0 and not tables:
+            for statement in SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION}")
+            db.execute(f"PRAGMA user_version = {LAYOUT}")
+        elif application == APPLICATION:
+            msg = (
+                f"history {self.path}: expected layout {LAYOUT} or older, got {layout}: a newer "
+                "bigspec wrote it. Upgrade, or name another file"
+            )
+            raise HistoryError(msg)
+        else:
+            msg = f"history {self.path}: expected a bigspec history, got another SQLite file"
+            raise HistoryError(msg)
+
+
+def _interval(row: Row) -> tuple[float, float]:
+    assert row.lower is not None
+    assert row.upper is not None
+    return row.lower, row.upper
+
+
+def _keep_vector(db: sqlite3.Connection, run_id: str, side: str, vector: Array) -> None:
+    """Keep a vector in single precision: the rest of its digits would not save a pass."""
+    single = np.ascontiguousarray(vector, "<c8" if np.iscomplexobj(vector) else "<f4")
+    if single.nbytes <= VECTOR_BYTES:
+        db.execute(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
+            (run_id, side, single.dtype.str, single.tobytes()),
+        )
+
+
+def _drop_vectors(db: sqlite3.Connection, series: str) -> None:
+    """Keep few: of the newest accepted runs, and of the newest other one, which may yet be."""
+    newest = "SELECT run_id FROM runs JOIN vectors USING (run_id) WHERE series = ? AND "
+    order = "ORDER BY number DESC LIMIT"
+    db.execute(
+        "DELETE FROM vectors WHERE run_id IN (SELECT run_id FROM runs WHERE series = ?) "
+        f"AND run_id NOT IN ({newest} accepted {order} {VECTORS}) "
+        f"AND run_id NOT IN ({newest} NOT accepted {order} 1)",
+        (series, series, series),
+    )
