@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 from bigspec.errors import ArgumentError
 from bigspec.words import interval_text, outward, rounded_up
 
-__all__ = ["FAILED", "PASSED", "UNDECIDED", "Check", "Gate", "Verdict", "relative_change"]
+__all__ = [
+    "FAILED",
+    "PASSED",
+    "REFERENCE_SHARE",
+    "UNDECIDED",
+    "Check",
+    "Gate",
+    "Verdict",
+    "relative_change",
+]
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 EXIT_STATUSES = {PASSED: 0, FAILED: 3, UNDECIDED: 4}

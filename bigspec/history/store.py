@@ -19,10 +19,11 @@ import numpy as np
 
 from bigspec.checkpoint import array_digest
 from bigspec.errors import ArgumentError, HistoryError
-from bigspec.gates import Gate
+from bigspec.gates import REFERENCE_SHARE, Gate
 from bigspec.history.row import COLUMNS, Row
 from bigspec.options import Start
 from bigspec.results import Estimate
+from bigspec.words import rounded_up
 
 __all__ = ["History"]
 
@@ -34,8 +35,8 @@ PATIENCE = 30.0
 """Seconds that a write waits for other writers."""
 VECTOR_BYTES = 64 << 20
 """Longer vectors (n > 1.6e7) are not kept here: a checkpoint of the run is the place for them."""
-VECTORS = 2
-"""Of a series' newest accepted runs: one to start from, and the one before, which a run that was
+VECTORS = 3
+"""Of a series' newest accepted runs: one to start from, and those before, which a run that was
 preempted may have started from."""
 TYPES = {"<f4", "<c8"}
 
@@ -155,7 +156,7 @@ class History:
         Raises
         ------
         ArgumentError
-            No such run, several, or one without an interval.
+            No such run, several, or one without an interval that others can be compared with.
         """
         found = [row for row in self.rows() if run_id and row.run_id.startswith(run_id)]
         if len(found) != 1:
@@ -164,6 +165,15 @@ class History:
             raise ArgumentError(msg)
         if found[0].upper is None or not np.isfinite(found[0].upper):
             msg = f"accept: expected a run with an interval, got {run_id!r}, which has none"
+            raise ArgumentError(msg)
+        limit = (found[0].gate or {}).get("max_change")
+        width, rtol = found[0].width or 0.0, found[0].rtol or 0.0
+        if limit is not None and width > max(limit / REFERENCE_SHARE, rtol):
+            msg = (
+                f"accept: {run_id!r} ended early, with a relative width of {rounded_up(width)}: "
+                f"too wide to compare with at max_change {limit!r}. Run the command once without "
+                "--max-change: it goes on to --rtol, and is accepted"
+            )
             raise ArgumentError(msg)
         with self._connected(write=True) as db:
             db.execute("UPDATE runs SET accepted = 1 WHERE run_id = ?", (found[0].run_id,))
