@@ -93,7 +93,7 @@ def connect(
             _wait_for_workers(client, where, min_workers or 1, worker_timeout)
         except ClusterError:
             raise
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, TimeoutError, ValueError, TypeError) as error:  # TypeError: no TLS keys
             msg = (
                 f"scheduler {where}: expected an answer and a worker within {timeout:g} s, got "
                 f"{type(error).__name__}: {error}. Check the address and that workers run."
