@@ -390,6 +390,42 @@ def test_json_page_has_the_fields_of_the_gate():
     assert dotted({"gate": data["gate"]}) == documented("Gate")
 
 
+def test_json_page_has_the_fields_of_a_history(reader):
+    zarr_array("A.zarr", np.random.default_rng(0).standard_normal((60, 20)), (30, 20))
+    run_command(
+        Command("bigspec norm A.zarr --history h --max-change 1 --quiet > a.txt 2> warning.txt"),
+        reader,
+    )
+    run_command(Command("bigspec history h --json h.json > h.txt"), reader)
+    data = json.loads((reader / "h.json").read_text())
+    for run in data["runs"]:
+        for name in ("matrix", "gate", "versions"):
+            assert isinstance(run[name], dict)
+            run[name] = None
+    assert dotted(data) == documented("History")
+
+
+def test_json_page_has_the_lines_of_the_log(reader):
+    zarr_array("A.zarr", np.random.default_rng(0).standard_normal((600, 200)), (30, 200))
+    line = (
+        "bigspec norm A.zarr --history h --max-change 1 --max-norm 1 --log-format json "
+        "--heartbeat 1e-9 > a.txt 2> log.txt"
+    )
+    run_command(Command(line, status=3), reader)
+    run_command(Command("bigspec norm B.zarr --log-format json 2>> log.txt", status=66), reader)
+    lines = [json.loads(line) for line in (reader / "log.txt").read_text().splitlines()]
+    section = (ROOT / "docs" / "json.md").read_text(encoding="utf-8").split("\n## Log\n")[1]
+    listed = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in tables(section)[0][1:]}
+    passes = {name.removeprefix("history[].") for name in documented("Estimate")
+              if name.startswith("history[].")} - {"number"}  # fmt: skip
+    for one in lines:
+        named = set(listed[one["event"]]) - {"number", "history"}
+        if one["event"] == "pass_finished":
+            named |= passes
+        assert set(one) - {"time", "level", "event", "run"} == named, one["event"]
+    assert {one["event"] for one in lines} == set(listed) - {"log"}
+
+
 def test_json_page_has_the_gate_that_is_written(reader):
     run_command(
         Command(
