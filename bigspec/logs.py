@@ -18,11 +18,18 @@ from typing import Any, Self, TextIO
 
 from bigspec.heartbeat import Heartbeat
 from bigspec.results import Estimate, Observer, PassRecord
+from bigspec.triplets import Triplets
 
 __all__ = ["SCHEMA", "JsonLog", "taking_over"]
 
 SCHEMA = "bigspec.log/1"
 """Name and version of the lines, which ``run_started`` names."""
+
+ANSWER = (
+    "lower", "upper", "width", "widths", "converged", "stopped_by", "status", "passes",
+    "bytes_read", "seconds", "frobenius", "checkpoint", "gate",
+)  # fmt: skip
+"""What ``run_finished`` tells of the answer."""
 
 
 class JsonLog(Observer):
@@ -82,15 +89,11 @@ class JsonLog(Observer):
         number = values.pop("number")
         self._event("pass_finished", **{"pass": number, "width": record.width, **values})
 
-    def run_finished(self, estimate: Estimate) -> None:
-        """Say the answer."""
+    def run_finished(self, estimate: Estimate | Triplets) -> None:
+        """Say the answer; of several values, all intervals."""
         self._heartbeat.stop()
-        gate = None if estimate.gate is None else estimate.gate.to_dict()
-        names = (
-            "lower", "upper", "width", "converged", "stopped_by", "status", "passes",
-            "bytes_read", "seconds", "frobenius", "checkpoint",
-        )  # fmt: skip
-        self._event("run_finished", **{k: getattr(estimate, k) for k in names}, gate=gate)
+        values = estimate.to_dict()
+        self._event("run_finished", **{name: values[name] for name in ANSWER if name in values})
 
     def warned(self, message: str) -> None:
         """Say it, also when quiet."""

@@ -174,7 +174,7 @@ def load_start(start: Any) -> Start | None:
         return _of_vectors(start.right, start.left, start.seed)
     if isinstance(start, Triplets):
         left = start.u if isinstance(start.u, np.ndarray) else None
-        return Start(None if start.vh is None else start.vh.conj().T, left, start.seed)
+        return Start(None if start.vh is None else start.vh.conj().T, left, frozenset({start.seed}))
     if isinstance(start, (str, os.PathLike)):
         text = os.fspath(start)
         if text.endswith((".npz", ".npy")):

@@ -178,7 +178,7 @@ def test_a_vector_that_no_longer_fits_is_a_cold_start_with_a_warning(matrix, fil
     save(matrix, gapped(400, 220))
     result = norm(matrix, file, "--warm")
     assert result.exit_code == 0
-    assert "a cold start, for want of vectors that fit: start: expected right" in result.stderr
+    assert "a cold start, for want of vectors that fit: start: expected right" in result.stdout
     assert [row.warm_from for row in History(file).rows()] == [None, None]
 
 
@@ -214,6 +214,17 @@ def test_a_preempted_run_goes_on_with_the_vector_it_began_with(matrix, file, tmp
     assert result.exit_code == 0, result.stderr
     row = History(file).rows()[-1]
     assert (row.run_id, row.attempts, row.converged) == (begun, 2, True)
+
+
+def test_a_difference_is_a_series_of_its_own(matrix, file, tmp_path):
+    save(tmp_path / "B.zarr", 0.5 * gapped(400, 200))
+    assert norm(matrix, file).exit_code == 0
+    result = norm(matrix, file, "--minus", tmp_path / "B.zarr", "--max-change", 0.05)
+    assert result.exit_code == 0
+    assert "has nothing to compare with" in result.stderr
+    assert [row.series for row in History(file).rows()] == [
+        str(matrix), f"{matrix} --minus {tmp_path / 'B.zarr'}",
+    ]  # fmt: skip
 
 
 # Failures ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from bigspec.cli.options import (
     writable_place,
 )
 from bigspec.cli.output import conclude, deliver, ending, shows_blocks, write, write_figure
-from bigspec.cli.recording import gate_of, history_options, past_of
+from bigspec.cli.recording import gate_of, history_options, past_of, series_name
 from bigspec.cli.statuses import STATUSES, Command
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.history import SCHEMA as HISTORY_SCHEMA
@@ -118,7 +118,8 @@ def norm_command(
     cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
     kept = _kept(checkpoint, checkpoint_interval, keep_blocks=keep_blocks, steal=steal)
     changes = max_change is not None
-    past = past_of(history, series, source, warm=warm, changes=changes, checkpoint=checkpoint)
+    name = series_name(source, minus, scale, center=center)
+    past = past_of(history, series, name, warm=warm, changes=changes, checkpoint=checkpoint)
     gate = gate_of(past, max_norm, min_norm, max_change)
     old, warm_from = past.start()
     # The cluster is left last: the bar is gone before its shutdown has anything to say.

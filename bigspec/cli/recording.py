@@ -19,7 +19,7 @@ from bigspec.options import Start
 from bigspec.results import Estimate, Observer
 from bigspec.resuming import held_run
 
-__all__ = ["Past", "gate_of", "history_options", "past_of"]
+__all__ = ["Past", "gate_of", "history_options", "past_of", "series_name"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -110,6 +110,18 @@ class Past:
             say(ctx, f"{error}{said}", status or CANNOT_WRITE, error=True)
             return status or CANNOT_WRITE
         return status
+
+
+def series_name(source: str, minus: str | None, scale: str | None, *, center: bool) -> str:
+    """Return the name of a series whose runs are of the same expression of SRC."""
+    parts = [source]
+    if minus is not None:
+        parts.append(f"--minus {minus}")
+    if center:
+        parts.append("--center")
+    if scale is not None:
+        parts.append(f"--scale {scale}")
+    return " ".join(parts)
 
 
 def past_of(
