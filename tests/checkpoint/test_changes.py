@@ -15,7 +15,7 @@ from zarr.codecs import Crc32cCodec
 
 import bigspec
 from bigspec import cli
-from bigspec.cli import commands
+from bigspec.cli import watching
 from bigspec.errors import ChunkError, MatrixChangedError
 from bigspec.layout import choose_layout
 from bigspec.results import Observer
@@ -79,12 +79,12 @@ def test_a_chunk_rewritten_between_passes(number, path, tmp_path, monkeypatch):
 def test_the_command_line_says_so_and_exits_with_65(path, tmp_path, monkeypatch):
     place = tmp_path / "run"
 
-    class Quiet(commands.Quiet):
+    class Quiet(watching.Quiet):
         def pass_started(self, number, panels):
             if number == 3:
                 rewrite(path)
 
-    monkeypatch.setattr(commands, "Quiet", Quiet)
+    monkeypatch.setattr(watching, "Quiet", Quiet)
     command = ["norm", str(path), "--checkpoint", str(place), "--quiet", "--rtol", "1e-7"]
     result = CliRunner().invoke(cli.main, [*command, "--block-size", "4"])
     assert result.exit_code == 65
