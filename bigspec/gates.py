@@ -12,6 +12,7 @@ from bigspec.errors import ArgumentError
 from bigspec.words import interval_text, outward, rounded_up
 
 __all__ = [
+    "EXIT_STATUSES",
     "FAILED",
     "PASSED",
     "REFERENCE_SHARE",

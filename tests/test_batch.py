@@ -62,7 +62,9 @@ def test_every_option_of_every_command_has_its_variable():
         for option in each.params:
             if option.param_type_name == "option":
                 long = max(option.opts, key=len)
-                assert option.envvar == "BIGSPEC_" + long.lstrip("-").upper().replace("-", "_"), name
+                assert option.envvar == "BIGSPEC_" + long.lstrip("-").upper().replace("-", "_"), (
+                    name
+                )
 
 
 def test_switches_bare_numbers_and_an_empty_variable(backend, config):  # noqa: F811

@@ -118,7 +118,8 @@ def norm_command(
     cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
     kept = _kept(checkpoint, checkpoint_interval, keep_blocks=keep_blocks, steal=steal)
     changes = max_change is not None
-    name = series_name(source, minus, scale, center=center)
+    view = {"--rows": rows, "--fill": fill, "--minus": minus, "--center": center, "--scale": scale}
+    name = series_name(source, view)
     past = past_of(history, series, name, warm=warm, changes=changes, checkpoint=checkpoint)
     gate = gate_of(past, max_norm, min_norm, max_change)
     old, warm_from = past.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -112,16 +112,13 @@ class Past:
         return status
 
 
-def series_name(source: str, minus: str | None, scale: str | None, *, center: bool) -> str:
-    """Return the name of a series whose runs are of the same expression of SRC."""
-    parts = [source]
-    if minus is not None:
-        parts.append(f"--minus {minus}")
-    if center:
-        parts.append("--center")
-    if scale is not None:
-        parts.append(f"--scale {scale}")
-    return " ".join(parts)
+def series_name(source: str, view: Mapping[str, object]) -> str:
+    """Return the name of a series whose runs are of the same view or expression of SRC."""
+    given = {
+        name: value for name, value in view.items() if value is not None and value is not False
+    }
+    words = [name if value is True else f"{name} {value}" for name, value in given.items()]
+    return " ".join([source, *words])
 
 
 def past_of(

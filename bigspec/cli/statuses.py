@@ -10,10 +10,12 @@ import click
 from bigspec.cli.config import add_sources, config_option, named_source
 from bigspec.cli.watching import say
 from bigspec.errors import BigspecError, ClusterError, StoreUnavailableError
+from bigspec.gates import EXIT_STATUSES
 from bigspec.interrupts import Terminated
 
 __all__ = ["STATUSES", "CannotWriteError", "Command", "explained"]
 
+EXCEEDED, UNDECIDED = EXIT_STATUSES["failed"], EXIT_STATUSES["undecided"]
 BUG, CANNOT_WRITE, SAVED = 70, 74, 75
 INTERRUPTED, TERMINATED = 130, 143
 
