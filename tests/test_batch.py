@@ -252,7 +252,7 @@ def test_a_scheduler_file_that_nobody_writes_is_not_waited_for_without_end(tmp_p
 
 def test_tls_comes_from_the_configuration_of_dask(stored, tmp_path):
     pytest.importorskip("cryptography")
-    from distributed import LocalCluster
+    from distributed import Client, LocalCluster
     from distributed.security import Security
 
     keys = Security.temporary()
@@ -275,4 +275,6 @@ def test_tls_comes_from_the_configuration_of_dask(stored, tmp_path):
             bigspec.connect(scheduler=address, timeout=1),
         ):
             pass
+        with pytest.raises(ValueError, match="No clients"):  # none stays behind as the active one
+            Client.current()
     assert est.lower <= np.linalg.norm(decaying(300, 60, 0.5), 2) * (1 + 1e-12)

@@ -62,7 +62,7 @@ def connect(
     if scheduler is None and scheduler_file is None and workers is None:
         yield
         return
-    from distributed import Client, LocalCluster
+    from distributed import LocalCluster
 
     if min_workers is not None and not 1 <= min_workers <= (workers or min_workers):
         expected = "at least 1" if min_workers < 1 else f"at most workers={workers}"
@@ -81,12 +81,12 @@ def connect(
                     memory_limit="auto" if memory_limit is None else memory_limit,
                 )
                 stack.enter_context(cluster)
-                client = Client(cluster, timeout=timeout)
+                client = _client(cluster, timeout=timeout)
             elif scheduler is not None:
-                client = Client(scheduler, timeout=timeout)
+                client = _client(scheduler, timeout=timeout)
             else:
                 _wait_for_file(Path(str(scheduler_file)), max(timeout, worker_timeout or 0.0))
-                client = Client(scheduler_file=str(scheduler_file), timeout=timeout)
+                client = _client(scheduler_file=str(scheduler_file), timeout=timeout)
             stack.enter_context(client)
             if worker_timeout is None:
                 worker_timeout = timeout if min_workers is None else WORKER_TIMEOUT
@@ -100,6 +100,29 @@ def connect(
             )
             raise ClusterError(msg) from error
         yield
+
+
+def _client(address: Any = None, *, timeout: float, scheduler_file: str | None = None) -> Any:
+    """Start a client; one that fails to start does not stay behind as the active one."""
+    from distributed import Client
+
+    before = _active()
+    try:
+        return Client(address, scheduler_file=scheduler_file, timeout=timeout)
+    except BaseException:
+        left = _active()
+        if left is not None and left is not before:
+            left.close(timeout=0.1)
+        raise
+
+
+def _active() -> Any:
+    from distributed import Client
+
+    try:
+        return Client.current()
+    except ValueError:
+        return None
 
 
 def _wait_for_file(path: Path, timeout: float) -> None:
