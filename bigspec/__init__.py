@@ -9,6 +9,7 @@ True
 from bigspec.api import connect, norm, open_matrix, plan, show
 from bigspec.checkpoint import Checkpoint
 from bigspec.compose import centered, hstack, low_rank, scaled, standardized, vstack
+from bigspec.conversion import Conversion, convert
 from bigspec.decompose import svds
 from bigspec.errors import BigspecError
 from bigspec.matrices import Matrix
@@ -19,6 +20,7 @@ from bigspec.triplets import Triplets
 __all__ = [
     "BigspecError",
     "Checkpoint",
+    "Conversion",
     "Estimate",
     "Matrix",
     "PassRecord",
@@ -28,6 +30,7 @@ __all__ = [
     "connect",
     "hstack",
     "low_rank",
+    "convert",
     "norm",
     "open_matrix",
     "plan",

@@ -16,6 +16,7 @@ __all__ = [
     "ChunkError",
     "ClusterError",
     "DataError",
+    "DestinationError",
     "MatrixChangedError",
     "MemoryLimitError",
     "MissingSourceError",
@@ -98,6 +99,12 @@ class MissingSourceError(SourceError, FileNotFoundError):
 
 class StoreUnavailableError(SourceError, TimeoutError):
     """The store timed out or refused, and went on doing so after retries."""
+
+
+class DestinationError(BigspecError, OSError):
+    """What a conversion writes cannot be written: a full disk, no permission."""
+
+    exit_status = 74
 
 
 class ClusterError(BigspecError, ConnectionError):

@@ -75,7 +75,7 @@ class LiveProgress(Observer):
         self._live = self._notebook or self._stream.isatty()
         self._bar: Any = None  # tqdm has no types
         self._number = 0
-        self._interval = ""
+        self._interval = self._stage = ""
         self._spoken = 0.0  # seconds of the pass at its last line
 
     def __enter__(self) -> Self:
@@ -107,7 +107,7 @@ class LiveProgress(Observer):
         self._number, self._spoken = number, 0.0
         if self._live:
             with suppress(*_GONE):
-                self._bar = self._new_bar(panels)
+                self._bar = self._new_bar(panels, f"pass {number}", "panels")
                 self._bar.set_postfix_str(self._interval or "first bounds after this pass")
 
     def panels_done(self, done: int, panels: int, bytes_read: int, seconds: float) -> None:
@@ -139,6 +139,26 @@ class LiveProgress(Observer):
             + (f"; {record.retries} reads tried again" if record.retries else "")
         )
 
+    def stage_started(self, stage: str, entries: int) -> None:
+        """Put up a bar for a stage of a conversion."""
+        self.close()
+        self._stage, self._spoken = stage, 0.0
+        if self._live:
+            with suppress(*_GONE):
+                self._bar = self._new_bar(entries, stage, "entries")
+
+    def stage_advanced(self, done: int, entries: int, size: int, seconds: float) -> None:
+        """Move the bar, or write a line if the last one was long ago."""
+        rate = rate_text(size, seconds)
+        if self._bar is not None:
+            with suppress(*_GONE):
+                self._bar.set_postfix_str(rate, refresh=False)
+                self._bar.update(done - self._bar.n)
+        elif not self._live and seconds - self._spoken >= HEARTBEAT:
+            self._spoken = seconds
+            share = f"{done} of {entries} entries after {seconds_text(seconds)}"
+            self._line(f"{self._stage}: {share}" + (f", {rate}" if rate else ""))
+
     def warned(self, message: str) -> None:
         """Say it on a line of its own."""
         self._line(f"warning: {message}")
@@ -147,19 +167,19 @@ class LiveProgress(Observer):
         """Clear the bar; the answer itself is shown by whoever asked for it."""
         self.close()
 
-    def _new_bar(self, panels: int) -> Any:
+    def _new_bar(self, total: int, label: str, unit: str) -> Any:
         if self._notebook:
             from tqdm.auto import tqdm
         else:
             from tqdm import tqdm
         return tqdm(
-            total=panels,
-            desc=f"pass {self._number}",
-            unit="panel",
+            total=total,
+            desc=label,
+            unit=unit,
             file=self._stream,
             leave=False,
             dynamic_ncols=True,
-            bar_format="{desc} |{bar:12}| {n_fmt}/{total_fmt} panels, {remaining} left{postfix}",
+            bar_format="{desc} |{bar:12}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}",
         )
 
     def _line(self, text: str) -> None:

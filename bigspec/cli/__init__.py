@@ -1,5 +1,8 @@
 """The command line: options in, text and JSON out, an exit status for every ending."""
 
 from bigspec.cli.commands import main
+from bigspec.cli.convert import convert_command
 
 __all__ = ["main"]
+
+main.add_command(convert_command)
