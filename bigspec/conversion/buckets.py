@@ -141,7 +141,11 @@ def split_bucket(
     wide = max(1, max(capacity, 2) // width) if bucket.range() is bucket.majors else bins
     held = first = 0
     for k in range(bins):
-        if k > first and len(bounds) < FAN_OUT and (held + counts[k] > capacity or k - first >= wide):
+        if (
+            k > first
+            and len(bounds) < FAN_OUT
+            and (held + counts[k] > capacity or k - first >= wide)
+        ):
             bounds.append(start + k * width)
             held, first = 0, k
         held += int(counts[k])

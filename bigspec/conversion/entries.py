@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 from abc import ABC, abstractmethod
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from bigspec.buffers import Buffers
 from bigspec.errors import DataError, MemoryLimitError, SourceError
@@ -19,7 +19,7 @@ from bigspec.matrices import Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.memory import SparseMatrix
 
-__all__ = ["ArrayStream", "MatrixStream", "NpzStream", "Piece", "EntryStream", "open_npz"]
+__all__ = ["ArrayStream", "EntryStream", "MatrixStream", "NpzStream", "Piece", "open_npz"]
 
 Array = np.ndarray[Any, Any]
 Position = list[int]
@@ -111,8 +111,8 @@ class MatrixStream(EntryStream):
         )
         if form not in ("csr", "csc"):
             msg = (
-                f"{matrix.name}: expected a sparse matrix (AnnData's groups, 10x, .npz, .mtx, SciPy "
-                "sparse), got one with dense panels; `bigspec norm` reads it as it is"
+                f"{matrix.name}: expected a sparse matrix (AnnData's groups, 10x, .npz, .mtx, "
+                "SciPy sparse), got one with dense panels; `bigspec norm` reads it as it is"
             )
             raise DataError(msg)
         axis = 0 if form == "csr" else 1
@@ -154,7 +154,8 @@ class MatrixStream(EntryStream):
         for start, stop, block, after in self.blocks(entries, position):
             major = np.repeat(np.arange(start, stop), np.diff(block.indptr))
             both = (major, block.indices) if self.axis == 0 else (block.indices, major)
-            yield Piece(*both, block.data, after, block.data.nbytes + block.indices.nbytes)
+            size = block.data.nbytes + block.indices.nbytes
+            yield Piece(both[0], both[1], block.data, after, size)
 
 
 @dataclass(frozen=True)
@@ -252,10 +253,13 @@ class _Member:
             )
             shape, _, self.dtype = read(self.file)
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-            msg = f"{name}: expected an array {member!r} inside, got {type(error).__name__}: {error}"
+            msg = (
+                f"{name}: expected an array {member!r} inside, got {type(error).__name__}: {error}"
+            )
             raise SourceError(msg) from error
         if len(shape) != 1 or self.dtype.hasobject:
-            msg = f"{name}: expected {member!r} to be one-dimensional numbers, got {self.dtype} {shape}"
+            got = f"{self.dtype} {shape}"
+            msg = f"{name}: expected {member!r} to be one-dimensional numbers, got {got}"
             raise DataError(msg)
         self.length = int(shape[0])
 
@@ -318,7 +322,7 @@ def open_npz(path: Path, name: str) -> NpzStream | None:
         file_identity(path),
         "csc" if form == "csc" else "csr",
         path=path,
-        members=members,  # type: ignore[arg-type]
+        members=members,
     )
 
 
@@ -330,7 +334,7 @@ def open_arrays(parts: Any, shape: Any) -> ArrayStream:
     DataError
         Lengths or kinds do not fit together.
     """
-    if sp.issparse(parts):
+    if not isinstance(parts, tuple):
         values, (rows, columns), shape = parts.data, (parts.row, parts.col), parts.shape
     else:
         values, (rows, columns) = parts
@@ -340,7 +344,12 @@ def open_arrays(parts: Any, shape: Any) -> ArrayStream:
         msg = "shape: expected the shape of the matrix beside (data, (row, col)), got None"
         raise DataError(msg)
     same = {part.shape for part in (values, rows, columns)}
-    if len(same) > 1 or values.ndim != 1 or rows.dtype.kind not in "iu" or columns.dtype.kind not in "iu":
+    if (
+        len(same) > 1
+        or values.ndim != 1
+        or rows.dtype.kind not in "iu"
+        or columns.dtype.kind not in "iu"
+    ):
         msg = (
             f"{name}: expected three vectors of one length, two of them integers, got data "
             f"{values.shape}, row {rows.shape} {rows.dtype}, col {columns.shape} {columns.dtype}"
@@ -370,8 +379,6 @@ def file_identity(path: Path) -> dict[str, Any]:
 
 def digest(*parts: bytes) -> str:
     """Return a hash of parts and their lengths."""
-    import hashlib
-
     total = hashlib.sha256()
     for part in parts:
         total.update(len(part).to_bytes(8, "little") + part)

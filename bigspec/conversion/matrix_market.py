@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import scipy.io
 
-from bigspec.conversion.entries import Piece, Position, EntryStream, file_identity
+from bigspec.conversion.entries import EntryStream, Piece, Position, file_identity
 from bigspec.errors import DataError, SourceError
 from bigspec.sources.checks import check_shape
 
@@ -80,7 +80,7 @@ class MarketStream(EntryStream):
                         after = [offset, line, done]
                         yield Piece(piece.row, piece.col, piece.data, after, len(block))
             except _DAMAGED as error:
-                msg = f"{self.name}: the compressed file is damaged or cut short after line {line} ({error})"
+                msg = f"{self.name}: the file is damaged or cut short after line {line} ({error})"
                 raise DataError(msg) from error
         if done < self.announced:
             msg = (
@@ -166,8 +166,8 @@ def open_market(path: Path, name: str) -> MarketStream:
     known = len(banner) == 5 and banner[:2] == ["%%matrixmarket", "matrix"]
     if not known or banner[3] not in DTYPES or banner[4] not in SYMMETRIES:
         msg = (
-            f"{name}: expected a first line such as '%%MatrixMarket matrix coordinate real general', "
-            f"got {' '.join(banner)[:80]!r}"
+            f"{name}: expected a first line such as "
+            f"'%%MatrixMarket matrix coordinate real general', got {' '.join(banner)[:80]!r}"
         )
         raise SourceError(msg)
     if banner[2] != "coordinate":

@@ -47,13 +47,13 @@ class Conversion:
         rows, columns = self.shape
         kind = {"csr": "rows", "csc": "columns"}[self.format]
         twice = self.read - self.stored
+        spent = f"{bytes_text(self.bytes_read)} read in {seconds_text(self.seconds)}"
         lines = [
             f"{self.destination}: {rows} x {columns} {self.dtype}, compressed {kind}",
             f"  stored   {self.stored} entries"
             + (f" ({twice} duplicates summed)" if twice else "")
             + f", {bytes_text(self.bytes_written)} on disk",
-            f"  from     {self.source}, {bytes_text(self.bytes_read)} read in "
-            f"{seconds_text(self.seconds)}",
+            f"  from     {self.source}, {spent}",
         ]
         return "\n".join(lines)
 

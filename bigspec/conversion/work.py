@@ -99,8 +99,9 @@ class Work:
             other = [key for key, value in self.wanted.items() if old.get(key) != value]
             changes = "; ".join(f"{key} was {old.get(key)}, is {self.wanted[key]}" for key in other)
             msg = (
-                f"dst: expected no partial work, or work for the same source, in {self.folder}, got "
-                f"other work ({changes}). Remove that folder, or give --overwrite (overwrite=True)"
+                f"dst: expected no partial work, or work for the same source, in "
+                f"{self.folder}, got other work ({changes}). Remove that "
+                "folder, or give --overwrite (overwrite=True)"
             )
             raise ResumeError(msg)
         for path in (self.matrix, self.buckets):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 CHUNK = 1 << 18
 """Entries of a chunk: a slab of 32 MiB decodes few more than it needs, a store few files."""
-CODEC = ("lz4", 5)
+CODEC: tuple[Literal["lz4", "zstd"], int] = ("lz4", 5)
 """Blosc's compressor and level, with byte shuffle; `benchmarks/convert.py codecs` has the table."""
 POINTERS = 1 << 20
 
@@ -84,7 +84,9 @@ class GroupWriter:
             pointers[0] = 0
         for at in range(start, stop, POINTERS):
             end = min(at + POINTERS, stop)
-            ends = 0 if indptr is None else indptr[at - start + 1 : end - start + 1].astype(np.int64)
+            ends = (
+                0 if indptr is None else indptr[at - start + 1 : end - start + 1].astype(np.int64)
+            )
             pointers[at + 1 : end + 1] = np.broadcast_to(
                 np.asarray(first + ends), (end - at,)
             ).astype(pointers.dtype)
