@@ -51,6 +51,7 @@ class Target:
 
     @property
     def kind(self) -> np.dtype[Any]:
+        """The type of a triplet in a bucket."""
         return record_type(self.shape, self.dtype)
 
     @property
@@ -60,9 +61,11 @@ class Target:
 
     @property
     def in_order(self) -> bool:
+        """Whether the source has the wanted order already."""
         return isinstance(self.source, MatrixStream) and self.source.form == self.form
 
     def wanted(self) -> dict[str, Any]:
+        """What partial work is matched by."""
         return {
             "source": self.source.identity,
             "format": self.form,
@@ -83,12 +86,15 @@ class Run:
         self.before = float(work.state.get("seconds", 0.0))
 
     def seconds(self) -> float:
+        """Wall time so far, in all processes."""
         return self.before + time.monotonic() - self.began
 
     def save(self, **changes: Any) -> None:
+        """Note what is done."""
         self.work.save(seconds=self.seconds(), **changes)
 
     def go(self) -> Conversion:
+        """Go on from the stage that was reached, to the end."""
         if self.work.state["stage"] == "new":
             self._begin()
         if self.work.state["stage"] == "scatter":

@@ -39,7 +39,7 @@ class GroupWriter:
     def __init__(
         self, folder: Path, shape: tuple[int, int], dtype: Any, most: int, position: int | None
     ) -> None:
-        self.shape, self.position = shape, position or 0
+        self.folder, self.shape, self.position = folder, shape, position or 0
         if position is None:
             self.group = zarr.create_group(folder, zarr_format=3, overwrite=True)
             narrow = np.iinfo(np.int32).max
@@ -94,6 +94,8 @@ class GroupWriter:
 
     def finish(self, form: str) -> None:
         """Cut the arrays to what was stored, and say what the group is."""
+        for half in self.folder.rglob("*.partial"):  # what a kill left of zarr's writes
+            half.unlink()
         for name in ("data", "indices"):
             self.parts[name].resize((self.position,))
         shape = self.shape if form == "csr" else self.shape[::-1]
