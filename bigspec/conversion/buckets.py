@@ -80,13 +80,17 @@ class Scatter:
     Files are cut back to the lengths that `buckets` say, for what a dead process wrote later.
     """
 
-    def __init__(self, folder: Path, whole: Bucket, buckets: Sequence[Bucket], kind: Any) -> None:
+    def __init__(
+        self, folder: Path, whole: Bucket, buckets: Sequence[Bucket], kind: Any, capacity: int
+    ) -> None:
         self.whole, self.buckets = whole, list(buckets)
         self.bounds = np.array([whole_range(whole, bucket)[0] for bucket in buckets], np.int64)
         self.files: list[BinaryIO] = []
+        # All of them together take as much as a bucket may.
+        buffering = max(512, min(BUFFER, capacity * kind.itemsize // len(buckets)))
         for bucket in buckets:
             path = folder / bucket.name
-            file = path.open("r+b" if bucket.entries else "wb", buffering=BUFFER)
+            file = path.open("r+b" if bucket.entries else "wb", buffering=buffering)
             self.files.append(file)
             file.truncate(bucket.entries * kind.itemsize)
             file.seek(0, 2)
@@ -159,7 +163,7 @@ def split_bucket(
         for k, (lower, upper) in enumerate(zip(bounds, [*bounds[1:], stop], strict=True))
         if upper > lower
     ]
-    scatter = Scatter(folder, bucket, parts, kind)
+    scatter = Scatter(folder, bucket, parts, kind, capacity)
     try:
         for records in read_records(folder / bucket.name, kind, entries):
             scatter.put(records)

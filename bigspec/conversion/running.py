@@ -141,7 +141,7 @@ class Run:
         state, target = self.work.state, self.target
         whole = Bucket("", (0, target.shape[0]), (0, target.shape[1]))
         buckets = [_bucket(plain) for plain in state["pending"]]
-        scatter = Scatter(self.work.buckets, whole, buckets, target.kind)
+        scatter = Scatter(self.work.buckets, whole, buckets, target.kind, target.capacity)
         read, size, since = state["read"], state["bytes_read"], 0
         entries = max(1, min(target.capacity // 4, 1 << 18))
         self._shows("reading")

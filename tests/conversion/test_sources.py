@@ -217,7 +217,9 @@ def test_the_norm_is_that_of_the_source(form, tmp_path):
     form=st.sampled_from(["csr", "csc"]),
     steep=st.booleans(),
 )
-def test_cut_into_any_buckets(m, n, count, limit, chunk, fan_out, bins, form, steep, tmp_path_factory):
+def test_cut_into_any_buckets(
+    m, n, count, limit, chunk, fan_out, bins, form, steep, tmp_path_factory
+):
     rng = np.random.default_rng(count)
     power = 6 if steep else 1
     rows, columns = ((rng.random(count) ** power * extent).astype("i4") for extent in (m, n))
