@@ -65,7 +65,7 @@ class Target:
         return isinstance(self.source, MatrixStream) and self.source.form == self.form
 
     def wanted(self) -> dict[str, Any]:
-        """What partial work is matched by."""
+        """Return what partial work is matched by."""
         return {
             "source": self.source.identity,
             "format": self.form,

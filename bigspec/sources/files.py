@@ -16,7 +16,7 @@ from bigspec.errors import DataError, SourceError
 from bigspec.matrices import Matrix
 from bigspec.sources.memory import open_numpy, open_sparse
 
-__all__ = ["FILES", "open_file"]
+__all__ = ["FILES", "loading_nbytes", "open_file"]
 
 FILES = (".npy", ".npz", ".mtx", ".mtx.gz")
 
@@ -52,6 +52,25 @@ def open_file(path: Path, name: str) -> Matrix:
         raise DataError(msg) from error
     opened: Matrix = open_sparse(a) if sp.issparse(a) else open_numpy(np.asanyarray(a))
     return replace(opened, name=name)
+
+
+def loading_nbytes(path: Path) -> int | None:
+    """Return what loading a Matrix Market file holds for a moment, by its header.
+
+    Triplets, and the compressed rows that are made of them. None if the header says nothing.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        words = file.readline(1 << 12).decode("latin-1").lower().split()
+        while (line := file.readline(1 << 16)) and (not line.strip() or line.startswith(b"%")):
+            pass
+    sizes = line.split()
+    if words[2:3] != ["coordinate"] or len(sizes) != 3 or not all(s.isdigit() for s in sizes):
+        return None
+    m, n, count = map(int, sizes)
+    index = 4 if max(m, n) <= np.iinfo(np.int32).max else 8
+    value = 16 if "complex" in words else 8
+    stored = count if "general" in words else 2 * count
+    return stored * (2 * value + 3 * index) + (m + 1) * index
 
 
 def _check_text(path: Path) -> None:
