@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,7 @@ def open_file(path: Path, name: str) -> Matrix:
         elif path.suffix == ".npz":
             a = sp.load_npz(path)
         else:
-            _check_text(path)
-            a = scipy.io.mmread(path)  # since SciPy 1.12 this is fast_matrix_market
+            a = _read_market(path)
         if hasattr(a, "check_format"):
             a.check_format(full_check=True)  # SciPy's products would read outside
     except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
@@ -73,13 +73,23 @@ def loading_nbytes(path: Path) -> int | None:
     return stored * (2 * value + 3 * index) + (m + 1) * index
 
 
-def _check_text(path: Path) -> None:
-    """Refuse NUL bytes, on which SciPy's reader ends the process (scipy issue 19949)."""
+def _read_market(path: Path) -> Any:
+    """Read it with SciPy, which since 1.12 is fast_matrix_market.
+
+    NUL bytes, and text behind the last value without a line end, end the process there (scipy
+    issue 19949): the former are refused, a last line end is added.
+    """
+    last = b""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         while part := file.read(1 << 20):
+            last = part[-1:]
             if b"\0" in part:
                 msg = "it holds NUL bytes"
                 raise ValueError(msg)
+        if last == b"\n":
+            return scipy.io.mmread(path)
+        file.seek(0)
+        return scipy.io.mmread(io.BytesIO(file.read() + b"\n"))
 
 
 def _kind(path: Path) -> str:

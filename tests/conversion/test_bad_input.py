@@ -345,3 +345,12 @@ def test_norm_of_a_file_that_does_not_fit_points_here(tmp_path):
     for call in (bigspec.norm, bigspec.plan, lambda a: bigspec.norm(a, memory_limit="1GiB")):
         with pytest.raises(MemoryLimitError, match=r"for loading .*bigspec convert .*A.mtx A.zarr"):
             call(tmp_path / "A.mtx")
+
+
+@pytest.mark.parametrize("end", ["", " ", " x", " \r", "\n"])
+def test_a_last_line_without_an_end(end, tmp_path):
+    """SciPy's reader ends the process at some of these, if it is given the file as it is."""
+    convert(tmp_path, HEAD + "1 1 1\n2 2 5" + end)
+    expected = sp.csr_array(([1.0, 5.0], ([0, 1], [0, 1])), shape=(3, 4))
+    assert_is(tmp_path / "out.zarr", expected)
+    assert bigspec.norm(tmp_path / "A.mtx").value == pytest.approx(5)

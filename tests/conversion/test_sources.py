@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import bigspec
 from bigspec.conversion import buckets, running, writing
+from tests.sources import test_binsparse as binsparse
 
 
 def triplets(m=70, n=40, count=900, dtype="f8", seed=0):
@@ -93,6 +94,14 @@ def npz(form, compressed):
     return write
 
 
+def in_binsparse(form):
+    def write(place, A):
+        binsparse.write(zarr.create_group(place / "A.zarr"), A.tocsr(), form)
+        return place / "A.zarr"
+
+    return write
+
+
 def three_arrays(place, A):
     np.savez(place / "A.npz", data=A.data, row=A.row, col=A.col, shape=A.shape)
     return place / "A.npz"
@@ -115,6 +124,8 @@ SOURCES = {
     "hdf5 csr": hdf5_csr,
     "h5sparse": h5sparse,
     "10x": tenx,
+    "binsparse csc": in_binsparse("CSC"),
+    "binsparse coo": in_binsparse("COO"),
     "npz coo": npz("coo", False),
     "npz coo compressed": npz("coo", True),
     "npz csr": npz("csr", True),
