@@ -9,6 +9,7 @@ True
 from bigspec.api import connect, norm, open_matrix, plan, show
 from bigspec.checkpoint import Checkpoint
 from bigspec.compose import centered, hstack, low_rank, scaled, standardized, vstack
+from bigspec.conversion import Conversion, convert
 from bigspec.decompose import svds
 from bigspec.errors import BigspecError
 from bigspec.gates import Gate
@@ -21,6 +22,7 @@ from bigspec.triplets import Triplets
 __all__ = [
     "BigspecError",
     "Checkpoint",
+    "Conversion",
     "Estimate",
     "Gate",
     "History",
@@ -30,6 +32,7 @@ __all__ = [
     "Triplets",
     "centered",
     "connect",
+    "convert",
     "hstack",
     "low_rank",
     "norm",

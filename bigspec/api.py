@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.errors import MemoryLimitError
 from bigspec.gates import Gate
+from bigspec.layout import format_bytes
 from bigspec.matrices import Matrix
 from bigspec.options import (
     as_bytes,
@@ -35,6 +38,8 @@ from bigspec.results import Estimate, Observer
 from bigspec.resuming import kept, prepared, show, versions
 from bigspec.solve import Budget, Outcome, Progress, check_budget, solve
 from bigspec.sources import open_source
+from bigspec.sources.files import loading_nbytes
+from bigspec.sources.locations import local_file
 
 __all__ = ["connect", "norm", "open_matrix", "plan", "show"]
 
@@ -78,6 +83,27 @@ def open_matrix(
     return open_source(a, find_executor(True).memory() // 2, rows, fill)
 
 
+def open_within(a: Any, limit: int | None) -> Matrix:
+    """Open a matrix, unless it is a Matrix Market file that does not fit when it is loaded.
+
+    Raises
+    ------
+    MemoryLimitError
+    """
+    if isinstance(a, (str, os.PathLike)) and os.fspath(a).endswith((".mtx", ".mtx.gz")):
+        found = local_file(os.fspath(a))
+        size = loading_nbytes(found[0]) if found is not None and not found[1] else None
+        limit = limit or find_executor(True).memory() // 2
+        if size is not None and size > limit:
+            msg = (
+                f"memory_limit: expected at least {format_bytes(size)} for loading {a}, got "
+                f"{format_bytes(limit)}. Convert it once, in bounded memory, and take the result: "
+                f"bigspec convert {a} A.zarr"
+            )
+            raise MemoryLimitError(msg)
+    return open_matrix(a)
+
+
 def plan(
     a: Any,
     *,
@@ -100,7 +126,7 @@ def plan(
     """
     check_budget(Budget(rtol))
     check_probability(failure_probability)
-    matrix = open_matrix(a)
+    matrix = open_within(a, as_bytes(memory_limit))
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
@@ -197,7 +223,7 @@ def norm(
     check_probability(failure_probability)
     failure_probability = float(failure_probability)
     seed, loaded = as_seed(seed), load_start(start)
-    matrix = open_matrix(a)
+    matrix = open_within(a, as_bytes(memory_limit))
     executor = find_executor(matrix.resident)
     wishes = Wishes(
         algorithm,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.algorithms import TopLanczos
-from bigspec.api import open_matrix
+from bigspec.api import open_within
 from bigspec.dense import UNIT_ROUNDOFF
 from bigspec.errors import ArgumentError
 from bigspec.kernels import working_dtype
@@ -129,7 +129,7 @@ def svds(
             raise ArgumentError(msg)
         check_target(u_store, "u_store")
     k, seed, loaded = as_count(k), as_seed(seed), load_start(start)
-    matrix = open_matrix(a)
+    matrix = open_within(a, as_bytes(memory_limit))
     executor = find_executor(matrix.resident)
     wishes = Wishes(
         "lanczos",

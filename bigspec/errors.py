@@ -16,6 +16,7 @@ __all__ = [
     "ChunkError",
     "ClusterError",
     "DataError",
+    "DestinationError",
     "HistoryError",
     "MatrixChangedError",
     "MemoryLimitError",
@@ -99,6 +100,12 @@ class MissingSourceError(SourceError, FileNotFoundError):
 
 class StoreUnavailableError(SourceError, TimeoutError):
     """The store timed out or refused, and went on doing so after retries."""
+
+
+class DestinationError(BigspecError, OSError):
+    """What a conversion writes cannot be written: a full disk, no permission."""
+
+    exit_status = 74
 
 
 class ClusterError(BigspecError, ConnectionError):

@@ -79,8 +79,7 @@ class LiveProgress(Observer):
         self._stream: TextIO = stream or usual or io.StringIO()
         self._live = self._notebook or self._stream.isatty()
         self._bar: Any = None  # tqdm has no types
-        self._number = 0
-        self._interval = ""
+        self._interval = self._stage = ""
         self._far = ""  # how far this pass is
         self._lock = threading.Lock()
         self._heartbeat = Heartbeat(math.inf if self._live else heartbeat, self.beat)
@@ -111,12 +110,9 @@ class LiveProgress(Observer):
 
     def pass_started(self, number: int, panels: int) -> None:
         """Put up a bar for this pass."""
-        self.close()
-        self._number, self._far = number, f"0 of {panels} panels"
-        self._heartbeat.start()
-        if self._live:
+        self._begin(f"pass {number}", panels, "panels")
+        if self._bar is not None:
             with suppress(*_GONE):
-                self._bar = self._new_bar(panels)
                 self._bar.set_postfix_str(self._interval or "first bounds after this pass")
 
     def panels_done(self, done: int, panels: int, bytes_read: int, seconds: float) -> None:
@@ -131,8 +127,8 @@ class LiveProgress(Observer):
             self._far = f"{done} of {panels} panels" + (f", {rate}" if rate else "")
 
     def beat(self, seconds: float) -> None:
-        """Say how far this pass is, so many seconds after it began."""
-        self._line(f"pass {self._number}: {self._far}; {seconds_text(seconds)} so far")
+        """Say how far this pass or stage is, so many seconds after it began."""
+        self._line(f"{self._stage}: {self._far}; {seconds_text(seconds)} so far")
 
     def pass_finished(self, record: PassRecord) -> None:
         """Replace the bar by the line that stays."""
@@ -150,6 +146,28 @@ class LiveProgress(Observer):
             + (f"; {record.retries} reads tried again" if record.retries else "")
         )
 
+    def stage_started(self, stage: str, entries: int) -> None:
+        """Put up a bar for a stage of a conversion."""
+        self._begin(stage, entries, "entries")
+
+    def stage_advanced(self, done: int, entries: int, size: int, seconds: float) -> None:
+        """Move the bar; in a log, remember it for the next heartbeat."""
+        rate = rate_text(size, seconds)
+        if self._bar is not None:
+            with suppress(*_GONE):
+                self._bar.set_postfix_str(rate, refresh=False)
+                self._bar.update(done - self._bar.n)
+        else:
+            self._far = f"{done} of {entries} entries" + (f", {rate}" if rate else "")
+
+    def _begin(self, stage: str, total: int, unit: str) -> None:
+        self.close()
+        self._stage, self._far = stage, f"0 of {total} {unit}"
+        self._heartbeat.start()
+        if self._live:
+            with suppress(*_GONE):
+                self._bar = self._new_bar(total, stage, unit)
+
     def warned(self, message: str) -> None:
         """Say it on a line of its own."""
         self._line(f"warning: {message}")
@@ -158,19 +176,19 @@ class LiveProgress(Observer):
         """Clear the bar; the answer itself is shown by whoever asked for it."""
         self.close()
 
-    def _new_bar(self, panels: int) -> Any:
+    def _new_bar(self, total: int, label: str, unit: str) -> Any:
         if self._notebook:
             from tqdm.auto import tqdm
         else:
             from tqdm import tqdm
         return tqdm(
-            total=panels,
-            desc=f"pass {self._number}",
-            unit="panel",
+            total=total,
+            desc=label,
+            unit=unit,
             file=self._stream,
             leave=False,
             dynamic_ncols=True,
-            bar_format="{desc} |{bar:12}| {n_fmt}/{total_fmt} panels, {remaining} left{postfix}",
+            bar_format="{desc} |{bar:12}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}",
         )
 
     def _line(self, text: str) -> None:

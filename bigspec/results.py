@@ -375,6 +375,12 @@ class Observer:
     def pass_finished(self, record: PassRecord) -> None:
         """Hear the cost of a pass and the interval it closed to."""
 
+    def stage_started(self, stage: str, entries: int) -> None:
+        """Hear that a stage of a conversion begins, over at most so many entries."""
+
+    def stage_advanced(self, done: int, entries: int, size: int, seconds: float) -> None:
+        """Hear how many entries are done, after `size` bytes and `seconds` of this stage."""
+
     def run_finished(self, estimate: Estimate | Triplets) -> None:
         """Hear the answer; not called when the run ends in an error."""
 

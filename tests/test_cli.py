@@ -303,6 +303,7 @@ STATUSES = {
     errors.SourceError: 66,
     errors.MissingSourceError: 66,
     errors.StoreUnavailableError: 66,
+    errors.DestinationError: 74,
     errors.ClusterError: 69,
     errors.ResumeError: 2,
     errors.MatrixChangedError: 65,

@@ -14,6 +14,7 @@ stands for anything.
 
 import builtins
 import contextlib
+import errno
 import io
 import json
 import os
@@ -27,12 +28,14 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import zarr
 from scipy.sparse.linalg import LinearOperator
 
 import bigspec
 from bigspec import errors
 from bigspec.cli import statuses
+from bigspec.conversion.writing import GroupWriter
 from bigspec.sources import retries
 
 ROOT = Path(__file__).parents[1]
@@ -305,7 +308,17 @@ def not_a_history():
     bigspec.History("h.sqlite").rows()
 
 
+def full_disk():
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupWriter, "put", full)
+        bigspec.convert(sp.eye_array(4, format="coo"), "B.zarr")
+
+
 RAISES = {
+    "DestinationError": full_disk,
     "HistoryError": not_a_history,
     "ResumeError": another_run,
     "MatrixChangedError": changed_matrix,
@@ -387,6 +400,11 @@ def test_json_page_has_the_fields_of_a_checkpoint(reader):
     assert dotted({k: v for k, v in data.items() if k != "run"}) == documented("Checkpoint") - {
         "run"
     }
+
+
+def test_json_page_has_the_fields_of_a_conversion(reader):
+    data = bigspec.convert(sp.eye_array(4, format="coo"), "B.zarr").to_dict()
+    assert dotted(data) == documented("Conversion")
 
 
 def test_json_page_has_the_fields_of_the_gate():

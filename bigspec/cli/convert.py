@@ -1,0 +1,67 @@
+"""``bigspec convert``: a sparse matrix into a chunked group."""
+
+from __future__ import annotations
+
+import click
+
+from bigspec.cli.options import count_or_text, debug_option, json_option
+from bigspec.cli.output import deliver
+from bigspec.cli.statuses import Command
+from bigspec.cli.watching import watched, watching_options
+from bigspec.conversion import convert
+from bigspec.interrupts import terminable
+
+__all__ = ["convert_command"]
+
+
+@click.command("convert", cls=Command)
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST.zarr")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csr", "csc"]),
+    help="Compressed rows or columns. [default: as SRC; csr for triplets and Matrix Market]",
+)
+@click.option("--dtype", metavar="TYPE", help="Of the values, such as float32. [default: as SRC]")
+@click.option(
+    "--memory-limit",
+    callback=count_or_text,
+    metavar="SIZE",
+    help="What the work may hold, such as 512MiB. [default: half of what the process has]",
+)
+@click.option("--scratch", metavar="DIR", help="For what is sorted. [default: beside DST]")
+@click.option("--overwrite", is_flag=True, help="Replace what lies at DST, when it is complete.")
+@click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
+@watching_options
+@json_option
+@debug_option
+def convert_command(
+    source: str,
+    destination: str,
+    form: str | None,
+    dtype: str | None,
+    memory_limit: int | str | None,
+    scratch: str | None,
+    overwrite: bool,
+    quiet: bool,
+    json_file: str | None,
+) -> None:
+    """Write the sparse matrix SRC as a chunked Zarr group that panels are read from.
+
+    SRC is AnnData's CSR or CSC group, 10x, .npz of SciPy's, or Matrix Market (.mtx, .mtx.gz),
+    of any size. DST.zarr, which AnnData reads as well, is there once it is complete. A command that
+    was killed goes on where it was when it is run again.
+    """
+    with terminable(), watched(quiet=quiet) as observer:
+        done = convert(
+            source,
+            destination,
+            format=form,
+            dtype=dtype,
+            memory_limit=memory_limit,
+            scratch=scratch,
+            overwrite=overwrite,
+            progress=observer,
+        )
+    deliver(str(done), done.to_dict(), json_file)

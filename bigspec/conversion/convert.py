@@ -1,0 +1,184 @@
+"""A conversion: open the source as triplets, sort what is not in order, write, publish."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.conversion.entries import EntryStream, MatrixStream, open_arrays, open_npz
+from bigspec.conversion.matrix_market import open_market
+from bigspec.conversion.outcome import Conversion
+from bigspec.conversion.running import Run, Target
+from bigspec.conversion.work import Work
+from bigspec.errors import (
+    ArgumentError,
+    DataError,
+    DestinationError,
+    MemoryLimitError,
+)
+from bigspec.options import as_bytes
+from bigspec.passes import find_executor
+from bigspec.progress import make_observer
+from bigspec.results import Observer
+from bigspec.sources import open_source
+from bigspec.sources.locations import local_file
+
+__all__ = ["convert"]
+
+
+def convert(
+    src: Any,
+    dst: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002 - what SciPy calls it
+    dtype: Any = None,
+    shape: tuple[int, int] | None = None,
+    memory_limit: int | str | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool | Observer = False,
+) -> Conversion:
+    """Write a sparse matrix as a chunked group that a pass reads in panels, in bounded memory.
+
+    Parameters
+    ----------
+    src : path, URL or object
+        Any sparse matrix that `open_matrix` takes, read in panels; a Matrix Market file or an
+        .npz of SciPy's, read as a stream; a SciPy sparse array; or ``(data, (row, col))`` with
+        `shape`, three vectors that may be memory maps.
+    dst : path
+        A local place, by custom ``*.zarr``: a Zarr v3 group in AnnData's encoding 0.1.0.
+    format : {"csr", "csc"}, optional
+        Compressed rows or columns; by default as the source, CSR for triplets.
+    dtype : dtype, optional
+        Of the values; by default that of the source. Duplicates are summed in it.
+    shape : tuple of int, optional
+        Of ``(data, (row, col))``.
+    memory_limit : int or str, optional
+        What the work may hold, besides Python and its libraries. Default: half of what the
+        process has.
+    scratch : path, optional
+        A folder for the triplets on their way; by default beside `dst`. Needed only for what is
+        sorted, then ``itemsize + 8`` (16 for extents beyond 2^31) bytes an entry.
+    overwrite : bool
+        Replace what lies at `dst`, once the new matrix is complete.
+    progress : bool or Observer
+        Show a live line.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    ArgumentError, ResumeError, MemoryLimitError, CheckpointInUseError
+        Before anything is read.
+    SourceError, DataError, ChunkError
+        The source cannot be used; the partial work is removed.
+    DestinationError
+        It cannot be written, as on a full disk; what is done is kept.
+
+    Notes
+    -----
+    The same call goes on where one was killed, to the same bytes; `dst` is there once it is
+    complete, and not before. Cost: one read of the source, and unless it is in the wanted order
+    already, the triplets are written and read once or, where their distribution is steep, twice.
+    """
+    began = time.monotonic()
+    limit = as_bytes(memory_limit) or find_executor(True).memory() // 2
+    if format not in (None, "csr", "csc"):
+        msg = f"format: expected 'csr' or 'csc', got {format!r}"
+        raise ArgumentError(msg)
+    source = _open(src, shape, limit)
+    target = Target(source, format or source.form, _value_type(dtype, source), limit)
+    work = Work(_local(dst), _folder(scratch), target.wanted(), overwrite=overwrite)
+    observer = make_observer(progress)
+    try:
+        observer.run_started(source.name, {"to": str(work.destination), "format": target.form})
+        run = Run(source, target, work, observer, began)
+        outcome = run.go()
+    except (DataError, MemoryLimitError):
+        work.remove()
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            msg = (
+                f"{work.destination}: cannot be written ({error.strerror}). What is done is "
+                f"kept in {work.folder}: make room and run it again, or remove that folder"
+            )
+            raise DestinationError(msg) from error
+        raise
+    except KeyboardInterrupt as error:
+        error.saved = str(work.folder)  # type: ignore[attr-defined]
+        raise
+    finally:
+        work.close()
+        observer.close()
+    return outcome
+
+
+def _open(src: Any, shape: Any, limit: int) -> EntryStream:
+    """Open a source as triplets."""
+    three = isinstance(src, tuple) and len(src) == 2 and isinstance(src[1], (tuple, list))
+    if shape is not None and not three:
+        msg = "shape: expected only beside (data, (row, col)), got it with a source that has one"
+        raise ArgumentError(msg)
+    if three or (isinstance(src, (sp.coo_array, sp.coo_matrix))):
+        return open_arrays(src, shape)
+    if isinstance(src, (str, os.PathLike)) and (local := local_file(os.fspath(src))) is not None:
+        path, inside = local
+        name = os.fspath(src)
+        if not inside and path.name.endswith((".mtx", ".mtx.gz")):
+            return open_market(path, name)
+        if not inside and path.suffix == ".npz" and (opened := open_npz(path, name)) is not None:
+            return opened
+    return MatrixStream.of(open_source(src), limit)
+
+
+def _value_type(dtype: Any, source: EntryStream) -> np.dtype[Any]:
+    try:
+        kind = source.dtype if dtype is None else np.dtype(dtype)
+    except TypeError as error:
+        msg = f"dtype: expected a NumPy type such as float32, got {dtype!r}"
+        raise ArgumentError(msg) from error
+    kind = kind.newbyteorder("=")
+    if kind.kind not in "biufc" or (kind.kind == "f" and kind.itemsize not in (4, 8)):
+        msg = f"dtype: expected a type that SciPy sums sparse entries in, got {kind}; give float32"
+        raise ArgumentError(msg)
+    if source.dtype.kind == "c" and kind.kind != "c":
+        msg = f"dtype: expected a complex type for {source.dtype} entries, got {kind}"
+        raise ArgumentError(msg)
+    return kind
+
+
+def _local(dst: str | os.PathLike[str]) -> Path:
+    text = os.fspath(dst)
+    for scheme in ("file://", "local://"):
+        text = text.removeprefix(scheme)
+    if "://" in text or "::" in text or text.endswith(".zip"):
+        msg = (
+            f"dst: expected a local folder such as A.zarr, got {text!r}; write it locally, then "
+            "copy it to the store"
+        )
+        raise ArgumentError(msg)
+    path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
+    if not path.parent.is_dir():
+        msg = f"dst: expected a folder that exists, got {path.parent} in {text!r}; create it"
+        raise ArgumentError(msg)
+    return path
+
+
+def _folder(scratch: str | os.PathLike[str] | None) -> Path | None:
+    if scratch is None:
+        return None
+    path = Path(scratch).expanduser().absolute()
+    if not path.is_dir():
+        msg = f"scratch: expected a folder that exists, got {path}; create it"
+        raise ArgumentError(msg)
+    return path

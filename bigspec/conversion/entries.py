@@ -1,0 +1,385 @@
+"""Sources as streams of triplets: stored rows or columns, SciPy's .npz, three arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigspec.buffers import Buffers
+from bigspec.errors import DataError, MemoryLimitError, SourceError
+from bigspec.matrices import Matrix
+from bigspec.sources.checks import check_dtype, check_shape
+from bigspec.sources.memory import SparseMatrix
+
+__all__ = ["ArrayStream", "EntryStream", "MatrixStream", "NpzStream", "Piece", "open_npz"]
+
+Array = np.ndarray[Any, Any]
+Position = list[int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some entries: `rows`, `columns` (k,) from 0, `values` (k,), and where the next piece begins.
+
+    `nbytes` is what was read for it, decoded.
+    """
+
+    rows: Array
+    columns: Array
+    values: Array
+    after: Position
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class EntryStream(ABC):
+    """Entries in any order, duplicates included, that can be read from any piece on.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+    dtype : numpy.dtype
+    most : int
+        Stored entries; at most so many, where a file does not say.
+    identity : dict
+        What partial work is matched by.
+    form : {"csr", "csc"}
+        What it is converted to by default.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    most: int
+    identity: dict[str, Any] = field(repr=False)
+    form: str = "csr"
+
+    @abstractmethod
+    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
+        """Read pieces of about so many entries, from `position` on; ``[]`` is the beginning."""
+
+    def check(self, piece: Piece, first: int) -> Piece:
+        """Return the piece if its indices lie inside; `first` is its place in the source."""
+        for axis, (what, indices) in enumerate((("row", piece.rows), ("column", piece.columns))):
+            extent = self.shape[axis]
+            if indices.size and (indices.min() < 0 or indices.max() >= extent):
+                bad = int(np.argmax((indices < 0) | (indices >= extent)))
+                msg = (
+                    f"{self.name}: expected {what} indices from 0 to {extent - 1}, got "
+                    f"{indices[bad]} in entry {first + bad}; mend the source"
+                )
+                raise DataError(msg)
+        return piece
+
+
+@dataclass(frozen=True)
+class MatrixStream(EntryStream):
+    """A sparse `Matrix` of compressed rows or columns, read on its cuts."""
+
+    matrix: Matrix = field(repr=False, kw_only=True)
+    axis: int = field(kw_only=True)
+
+    @classmethod
+    def of(cls, matrix: Matrix, limit: int) -> MatrixStream:
+        """Wrap a matrix whose panels are sparse; a piece between two cuts must fit `limit`.
+
+        Raises
+        ------
+        DataError
+            Its panels are dense.
+        MemoryLimitError
+        """
+        axis = 0 if matrix.grids[1].count == 1 else 1
+        held = 4 * (matrix.piece_nbytes or 0)
+        if held > limit:
+            msg = (
+                f"memory_limit: expected at least {held} bytes for {matrix.name}, whose longest "
+                f"row or column is read at once, got {limit}; give it more"
+            )
+            raise MemoryLimitError(msg)
+        form = getattr(matrix, "format", None) or getattr(
+            getattr(matrix, "entries", None), "format", None
+        )
+        if form not in ("csr", "csc"):
+            msg = (
+                f"{matrix.name}: expected a sparse matrix (AnnData's groups, 10x, .npz, .mtx, "
+                "SciPy sparse), got one with dense panels; `bigspec norm` reads it as it is"
+            )
+            raise DataError(msg)
+        axis = 0 if form == "csr" else 1
+        stored = matrix.entries.nnz if isinstance(matrix, SparseMatrix) else matrix.stored  # type: ignore[attr-defined]
+        return cls(
+            matrix.name,
+            matrix.shape,
+            matrix.dtype,
+            int(stored),
+            matrix.identity,
+            form,
+            matrix=matrix,
+            axis=axis,
+        )
+
+    def cuts(self, entries: int) -> Iterator[tuple[int, int, int]]:
+        """Yield ranges of pieces of the grid, ``(piece, start, stop)``."""
+        grid = self.matrix.grids[self.axis]
+        # Cuts of an irregular grid lie where the entries ask for them; those of a regular one
+        # do not, and its rows are taken together by their mean length.
+        step = 1 if grid.cuts is not None else max(1, entries * grid.count // max(1, self.most))
+        for k in range(0, grid.count, step):
+            yield k, grid.cut(k), grid.cut(min(k + step, grid.count))
+
+    def blocks(self, entries: int, position: Position) -> Iterator[tuple[int, int, Any, Position]]:
+        """Read compressed blocks, in order: ``(start, stop, block, after)``."""
+        buffers = Buffers()
+        whole = slice(0, self.shape[1 - self.axis])
+        begin = position[0] if position else 0
+        for number, (_, start, stop) in enumerate(self.cuts(entries)):
+            if number < begin:
+                continue
+            cut = slice(start, stop)
+            where = (cut, whole) if self.axis == 0 else (whole, cut)
+            yield start, stop, self.matrix.read(*where, buffers), [number + 1]
+
+    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
+        """Read them as triplets."""
+        for start, stop, block, after in self.blocks(entries, position):
+            major = np.repeat(np.arange(start, stop), np.diff(block.indptr))
+            both = (major, block.indices) if self.axis == 0 else (block.indices, major)
+            size = block.data.nbytes + block.indices.nbytes
+            yield Piece(both[0], both[1], block.data, after, size)
+
+
+@dataclass(frozen=True)
+class ArrayStream(EntryStream):
+    """Three arrays in memory, or mapped: used where they lie."""
+
+    rows: Array = field(repr=False, kw_only=True)
+    columns: Array = field(repr=False, kw_only=True)
+    values: Array = field(repr=False, kw_only=True)
+
+    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
+        """Slice them."""
+        begin = position[0] if position else 0
+        for start in range(begin, self.most, entries):
+            cut = slice(start, min(start + entries, self.most))
+            rows, columns, values = self.rows[cut], self.columns[cut], self.values[cut]
+            size = rows.nbytes + columns.nbytes + values.nbytes
+            yield self.check(Piece(rows, columns, values, [cut.stop], size), start)
+
+
+@dataclass(frozen=True)
+class NpzStream(EntryStream):
+    """SciPy's .npz as COO, CSR or CSC, whose members are read as streams, compressed or not."""
+
+    path: Path = field(kw_only=True)
+    members: tuple[str, str | None, str | None] = field(kw_only=True)  # data, row, col
+
+    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
+        """Read the members side by side."""
+        begin = position[0] if position else 0
+        with zipfile.ZipFile(self.path) as archive:
+            streams = [self._member(archive, name) for name in self.members if name is not None]
+            for stream in streams:
+                stream.skip(begin)
+            majors = None if self.members[1] and self.members[2] else self._majors(archive, entries)
+            for start, stop, major in majors or self._ranges(begin, entries):
+                if stop <= begin:
+                    continue
+                parts = [stream.take(stop - start) for stream in streams]
+                size = sum(part.nbytes for part in parts)
+                if major is not None:
+                    parts.insert(1 if self.members[1] is None else 2, major)
+                values, rows, columns = parts
+                yield self.check(Piece(rows, columns, values, [stop], size), start)
+
+    def _ranges(self, begin: int, entries: int) -> Iterator[tuple[int, int, None]]:
+        for start in range(begin, self.most, entries):
+            yield start, min(start + entries, self.most), None
+
+    def _majors(self, archive: zipfile.ZipFile, entries: int) -> Iterator[tuple[int, int, Array]]:
+        """Turn pointers into the row (column) of every entry, range by range."""
+        pointers = self._member(archive, "indptr")
+        extent = self.shape[0 if self.members[1] is None else 1]
+        if pointers.length != extent + 1:
+            msg = f"{self.name}: expected {extent + 1} pointers, got {pointers.length}"
+            raise DataError(msg)
+        last = pointers.take(1).astype(np.int64)
+        if last[0] != 0:
+            raise self._bad_pointers()
+        for first in range(0, extent, entries):
+            taken = pointers.take(min(entries, extent - first)).astype(np.int64)
+            ends = np.concatenate((last, taken))
+            if np.any(np.diff(ends) < 0) or ends[-1] > self.most:
+                raise self._bad_pointers()
+            for start in range(int(ends[0]), int(ends[-1]), entries):
+                stop = min(start + entries, int(ends[-1]))
+                inside = np.clip(ends, start, stop)
+                yield start, stop, np.repeat(np.arange(first, first + taken.size), np.diff(inside))
+            last = ends[-1:]
+        if last[0] != self.most:
+            raise self._bad_pointers()
+
+    def _bad_pointers(self) -> DataError:
+        return DataError(
+            f"{self.name}: expected pointers that begin with 0, never decrease and end with "
+            f"{self.most}, got others in indptr; write the matrix again"
+        )
+
+    def _member(self, archive: zipfile.ZipFile, name: str) -> _Member:
+        return _Member(archive, name, self.name)
+
+
+class _Member:
+    """A one-dimensional .npy inside an archive, read forward; never unpickled."""
+
+    def __init__(self, archive: zipfile.ZipFile, member: str, name: str) -> None:
+        self.name, self.member = name, member
+        try:
+            self.file = archive.open(f"{member}.npy")
+            version = np.lib.format.read_magic(self.file)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, self.dtype = read(self.file)
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            msg = (
+                f"{name}: expected an array {member!r} inside, got {type(error).__name__}: {error}"
+            )
+            raise SourceError(msg) from error
+        if len(shape) != 1 or self.dtype.hasobject:
+            got = f"{self.dtype} {shape}"
+            msg = f"{name}: expected {member!r} to be one-dimensional numbers, got {got}"
+            raise DataError(msg)
+        self.length = int(shape[0])
+
+    def skip(self, count: int) -> None:
+        while count > 0:
+            count -= self.take(min(count, 1 << 20)).size
+
+    def take(self, count: int) -> Array:
+        size = count * self.dtype.itemsize
+        try:
+            raw = self.file.read(size)
+        except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+            msg = f"{self.name}: {self.member!r} is damaged ({type(error).__name__}: {error})"
+            raise SourceError(msg) from error
+        except Exception as error:  # zlib.error shares no base with anything
+            msg = f"{self.name}: {self.member!r} cannot be decompressed ({error})"
+            raise SourceError(msg) from error
+        if len(raw) != size:
+            msg = f"{self.name}: {self.member!r} ends {size - len(raw)} bytes early; write it again"
+            raise SourceError(msg)
+        return np.frombuffer(raw, self.dtype)
+
+
+def open_npz(path: Path, name: str) -> NpzStream | None:
+    """Open an .npz of SciPy's as a stream, or return None for its rarer formats.
+
+    Accepted too: members ``data``, ``row``, ``col`` and ``shape`` without a format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            form = archive["format"].item() if "format" in archive else b"coo"
+            shape = tuple(int(extent) for extent in archive["shape"])
+    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        msg = (
+            f"{name}: expected a sparse matrix as scipy.sparse.save_npz writes it, or members "
+            f"data, row, col and shape; got {type(error).__name__}: {error}"
+        )
+        raise SourceError(msg) from error
+    form = form.decode() if isinstance(form, bytes) else str(form)
+    members = {
+        "coo": ("data", "row", "col"),
+        "csr": ("data", None, "indices"),
+        "csc": ("data", "indices", None),
+    }.get(form)
+    if members is None:
+        return None
+    size = check_shape(shape, name)
+    with zipfile.ZipFile(path) as archive:
+        parts = [_Member(archive, member, name) for member in members if member is not None]
+    lengths = [part.length for part in parts]
+    if len(set(lengths)) > 1 or any(part.dtype.kind not in "iu" for part in parts[1:]):
+        kinds = ", ".join(f"{part.length} {part.dtype} {part.member}" for part in parts)
+        msg = f"{name}: expected as many integer indices as values, got {kinds}"
+        raise DataError(msg)
+    return NpzStream(
+        name,
+        size,
+        check_dtype(parts[0].dtype, name),
+        lengths[0],
+        file_identity(path),
+        "csc" if form == "csc" else "csr",
+        path=path,
+        members=members,
+    )
+
+
+def open_arrays(parts: Any, shape: Any) -> ArrayStream:
+    """Wrap ``(data, (row, col))`` and a shape, or a SciPy COO array, without copying.
+
+    Raises
+    ------
+    DataError
+        Lengths or kinds do not fit together.
+    """
+    if not isinstance(parts, tuple):
+        values, (rows, columns), shape = parts.data, (parts.row, parts.col), parts.shape
+    else:
+        values, (rows, columns) = parts
+    values, rows, columns = (np.asanyarray(part) for part in (values, rows, columns))
+    name = f"triplets {shape}"
+    if shape is None:
+        msg = "shape: expected the shape of the matrix beside (data, (row, col)), got None"
+        raise DataError(msg)
+    same = {part.shape for part in (values, rows, columns)}
+    if (
+        len(same) > 1
+        or values.ndim != 1
+        or rows.dtype.kind not in "iu"
+        or columns.dtype.kind not in "iu"
+    ):
+        msg = (
+            f"{name}: expected three vectors of one length, two of them integers, got data "
+            f"{values.shape}, row {rows.shape} {rows.dtype}, col {columns.shape} {columns.dtype}"
+        )
+        raise DataError(msg)
+    size = check_shape(tuple(shape), name)
+    step = max(1, math.ceil(values.size / 4096))
+    sample = [np.ascontiguousarray(part[::step]).tobytes() for part in (values, rows, columns)]
+    identity = {"where": "memory", "shape": list(size), "token": digest(*sample)}
+    return ArrayStream(
+        name,
+        size,
+        check_dtype(values.dtype, name),
+        int(values.size),
+        identity,
+        rows=rows,
+        columns=columns,
+        values=values,
+    )
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Return where a file lies, its size and its time of modification."""
+    status = path.stat()
+    return {"where": str(path), "token": f"{status.st_size} {status.st_mtime_ns}"}
+
+
+def digest(*parts: bytes) -> str:
+    """Return a hash of parts and their lengths."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8, "little") + part)
+    return total.hexdigest()[:32]

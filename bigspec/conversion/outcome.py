@@ -1,0 +1,75 @@
+"""What a conversion did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bigspec.words import bytes_text, seconds_text
+
+__all__ = ["Conversion"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A matrix that was converted.
+
+    Attributes
+    ----------
+    source, destination : str
+    format : {"csr", "csc"}
+    shape : tuple of int
+    dtype : str
+        Of the values.
+    stored, read : int
+        Entries written, and entries read: more, if duplicates were summed.
+    sorted : bool
+        Whether the entries went through buckets; else they were in order.
+    bytes_read, bytes_written : int
+        Decoded bytes of the source; bytes of the destination, compressed.
+    seconds : float
+        Wall time, in all processes.
+    """
+
+    source: str
+    destination: str
+    format: str
+    shape: tuple[int, int]
+    dtype: str
+    stored: int
+    read: int
+    sorted: bool
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rows, columns = self.shape
+        kind = {"csr": "rows", "csc": "columns"}[self.format]
+        twice = self.read - self.stored
+        spent = f"{bytes_text(self.bytes_read)} read in {seconds_text(self.seconds)}"
+        lines = [
+            f"{self.destination}: {rows} x {columns} {self.dtype}, compressed {kind}",
+            f"  stored   {self.stored} entries"
+            + (f" ({twice} duplicates summed)" if twice else "")
+            + f", {bytes_text(self.bytes_written)} on disk",
+            f"  from     {self.source}, {spent}",
+        ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and text, as ``--json`` writes them."""
+        return {
+            "schema": "bigspec.conversion/1",
+            "source": self.source,
+            "destination": self.destination,
+            "format": self.format,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "stored": self.stored,
+            "read": self.read,
+            "sorted": self.sorted,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "seconds": self.seconds,
+        }

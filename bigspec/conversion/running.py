@@ -1,0 +1,259 @@
+"""The stages of a conversion: scatter, sort, or copy; publish."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigspec.conversion.buckets import (
+    Bucket,
+    Scatter,
+    first_buckets,
+    is_too_large,
+    record_type,
+    sort_bucket,
+    split_bucket,
+)
+from bigspec.conversion.entries import EntryStream, MatrixStream
+from bigspec.conversion.outcome import Conversion
+from bigspec.conversion.work import Work
+from bigspec.conversion.writing import CHUNK, GroupWriter
+from bigspec.results import Observer
+
+__all__ = ["Run", "Target"]
+
+SHARE = 8
+"""A bucket takes this part of the memory: sorting holds it about four times, writing once more."""
+CAPACITY_BYTES = 256 << 20
+"""More does not sort faster."""
+SAVE_ENTRIES = 1 << 23
+"""Entries that a kill while scattering costs."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is written, and how much may be held on the way."""
+
+    source: EntryStream
+    form: str
+    dtype: np.dtype[Any]
+    limit: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(majors, minors)."""
+        m, n = self.source.shape
+        return (m, n) if self.form == "csr" else (n, m)
+
+    @property
+    def kind(self) -> np.dtype[Any]:
+        """The type of a triplet in a bucket."""
+        return record_type(self.shape, self.dtype)
+
+    @property
+    def capacity(self) -> int:
+        """Entries of a bucket."""
+        return max(1, min(self.limit // SHARE, CAPACITY_BYTES) // self.kind.itemsize)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the source has the wanted order already."""
+        return isinstance(self.source, MatrixStream) and self.source.form == self.form
+
+    def wanted(self) -> dict[str, Any]:
+        """Return what partial work is matched by."""
+        return {
+            "source": self.source.identity,
+            "format": self.form,
+            "dtype": self.dtype.str,
+            "shape": list(self.source.shape),
+            "chunk": CHUNK,
+        }
+
+
+class Run:
+    """The stages of a conversion: scatter, write, publish; each goes on where it was."""
+
+    def __init__(
+        self, source: EntryStream, target: Target, work: Work, observer: Observer, began: float
+    ) -> None:
+        self.source, self.target, self.work, self.observer = source, target, work, observer
+        self.began = began
+        self.before = float(work.state.get("seconds", 0.0))
+
+    def seconds(self) -> float:
+        """Wall time so far, in all processes."""
+        return self.before + time.monotonic() - self.began
+
+    def save(self, **changes: Any) -> None:
+        """Note what is done."""
+        self.work.save(seconds=self.seconds(), **changes)
+
+    def go(self) -> Conversion:
+        """Go on from the stage that was reached, to the end."""
+        if self.work.state["stage"] == "new":
+            self._begin()
+        if self.work.state["stage"] == "scatter":
+            self._scatter()
+        if self.work.state["stage"] == "sort":
+            self._sort()
+        if self.work.state["stage"] == "copy":
+            self._copy()
+        state = dict(self.work.state)
+        size = _size(self.work.matrix if self.work.matrix.exists() else self.work.destination)
+        self.work.publish()
+        return Conversion(
+            source=self.source.name,
+            destination=str(self.work.destination),
+            format=self.target.form,
+            shape=self.source.shape,
+            dtype=self.target.dtype.str,
+            stored=state["position"],
+            read=state["read"],
+            sorted=not self.target.in_order,
+            bytes_read=state["bytes_read"],
+            bytes_written=size,
+            seconds=self.seconds(),
+        )
+
+    def _begin(self) -> None:
+        self._writer(None)
+        pending = first_buckets(self.target.shape, self.source.most, self.target.capacity)
+        self.save(
+            stage="copy" if self.target.in_order else "scatter",
+            position=0,
+            read=0,
+            bytes_read=0,
+            at=[],
+            pending=[] if self.target.in_order else [_plain(bucket) for bucket in pending],
+        )
+
+    def _writer(self, position: int | None) -> GroupWriter:
+        target = self.target
+        return GroupWriter(self.work.matrix, target.shape, target.dtype, self.source.most, position)
+
+    def _scatter(self) -> None:
+        """Read the source once, into buckets."""
+        state, target = self.work.state, self.target
+        whole = Bucket("", (0, target.shape[0]), (0, target.shape[1]))
+        buckets = [_bucket(plain) for plain in state["pending"]]
+        scatter = Scatter(self.work.buckets, whole, buckets, target.kind, target.capacity)
+        read, size, since = state["read"], state["bytes_read"], 0
+        entries = max(1, min(target.capacity // 4, 1 << 18))
+        self._shows("reading")
+        try:
+            for piece in self.source.pieces(entries, state["at"]):
+                records = np.empty(piece.values.size, target.kind)
+                major, minor = (piece.rows, piece.columns)[:: 1 if target.form == "csr" else -1]
+                records["major"], records["minor"], records["value"] = major, minor, piece.values
+                scatter.put(records)
+                read, size, since = read + records.size, size + piece.nbytes, since + records.size
+                self._shown(read, size)
+                if since >= SAVE_ENTRIES:
+                    since = 0
+                    scatter.flush()
+                    pending = [_plain(bucket) for bucket in scatter.buckets]
+                    self.save(at=piece.after, read=read, bytes_read=size, pending=pending)
+        finally:
+            scatter.close()
+        self.observer.close()
+        pending = [_plain(bucket) for bucket in scatter.buckets]
+        self.save(stage="sort", read=read, bytes_read=size, pending=pending)
+
+    def _sort(self) -> None:
+        """Sort bucket after bucket, splitting those that are too large."""
+        state, target, folder = self.work.state, self.target, self.work.buckets
+        writer = self._writer(state["position"])
+        capacity = target.capacity
+        pending = [_bucket(plain) for plain in state["pending"]]
+        self._shows("sorting")
+        while pending:
+            bucket, *rest = pending
+            if is_too_large(bucket, capacity):
+                entries = max(1, capacity // 2)
+                rest = [*split_bucket(folder, bucket, target.kind, capacity, entries), *rest]
+            else:
+                self._write_bucket(writer, bucket)
+            self.save(pending=[_plain(other) for other in rest], position=writer.position)
+            (folder / bucket.name).unlink(missing_ok=True)
+            pending = rest
+            self._shown(state["read"] - sum(bucket.entries for bucket in pending), 0)
+        writer.finish(target.form)
+        self.observer.close()
+        self.save(stage="publish")
+
+    def _write_bucket(self, writer: GroupWriter, bucket: Bucket) -> None:
+        none = np.zeros(0, np.int32)
+        if bucket.entries == 0:
+            writer.put(*bucket.majors, None, none, np.zeros(0, self.target.dtype))
+            return
+        entries = max(self.target.capacity, 1)
+        block = sort_bucket(
+            self.work.buckets, bucket, self.target.kind, self.target.shape[1], entries
+        )
+        writer.put(*bucket.majors, block.indptr, block.indices, block.data)
+
+    def _copy(self) -> None:
+        """Write panels that are in order already, several at once."""
+        state, source, target = self.work.state, self.source, self.target
+        assert isinstance(source, MatrixStream)
+        writer = self._writer(state["position"])
+        read, size = state["read"], state["bytes_read"]
+        held: list[tuple[int, int, Any]] = []
+        count, at = 0, state["at"]
+        self._shows("copying")
+        entries = max(1, target.capacity // 4)
+        for start, stop, block, at in source.blocks(entries, state["at"]):
+            # What is read lies in buffers that the next read takes again.
+            held.append((start, stop, block.astype(target.dtype).copy()))
+            count, read = count + block.nnz, read + block.nnz
+            size += block.data.nbytes + block.indices.nbytes
+            if count >= target.capacity // 2:
+                _write(writer, held)
+                held, count = [], 0
+                self.save(at=at, position=writer.position, read=read, bytes_read=size)
+                self._shown(read, size)
+        _write(writer, held)
+        writer.finish(target.form)
+        self.observer.close()
+        self.save(stage="publish", at=at, position=writer.position, read=read, bytes_read=size)
+
+    def _shows(self, stage: str) -> None:
+        self._stage_began = time.monotonic()
+        self.observer.stage_started(stage, self.source.most)
+
+    def _shown(self, entries: int, size: int) -> None:
+        took = time.monotonic() - self._stage_began
+        self.observer.stage_advanced(entries, self.source.most, size, took)
+
+
+def _write(writer: GroupWriter, held: list[tuple[int, int, Any]]) -> None:
+    if not held:
+        return
+    blocks = [block for _, _, block in held]
+    ends = np.cumsum([0, *(int(block.indptr[-1]) for block in blocks)])
+    pointers = [block.indptr[1:] + end for block, end in zip(blocks, ends[:-1], strict=True)]
+    writer.put(
+        held[0][0],
+        held[-1][1],
+        np.concatenate([np.zeros(1, np.int64), *pointers]),
+        np.concatenate([block.indices for block in blocks]),
+        np.concatenate([block.data for block in blocks]),
+    )
+
+
+def _plain(bucket: Bucket) -> list[Any]:
+    return [bucket.name, list(bucket.majors), list(bucket.minors), bucket.entries]
+
+
+def _bucket(plain: list[Any]) -> Bucket:
+    name, majors, minors, entries = plain
+    return Bucket(name, tuple(majors), tuple(minors), entries)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
