@@ -553,7 +553,11 @@ def test_svds_errors_are_one_line_and_a_status(arguments, status, message, store
 
 def test_svds_out_of_time_with_a_checkpoint_exits_75(stored_matrix):
     arguments = ["svds", "A.zarr", "-k", "2", "--checkpoint", "run", "--block-size", "8"]
-    done = CliRunner().invoke(cli.main, [*arguments, "--time-limit", "1us", "--quiet"])
+    late = [*arguments, "--time-limit", "1us", "--quiet", "--u", "U.zarr"]
+    done = CliRunner().invoke(cli.main, late)
     assert done.exit_code == 75, done.output
+    assert "U.zarr is not written" in done.stderr
     assert "run the same command again" in done.stderr
     assert CliRunner().invoke(cli.main, [*arguments, "--quiet"]).exit_code == 0
+    done = CliRunner().invoke(cli.main, late)  # finished, but for the pass for the vectors
+    assert (done.exit_code, "U.zarr is not written" in done.stderr) == (75, True)

@@ -107,7 +107,10 @@ def svds_command(
     deliver(triplets.summary(), triplets.to_dict(), json_file)
     if v_file is not None:
         _save(v_file, triplets)
-    if triplets.checkpoint is not None and triplets.stopped_by == "time":
+    lacking = u_store is not None and triplets.u is None
+    if lacking:
+        click.echo(f"bigspec: {u_store} is not written: no time was left for a pass", err=True)
+    if triplets.checkpoint is not None and (triplets.stopped_by == "time" or lacking):
         message = f"the time limit is used up. Everything up to here is saved in {checkpoint}"
         say(ctx, f"{message}: run the same command again to go on.", SAVED)
         raise click.exceptions.Exit(SAVED)
