@@ -122,10 +122,13 @@ class Pointers:
             raise DataError(msg)
         return pointers
 
+    def ranges(self) -> Iterator[tuple[Array, Array, int]]:
+        """Yield ``(lines, pointers, first line)`` of all of them, checked."""
+        return _all_pointers(self.indptr, self.stored, self.name)
+
     def cut(self, length: int, entries: int) -> tuple[Pointers, Cuts]:
         """Cut about every so many entries; return what reads on these cuts, and the cuts."""
-        stream = _all_pointers(self.indptr, self.stored, self.name)
-        return self, _cut(stream, length, entries, None)
+        return self, _cut(self.ranges(), length, entries, None)
 
 
 @dataclass(frozen=True)

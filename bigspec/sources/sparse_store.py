@@ -7,7 +7,6 @@ pass reads every stored entry once, and twice the few chunks in which a panel en
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +26,6 @@ from bigspec.sources.zarr_store import ZarrVector
 
 __all__ = ["StoredSparse", "assemble", "open_sparse_group", "sparse_format", "stored_vector"]
 
-LINES = 1 << 20  # whose pointers are read at once
 TENX = {"data", "indices", "indptr", "shape", "barcodes"}
 
 
@@ -64,8 +62,9 @@ class StoredSparse(Matrix):
 
     @property
     def anywhere(self) -> tuple[bool, bool]:
-        """Any range of the compressed axis."""
-        return self.axis == 0, self.axis == 1
+        """Any range of the compressed axis, if every line of it has a pointer."""
+        free = isinstance(self.lines, Pointers)
+        return free and self.axis == 0, free and self.axis == 1
 
     def most_nbytes(self, axis: int, grid: Grid) -> int:
         """Bytes between two cuts; reads the pointers if the cuts are not the matrix's own."""
@@ -73,15 +72,13 @@ class StoredSparse(Matrix):
             return self.nbytes
         if grid == self.grids[axis] and self.piece_nbytes is not None:
             return self.piece_nbytes
-        cuts, extent = np.array([grid.cut(k) for k in range(grid.count + 1)]), grid.extent
-        at, buffers = np.zeros(0, np.int64), Buffers()
-        for start in range(0, extent, LINES):
-            stop = min(start + LINES, extent)
-            pointers = self.lines.read(slice(start, stop), buffers)
-            inside = cuts[(cuts >= start) & (cuts < stop + (stop == extent))]
-            at = np.append(at, pointers[inside - start])
+        if not isinstance(self.lines, Pointers):  # cut where they were when it was opened
+            return self.nbytes
+        cuts, at = np.array([grid.cut(k) for k in range(grid.count + 1)]), np.zeros(0, np.int64)
+        for numbers, pointers, _ in self.lines.ranges():
+            at = np.append(at, pointers[np.isin(numbers, cuts)])
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
-        return int(np.diff(at).max()) * entry + math.ceil(self.lines.nbytes / extent * grid.step)
+        return int(np.diff(at).max()) * entry + grid.step * self.lines.indptr.dtype.itemsize
 
     @property
     def axis(self) -> int:
