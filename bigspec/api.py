@@ -24,14 +24,14 @@ from bigspec.options import (
     check_probability,
     load_start,
 )
+from bigspec.passes import connect as _connect
 from bigspec.passes import (
-    Pass,
     find_executor,
     is_dask_array,
     one_blas_thread,
     open_dask_array,
+    passes_over,
 )
-from bigspec.passes import connect as _connect
 from bigspec.planning import Plan, Wishes, make_plan
 from bigspec.progress import make_observer
 from bigspec.results import Estimate, Observer
@@ -241,7 +241,7 @@ def norm(
             layout = chosen.layout.to_dict() | {"where": executor.name}
             observer.run_started(matrix.name, layout)
             outcome = solve(
-                Pass(matrix, chosen.layout, executor, on_panels=observer.panels_done),
+                passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done),
                 chosen.algorithm,
                 budget,
                 entropy=held.run["entropy"],

@@ -24,7 +24,14 @@ from bigspec.options import (
     check_probability,
     load_start,
 )
-from bigspec.passes import DeadlinePassed, Forward, Pass, find_executor, one_blas_thread
+from bigspec.passes import (
+    DeadlinePassed,
+    Forward,
+    Pass,
+    find_executor,
+    one_blas_thread,
+    passes_over,
+)
 from bigspec.planning import Plan, Wishes
 from bigspec.progress import make_observer
 from bigspec.results import Observer
@@ -152,7 +159,7 @@ def svds(
             if keeper is not None:
                 algorithm = replace(algorithm, shelf=KeptBlocks(keeper))
             layout = chosen.layout.to_dict() | {"where": executor.name}
-            passes = Pass(matrix, chosen.layout, executor, on_panels=observer.panels_done)
+            passes = passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done)
             vectors = _Vectors(passes, u_store, left=left)
             vectors.check()
             observer.identified(held.run.get("id", ""))

@@ -166,6 +166,12 @@ class Matrix(ABC):
     def __rsub__(self, other: Any) -> Matrix:
         return _expression("total", (_opened(other), -self))
 
+    def __matmul__(self, other: Any) -> Matrix:
+        return _expression("product", self, _opened(other))
+
+    def __rmatmul__(self, other: Any) -> Matrix:
+        return _expression("product", _opened(other), self)
+
     def __neg__(self) -> Matrix:
         return _expression("multiple", self, -1.0)
 

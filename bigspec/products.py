@@ -12,7 +12,7 @@ from bigspec.blocks import Factors, SparseSum
 from bigspec.buffers import Buffers
 from bigspec.kernels import load_tile, scale_entries, working_dtype
 
-__all__ = ["multiply_slab"]
+__all__ = ["multiply_adjoint", "multiply_slab"]
 
 Array = np.ndarray[Any, Any]
 
@@ -71,6 +71,48 @@ def multiply_slab(
             else:
                 _add_dense(Y, offset, block, V, work, exponent, transposed, buffers)
     return Y
+
+
+def multiply_adjoint(
+    tiles: Iterable[tuple[int, Any]],
+    W: Array,
+    Z: Array,
+    *,
+    transposed: bool = False,
+    buffers: Buffers | None = None,
+) -> None:
+    """Add ``S_i^H W`` to Z for one slab of S.
+
+    Parameters
+    ----------
+    tiles, transposed, buffers
+        As for `multiply_slab`.
+    W : ndarray (height, b)
+        In the working dtype.
+    Z : ndarray (n, b)
+    """
+    buffers = buffers or Buffers()
+    with np.errstate(invalid="ignore", over="ignore"):
+        for offset, block in tiles:
+            part = Z[offset : offset + block.shape[0 if transposed else 1]]
+            if isinstance(block, SparseSum):
+                if block.factors is not None:
+                    L, R = block.factors.U, block.factors.W
+                    L, R = (R, L) if transposed else (L, R)
+                    part += R @ (L.conj().T @ W)
+                block = block.S
+            if sp.issparse(block):
+                X: Any = sp.csr_array(block).astype(W.dtype)  # type: ignore[call-overload]
+                part += (X if transposed else X.conj().T) @ W
+                continue
+            width = len(part)
+            rows = max(1, TILE_BYTES // W.itemsize // max(width, 1))
+            for start in range(0, len(W), rows):
+                stop = min(start + rows, len(W))
+                tile = block[:, start:stop] if transposed else block[start:stop]
+                X = buffers.take("products.tile", tile.shape, W.dtype)
+                load_tile(tile, X, 0, conjugate=not transposed, buffers=buffers)
+                part += (X if transposed else X.T) @ W[start:stop]
 
 
 def _add_dense(

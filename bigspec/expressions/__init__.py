@@ -7,16 +7,19 @@ where it is multiplied, a tile at a time.
 from bigspec.expressions.combination import Combination, adjoint, multiple, scaled, total
 from bigspec.expressions.low_rank import centered_by, low_rank
 from bigspec.expressions.parts import Part, Stack, part, stack
+from bigspec.expressions.product import Product, product
 
 __all__ = [
     "Combination",
     "Part",
+    "Product",
     "Stack",
     "adjoint",
     "centered_by",
     "low_rank",
     "multiple",
     "part",
+    "product",
     "scaled",
     "stack",
     "total",

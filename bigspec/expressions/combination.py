@@ -202,9 +202,9 @@ def as_combination(matrix: Matrix) -> Combination:
         return matrix
     if isinstance(matrix, OperatorMatrix):
         msg = (
-            f"{matrix.name}: expected matrices with entries in an expression, got an operator, "
-            "whose rows cannot be read; combine operators with SciPy's own algebra (op - other, "
-            "op.H) and pass the result"
+            f"{matrix.name}: expected matrices with entries in an expression, got an operator or a "
+            "product, whose rows cannot be read; combine operators with SciPy's own algebra (op - "
+            "other, op.H) and pass the result"
         )
         raise UnsupportedTypeError(msg)
     return combination(matrix.shape, (Term(matrix),), None)

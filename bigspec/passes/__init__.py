@@ -4,6 +4,7 @@ from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executors import Begun, DeadlinePassed, Executor
 from bigspec.passes.on_cluster import find_executor
+from bigspec.passes.product import passes_over
 from bigspec.passes.runner import Forward, Pass, PassResult, one_blas_thread
 from bigspec.passes.sizes import register_sizes
 from bigspec.passes.sums import column_sums
@@ -27,6 +28,7 @@ __all__ = [
     "open_dask_array",
     "parse_bytes",
     "parse_timedelta",
+    "passes_over",
 ]
 
 # Workers import this package when they unpickle the tasks of a pass.

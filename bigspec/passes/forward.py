@@ -46,6 +46,12 @@ class ForwardContext(Context):
         """Return the task of a panel whose chunks are results of other tasks."""
         return (forward_blocks, reference, panel, pieces)
 
+    def apply(self, V: Array, *, adjoint: bool) -> Array:
+        """Apply an operator or its adjoint."""
+        matrix = self.matrix
+        assert isinstance(matrix, OperatorMatrix)
+        return matrix.apply_adjoint(V) if adjoint else matrix.apply(V)
+
     def at_once(self) -> Strips:
         """Apply an operator to the whole block, here."""
         function, *_ = self.task(self, 0)
@@ -178,9 +184,8 @@ def _chunks(context: ForwardContext, index: int) -> Iterator[tuple[int, int]]:
 
 def _forward_operator(context: ForwardContext) -> Strips:
     matrix, V, started = context.matrix, context.V, time.perf_counter()
-    assert isinstance(matrix, OperatorMatrix)
     assert V is not None
-    Y = matrix.apply(V) if context.layout.orientation == "rows" else matrix.apply_adjoint(V)
+    Y = context.apply(V, adjoint=context.layout.orientation != "rows")
     Y = np.array(Y, dtype=V.dtype, order="C")  # a copy: an operator may use its memory again
     if context.exponent:
         Y = np.ldexp(1.0, -context.exponent) * Y

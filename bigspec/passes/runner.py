@@ -36,6 +36,8 @@ class PassResult:
     Attributes
     ----------
     Z : ndarray (n, b)
+    gram : ndarray (b, b)
+        ``(S V)^H (S V)``.
     defect : float
         ``||V^H Z - (S V)^H (S V)||_2``: zero but for rounding, unless the adjoint is wrong.
     exponent : int
@@ -46,6 +48,7 @@ class PassResult:
     """
 
     Z: Array
+    gram: Array
     defect: float
     exponent: int
     facts: Facts | None
@@ -71,6 +74,8 @@ class Forward:
         Checksums of what each panel wrote to the target.
     bytes_read, seconds, retries
         What it cost.
+    contents : ndarray of uint32
+        Content tokens of the panels.
     """
 
     Y: Array | None
@@ -79,6 +84,7 @@ class Forward:
     bytes_read: int
     seconds: float
     retries: int
+    contents: Array
 
 
 @lru_cache(maxsize=1)
@@ -191,7 +197,7 @@ class Pass:
         started = time.monotonic()
         dtype = working_dtype(self.matrix.dtype)
         block = None if V is None else np.ascontiguousarray(V, dtype)
-        context = Context(self.matrix, self.layout, block, exponent, exponent is None)
+        context = self._context(block, exponent)
         begun, self.resume = self.resume, Begun()
         self.begun, panels = begun, self.layout.panels
         done = min(begun.rounds * self.layout.round_panels, panels)
@@ -239,7 +245,7 @@ class Pass:
         """
         started = time.monotonic()
         block = np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
-        context = ForwardContext(self.matrix, self.layout, block, exponent, False, target=target)
+        context = self._forward_context(block, exponent, target)
         strips: Any = self._rounds(context)
         if self.layout.reads_per_pass == 1:  # else passes of sums read, and count, tiles twice
             self._check_tokens(strips.contents)
@@ -250,7 +256,15 @@ class Pass:
         if target is None:
             Y = strips.parts[0] if len(strips.parts) == 1 else np.concatenate(strips.parts)
         seconds = time.monotonic() - started
-        return Forward(Y, R, strips.tokens, strips.bytes_read, seconds, strips.retries)
+        return Forward(
+            Y, R, strips.tokens, strips.bytes_read, seconds, strips.retries, strips.contents
+        )
+
+    def _context(self, V: Array | None, exponent: int | None) -> Context:
+        return Context(self.matrix, self.layout, V, exponent, exponent is None)
+
+    def _forward_context(self, V: Array, exponent: int, target: Any) -> ForwardContext:
+        return ForwardContext(self.matrix, self.layout, V, exponent, False, target=target)
 
     def multiply_target(self, target: Any, T: Array, done: Forward) -> None:
         """Replace the rows Y that `forward` wrote to `target` by ``Y T``, panel by panel."""
@@ -331,6 +345,7 @@ class Pass:
             )
         return PassResult(
             total.Z,
+            total.gram,
             defect,
             total.exponent,
             facts,

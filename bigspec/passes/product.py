@@ -1,0 +1,286 @@
+"""Passes over a product ``L R``: ``R^H (L^H L (R V))``, each arrow a pass over one factor.
+
+The inner factor is read once, by the fused product of every other pass; the outer one before and
+after it, for what comes after depends on all of what came before. What lies between the factors
+is a block of p rows, p the inner extent; nothing of m rows (n rows, if n > m) is ever formed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+from zlib import crc32
+
+import numpy as np
+
+from bigspec.errors import MemoryLimitError, NonFiniteError
+from bigspec.expressions import Product
+from bigspec.kernels import safe_exponent, working_dtype
+from bigspec.layout import Layout, choose_layout, format_bytes
+from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.partials import Partial
+from bigspec.passes.executors import Begun, Executor
+from bigspec.passes.forward import ForwardContext
+from bigspec.passes.on_cluster import find_executor
+from bigspec.passes.runner import Pass
+from bigspec.passes.tasks import Abandoned, Context, size_of
+from bigspec.products import multiply_adjoint
+
+__all__ = ["passes_over"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Cost:
+    """What the passes over the factors of one product cost, and their panels' tokens."""
+
+    bytes_read: int = 0
+    seconds: float = 0.0
+    token: int = 0
+
+    def add(self, other: Any, tokens: Any) -> None:
+        """Add a pass."""
+        self.bytes_read += other.bytes_read
+        self.token = crc32(np.asarray(tokens, np.uint32).tobytes(), self.token)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor with its layout: products with it and its adjoint, and both fused."""
+
+    matrix: Matrix
+    layout: Layout | None
+    limit: int
+    cost: Cost = field(repr=False)
+
+    @classmethod
+    def of(cls, matrix: Matrix, columns: int, limit: int, cost: Cost) -> Factor:
+        """Lay out a factor for blocks of so many real columns, or complex ones if it is complex."""
+        if isinstance(matrix, OperatorMatrix):
+            return cls(matrix, None, limit, cost)
+        executor = find_executor(matrix.resident)
+        most = limit if executor.local else min(limit, executor.memory() // 2)
+        layout = choose_layout(
+            matrix, columns, blocks=3, limit=most, tasks=executor.tasks, local=executor.local
+        )
+        return cls(matrix, layout, limit, cost)
+
+    @property
+    def rows(self) -> bool:
+        """Whether panels are rows."""
+        return self.layout is not None and self.layout.orientation == "rows"
+
+    def times(self, V: Array, *, adjoint: bool = False) -> Array:
+        """Return ``M V``, or ``M^H V``."""
+        if self._splits(V):
+            return _whole(self.times(_parts(V), adjoint=adjoint))
+        if self.layout is None:
+            return _operator(self.matrix, V, self.limit, self.cost, adjoint=adjoint)
+        return self._forward(V) if self.rows != adjoint else self._backward(V)
+
+    def fused(self, V: Array, *, adjoint: bool = False) -> tuple[Array, Array, int]:
+        """Return ``M^H M V`` and ``V^H M^H M V``, or those of ``M^H``, and their exponent."""
+        if self._splits(V):
+            Z, G, exponent = self.fused(_parts(V), adjoint=adjoint)
+            b = V.shape[1]
+            gram = G[:b, :b] + G[b:, b:] + 1j * (G[:b, b:] - G[b:, :b])
+            return _whole(Z), gram, exponent
+        if self.layout is None or self.rows == adjoint:
+            Y = self.times(V, adjoint=adjoint)
+            return self.times(Y, adjoint=not adjoint), Y.conj().T @ Y, 0
+        passes = self._passes()
+        result = passes.run(V)
+        self.cost.add(result, passes.tokens)
+        return result.Z, result.gram, result.exponent
+
+    def _splits(self, V: Array) -> bool:
+        """Whether a real factor meets a complex block, whose parts it then multiplies."""
+        return V.dtype.kind == "c" and self.matrix.dtype.kind != "c"
+
+    def _passes(self) -> Pass:
+        assert self.layout is not None
+        return Pass(self.matrix, self.layout, find_executor(self.matrix.resident))
+
+    def _forward(self, V: Array) -> Array:
+        done = self._passes().forward(V)
+        assert done.Y is not None
+        self.cost.add(done, done.contents)
+        return done.Y
+
+    def _backward(self, W: Array) -> Array:
+        assert self.layout is not None
+        executor = find_executor(self.matrix.resident)
+        block = np.ascontiguousarray(W, working_dtype(self.matrix.dtype))
+        context = BackwardContext(self.matrix, self.layout, block, 0, False)
+        total = executor.sum_rounds(
+            context, Begun(), on_panels=lambda _: None, on_sum=lambda *_: None, deadline=None
+        )
+        self.cost.add(total, total.tokens)
+        return total.Z
+
+
+@dataclass(frozen=True, eq=False)
+class BackwardContext(Context):
+    """What every task needs of ``S^H W``; V holds W (rows of S, b)."""
+
+    reads: ClassVar[bool] = False  # dask arrays are read by their panels, as stores are
+
+    def task(self, reference: Any, panel: int) -> tuple[Any, ...]:
+        """Return the task of a panel."""
+        return (backward_panel, reference, panel)
+
+
+def backward_panel(context: BackwardContext, index: int) -> Partial:
+    """Read one panel slab by slab and add ``S_i^H W_i``."""
+    matrix, layout, buffers, W = context.matrix, context.layout, context.buffers, context.V
+    assert W is not None
+    started, read_bytes = time.perf_counter(), 0
+    Z = np.zeros((layout.iterate_length, W.shape[1]), W.dtype)
+
+    def tiles(slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
+        nonlocal read_bytes
+        for tile in layout.tiles():
+            block = matrix.read(*layout.rectangle(slab, tile), buffers)
+            read_bytes += size_of(block)
+            yield tile[0], block
+
+    for slab in layout.slabs(layout.panel(index)):
+        if buffers.abandoned is not None and buffers.abandoned.is_set():
+            raise Abandoned
+        multiply_adjoint(
+            tiles(slab),
+            W[slab[0] : slab[1]],
+            Z,
+            transposed=layout.orientation == "columns",
+            buffers=buffers,
+        )
+    seconds = time.perf_counter() - started
+    nothing = np.zeros((0, 0), W.dtype)
+    return Partial(Z, nothing, 0, None, bytes_read=read_bytes, seconds_multiplying=seconds)
+
+
+def run_product(context: Context) -> Partial:
+    """Multiply a block by ``H = K^H K``, K the product, or ``K K^H`` for panels of columns.
+
+    Between the factors the block is scaled by powers of two, so that neither over- nor underflows.
+    """
+    matrix, V = context.matrix, context.V
+    assert isinstance(matrix, Product)
+    assert V is not None
+    started, cost = time.perf_counter(), Cost()
+    tall = context.layout.orientation == "rows"
+    between = 6 * matrix.left.shape[1] * V.shape[1] * V.dtype.itemsize
+    memory = context.layout.memory
+    limit = memory.limit - memory.iterates - between
+    if limit <= 0:
+        msg = (
+            f"memory_limit: expected at least {format_bytes(memory.iterates + between)} for the "
+            f"iterates of {matrix.name} and the blocks between its factors, got "
+            f"{format_bytes(memory.limit)}. Give more memory, or a smaller block_size"
+        )
+        raise MemoryLimitError(msg)
+    outer, inner = (
+        Factor.of(part, _columns(part, V), limit, cost)
+        for part in ((matrix.right, matrix.left) if tall else (matrix.left, matrix.right))
+    )
+    Y, before = _scaled(outer.times(V, adjoint=not tall))
+    T, gram, exponent = inner.fused(Y, adjoint=not tall)
+    T, after = _scaled(T)
+    Z = outer.times(T, adjoint=tall)
+    Z = _times_power(Z.astype(V.dtype, copy=False), after - before)
+    if not (np.isfinite(Z).all() and np.isfinite(gram).all()):
+        msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
+        raise NonFiniteError(msg)
+    part = Partial(
+        np.ascontiguousarray(Z),
+        np.asarray(gram, V.dtype),
+        before + exponent,
+        None,
+        np.array([cost.token], np.uint32),
+        cost.bytes_read,
+        0.0,
+        time.perf_counter() - started,
+    )
+    return part if context.exponent is None else part.rescaled(context.exponent)
+
+
+def _columns(matrix: Matrix, V: Array) -> int:
+    """Columns that a factor multiplies: real ones of a complex block count twice."""
+    return int(V.shape[1]) * (2 if V.dtype.kind == "c" and matrix.dtype.kind != "c" else 1)
+
+
+def _parts(V: Array) -> Array:
+    return np.concatenate([V.real, V.imag], axis=1)
+
+
+def _whole(parts: Array) -> Array:
+    b = parts.shape[1] // 2
+    return np.asarray(parts[:, :b] + 1j * parts[:, b:])
+
+
+def _scaled(Y: Array) -> tuple[Array, int]:
+    """Return ``2**-e Y``, and e: 0 in the safe range."""
+    exponent = safe_exponent(float(np.abs(Y).max(initial=0.0)))
+    return _times_power(Y, -exponent), exponent
+
+
+def _times_power(Y: Array, exponent: int) -> Array:
+    if exponent == 0:
+        return Y
+    half = exponent // 2
+    return np.asarray(Y * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half))
+
+
+@dataclass(frozen=True, eq=False)
+class ProductContext(Context):
+    """A pass over a product runs here, as passes over its factors."""
+
+    def at_once(self) -> Partial:
+        """Run it."""
+        return run_product(self)
+
+
+@dataclass(frozen=True, eq=False)
+class ProductForward(ForwardContext):
+    """A forward pass over a product."""
+
+    def apply(self, V: Array, *, adjoint: bool) -> Array:
+        """Multiply one factor after the other."""
+        limit = self.layout.memory.limit
+        return _operator(self.matrix, V, limit, Cost(), adjoint=adjoint)
+
+
+class ProductPass(Pass):
+    """Passes over a product of matrices."""
+
+    def _context(self, V: Array | None, exponent: int | None) -> Context:
+        return ProductContext(self.matrix, self.layout, V, exponent, False)
+
+    def _forward_context(self, V: Array, exponent: int, target: Any) -> ForwardContext:
+        return ProductForward(self.matrix, self.layout, V, exponent, False, target=target)
+
+
+def passes_over(
+    matrix: Matrix,
+    layout: Layout,
+    executor: Executor,
+    *,
+    on_panels: Callable[[int, int, int, float], None] | None = None,
+) -> Pass:
+    """Return the passes over a matrix, products included; see `Pass`."""
+    kind = ProductPass if isinstance(matrix, Product) else Pass
+    return kind(matrix, layout, executor, on_panels=on_panels)
+
+
+def _operator(matrix: Matrix, V: Array, limit: int, cost: Cost, *, adjoint: bool) -> Array:
+    assert isinstance(matrix, OperatorMatrix)
+    if not isinstance(matrix, Product):
+        return matrix.apply_adjoint(V) if adjoint else matrix.apply(V)
+    parts = (matrix.left, matrix.right) if adjoint else (matrix.right, matrix.left)
+    for part in parts:
+        V = Factor.of(part, _columns(part, V), limit, cost).times(V, adjoint=adjoint)
+    return V

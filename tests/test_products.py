@@ -1,0 +1,135 @@
+"""``A @ B``: its norm and triplets from passes over the factors, never formed."""
+
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from distributed import Client
+from scipy.sparse.linalg import aslinearoperator
+
+import bigspec
+from bigspec.errors import ArgumentError, DataError, MemoryLimitError, NonFiniteError
+from tests.matrices import Chunked, contains, largest_singular_value
+
+P = 30
+
+
+def dense(m, n, seed=0, dtype="f8"):
+    A = np.random.default_rng(seed).standard_normal((m, n))
+    return A if np.dtype(dtype).kind != "c" else A + 1j * dense(m, n, seed + 50)
+
+
+def sparse(m, n, format="csr"):  # noqa: A002
+    return sp.random(m, n, 0.2, format=format, rng=np.random.default_rng(7))
+
+
+PAIRS = {
+    "tall": (dense(90, P), dense(P, 50, 1)),
+    "wide": (dense(50, P), dense(P, 90, 1)),
+    "through a wide middle": (dense(40, 200), dense(200, 20, 1)),
+    "complex": (dense(60, P, dtype="c16"), dense(P, 40, 1, "c16")),
+    "real times complex": (dense(60, P), dense(P, 40, 1, "c16")),
+    "complex times real, wide": (dense(40, P, dtype="c16"), dense(P, 60, 1)),
+    "sparse rows": (dense(60, P), sparse(P, 300)),
+    "sparse columns": (sparse(300, P, "csc"), dense(P, 60)),
+    "sparse both": (sparse(80, P), sparse(P, 70, "csc")),
+    "dask": (da.from_array(dense(90, P), chunks=(17, 9)), dense(P, 50, 1)),
+    "operator": (aslinearoperator(dense(90, P)), dense(P, 50, 1)),
+}
+
+
+def entries(a):
+    if hasattr(a, "matmat"):
+        return a @ np.eye(a.shape[1])
+    return np.asarray(a.toarray() if sp.issparse(a) else a)
+
+
+def multiplied(A, B):
+    return bigspec.open_matrix(A) @ bigspec.open_matrix(B), entries(A) @ entries(B)
+
+
+@pytest.fixture(params=PAIRS.values(), ids=PAIRS)
+def pair(request):
+    return multiplied(*request.param)
+
+
+def test_interval_holds_the_norm_of_the_product(pair):
+    K, D = pair
+    est = bigspec.norm(K, rtol=1e-6)
+    assert est.converged
+    assert contains(est, largest_singular_value(D))
+    if est.right is not None:
+        assert np.linalg.norm(D @ est.right) >= est.lower * (1 - 1e-12)
+
+
+def test_triplets_of_the_product(pair):
+    K, D = pair
+    u, s, vh = tri = bigspec.svds(K, 3, rtol=1e-8)
+    sigma = np.linalg.svd(D, compute_uv=False)[:3]
+    assert np.all(tri.lower <= sigma * (1 + 1e-12))
+    assert np.all(sigma <= tri.upper * (1 + 1e-12))
+    np.testing.assert_allclose(D @ vh.conj().T, u * s, atol=1e-3 * sigma[0])
+
+
+def test_products_of_products_and_of_expressions():
+    A, B, C = dense(70, P), dense(P, 40, 1), dense(40, 60, 2)
+    K = (bigspec.open_matrix(A) @ B) @ C
+    assert contains(bigspec.norm(K, rtol=1e-6), largest_singular_value(A @ B @ C))
+    K = bigspec.centered(A) @ (bigspec.open_matrix(B) - B[::-1].copy())
+    D = (A - A.mean(axis=0)) @ (B - B[::-1])
+    assert contains(bigspec.norm(K, rtol=1e-6), largest_singular_value(D))
+
+
+def test_the_inner_factor_is_read_once_a_pass_and_the_outer_one_twice():
+    A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
+    est = bigspec.norm(A @ B, block_size=4, max_passes=3, rtol=1e-14)
+    assert set(A.log.reads.values()) == {est.passes}
+    assert set(B.log.reads.values()) == {2 * est.passes}
+    assert est.bytes_read == est.passes * (A.nbytes + 2 * B.nbytes)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [(1e-200, 1), (1, 1e200), (1e-170, 1e-100), (1e300, 1e-290)]
+)
+def test_factors_of_extreme_magnitude(left, right):
+    A, B = dense(60, P), dense(P, 40, 1)
+    K, _ = multiplied(A * left, B * right)
+    est, plain = (bigspec.norm(M, rtol=1e-6, seed=1) for M in (K, multiplied(A, B)[0]))
+    assert est.lower == pytest.approx(plain.lower * left * right, rel=1e-12)
+    assert est.upper == pytest.approx(plain.upper * left * right, rel=1e-12)
+
+
+def test_the_same_bits_on_a_cluster_and_after_a_break(cluster, tmp_path):
+    A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
+    options = {"rtol": 1e-10, "seed": 3, "block_size": 3}
+    here = bigspec.norm(A @ B, **options)
+    bigspec.norm(A @ B, **options, checkpoint=tmp_path / "run", max_passes=2)
+    again = bigspec.norm(A @ B, **options, checkpoint=tmp_path / "run")
+    with pytest.raises(ArgumentError, match="token was"):
+        bigspec.norm(A @ (2 * dense(P, 50, 1)), checkpoint=tmp_path / "run")
+    assert (again.lower, again.upper) == (here.lower, here.upper)
+    left, right = (bigspec.open_matrix(da.from_array(M.array, chunks=20)) for M in (A, B))
+    there_not = bigspec.norm(left @ right, **options)
+    with Client(cluster):
+        there = bigspec.norm(left @ right, **options)
+    assert (there.lower, there.upper) == (there_not.lower, there_not.upper)
+
+
+def test_a_factor_that_is_not_finite_is_named():
+    A = dense(60, P)
+    A[17, 3] = np.inf
+    with pytest.raises(NonFiniteError, match=r"first at \[17, 3\]"):
+        bigspec.norm(multiplied(A, dense(P, 40))[0])
+
+
+def test_factors_that_do_not_fit_together_or_in_memory_are_refused():
+    A = bigspec.open_matrix(dense(60, P))
+    with pytest.raises(DataError, match=r"as many columns as rows, got shapes \(60, 30\) and \(60"):
+        A @ A
+    with pytest.raises(TypeError, match="an operator or a product"):
+        (A @ A.H) - A
+    with pytest.raises(ArgumentError, match="needs entries"):
+        bigspec.norm(A @ A.H, algorithm="gram")
+    wide = bigspec.open_matrix(dense(60, 20_000)) @ dense(20_000, 50)
+    with pytest.raises(MemoryLimitError, match="the blocks between its factors"):
+        bigspec.norm(wide, memory_limit="14MiB")
