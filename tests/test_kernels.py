@@ -9,8 +9,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigspec import kernels
-from bigspec.kernels import Accumulator, NonFiniteFound, working_dtype
+from bigspec.kernels import Accumulator, NonFiniteFound, accumulator, working_dtype
 from bigspec.partials import merge
 
 DTYPES = ["?", "i1", "u1", "i2", "u4", "i8", "f2", "f4", "f8", ">f4", "c8", "c16", "g"]
@@ -95,7 +94,7 @@ def test_tiles_of_any_size_give_the_same_sum(m, n, b, tile, transposed, streamed
     edges = sorted({0, width, *data.draw(st.lists(st.integers(0, width), max_size=3))})
     blocks = [(lo, A[lo:hi] if transposed else A[:, lo:hi]) for lo, hi in itertools.pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "TILE_BYTES", tile)
+        patch.setattr(accumulator, "TILE_BYTES", tile)
         total = Accumulator(V, width, A.dtype, exponent=None, facts=True, transposed=transposed)
         if streamed:
             total.add_streamed(lambda: iter(blocks), height)

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from bigspec.blocks import Composed, Factors, SparseSum, peak
 from bigspec.buffers import Buffers
+from bigspec.kernels.sparse import Strip, StripFacts, Values, add_products, gram_matrix
 from bigspec.partials import Partial, RawFacts
 
 __all__ = [
@@ -106,7 +107,7 @@ class Accumulator:
                 ((_, block),) = blocks  # sums are read as one block
                 self._add_sparse_sum(block)
             elif any(sp.issparse(block) for _, block in blocks):
-                self._add_sparse(self._joined(blocks))
+                self._add_sparse(blocks)
             else:
                 height = blocks[0][1].shape[1 if self.transposed else 0]
                 rows, _ = self._tile_shape()
@@ -285,40 +286,33 @@ class Accumulator:
             sums = [block for _, block in blocks if isinstance(block, Composed | SparseSum)]
             self.magnitude += sum(block.magnitude(self.exponent) for block in sums)
 
-    def _joined(self, blocks: Sequence[tuple[int, Any]]) -> Any:
-        """Return the whole slab as one sparse block: ``S V`` needs whole rows of S."""
-        if len(blocks) == 1:
-            return blocks[0][1]
-        stack = sp.vstack if self.transposed else sp.hstack
-        return stack([sp.coo_array(block) for _, block in blocks], format="csr")
-
-    def _add_sparse(self, block: Any) -> None:
-        """Add a sparse slab; its stored entries are converted once."""
+    def _add_sparse(self, blocks: Sequence[tuple[int, Any]]) -> None:
+        """Add a slab with sparse blocks."""
         if self.searching:
-            self._raise_exponent(peak(block.data))
-        X = block.astype(self.work)
-        if self.exponent:
-            X.data *= math.ldexp(1.0, -self.exponent)
-        X = X.conj().T if self.transposed else X
-        if self.V is None:
-            self.Z += (X.conj().T @ X).toarray()
-        else:
-            Y = X @ self.V
-            self.Z += X.conj().T @ Y
-            self.gram += Y.conj().T @ Y
+            self._raise_exponent(max(peak(block) for _, block in blocks))
+        strips = [
+            Strip.of(offset, block, transposed=self.transposed, distinct=self.facts)
+            for offset, block in blocks
+        ]
+        values = Values(self.work, self.exponent, self.transposed, self.buffers)
+        facts = None
         if self.facts:
-            self.nonnegative &= self.work.kind != "c" and bool(X.data.min(initial=0.0) >= 0.0)
-            size = abs(X)
-            self.squares += float(size.data @ size.data)
-            self.largest = max(self.largest, float(size.data.max(initial=0.0)))
-            self.column_sums += np.asarray(size.sum(axis=0)).ravel()
-            sums = np.asarray(size.sum(axis=1)).ravel()
-            self.row_sum = max(self.row_sum, float(sums.max(initial=0.0)))
+            facts = StripFacts(self.column_sums, np.zeros(strips[0].height))
+        if self.V is None:
+            self.Z += gram_matrix(strips, values, facts)
+        else:
+            V = np.ascontiguousarray(self.V, self.work)
+            self.gram += add_products(strips, V, self.Z, values, facts)
+        if facts is not None:
+            self.squares += facts.squares
+            self.largest = max(self.largest, facts.largest)
+            self.nonnegative &= facts.nonnegative
+            self.row_sum = max(self.row_sum, float(facts.row_sums.max(initial=0.0)))
 
     def _add_sparse_sum(self, block: SparseSum) -> None:
         """Add a slab ``X + L R^H``, X sparse, without writing it out."""
         if block.factors is None:
-            self._add_sparse(block.S)
+            self._add_sparse([(0, block.S)])
             self._note_magnitude([(0, block)])
             return
         if self.searching:

@@ -1,0 +1,19 @@
+"""The innermost products: what one task does with the entries it has read."""
+
+from bigspec.kernels.accumulator import (
+    TILE_BYTES,
+    Accumulator,
+    NonFiniteFound,
+    safe_exponent,
+    working_dtype,
+)
+from bigspec.kernels.sparse import scratch_nbytes
+
+__all__ = [
+    "TILE_BYTES",
+    "Accumulator",
+    "NonFiniteFound",
+    "safe_exponent",
+    "scratch_nbytes",
+    "working_dtype",
+]
