@@ -4,7 +4,9 @@ from bigspec.kernels.accumulator import (
     TILE_BYTES,
     Accumulator,
     NonFiniteFound,
+    load_tile,
     safe_exponent,
+    scale_entries,
     working_dtype,
 )
 from bigspec.kernels.sparse import scratch_nbytes
@@ -13,7 +15,9 @@ __all__ = [
     "TILE_BYTES",
     "Accumulator",
     "NonFiniteFound",
+    "load_tile",
     "safe_exponent",
+    "scale_entries",
     "scratch_nbytes",
     "working_dtype",
 ]
