@@ -282,12 +282,16 @@ def _attempt(
     panel_pieces = cut["panel_pieces"] if cut else max(1, min(swept.count, wanted // piece))
     # A partial sum, its copy in a merge, and the temporary of one product.
     fixed = 3 * block + 3 * TILE_BYTES
+    if matrix.anywhere[1 - axis] and not matrix.anywhere[axis]:
+        # Sparse, compressed the other way: the rows of a slab cannot be told apart, and the first
+        # product has all of them.
+        fixed += swept.extent * block_size * working_dtype(matrix.dtype).itemsize
     iterates = blocks * block if local else 0
     panels = -(-swept.count // panel_pieces)
     fan_in = 2 if block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
     results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * block
     carried = 0 if local else matrix.carried_nbytes
-    room = (limit - iterates - carried - results) // tasks - fixed - held * matrix.transient_nbytes
+    room = (limit - iterates - carried - results) // tasks - fixed - matrix.transient_nbytes
     slab_pieces = panel_pieces
     if matrix.streams:  # smaller slabs before fewer tasks or a second read
         slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece, room // piece))
@@ -300,7 +304,7 @@ def _attempt(
     slab = held * slab_pieces * piece
     if tile_pieces is not None:
         slab = held * min(tile_pieces * column, piece)
-    task = slab + held * matrix.transient_nbytes + fixed
+    task = slab + matrix.transient_nbytes + fixed
     memory = Memory(iterates, results, task, tasks, limit, carried)
     orientation_: Literal["rows", "columns"] = "rows" if axis == 0 else "columns"
     return Layout(

@@ -21,6 +21,7 @@ BLOCKS = {"lanczos": 6, "power": 5, "gram": 3}
 # Typical passes to a relative width of 1e-3 by block size (method, section 9: a gap of 0.7).
 PASSES = {1: 15, 2: 11, 4: 8, 8: 7, 16: 6, 32: 5}
 MEASURE_FROM = 256 << 20  # smaller matrices are done before a measurement pays
+MEASURE_SPARSE_FROM = 16 << 20  # there blocks differ by more, and a part is measured
 PREFER_DEFAULT = 0.85  # another block size must be this much cheaper, or noise would choose
 WHOLE = 256  # order up to which the block for triplets spans the whole space
 GRAM_ALWAYS = 512  # order up to which H is formed without measuring
@@ -288,7 +289,9 @@ class _Planner:
         matrix, wishes = self.matrix, self.wishes
         open_ = wishes.block_size is None and wishes.algorithm != "gram"
         dense_here = matrix.resident and matrix.streams and matrix.nbytes == _dense_bytes(matrix)
-        if not open_ or not matrix.streams or matrix.nbytes < MEASURE_FROM or dense_here:
+        sparse = matrix.piece_nbytes is not None
+        enough = MEASURE_SPARSE_FROM if sparse else MEASURE_FROM
+        if not open_ or not matrix.streams or matrix.nbytes < enough or dense_here:
             return None
         try:
             layout = self.layout("lanczos", min(DEFAULT_BLOCK, self.order))
@@ -296,7 +299,8 @@ class _Planner:
             return None
         if layout.reads_per_pass == 2:
             return None
-        sizes = [b for b in (4, 8, 16, 32) if b <= self.order]
+        # One column is worth its passes only where products rule, and blocks leave the cache.
+        sizes = [b for b in ((1, 2, 4, 8, 16, 32) if sparse else (4, 8, 16, 32)) if b <= self.order]
         gram = wishes.algorithm == "auto" and self.order <= GRAM_MOST and self.gram_fits()
         result = self.executor.call(measure, matrix, layout, sizes, gram)
         assert isinstance(result, Measurement)

@@ -30,16 +30,17 @@ __all__ = ["Strip", "StripFacts", "Values", "add_products", "gram_matrix", "scra
 Array = np.ndarray[Any, Any]
 
 ROWS_BYTES = 16 << 20  # of Y; 4 to 32 MiB are within a tenth of one another
-ENTRIES = 1 << 20  # converted at once
+ENTRIES = 2 << 20  # converted at once; of rows a quarter, for those that are nearly empty
 
 
 def scratch_nbytes(dtype: np.dtype[Any]) -> int:
     """Bytes that a task holds for the products of sparse slabs of a stored type, at most.
 
     The rows Y, and, for a range of entries, values in the working type, their conjugates and
-    magnitudes. A row (column) of more than `ENTRIES` entries takes more.
+    magnitudes; what a range of rows takes for pointers and sums is within it. A row (column)
+    of more than `ENTRIES` entries takes more.
     """
-    return ROWS_BYTES + ENTRIES * (40 if dtype.kind == "c" else 16)
+    return ROWS_BYTES + ENTRIES * (48 if dtype.kind == "c" else 24)
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def gram_matrix(strips: Sequence[Strip], values: Values, facts: StripFacts | Non
 
 def _row_ranges(strips: Sequence[Strip], row: int) -> Iterator[tuple[int, int]]:
     """Cut the rows of a slab; where columns are compressed, rows cannot be told apart."""
-    height, most = strips[0].height, max(1, ROWS_BYTES // row)
+    height, most = strips[0].height, max(1, min(ROWS_BYTES // row, ENTRIES // 4))
     if not all(strip.by_rows for strip in strips):
         yield 0, height
     elif len(strips) == 1:

@@ -40,6 +40,9 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
+MEASURED_BYTES = 4 << 20  # of a sparse matrix
+STEEP = 2.5  # no wider block saves so many passes (`bigspec.planning.PASSES`)
+
 
 class Abandoned(Exception):  # noqa: N818
     """Nobody waits for this pass any more: it was interrupted, or its time is up."""
@@ -212,26 +215,41 @@ class Measurement:
 
 
 def measure(matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool) -> Measurement:
-    """Read the first slab of the first panel once, and time products of several widths."""
+    """Read the first slab (of a sparse matrix, a part) once, and time products of some widths.
+
+    Widths are tried in the order given, until two in a row cost `STEEP` times the cheapest with
+    reading: wider blocks would take longer to measure than they could save.
+    """
     buffers = Buffers()
-    slab = next(layout.slabs(layout.panel(0)))
+    panel, swept = layout.panel(0), layout.swept
+    slab = next(layout.slabs(panel))
+    if matrix.piece_nbytes is not None:  # sparse: pieces are even, and a part tells enough
+        pieces = max(1, MEASURED_BYTES // matrix.piece_nbytes)
+        slab = slab[0], min(slab[1], swept.cut(min(panel.first + pieces, panel.last)))
     whole = (0, layout.iterate_length)
-    scale = layout.swept.extent / (slab[1] - slab[0])
     started = time.perf_counter()
     block = matrix.read(*layout.rectangle(slab, whole), buffers)
     reading = time.perf_counter() - started
+    scale = swept.extent / (slab[1] - slab[0])
+    if matrix.piece_nbytes is not None:
+        scale = max(1.0, matrix.nbytes / size_of(block))
 
     def seconds(V: Array | None) -> float:
-        best = float("inf")
-        for _ in range(2):
-            context = Context(matrix, layout, V, 0, facts=False)
+        context = Context(matrix, layout, V, 0, facts=False, buffers=buffers)
+        total, best = context.accumulator(), float("inf")
+        for _ in range(2):  # the second time without page faults, as most slabs of a panel
             before = time.perf_counter()
-            context.accumulator().add_slab([(0, block)])
+            total.add_slab([(0, block)])
             best = min(best, time.perf_counter() - before)
         return best * scale
 
     dtype = working_dtype(matrix.dtype)
-    multiplying = {b: seconds(np.ones((layout.iterate_length, b), dtype)) for b in sizes}
+    multiplying: dict[int, float] = {}
+    for b in sizes:
+        multiplying[b] = seconds(np.ones((layout.iterate_length, b), dtype))
+        costs = [reading * scale + t for t in multiplying.values()]
+        if len(costs) > 2 and min(costs[-2:]) > STEEP * min(costs):
+            break
     gram_seconds = seconds(None) if gram else None
     return Measurement(reading * scale, multiplying, gram_seconds, size_of(block))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from bigspec.buffers import Buffers
 from bigspec.errors import DataError
+from bigspec.kernels import scratch_nbytes
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 
@@ -26,6 +27,11 @@ __all__ = [
 
 SAMPLE = 4096
 """Entries that stand for an array in its identity: a fixed, evenly spaced sample."""
+
+
+PIECES = 1024
+PIECE_ENTRIES = 4096
+"""A sparse matrix is cut into at most so many pieces, of at least so many stored entries."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +201,32 @@ def open_sparse(a: Any) -> SparseMatrix:
     shape = check_shape(a.shape, name)
     by_columns = a.format == "csc"
     entries = canonical(sp.csc_array(a) if by_columns else sp.csr_array(a))
-    m, n = shape
-    grids = (Grid(m, m), Grid(n, 1)) if by_columns else (Grid(m, 1), Grid(n, n))
-    return SparseMatrix(shape, dtype, name, grids, entries, resident=True)
+    cut = _even_grid(entries.indptr)
+    whole = Grid(shape[0 if by_columns else 1], shape[0 if by_columns else 1])
+    matrix = SparseMatrix(
+        shape,
+        dtype,
+        name,
+        (whole, cut) if by_columns else (cut, whole),
+        entries,
+        resident=True,
+        transient_nbytes=min(scratch_nbytes(dtype), 64 * (int(entries.nnz) + max(shape))),
+    )
+    return replace(matrix, piece_nbytes=max(1, matrix.nbytes // cut.count))
+
+
+def _even_grid(indptr: np.ndarray[Any, Any]) -> Grid:
+    """Cut the compressed axis into pieces of about as many stored entries each.
+
+    Rows of a power law would give panels of equal height very unequal work. An entry of
+    pointers counts like a stored entry: rows without entries take time too.
+    """
+    extent = len(indptr) - 1
+    work = indptr.astype(np.int64) + np.arange(extent + 1)
+    pieces = min(extent, max(1, int(work[-1]) // PIECE_ENTRIES), PIECES)
+    wanted = work[-1] * np.arange(1, pieces) // pieces
+    cuts = np.unique(np.concatenate([[0], np.searchsorted(work, wanted), [extent]]))
+    return Grid.irregular(tuple(np.diff(cuts).tolist()))
 
 
 def canonical(a: Any) -> Any:

@@ -16,6 +16,7 @@ import zarr
 
 from bigspec.buffers import Buffers
 from bigspec.errors import DataError, SourceError
+from bigspec.kernels import scratch_nbytes
 from bigspec.layout import SLAB_BYTES
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
@@ -217,10 +218,22 @@ def assemble(
         data.where.rpartition("/")[0],
         token[:32],
         resident=data.resident,
-        # Decoded chunks; values and indices in the working types; their sizes for the facts.
-        transient_nbytes=3 * max(part.chunk_nbytes for part in parts) + 4 * max(piece, SLAB_BYTES),
+        transient_nbytes=3 * max(part.chunk_nbytes for part in parts)
+        + _scratch(dtype, indices.dtype, piece, grid.step),
         piece_nbytes=piece,
     )
+
+
+def _scratch(dtype: np.dtype[Any], index: np.dtype[Any], piece: int, step: int) -> int:
+    """Bytes that a task holds besides a slab as stored and decoders' scratch, at most.
+
+    Pointers counted from the slab's first, in two types and their differences; indices in
+    SciPy's type, and a sorted copy where the store is not sorted; what the products take.
+    """
+    slab = max(piece, SLAB_BYTES)
+    entry = dtype.itemsize + index.itemsize
+    pointers = 24 * step * max(1, slab // piece)
+    return 2 * slab // entry * 4 + slab // entry * dtype.itemsize + pointers + scratch_nbytes(dtype)
 
 
 def _check_lengths(

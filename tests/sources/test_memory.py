@@ -92,7 +92,7 @@ def test_a_sparse_block_shares_memory(make: Any) -> None:
     A = make(np.arange(20.0).reshape(5, 4))
     matrix = open_source(A)
     by_rows = A.format == "csr"
-    assert [grid.step for grid in matrix.grids] == ([1, 4] if by_rows else [5, 1])
+    assert matrix.anywhere == (by_rows, not by_rows)
     rows, columns = (slice(1, 3), slice(0, 4)) if by_rows else (slice(0, 5), slice(1, 3))
     block: Any = matrix.read(rows, columns, Buffers())
     assert np.shares_memory(block.data, A.data)
@@ -100,6 +100,19 @@ def test_a_sparse_block_shares_memory(make: Any) -> None:
     assert block.indices.dtype == block.indptr.dtype
     block.check_format(full_check=True)
     assert matrix.nbytes == A.data.nbytes + A.indices.nbytes + A.indptr.nbytes
+
+
+def test_pieces_of_a_sparse_matrix_hold_about_as_many_entries() -> None:
+    lengths = np.maximum(200_000 // np.arange(1, 3001) ** 1.2, 1).astype(int)  # a power law
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    indices = np.concatenate([np.arange(length) for length in lengths])
+    A = sp.csr_array((np.ones(len(indices)), indices, indptr), shape=(3000, 200_000))
+    grid = open_source(A).grids[0]
+    cuts = [grid.cut(k) for k in range(grid.count + 1)]
+    work = np.diff(indptr[cuts] + np.array(cuts))
+    assert grid.count > 50
+    # No piece exceeds the even share by more than one row.
+    assert np.all(work <= work.sum() / 100 + lengths[cuts[:-1]] + 1)
 
 
 def test_wide_indices_are_neither_scanned_nor_copied() -> None:
