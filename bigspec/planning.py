@@ -299,8 +299,8 @@ class _Planner:
             return None
         if layout.reads_per_pass == 2:
             return None
-        # One column is worth its passes only where products rule, and blocks leave the cache.
-        sizes = [b for b in ((1, 2, 4, 8, 16, 32) if sparse else (4, 8, 16, 32)) if b <= self.order]
+        # Not below 4: at flat edges one column may never certify (section 9 of the method).
+        sizes = [b for b in (4, 8, 16, 32) if b <= self.order]
         gram = wishes.algorithm == "auto" and self.order <= GRAM_MOST and self.gram_fits()
         result = self.executor.call(measure, matrix, layout, sizes, gram)
         assert isinstance(result, Measurement)

@@ -68,8 +68,9 @@ def status_text(
     if reason == "exhausted":
         return (
             f"Stopped after {count} at relative width {width} > {budget.rtol:g}: the rounding "
-            f"margin of float64 ({interval.rounding:.1e} here) is reached, and further passes "
-            f"would not narrow the interval, which holds {trust}.{note}"
+            f"margin of float64 ({interval.rounding:.1e} for each product here, more for a narrow "
+            f"block) rules the bounds, and further passes would not narrow the interval, which "
+            f"holds {trust}.{note}"
         )
     spent = (
         f"max_passes={budget.max_passes}"
