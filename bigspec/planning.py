@@ -291,7 +291,8 @@ class _Planner:
         dense_here = matrix.resident and matrix.streams and matrix.nbytes == _dense_bytes(matrix)
         sparse = matrix.piece_nbytes is not None
         enough = MEASURE_SPARSE_FROM if sparse else MEASURE_FROM
-        if not open_ or not matrix.streams or matrix.nbytes < enough or dense_here:
+        known = isinstance(matrix, OperatorMatrix) or dense_here or not matrix.streams
+        if known or not open_ or matrix.nbytes < enough:
             return None
         try:
             layout = self.layout("lanczos", min(DEFAULT_BLOCK, self.order))

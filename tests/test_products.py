@@ -115,6 +115,13 @@ def test_the_same_bits_on_a_cluster_and_after_a_break(cluster, tmp_path):
     assert (there.lower, there.upper) == (there_not.lower, there_not.upper)
 
 
+def test_a_large_product_is_not_measured_for_it_cannot_be_read(monkeypatch):
+    monkeypatch.setattr("bigspec.planning.MEASURE_FROM", 1)
+    K, D = multiplied(*PAIRS["tall"])
+    assert contains(bigspec.norm(K), largest_singular_value(D))
+    assert bigspec.plan(K).bytes_per_pass == 8 * (90 * P + 2 * P * 50)
+
+
 def test_a_factor_that_is_not_finite_is_named():
     A = dense(60, P)
     A[17, 3] = np.inf

@@ -289,8 +289,9 @@ def total(matrices: Sequence[Matrix]) -> Combination:
     for other in sums[1:]:
         if other.shape != shape:
             msg = (
-                f"{sums[0].name} and {other.name}: expected one shape in a sum or difference, got "
-                f"{shape} and {other.shape}; transpose one with .H, or take a range with A[rows, :]"
+                f"{sums[0].name} and {other.name.removeprefix('- ')}: expected one shape in a sum "
+                f"or difference, got {shape} and {other.shape}; transpose one with .H, or take a "
+                "range with A[rows, :]"
             )
             raise DataError(msg)
     terms = tuple(term for part in sums for term in part.terms)
