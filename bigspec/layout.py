@@ -293,7 +293,7 @@ def _attempt(
     carried = 0 if local else matrix.carried_nbytes
     room = (limit - iterates - carried - results) // tasks - fixed - matrix.transient_nbytes
     slab_pieces = panel_pieces
-    if matrix.streams:  # smaller slabs before fewer tasks or a second read
+    if matrix.streams and not matrix.views:  # smaller slabs before fewer tasks or a second read
         slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece, room // piece))
     tile_pieces = None
     column = max(1, int(swept.step * across.step * entry))

@@ -113,6 +113,11 @@ class Matrix(ABC):
         return False, False
 
     @property
+    def views(self) -> bool:
+        """Whether a sparse block of any size is a view: a panel is then read as one slab."""
+        return False
+
+    @property
     def carried_nbytes(self) -> int:
         """Bytes in this process's memory that travel with the matrix to every worker."""
         return 0

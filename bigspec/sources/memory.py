@@ -95,6 +95,11 @@ class SparseMatrix(Matrix):
     entries: sp.csr_array[Any] | sp.csc_array[Any] = field(repr=False, compare=False)
 
     @property
+    def views(self) -> bool:
+        """Blocks share values and indices."""
+        return True
+
+    @property
     def anywhere(self) -> tuple[bool, bool]:
         """Any range of the compressed axis."""
         return self.entries.format == "csr", self.entries.format == "csc"
