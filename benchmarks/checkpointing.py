@@ -1,7 +1,7 @@
 """What checkpoints and content tokens cost, in one run, alternating: ratios of medians.
 
-python benchmarks/dense.py make DIR            # the 4 GB float32 matrix, once
-python benchmarks/checkpointing.py DIR         # norm with and without; the share of the tokens
+python -P benchmarks/dense.py make DIR            # the 4 GB float32 matrix, once
+python -P benchmarks/checkpointing.py DIR         # norm with and without; the share of the tokens
 
 Without options the run of `norm` has the default interval of 60 s; its steps are saved as well, as
 soon as that costs at most 2 % of the time. `--interval 1` saves partial sums every second.

@@ -1,8 +1,8 @@
 """How often the certificate fails, measured: 200 000 runs a cell (`tests/monte_carlo.py`).
 
-    python benchmarks/coverage.py --runs 200000 --jobs 2                 # all cells
-    python benchmarks/coverage.py --cells lanczos-real-b16-cold --delta 0.01
-    python benchmarks/coverage.py --cells b4 --cells power-complex       # parts of names
+    python -P benchmarks/coverage.py --runs 200000 --jobs 2                 # all cells
+    python -P benchmarks/coverage.py --cells lanczos-real-b16-cold --delta 0.01
+    python -P benchmarks/coverage.py --cells b4 --cells power-complex       # parts of names
 
 One row a cell: the bare tau_0 must fail within four binomial standard deviations of its delta, on
 both sides; the whole interval at most that often. In rows of triplets (``svds``), "bare" is their

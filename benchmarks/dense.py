@@ -1,10 +1,10 @@
 """Dense passes side by side with dask.array in one run: ratios of medians, memory, overhead.
 
-python benchmarks/dense.py make DIR            # the 4 GB float32 matrix, once
-python benchmarks/dense.py passes DIR          # one pass, b = 8, against A.T @ (A @ x)
-python benchmarks/dense.py norm DIR            # norm(rtol=1e-3) against svd_compressed
-python benchmarks/dense.py memory DIR          # peak memory under memory_limit="1GiB"
-python benchmarks/dense.py panels DIR          # 10 000 tiny panels on a cluster
+python -P benchmarks/dense.py make DIR            # the 4 GB float32 matrix, once
+python -P benchmarks/dense.py passes DIR          # one pass, b = 8, against A.T @ (A @ x)
+python -P benchmarks/dense.py norm DIR            # norm(rtol=1e-3) against svd_compressed
+python -P benchmarks/dense.py memory DIR          # peak memory under memory_limit="1GiB"
+python -P benchmarks/dense.py panels DIR          # 10 000 tiny panels on a cluster
 """
 
 from __future__ import annotations

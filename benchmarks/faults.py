@@ -1,7 +1,7 @@
 """Faults on schedule, many of them (the suite has the same, fewer: `tests/checkpoint`).
 
-    python benchmarks/faults.py kills                  # kill -9 at 200 moments, all algorithms
-    python benchmarks/faults.py kills --kills 1000 --seed 7 --jobs 2
+    python -P benchmarks/faults.py kills                  # kill -9 at 200 moments, all algorithms
+    python -P benchmarks/faults.py kills --kills 1000 --seed 7 --jobs 2
 
 One row an algorithm. Each run is killed one to five times, at panels and at the file operations of
 its checkpoint, before, inside and after them, and must finish with the bits of a run that was

@@ -1,6 +1,6 @@
 """Runs on a Dask cluster whose workers are killed: the same bits, what it costs in time.
 
-python benchmarks/faults_cluster.py workers [--runs 20] [--every 40]
+python -P benchmarks/faults_cluster.py workers [--runs 20] [--every 40]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every real matrix in every representation: the full product that the tests take a sample of.
 
-    python benchmarks/representations.py [--rtol 1e-8] [FOLDER]
+    python -P benchmarks/representations.py [--rtol 1e-8] [FOLDER]
 
 FOLDER holds the matrices (see tests/real.py). Prints one line a matrix, and every pair that failed.
 """

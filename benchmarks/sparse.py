@@ -1,6 +1,6 @@
 """In-memory CSR: a certified norm beside solvers that certify nothing, and the fused product.
 
-python benchmarks/sparse.py [--entries 7e6] [--columns powerlaw uniform] [--repeats 3]
+python -P benchmarks/sparse.py [--entries 7e6] [--columns powerlaw uniform] [--repeats 3]
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 One night finds a NaN, one is preempted (SIGTERM in the middle of a pass) and run again. Prints the
 table of docs/operating.md. Each run is a process of its own, as a scheduler would start it:
 
-    python benchmarks/week.py            # 1 GB
-    python benchmarks/week.py --rows 1600 --columns 400
+    python -P benchmarks/week.py            # 1 GB
+    python -P benchmarks/week.py --rows 1600 --columns 400
 """
 
 from __future__ import annotations
