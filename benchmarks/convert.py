@@ -1,7 +1,7 @@
 """Converting and bracketing a matrix larger than the memory that is allowed; codecs beside another.
 
-python -P benchmarks/convert.py codecs                        # ratio and decoding of Blosc's choices
-python -P benchmarks/convert.py run DIR --entries 20000000    # make, convert, norm: time and peak RSS
+python -P benchmarks/convert.py codecs  # ratio and decoding of Blosc's choices
+python -P benchmarks/convert.py run DIR --entries 20000000  # make, convert, norm: time and peak RSS
 
 The matrix is made row by row in bounded memory: 10 entries a row, columns drawn from a power law
 (density of column j proportional to (j + 1)^-0.9, shuffled), values log-normal float32, seeded.

@@ -1,6 +1,6 @@
 """A pass over an expression beside the pass over its operand, and beside dask's own expression.
 
-python -P benchmarks/expressions.py DIR [--rows 20000]    # makes two matrices of rows x 10000 float32
+python -P benchmarks/expressions.py DIR [--rows 20000]  # makes two matrices of rows x 10000 float32
 """
 
 from __future__ import annotations
