@@ -214,6 +214,14 @@ class SparseSum:
         """Shape of the block."""
         return self.S.shape  # type: ignore[no-any-return]
 
+    def __getitem__(self, key: slice | tuple[slice, slice]) -> SparseSum:
+        rows, columns = key if isinstance(key, tuple) else (key, slice(None))
+        S, factors = self.S[rows, columns], self.factors
+        if factors is not None:
+            factors = Factors(factors.U[rows], factors.W[columns])
+        share = S.shape[0] * S.shape[1] / max(1, self.shape[0] * self.shape[1])
+        return SparseSum(S, factors, int(self.nbytes * share), self.terms)
+
     def leaves(self) -> Iterator[Any]:
         """Yield what tells that the block is the same."""
         yield self.S

@@ -219,6 +219,12 @@ def stack_of_centered(path):
     return made, np.vstack([X.toarray() - X.toarray().mean(axis=0) for X in (A, B)])
 
 
+def centered_sparse_beside_dense(path):
+    A, B = sparse(0), dense(1)
+    made = 2 * bigspec.vstack([bigspec.centered(A), B]) - np.ones((2 * M, N))
+    return made, 2 * np.vstack([A.toarray() - A.toarray().mean(axis=0), B]) - 1
+
+
 def dask_minus_stored(path):
     A, B = dense(0), dense(1)
     return opened(da.from_array(A, chunks=(13, 10))) - stored(path / "B", B, (9, 13)), A - B
@@ -254,6 +260,7 @@ EXPRESSIONS: list[Callable] = [
     stack_of_sparse_rows,
     stack_of_columns,
     stack_of_centered,
+    centered_sparse_beside_dense,
     dask_minus_stored,
 ]
 

@@ -32,11 +32,11 @@ def read_range(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) ->
     crossed = [axis for axis in (0, 1) if covered[axis] != wanted[axis]]
     if len(crossed) == 1:
         return _continued(matrix, crossed[0], wanted, covered[crossed[0]], buffers)
-    block = matrix.read(*covered, buffers)
+    block: Any = matrix.read(*covered, buffers)
     inside = [
         slice(w.start - c.start, w.stop - c.start) for w, c in zip(wanted, covered, strict=True)
     ]
-    made: Block = _cut(block, inside[0], inside[1])
+    made: Block = block[inside[0], inside[1]]
     return made
 
 
@@ -108,21 +108,7 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _along(block: Any, axis: int, start: int, stop: int) -> Any:
-    return _cut(block, slice(start, stop), slice(None)) if axis == 0 else (
-        _cut(block, slice(None), slice(start, stop))
-    )  # fmt: skip
-
-
-def _cut(block: Any, rows: slice, columns: slice) -> Any:
-    if isinstance(block, SparseSum):
-        shape = block.shape
-        S = block.S[rows, columns]
-        factors = block.factors
-        if factors is not None:
-            factors = type(factors)(factors.U[rows], factors.W[columns])
-        share = (S.shape[0] * S.shape[1]) / (shape[0] * shape[1])
-        return SparseSum(S, factors, int(block.nbytes * share), block.terms)
-    return block[rows, columns]
+    return block[start:stop] if axis == 0 else block[:, start:stop]
 
 
 def common_grid(members: Sequence[tuple[Matrix, int]]) -> Grid:

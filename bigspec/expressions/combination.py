@@ -251,9 +251,10 @@ def _memory(terms: Sequence[Term], grids: tuple[Grid, Grid]) -> dict[str, Any]:
         extra += matrix.transient_nbytes
         if not matrix.anywhere[own] and matrix.grids[own] != grids[axis]:  # joined, and its tail
             share = matrix.most_nbytes(own, grids[axis])
-            extra += max(SLAB_BYTES, share) + matrix.most_nbytes(own, matrix.grids[own])
+            strip = matrix.most_nbytes(own, matrix.grids[own])
+            extra += min(max(SLAB_BYTES, share), matrix.nbytes) + strip
     if uneven:  # the sum of sparse blocks, and one of them in the working type
-        extra += 4 * max(most, SLAB_BYTES)
+        extra += 4 * min(max(most, SLAB_BYTES), sum(term.matrix.nbytes for term in terms))
     return {"transient_nbytes": extra, "piece_nbytes": most if uneven else None}
 
 

@@ -254,7 +254,8 @@ def stack(matrices: Sequence[Matrix], axis: int) -> Stack:
         starts,
         resident=all(matrix.resident for matrix in matrices),
         # Blocks are joined where a slab holds more than one member.
-        transient_nbytes=max(m.transient_nbytes for m in matrices) + 2 * SLAB_BYTES,
+        transient_nbytes=max(m.transient_nbytes for m in matrices)
+        + 2 * min(SLAB_BYTES, sum(m.nbytes for m in matrices)),
         piece_nbytes=max(m.most_nbytes(axis, m.grids[axis]) for m in matrices) if uneven else None,
     )
 
