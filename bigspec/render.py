@@ -112,7 +112,9 @@ def _passes_table(est: Estimate) -> str:
 
 def _faults(est: Estimate) -> str:
     reads = sum(record.retries for record in est.history)
-    return f"{reads} read{'' if reads == 1 else 's'} failed and succeeded when tried again"
+    if reads == 0:
+        return "none: no read had to be repeated"
+    return f"{reads} failed read{'' if reads == 1 else 's'}, tried again"
 
 
 def _name(est: Estimate) -> str:

@@ -257,7 +257,7 @@ def test_the_page_tells_every_pass_what_entered_and_what_was_chosen():
         assert all(end in shown for end in words.outward(record.lower, record.upper))
     for word in ("bordered Frobenius (certain)", "[1000, 300]", "block size 8: it was given.",
                  "2.3e-12", "bigspec", "1 retried", "orientation",
-                 "3 reads failed and succeeded", "1.6 GB/s"):  # fmt: skip
+                 "3 failed reads, tried again", "1.6 GB/s"):  # fmt: skip
         assert word in shown
 
 
