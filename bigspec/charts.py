@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bigspec.results import Estimate
 
-__all__ = ["ends_chart", "figure", "width_chart"]
+__all__ = ["ends_chart", "figure", "ritz_chart", "width_chart"]
 
 Points = Sequence[tuple[float, float]]
 
@@ -152,6 +152,33 @@ def ends_chart(est: Estimate) -> str:
     width = width_text(est.lower, est.upper)
     description = f"After the last pass the ends lie a relative {width} apart"
     return axes.frame("Both ends, relative to the final value", description, ticks, body)
+
+
+def ritz_chart(est: Estimate) -> str:
+    """Chart of the largest Ritz values after each pass on a logarithmic scale."""
+    count = max((len(r.ritz_values) for r in est.history), default=0)
+    curves = [
+        [
+            (r.number, math.log10(r.ritz_values[i]))
+            for r in est.history
+            if i < len(r.ritz_values) and 0.0 < r.ritz_values[i] < math.inf
+        ]
+        for i in range(count)
+    ]
+    curves = [curve for curve in curves if curve]
+    if not curves:
+        return ""
+    levels = [level for curve in curves for _, level in curve]
+    bottom = math.floor(min(levels))
+    top = max(math.ceil(max(levels)), bottom + 1)
+    axes = _Axes(est.history[-1].number, bottom, top)
+    ticks = [(k, f"1e{k:+03d}") for k in range(bottom, top + 1)]
+    # The largest is the one the lower end rests on; it is drawn last, over the others.
+    body = "".join(axes.line(curve, _UPPER) for curve in curves[:0:-1])
+    body += axes.line(curves[0], _LOWER)
+    last = ", ".join(f"{value:.4g}" for value in est.history[-1].ritz_values)
+    description = f"The largest after the last pass: {last}"
+    return axes.frame("Ritz values after each pass", description, ticks, body)
 
 
 def figure(est: Estimate) -> Figure:

@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bigspec.charts import ends_chart, width_chart
+from bigspec.charts import ends_chart, ritz_chart, width_chart
 from bigspec.words import (
     cost,
     facts,
     guarantee,
     interval_text,
     outward,
+    rate_text,
     triplet_facts,
     triplet_rows,
     width_text,
@@ -87,6 +88,7 @@ def _pass_cells(record: PassRecord) -> list[str]:
         ", ".join(f"{value:.6g}" for value in record.ritz_values[:3]),
         f"{record.bytes_read / 1e9:.3g}",
         f"{record.seconds:.3g}",
+        rate_text(record.bytes_read, record.seconds),
         f"{record.seconds_reading:.3g} / {record.seconds_multiplying:.3g}"
         + (f", {record.retries} retried" if record.retries else ""),
     ]
@@ -95,7 +97,7 @@ def _pass_cells(record: PassRecord) -> list[str]:
 def _passes_table(est: Estimate) -> str:
     heads = (
         "pass", "lower end", "upper end", "width", "upper bound", "Ritz values",
-        "GB read", "seconds", "reading / multiplying",
+        "GB read", "seconds", "throughput", "reading / multiplying",
     )  # fmt: skip
     top = "".join(f'<th scope="col">{head}</th>' for head in heads)
     rows = "".join(
@@ -106,6 +108,13 @@ def _passes_table(est: Estimate) -> str:
         '<div class="wide" style="overflow-x:auto" role="region" aria-label="Passes" tabindex="0">'
         f'<table class="passes"><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
+
+
+def _faults(est: Estimate) -> str:
+    reads = sum(record.retries for record in est.history)
+    if reads == 0:
+        return "none: no read had to be repeated"
+    return f"{reads} failed read{'' if reads == 1 else 's'}, tried again"
 
 
 def _name(est: Estimate) -> str:
@@ -149,6 +158,7 @@ def page(est: Estimate) -> str:
     charts = [
         ("Relative width of the interval", width_chart(est)),
         ("Both ends, relative to the final value", ends_chart(est)),
+        ("Ritz values (the largest in orange)", ritz_chart(est)),
     ]
     figures = "".join(
         f"<figure><figcaption>{head}</figcaption>{chart}</figure>"
@@ -158,7 +168,7 @@ def page(est: Estimate) -> str:
     sections = [
         ("How the interval closed", f'<div class="charts">{figures}</div>' if figures else ""),
         ("Passes", _passes_table(est) if est.history else "<p>No pass was made.</p>"),
-        ("What it rests on", _pairs(facts(est))),
+        ("What it rests on", _pairs([*facts(est), ("faults survived", _faults(est))])),
         ("What entered", _pairs(est.matrix.items())),
         ("How it was cut", _pairs(est.layout.items())),
         ("What was chosen, and why", f"<ul>{chosen}</ul>" if chosen else ""),

@@ -243,7 +243,7 @@ def test_the_page_needs_no_network_and_reads_on_a_phone_and_aloud():
         "meta"
     )
     drawings = page.named("svg")
-    assert len(drawings) == 2
+    assert len(drawings) == 3
     assert all(d["role"] == "img" and len(d["aria-label"]) > 40 for d in drawings)
     assert len(page.named("title")) == 1 + len(drawings)
     assert "prefers-color-scheme" in text
@@ -256,8 +256,18 @@ def test_the_page_tells_every_pass_what_entered_and_what_was_chosen():
     for record in estimate.history:
         assert all(end in shown for end in words.outward(record.lower, record.upper))
     for word in ("bordered Frobenius (certain)", "[1000, 300]", "block size 8: it was given.",
-                 "2.3e-12", "bigspec", "1 retried", "orientation"):  # fmt: skip
+                 "2.3e-12", "bigspec", "1 retried", "orientation",
+                 "3 failed reads, tried again", "1.6 GB/s"):  # fmt: skip
         assert word in shown
+
+
+def test_the_ritz_values_are_drawn_and_told_in_words():
+    (chart,) = (
+        d["aria-label"]
+        for d in Balanced(closing_in().to_html()).named("svg")
+        if d["aria-label"].startswith("Ritz values")
+    )
+    assert "168, 83.98, 55.99, 0.125" in chart
 
 
 def test_hostile_names_are_text_and_nothing_else():
