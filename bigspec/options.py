@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -85,6 +86,8 @@ def as_seconds(value: float | str | None, name: str = "time_limit") -> float | N
     """Read an optional duration."""
     if value is None:
         return None
+    if isinstance(value, str) and re.search(r"[\d ]min$", value):
+        value = value.removesuffix("in")  # Dask knows 30m and 30minutes, the help speaks of 30min
     try:
         return float(parse_timedelta(value))
     except (ValueError, TypeError, KeyError):

@@ -12,8 +12,9 @@ import zarr
 from click.testing import CliRunner
 
 import bigspec
-from bigspec import cli, errors
+from bigspec import cli, errors, passes
 from bigspec.logs import JsonLog, taking_over
+from bigspec.options import as_seconds
 from tests.matrices import decaying
 from tests.test_cli import Backend, backend, estimate  # noqa: F401 - a fixture
 
@@ -227,6 +228,38 @@ def test_too_few_workers_end_the_command_with_how_many_came(stored, tmp_path):
         assert "expected 2 worker(s) within 0.2 s, got 1. Start more" in result.stderr
         assert command("norm", stored, *asked, "--min-workers", 1).exit_code == 0
     assert [r.exit_status for r in bigspec.History(tmp_path / "h").rows()] == [69, 0]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30min", 1800), ("5 min", 300), ("2m", 120)])
+def test_minutes_are_read_as_the_help_writes_them(text, seconds):
+    assert as_seconds(text) == seconds
+
+
+def test_a_scheduler_that_comes_late_is_waited_for(monkeypatch):
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
+        start, refused = passes.cluster._client, []
+
+        def late(address, *, timeout):
+            if len(refused) < 2:
+                refused.append(timeout)
+                raise OSError("Timed out trying to connect")
+            return start(address, timeout=timeout)
+
+        monkeypatch.setattr(passes.cluster, "_client", late)
+        where = cluster.scheduler_address
+        with bigspec.connect(scheduler=where, timeout=5, min_workers=1):  # waits 300 s
+            pass
+        assert refused == [5, 5]  # each try, and a scheduler lost later: no longer than `timeout`
+        monkeypatch.setattr(passes.cluster, "_client", start)
+        with (
+            pytest.raises(errors.ClusterError, match=r"an answer and a worker within 0\.3 s"),
+            bigspec.connect(scheduler="tcp://127.0.0.1:9", timeout=0.1, worker_timeout="0.3s"),
+        ):
+            pass
 
 
 def test_more_workers_than_are_started_and_a_time_that_is_none_are_refused():

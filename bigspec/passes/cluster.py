@@ -50,7 +50,9 @@ def connect(
     min_workers : int, optional
         Wait for so many workers, not for one.
     worker_timeout : float, optional
-        Seconds to wait for them; by default 300 if `min_workers` is given, else `timeout`.
+        Seconds to wait for them, and before them for a scheduler that is still to come; by default
+        300 if `min_workers` is given, else `timeout`. A scheduler that is lost later is noticed
+        after `timeout` all the same.
 
     Raises
     ------
@@ -70,6 +72,9 @@ def connect(
         raise ArgumentError(msg)
     if timeout is None:
         timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+    if worker_timeout is None:
+        worker_timeout = timeout if min_workers is None else WORKER_TIMEOUT
+    patience = max(timeout, worker_timeout)
     with ExitStack() as stack:
         where = scheduler or scheduler_file or f"{workers} local processes"
         try:
@@ -83,19 +88,17 @@ def connect(
                 stack.enter_context(cluster)
                 client = _client(cluster, timeout=timeout)
             elif scheduler is not None:
-                client = _client(scheduler, timeout=timeout)
+                client = _patient_client(scheduler, timeout, patience)
             else:
-                _wait_for_file(Path(str(scheduler_file)), max(timeout, worker_timeout or 0.0))
+                _wait_for_file(Path(str(scheduler_file)), patience)
                 client = _client(scheduler_file=str(scheduler_file), timeout=timeout)
             stack.enter_context(client)
-            if worker_timeout is None:
-                worker_timeout = timeout if min_workers is None else WORKER_TIMEOUT
             _wait_for_workers(client, where, min_workers or 1, worker_timeout)
         except ClusterError:
             raise
         except (OSError, TimeoutError, ValueError, TypeError) as error:  # TypeError: no TLS keys
             msg = (
-                f"scheduler {where}: expected an answer and a worker within {timeout:g} s, got "
+                f"scheduler {where}: expected an answer and a worker within {patience:g} s, got "
                 f"{type(error).__name__}: {error}. Check the address and that workers run."
             )
             raise ClusterError(msg) from error
@@ -114,6 +117,22 @@ def _client(address: Any = None, *, timeout: float, scheduler_file: str | None =
         if left is not None and left is not before:
             left.close(timeout=0.1)
         raise
+
+
+def _patient_client(address: str, timeout: float, patience: float) -> Any:
+    """Start a client of a scheduler that may still have to come.
+
+    Tried again and again: a longer `timeout` of the client would be its wait for a lost scheduler.
+    """
+    end = time.monotonic() + patience
+    while True:
+        left = end - time.monotonic()
+        try:
+            return _client(address, timeout=min(timeout, max(left, 0.1)))
+        except OSError:  # TimeoutError is one; TLS without keys is none
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.1)
 
 
 def _active() -> Any:

@@ -86,6 +86,7 @@ with DAG(
         "source": Param("/shared/A.zarr", type="string"),
         "max_norm": Param(1e3, type="number"),
         "checkpoints": Param("/shared/checkpoints", type="string"),
+        "history": Param("/shared/history.sqlite", type="string"),
     },
 ) as dag:
     BigspecNormOperator(
@@ -93,7 +94,10 @@ with DAG(
         source="{{ params.source }}",
         # A run and its retries share a checkpoint: a retry goes on where the last try stopped.
         checkpoint="{{ params.checkpoints }}/{{ run_id | replace(':', '-') }}",
-        options=["--max-norm", "{{ params.max_norm }}"],
+        options=[
+            *("--max-norm", "{{ params.max_norm }}"),
+            *("--history", "{{ params.history }}", "--warm"),
+        ],
         retries=5,
         retry_delay=timedelta(seconds=10),
         retry_exponential_backoff=True,

@@ -31,6 +31,7 @@ class NormConfig(Config):
     source: str = "A.zarr"
     max_norm: float = 1e3
     checkpoints: str = "checkpoints"
+    history: str = "history.sqlite"
     options: list[str] = []  # noqa: RUF012 - pydantic copies it; further options of `bigspec norm`
 
 
@@ -60,7 +61,8 @@ def spectral_norm(context: AssetExecutionContext, config: NormConfig) -> Materia
     with TemporaryDirectory() as folder:
         answer = Path(folder) / "norm.json"
         status, said = run_bigspec(context, [
-            config.source, "--max-norm", str(config.max_norm), *config.options,
+            config.source, "--max-norm", str(config.max_norm),
+            "--history", config.history, "--warm", *config.options,
             "--checkpoint", f"{config.checkpoints}/{run}", "--json", str(answer),
         ])  # fmt: skip
         found = json.loads(answer.read_text()) if answer.exists() else {}

@@ -64,9 +64,16 @@ def norm(source: str, checkpoint: str, *options: str) -> dict[str, Any]:
 
 
 @flow
-def norm_flow(source: str, max_norm: float, checkpoints: str = "checkpoints") -> dict[str, Any]:
-    """Gate the norm of `source`; every flow run has a checkpoint of its own."""
-    found = norm(source, f"{checkpoints}/{flow_run.get_id()}", "--max-norm", str(max_norm))
+def norm_flow(
+    source: str,
+    max_norm: float,
+    checkpoints: str = "checkpoints",
+    history: str = "history.sqlite",
+) -> dict[str, Any]:
+    """Gate the norm of `source`; each flow run has its own checkpoint, all have one history."""
+    checkpoint = f"{checkpoints}/{flow_run.get_id()}"
+    gate = ["--max-norm", str(max_norm)]
+    found = norm(source, checkpoint, *gate, "--history", history, "--warm")
     create_markdown_artifact(
         key="spectral-norm",
         description=source,

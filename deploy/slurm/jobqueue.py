@@ -3,7 +3,8 @@
 python jobqueue.py /shared/A.zarr --checkpoint /shared/run --json norm.json
 
 All arguments go to `bigspec norm`, whose exit status this script hands on. The workers are jobs
-that come and go: bigspec runs with those that are there.
+that come and go: bigspec begins with the first (BIGSPEC_MIN_WORKERS), for which it waits an hour
+(BIGSPEC_WORKER_TIMEOUT), and runs with those that are there.
 """
 
 import os
@@ -17,6 +18,7 @@ JOBS = int(os.environ.get("BIGSPEC_JOBS", "4"))
 CORES = int(os.environ.get("BIGSPEC_CORES", "8"))
 MEMORY = os.environ.get("BIGSPEC_MEMORY", "32GiB")  # of a job; bigspec plans within half of it
 WALLTIME = os.environ.get("BIGSPEC_WALLTIME", "04:00:00")
+WAITING = {"BIGSPEC_MIN_WORKERS": "1", "BIGSPEC_WORKER_TIMEOUT": "1h"}  # of `bigspec norm` itself
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +37,8 @@ def main(arguments: list[str]) -> int:
     with cluster:
         cluster.scale(jobs=JOBS)
         address = cluster.scheduler_address
-        with subprocess.Popen(["bigspec", "norm", *arguments, "--scheduler", address]) as bigspec:
+        command = ["bigspec", "norm", *arguments, "--scheduler", address]
+        with subprocess.Popen(command, env=WAITING | os.environ) as bigspec:
             signal.signal(signal.SIGTERM, lambda *_: bigspec.terminate())
             return bigspec.wait()
 

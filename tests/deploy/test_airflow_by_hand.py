@@ -13,6 +13,7 @@ from tests.deploy.interrupting import (
     DEPLOY,
     LIMIT,
     environment,
+    recorded,
     until,
     wait_until_busy,
     write_matrix,
@@ -72,7 +73,12 @@ def asked(home, query, *values):
 
 def trigger(airflow, name, limit):
     home, known = airflow
-    settings = {"source": str(home / "A.zarr"), "max_norm": limit, "checkpoints": str(home / name)}
+    settings = {
+        "source": str(home / "A.zarr"),
+        "max_norm": limit,
+        "checkpoints": str(home / name),
+        "history": str(home / f"{name}.sqlite"),
+    }
     command = ["dags", "trigger", "bigspec_norm", "--run-id", name, "--conf", json.dumps(settings)]
     subprocess.run(
         ["airflow", *command],
@@ -103,6 +109,7 @@ def test_success_pushes_the_interval(airflow):
     state, tries, pushed, _ = ended(airflow[0], "success")
     assert (state, tries) == ("success", 1)
     assert '"lower": 14' in str(pushed["return_value"]).replace("\\", "")
+    assert recorded(airflow[0] / "success.sqlite") == [0]
 
 
 def test_interruption_is_retried_and_goes_on(airflow):
@@ -112,11 +119,12 @@ def test_interruption_is_retried_and_goes_on(airflow):
     assert (state, tries) == ("success", 2)
     assert "exit status 75: bigspec: error: terminated. Everything up to here is saved" in logs
     assert "went on from a checkpoint with" in logs
+    assert recorded(airflow[0] / "interrupted.sqlite") == [0]  # one row a run, tries included
 
 
 def test_failed_gate_is_not_retried(airflow):
     trigger(airflow, "gate", 1.0)
     state, tries, pushed, logs = ended(airflow[0], "gate")
     assert (state, tries) == ("failed", 1)
-    assert "exit status 3: bigspec: the norm exceeds --max-norm 1.0" in logs
+    assert "exit status 3: bigspec: failed: the norm exceeds max_norm 1.0" in logs
     assert "exit_status" in str(pushed["failure"])

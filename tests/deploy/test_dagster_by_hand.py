@@ -10,6 +10,7 @@ from tests.deploy.interrupting import (
     DEPLOY,
     LIMIT,
     environment,
+    recorded,
     wait_until_busy,
     write_matrix,
 )
@@ -29,6 +30,7 @@ def dagster(tmp_path_factory):
             "source": str(home / "A.zarr"),
             "max_norm": limit,
             "checkpoints": str(home / name),
+            "history": str(home / f"{name}.sqlite"),
         }
         command = ["dagster", "asset", "materialize", "-f", str(DEPLOY / "dagster" / "norm.py")]
         settings = json.dumps({"ops": {"spectral_norm": {"config": config}}})
@@ -63,6 +65,7 @@ def test_success_is_materialized_with_its_interval(dagster):
     assert "STEP_SUCCESS" in found
     assert '"lower"' in found["ASSET_MATERIALIZATION"]
     assert "STEP_UP_FOR_RETRY" not in found
+    assert recorded(home / "success.sqlite") == [0]
 
 
 def test_interruption_is_retried_and_goes_on(dagster):
@@ -77,6 +80,7 @@ def test_interruption_is_retried_and_goes_on(dagster):
     kinds = [kind for kind, _ in events(home)]
     assert kinds.count("STEP_UP_FOR_RETRY") == 1
     assert "STEP_SUCCESS" in kinds
+    assert recorded(home / "interrupted.sqlite") == [0]  # one row a run, tries included
 
 
 def test_failed_gate_is_not_retried(dagster):
@@ -84,7 +88,7 @@ def test_failed_gate_is_not_retried(dagster):
     text, _ = (process := start(1.0, "gate")).communicate()
     print(text[-2000:])
     assert process.returncode == 1
-    assert "exit status 3: bigspec: the norm exceeds --max-norm 1.0" in text
+    assert "exit status 3: bigspec: failed: the norm exceeds max_norm 1.0" in text
     kinds = [kind for kind, _ in events(home)]
     assert "STEP_UP_FOR_RETRY" not in kinds
     assert "STEP_FAILURE" in kinds

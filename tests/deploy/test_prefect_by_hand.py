@@ -10,6 +10,7 @@ from tests.deploy.interrupting import (
     DEPLOY,
     LIMIT,
     environment,
+    recorded,
     wait_until_busy,
     write_matrix,
 )
@@ -64,6 +65,7 @@ def test_success_leaves_an_artifact_with_the_interval(prefect):
     assert newest_task_run(home) == ("COMPLETED", 1)
     ((artifact,),) = asked(home, "SELECT data FROM artifact WHERE key = 'spectral-norm'")
     assert "sigma_1 in [14" in json.loads(artifact)
+    assert recorded(home / "success" / "history.sqlite") == [0]
 
 
 def test_interruption_is_retried_and_goes_on(prefect):
@@ -76,6 +78,7 @@ def test_interruption_is_retried_and_goes_on(prefect):
     assert "exit status 75: bigspec: error: terminated. Everything up to here is saved" in text
     assert "went on from a checkpoint with" in text
     assert newest_task_run(home) == ("COMPLETED", 2)
+    assert recorded(home / "interrupted" / "history.sqlite") == [0]  # one row a run, tries included
 
 
 def test_failed_gate_is_not_retried(prefect):
@@ -83,5 +86,5 @@ def test_failed_gate_is_not_retried(prefect):
     text, _ = (process := start(1.0, "gate")).communicate()
     print(text[-2000:])
     assert process.returncode == 1
-    assert "exit status 3: bigspec: the norm exceeds --max-norm 1.0" in text
+    assert "exit status 3: bigspec: failed: the norm exceeds max_norm 1.0" in text
     assert newest_task_run(home) == ("FAILED", 1)

@@ -157,7 +157,7 @@ def test_failed_gate_is_not_queued_again(slurm):
     state, status, output = ended(slurm, number := submit(slurm, "norm.sbatch", limit=1.0))
     assert (state, status) == ("FAILED", "3:0")
     assert job(number)["Restarts"] == "0"
-    assert "the norm exceeds --max-norm 1.0" in output
+    assert "the norm exceeds max_norm 1.0" in output
 
 
 @pytest.fixture
