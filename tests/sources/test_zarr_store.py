@@ -25,8 +25,9 @@ from bigspec.errors import (
 )
 from bigspec.sources import ZarrMatrix, locations, open_source
 from bigspec.sources.zarr_store import ArrayHandle
+from tests.conftest import DATA
 
-PBMC = "/work/shared/data/10x_pbmc68k_reduced.zarr.zip"
+PBMC = str(DATA / "10x_pbmc68k_reduced.zarr.zip")
 needs_pbmc = pytest.mark.skipif(not Path(PBMC).exists(), reason="the shared data is not here")
 A = np.arange(12.0).reshape(4, 3)
 
