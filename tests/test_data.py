@@ -103,7 +103,7 @@ def test_zipped_zarr_with_consolidated_metadata_that_zarr_rejects(data):
     assert_reference_inside(est, REFERENCE["pbmc X"])
 
 
-# Every representation meets a tall, a complex, a very wide and a float32 matrix; the whole product
+# Every representation meets a complex, a very wide and a float32 matrix; the whole product
 # (each matrix in each representation) is run by benchmarks/representations.py.
 SAMPLE = ["young1c", "coads SST", "silero"]
 ALGORITHMS = {"young1c": "gram", "coads SST": "lanczos", "silero": "power"}
