@@ -126,6 +126,8 @@ class Composed:
     factors : Factors or None
     exact : bool
         Whether each entry is rounded once, relative to itself.
+    terms : float
+        A bound of ``|| sum of |terms| ||_F`` where pieces were summed before they were joined.
     """
 
     shape: tuple[int, int]
@@ -133,6 +135,7 @@ class Composed:
     pieces: tuple[Piece, ...]
     factors: Factors | None = None
     exact: bool = True
+    terms: float = 0.0
 
     def __getitem__(self, key: slice | tuple[slice, slice]) -> Composed:
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
@@ -185,6 +188,7 @@ class Composed:
     def norm(self, exponent: int) -> float:
         """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""
         norm = sum(piece.bound * frobenius(piece.block, exponent) for piece in self.pieces)
+        norm = max(norm, _lowered(self.terms, exponent))
         return norm + (0.0 if self.factors is None else _lowered(self.factors.norm, exponent))
 
 

@@ -406,6 +406,18 @@ def test_terms_that_cancel_widen_the_interval_honestly(size):
     assert rounded.stopped_by == "exhausted"
 
 
+def test_what_was_rounded_inside_an_expression_is_counted_outside_too():
+    A = decaying(90, 30)
+    rest = 3 * opened(A) - A - opened(2 * A * (1 + 2**-30))
+    plain = bigspec.norm(rest, rtol=1e-6, seed=1).rounding
+    assert plain > 1e-6
+    joined = bigspec.vstack([rest[:50], rest[50:]]) - np.zeros(A.shape)
+    slab = bigspec.vstack([rest[:50], rest[50:]]).read(slice(0, 90), slice(0, 30), Buffers())
+    assert slab.magnitude() >= 0.9 * rest.read(slice(0, 90), slice(0, 30), Buffers()).magnitude()
+    for matrix in (2 * rest[:], rest[:].H, bigspec.vstack([rest[:50], rest[50:]]), joined):
+        assert bigspec.norm(matrix, rtol=1e-6, seed=1).rounding > 0.5 * plain
+
+
 def test_what_is_left_of_a_matrix_after_its_leading_triplets():
     A = decaying(200, 60)
     left, s, right = np.linalg.svd(A, full_matrices=False)

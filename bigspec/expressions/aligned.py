@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.blocks import Composed, SparseSum
+from bigspec.blocks import Composed, Piece, SparseSum, frobenius
 from bigspec.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 
@@ -100,6 +100,10 @@ def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
         else:
             part[...] = block
         start = stop
+    sums = [block for block in blocks if isinstance(block, (Composed, SparseSum))]
+    if any(block.magnitude() for block in sums):  # what rounding is relative to goes along
+        terms = math.hypot(*(frobenius(block) for block in blocks))
+        return Composed((shape[0], shape[1]), dtype, (Piece(out),), None, exact=False, terms=terms)
     return out
 
 

@@ -226,7 +226,11 @@ def combination(
         if terms else Grid(shape[axis], 1) for axis in (0, 1)
     )  # fmt: skip
     alone = len(terms) == 1 and factors is None
-    exact = factors is None and (alone or (len(terms) == 2 and all(t.exact for t in terms)))
+    # A multiple of one term is rounded once; of two, their difference is, if they are not.
+    inner = all(getattr(term.matrix, "exact", True) for term in terms)
+    exact = factors is None and (
+        (alone and inner) or (len(terms) == 2 and all(term.exact for term in terms))
+    )
     return Combination(
         shape,
         work,
