@@ -1,5 +1,6 @@
 """Workers killed, joining, leaving, out of memory, slow; the scheduler killed: the same bits."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -215,6 +216,12 @@ def test_a_straggler(client, served, whole):
     assert served.chunks == 5 * 64
 
 
+async def both_at_work(dask_scheduler):
+    """Return once two clients wait for results."""
+    while sum(bool(client.wants_what) for client in dask_scheduler.clients.values()) < 2:
+        await asyncio.sleep(0.01)
+
+
 def test_the_scheduler_is_killed(served, whole, tmp_path):
     """Two runs on it: one with a checkpoint, one without. 3 s is how long Dask reconnects."""
     from distributed import Client
@@ -230,11 +237,14 @@ def test_the_scheduler_is_killed(served, whole, tmp_path):
 
     dask_cluster = Scheduler(tmp_path)
     try:
-        with Client(scheduler_file=str(dask_cluster.file), set_as_default=False) as client:
-            client.wait_for_workers(1)
-        with served.holding(150) as reached:
-            saved, bare = start("--checkpoint", place), start()
-            assert reached.wait(60)
+        with (
+            Client(scheduler_file=str(dask_cluster.file), set_as_default=False) as client,
+            served.holding(100) as reached,
+        ):
+            saved = start("--checkpoint", place)
+            assert reached.wait(60)  # in its second pass
+            bare = start()
+            client.run_on_scheduler(both_at_work)
             os.kill(dask_cluster.scheduler.pid, signal.SIGKILL)
             saved.end(20)
             bare.end(20)
