@@ -177,7 +177,14 @@ def format_bytes(count: float) -> str:
 
 
 def choose_layout(
-    matrix: Matrix, block_size: int, *, blocks: int, limit: int, tasks: int, local: bool
+    matrix: Matrix,
+    block_size: int,
+    *,
+    blocks: int,
+    limit: int,
+    tasks: int,
+    local: bool,
+    wanted: Literal["rows", "columns"] | None = None,
 ) -> Layout:
     """Choose orientation and panels for one matrix.
 
@@ -200,6 +207,8 @@ def choose_layout(
     local : bool
         Whether tasks run in this process, beside the iterates. There, fewer tasks run at once
         before a second read is paid for.
+    wanted : {"rows", "columns"}, optional
+        Panels to try before all others, unless they would all be one.
 
     Raises
     ------
@@ -210,6 +219,8 @@ def choose_layout(
     smaller, larger = ("rows", "columns") if n <= m else ("columns", "rows")
     attempts = []
     if _uncut(matrix, smaller) and not _uncut(matrix, larger):
+        smaller, larger = larger, smaller
+    if wanted == larger and not _uncut(matrix, wanted):
         smaller, larger = larger, smaller
     for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
         for running in range(tasks, 0, -1) if local else (tasks,):

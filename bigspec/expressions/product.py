@@ -31,9 +31,8 @@ class Product(OperatorMatrix):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a pass reads: of the inner factor once, of the outer one twice."""
-        inner, outer = (self.left, self.right) if self.tall else (self.right, self.left)
-        return inner.nbytes + 2 * outer.nbytes
+        """Bytes that a pass reads: of each factor once (see `bigspec.passes.product`)."""
+        return self.left.nbytes + self.right.nbytes
 
     @property
     def tall(self) -> bool:

@@ -3,6 +3,7 @@
 from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executors import Begun, DeadlinePassed, Executor
+from bigspec.passes.images import Carried
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.product import passes_over
 from bigspec.passes.runner import Forward, Pass, PassResult, one_blas_thread
@@ -12,6 +13,7 @@ from bigspec.passes.tasks import Measurement, measure
 
 __all__ = [
     "Begun",
+    "Carried",
     "DaskMatrix",
     "DeadlinePassed",
     "Executor",

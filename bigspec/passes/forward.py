@@ -17,7 +17,7 @@ from bigspec.errors import NonFiniteError
 from bigspec.matrices import OperatorMatrix
 from bigspec.passes.strips import Strips
 from bigspec.passes.tasks import Abandoned, Context, as_block, size_of
-from bigspec.products import multiply_slab
+from bigspec.products import multiply_adjoint, multiply_slab
 from bigspec.sources.targets import write_rows
 from bigspec.tokens import block_token
 
@@ -34,9 +34,12 @@ class ForwardContext(Context):
     ----------
     target : zarr.Array or None
         Takes the rows of ``S V``, panel by panel; no two panels write one chunk.
+    back : bool
+        Also add up ``S^H (S V)``, from the same read: a slab must fit.
     """
 
     target: Any = None
+    back: bool = False
 
     def task(self, reference: Any, panel: int) -> tuple[Any, ...]:
         """Return the task of a panel."""
@@ -89,7 +92,7 @@ def forward_panel(context: ForwardContext, index: int) -> Strips:
     assert context.V is not None
     retries, reading, read_bytes, content = buffers.retries, 0.0, 0, 0
     started = time.perf_counter()
-    rows = []
+    rows, Z = [], _nothing_back(context)
     for slab in layout.slabs(layout.panel(index)):
         if buffers.abandoned is not None and buffers.abandoned.is_set():
             raise Abandoned
@@ -104,9 +107,9 @@ def forward_panel(context: ForwardContext, index: int) -> Strips:
                 content = block_token(block, content)
                 yield tile[0], block
 
-        rows.append(_product(context, tiles(), slab))
+        rows.append(_product(context, tiles(), slab, Z))
     cost = read_bytes, reading, buffers.retries - retries
-    return _strip(context, index, rows, cost, started, content)
+    return _strip(context, index, rows, cost, started, content, Z)
 
 
 def forward_blocks(context: ForwardContext, index: int, pieces: Sequence[Sequence[Any]]) -> Strips:
@@ -114,28 +117,38 @@ def forward_blocks(context: ForwardContext, index: int, pieces: Sequence[Sequenc
     layout, started = context.layout, time.perf_counter()
     strips = pieces if layout.orientation == "rows" else list(zip(*pieces, strict=True))
     first, read_bytes, content, rows = layout.panel(index).first, 0, 0, []
+    Z = _nothing_back(context)
     for number, strip in enumerate(strips, start=first):
         blocks = [(layout.across.cut(j), as_block(block)) for j, block in enumerate(strip)]
         for _, block in blocks:
             read_bytes += size_of(block)
             content = block_token(block, content)
-        rows.append(
-            _product(context, blocks, (layout.swept.cut(number), layout.swept.cut(number + 1)))
-        )
-    return _strip(context, index, rows, (read_bytes, 0.0, 0), started, content)
+        slab = layout.swept.cut(number), layout.swept.cut(number + 1)
+        rows.append(_product(context, blocks, slab, Z))
+    return _strip(context, index, rows, (read_bytes, 0.0, 0), started, content, Z)
 
 
-def _product(context: ForwardContext, tiles: Any, slab: tuple[int, int]) -> Array:
+def _nothing_back(context: ForwardContext) -> Array | None:
     assert context.V is not None
+    return np.zeros_like(context.V) if context.back else None
+
+
+def _product(context: ForwardContext, tiles: Any, slab: tuple[int, int], Z: Array | None) -> Array:
+    assert context.V is not None
+    transposed = context.layout.orientation == "columns"
+    if Z is not None:
+        tiles = list(tiles)
     Y = multiply_slab(
         tiles,
         slab[1] - slab[0],
         context.V,
         context.matrix.dtype,
         exponent=context.exponent or 0,
-        transposed=context.layout.orientation == "columns",
+        transposed=transposed,
         buffers=context.buffers,
     )
+    if Z is not None:
+        multiply_adjoint(tiles, Y, Z, transposed=transposed, buffers=context.buffers)
     if not np.isfinite(Y).all():
         msg = (
             f"{context.matrix.name}: expected finite products, got a NaN or an infinity in "
@@ -152,6 +165,7 @@ def _strip(
     read: tuple[int, float, int],
     started: float,
     content: int | None,
+    Z: Array | None = None,
 ) -> Strips:
     """Factor, write and describe the rows of a panel; `read` is bytes, seconds and retries."""
     Y = np.ascontiguousarray(rows[0] if len(rows) == 1 else np.concatenate(rows))
@@ -160,7 +174,7 @@ def _strip(
     cost = (read_bytes, reading, time.perf_counter() - started - reading, retries)
     contents = np.array([] if content is None else [content], np.uint32)
     if context.target is None:
-        return Strips((Y,), (factor,), ((),), *cost, contents=contents)
+        return Strips((Y,), (factor,), ((),), *cost, contents=contents, Z=Z)
     tokens = []
     for start, stop in _chunks(context, index):
         first = _rows(context, index)[0]

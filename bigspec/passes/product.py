@@ -1,8 +1,11 @@
-"""Passes over a product ``L R``: ``R^H (L^H L (R V))``, each arrow a pass over one factor.
+"""Passes over a product ``L R``: ``R^H (L^H L (R V))``, from one read of each factor.
 
-The inner factor is read once, by the fused product of every other pass; the outer one before and
-after it, for what comes after depends on all of what came before. What lies between the factors
-is a block of p rows, p the inner extent; nothing of m rows (n rows, if n > m) is ever formed.
+The inner factor L is read once, by the fused product of every other pass. The outer one comes
+before and after it, and what comes after depends on all of what came before: it is read after,
+and the same read prepares what comes before in the next pass (see `bigspec.passes.images`). In the
+first pass, and where its layout does not allow that, it is read twice. What lies between the
+factors is a block of p rows, p the inner extent; nothing of m rows (n rows, if n > m) is ever
+formed.
 """
 
 from __future__ import annotations
@@ -10,13 +13,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 from zlib import crc32
 
 import numpy as np
 
-from bigspec.errors import MemoryLimitError, NonFiniteError
+from bigspec.errors import MatrixChangedError, MemoryLimitError, NonFiniteError
 from bigspec.expressions import Product
 from bigspec.kernels import safe_exponent, working_dtype
 from bigspec.layout import Layout, choose_layout, format_bytes
@@ -24,10 +27,12 @@ from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.partials import Partial
 from bigspec.passes.executors import Begun, Executor
 from bigspec.passes.forward import ForwardContext
+from bigspec.passes.images import Images
 from bigspec.passes.on_cluster import find_executor
-from bigspec.passes.runner import Pass
+from bigspec.passes.runner import Pass, PassResult
 from bigspec.passes.tasks import Abandoned, Context, size_of
 from bigspec.products import multiply_adjoint
+from bigspec.tokens import block_token
 
 __all__ = ["passes_over"]
 
@@ -36,16 +41,29 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Cost:
-    """What the passes over the factors of one product cost, and their panels' tokens."""
+    """What the passes over the factors of one product cost, and their content."""
 
     bytes_read: int = 0
-    seconds: float = 0.0
-    token: int = 0
+    tokens: dict[int, int] = field(default_factory=dict)
 
-    def add(self, other: Any, tokens: Any) -> None:
-        """Add a pass."""
+    def add(self, matrix: Matrix, other: Any, tokens: Any) -> None:
+        """Add a pass over a factor, and compare its panels with those of an earlier one."""
         self.bytes_read += other.bytes_read
-        self.token = crc32(np.asarray(tokens, np.uint32).tobytes(), self.token)
+        if not len(tokens):  # operators, and dask arrays read by panels instead of chunks
+            return
+        token = crc32(np.asarray(tokens, np.uint32).tobytes())
+        if self.tokens.setdefault(id(matrix), token) != token:
+            msg = (
+                f"{matrix.name}: expected the same entries in both reads of a pass, got others. "
+                "The matrix changed during the run, or was read wrongly: no interval holds. Start "
+                "a new run on a matrix that stays."
+            )
+            raise MatrixChangedError(msg)
+
+    @property
+    def token(self) -> int:
+        """Of the factors, whichever was read first."""
+        return crc32(np.asarray(sorted(self.tokens.values()), np.uint32).tobytes())
 
 
 @dataclass(frozen=True)
@@ -58,14 +76,31 @@ class Factor:
     cost: Cost = field(repr=False)
 
     @classmethod
-    def of(cls, matrix: Matrix, columns: int, limit: int, cost: Cost) -> Factor:
-        """Lay out a factor for blocks of so many real columns, or complex ones if it is complex."""
+    def of(
+        cls,
+        matrix: Matrix,
+        columns: int,
+        limit: int,
+        cost: Cost,
+        *,
+        wanted: Literal["rows", "columns"] | None = None,
+    ) -> Factor:
+        """Lay out a factor for blocks of so many real columns, or complex ones if it is complex.
+
+        Panels are of the orientation wanted, where one read of them is enough.
+        """
         if isinstance(matrix, OperatorMatrix):
             return cls(matrix, None, limit, cost)
         executor = find_executor(matrix.resident)
         most = limit if executor.local else min(limit, executor.memory() // 2)
         layout = choose_layout(
-            matrix, columns, blocks=3, limit=most, tasks=executor.tasks, local=executor.local
+            matrix,
+            columns,
+            blocks=3,
+            limit=most,
+            tasks=executor.tasks,
+            local=executor.local,
+            wanted=wanted,
         )
         return cls(matrix, layout, limit, cost)
 
@@ -82,6 +117,18 @@ class Factor:
             return _operator(self.matrix, V, self.limit, self.cost, adjoint=adjoint)
         return self._forward(V) if self.rows != adjoint else self._backward(V)
 
+    def both(self, V: Array, *, adjoint: bool) -> tuple[Array, Array | None]:
+        """Return ``M V`` and, if the same read gives it, ``M^H M V``; with the adjoint, of it."""
+        if self._splits(V):
+            Y, Z = self.both(_parts(V), adjoint=adjoint)
+            return _whole(Y), None if Z is None else _whole(Z)
+        if self.layout is None or self.rows == adjoint or self.layout.reads_per_pass > 1:
+            return self.times(V, adjoint=adjoint), None
+        done = self._passes().forward(V, back=True)
+        assert done.Y is not None
+        self.cost.add(self.matrix, done, done.contents)
+        return done.Y, done.Z
+
     def fused(self, V: Array, *, adjoint: bool = False) -> tuple[Array, Array, int]:
         """Return ``M^H M V`` and ``V^H M^H M V``, or those of ``M^H``, and their exponent."""
         if self._splits(V):
@@ -89,13 +136,23 @@ class Factor:
             b = V.shape[1]
             gram = G[:b, :b] + G[b:, b:] + 1j * (G[:b, b:] - G[b:, :b])
             return _whole(Z), gram, exponent
+        if isinstance(self.matrix, Product):
+            return self._fused_product(self.matrix, V, adjoint=adjoint)
         if self.layout is None or self.rows == adjoint:
             Y = self.times(V, adjoint=adjoint)
             return self.times(Y, adjoint=not adjoint), Y.conj().T @ Y, 0
         passes = self._passes()
         result = passes.run(V)
-        self.cost.add(result, passes.tokens)
+        self.cost.add(self.matrix, result, passes.tokens)
         return result.Z, result.gram, result.exponent
+
+    def _fused_product(
+        self, matrix: Product, V: Array, *, adjoint: bool
+    ) -> tuple[Array, Array, int]:
+        parts = (matrix.left, matrix.right) if adjoint else (matrix.right, matrix.left)
+        outer, inner = (Factor.of(part, _columns(part, V), self.limit, self.cost) for part in parts)
+        T, gram, exponent = inner.fused(outer.times(V, adjoint=adjoint), adjoint=adjoint)
+        return outer.times(T, adjoint=not adjoint), gram, exponent
 
     def _splits(self, V: Array) -> bool:
         """Whether a real factor meets a complex block, whose parts it then multiplies."""
@@ -108,7 +165,7 @@ class Factor:
     def _forward(self, V: Array) -> Array:
         done = self._passes().forward(V)
         assert done.Y is not None
-        self.cost.add(done, done.contents)
+        self.cost.add(self.matrix, done, done.contents)
         return done.Y
 
     def _backward(self, W: Array) -> Array:
@@ -119,7 +176,7 @@ class Factor:
         total = executor.sum_rounds(
             context, Begun(), on_panels=lambda _: None, on_sum=lambda *_: None, deadline=None
         )
-        self.cost.add(total, total.tokens)
+        self.cost.add(self.matrix, total, total.tokens)
         return total.Z
 
 
@@ -138,14 +195,15 @@ def backward_panel(context: BackwardContext, index: int) -> Partial:
     """Read one panel slab by slab and add ``S_i^H W_i``."""
     matrix, layout, buffers, W = context.matrix, context.layout, context.buffers, context.V
     assert W is not None
-    started, read_bytes = time.perf_counter(), 0
+    started, read_bytes, token = time.perf_counter(), 0, 0
     Z = np.zeros((layout.iterate_length, W.shape[1]), W.dtype)
 
     def tiles(slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
-        nonlocal read_bytes
+        nonlocal read_bytes, token
         for tile in layout.tiles():
             block = matrix.read(*layout.rectangle(slab, tile), buffers)
             read_bytes += size_of(block)
+            token = block_token(block, token)
             yield tile[0], block
 
     for slab in layout.slabs(layout.panel(index)):
@@ -159,11 +217,18 @@ def backward_panel(context: BackwardContext, index: int) -> Partial:
             buffers=buffers,
         )
     seconds = time.perf_counter() - started
-    nothing = np.zeros((0, 0), W.dtype)
-    return Partial(Z, nothing, 0, None, bytes_read=read_bytes, seconds_multiplying=seconds)
+    return Partial(
+        Z,
+        np.zeros((0, 0), W.dtype),
+        0,
+        None,
+        np.array([token] * matrix.streams, np.uint32),
+        bytes_read=read_bytes,
+        seconds_multiplying=seconds,
+    )
 
 
-def run_product(context: Context) -> Partial:
+def run_product(context: ProductContext) -> Partial:
     """Multiply a block by ``H = K^H K``, K the product, or ``K K^H`` for panels of columns.
 
     Between the factors the block is scaled by powers of two, so that neither over- nor underflows.
@@ -174,8 +239,12 @@ def run_product(context: Context) -> Partial:
     started, cost = time.perf_counter(), Cost()
     tall = context.layout.orientation == "rows"
     between = 6 * matrix.left.shape[1] * V.shape[1] * V.dtype.itemsize
-    memory = context.layout.memory
+    memory, images = context.layout.memory, context.images
     limit = memory.limit - memory.iterates - between
+    # Three images and Z are carried, and W, V - W K and the sums of `both` are made.
+    carried = (between // 6 + V.nbytes) * 4
+    carries = images is not None and carried < limit // 2
+    limit -= carried * carries
     if limit <= 0:
         msg = (
             f"memory_limit: expected at least {format_bytes(memory.iterates + between)} for the "
@@ -183,20 +252,24 @@ def run_product(context: Context) -> Partial:
             f"{format_bytes(memory.limit)}. Give more memory, or a smaller block_size"
         )
         raise MemoryLimitError(msg)
-    outer, inner = (
-        Factor.of(part, _columns(part, V), limit, cost)
-        for part in ((matrix.right, matrix.left) if tall else (matrix.left, matrix.right))
-    )
-    Y, before = _scaled(outer.times(V, adjoint=not tall))
+    parts = (matrix.right, matrix.left) if tall else (matrix.left, matrix.right)
+    columns = [_columns(part, V) for part in parts]
+    wanted: Literal["rows", "columns"] = "columns" if tall else "rows"
+    outer = Factor.of(parts[0], columns[0], limit, cost, wanted=wanted if carries else None)
+    inner = Factor.of(parts[1], columns[1], limit, cost)
+    Y = images.find(V) if carries and images is not None else None
+    Y, before = _scaled(outer.times(V, adjoint=not tall) if Y is None else Y)
     T, gram, exponent = inner.fused(Y, adjoint=not tall)
     T, after = _scaled(T)
-    Z = outer.times(T, adjoint=tall)
-    Z = _times_power(Z.astype(V.dtype, copy=False), after - before)
+    Z, X = outer.both(T, adjoint=tall) if carries else (outer.times(T, adjoint=tall), None)
+    Z = _times_power(np.ascontiguousarray(Z, V.dtype), after - before)
+    if images is not None and X is not None and before == after == exponent == 0:
+        images.note(V, Y.astype(V.dtype, copy=False), Z, X.astype(V.dtype, copy=False))
     if not (np.isfinite(Z).all() and np.isfinite(gram).all()):
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)
     part = Partial(
-        np.ascontiguousarray(Z),
+        Z,
         np.asarray(gram, V.dtype),
         before + exponent,
         None,
@@ -237,7 +310,15 @@ def _times_power(Y: Array, exponent: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class ProductContext(Context):
-    """A pass over a product runs here, as passes over its factors."""
+    """A pass over a product runs here, as passes over its factors.
+
+    Attributes
+    ----------
+    images : Images or None
+        Where the outer factor's first product may come from.
+    """
+
+    images: Images | None = None
 
     def at_once(self) -> Partial:
         """Run it."""
@@ -257,8 +338,20 @@ class ProductForward(ForwardContext):
 class ProductPass(Pass):
     """Passes over a product of matrices."""
 
+    def run(self, V: Array | None, *, exponent: int | None = None) -> PassResult:
+        """Read the factors and return ``H V``; see `Pass.run`.
+
+        The error of an image that was not read adds to the defect.
+        """
+        self._images = Images(self.carried, self.accuracy)
+        result = super().run(V, exponent=exponent)
+        self.carried = self._images.after
+        error = self._images.error * float(np.linalg.norm(result.gram, 2))
+        self.last = replace(result, defect=result.defect + error)
+        return self.last
+
     def _context(self, V: Array | None, exponent: int | None) -> Context:
-        return ProductContext(self.matrix, self.layout, V, exponent, False)
+        return ProductContext(self.matrix, self.layout, V, exponent, False, images=self._images)
 
     def _forward_context(self, V: Array, exponent: int, target: Any) -> ForwardContext:
         return ProductForward(self.matrix, self.layout, V, exponent, False, target=target)

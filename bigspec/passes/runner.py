@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.partials import Partial
 from bigspec.passes.executors import Begun, Executor
 from bigspec.passes.forward import FinishContext, ForwardContext
+from bigspec.passes.images import Carried
 from bigspec.passes.strips import Strips
 from bigspec.passes.tasks import Context
 
@@ -76,6 +77,8 @@ class Forward:
         What it cost.
     contents : ndarray of uint32
         Content tokens of the panels.
+    Z : ndarray (n, b) or None
+        ``S^H Y``, if it was asked for.
     """
 
     Y: Array | None
@@ -85,6 +88,7 @@ class Forward:
     seconds: float
     retries: int
     contents: Array
+    Z: Array | None = None
 
 
 @lru_cache(maxsize=1)
@@ -144,6 +148,10 @@ class Pass:
     tokens : ndarray or None
         Content tokens of the panels, from the first complete pass; later ones must match.
     last : PassResult or None
+    accuracy : float
+        Relative width of the interval that is asked for: what passes may trade for reads.
+    carried : Carried or None
+        What a pass over a product leaves for the next one.
     """
 
     def __init__(
@@ -161,6 +169,8 @@ class Pass:
         self.on_sum: Callable[[Begun], None] | None = None
         self.tokens: Array | None = None
         self.last: PassResult | None = None
+        self.accuracy = 0.0
+        self.carried: Carried | None = None
 
     @property
     def length(self) -> int:
@@ -221,6 +231,7 @@ class Pass:
         total = self.executor.sum_rounds(
             context, begun, on_panels=panels_done, on_sum=summed, deadline=self.deadline
         )
+        self._check_tokens(total.tokens)  # also of what has no rounds
         if self.tokens is None:
             self.tokens = total.tokens
         if exponent is not None:
@@ -228,7 +239,9 @@ class Pass:
         self.last = self._result(total, block, seconds())
         return self.last
 
-    def forward(self, V: Array, *, exponent: int = 0, target: Any = None) -> Forward:
+    def forward(
+        self, V: Array, *, exponent: int = 0, target: Any = None, back: bool = False
+    ) -> Forward:
         """Read the matrix once and return ``2**-exponent S V`` (``S = A`` for panels of rows).
 
         Parameters
@@ -238,6 +251,9 @@ class Pass:
         target : zarr.Array (rows of S, b), optional
             Takes the rows as the panels make them, in place of memory; see `target_rows` for
             the chunks it must have. It is complete when this returns.
+        back : bool
+            Also return ``S^H Y``, from the same read: for layouts that read a slab at once, and
+            without a target.
 
         Raises
         ------
@@ -246,6 +262,8 @@ class Pass:
         started = time.monotonic()
         block = np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
         context = self._forward_context(block, exponent, target)
+        if back:
+            context = replace(context, back=True)
         strips: Any = self._rounds(context)
         if self.layout.reads_per_pass == 1:  # else passes of sums read, and count, tiles twice
             self._check_tokens(strips.contents)
@@ -257,7 +275,14 @@ class Pass:
             Y = strips.parts[0] if len(strips.parts) == 1 else np.concatenate(strips.parts)
         seconds = time.monotonic() - started
         return Forward(
-            Y, R, strips.tokens, strips.bytes_read, seconds, strips.retries, strips.contents
+            Y,
+            R,
+            strips.tokens,
+            strips.bytes_read,
+            seconds,
+            strips.retries,
+            strips.contents,
+            strips.Z,
         )
 
     def _context(self, V: Array | None, exponent: int | None) -> Context:

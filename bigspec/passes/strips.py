@@ -29,6 +29,8 @@ class Strips:
         What it cost.
     contents : ndarray of uint32
         Content tokens of the panels; none for operators.
+    Z : ndarray (n, b) or None
+        ``sum S_i^H Y_i``, where it was asked for.
     """
 
     parts: tuple[Array, ...]
@@ -39,10 +41,15 @@ class Strips:
     seconds_multiplying: float = 0.0
     retries: int = 0
     contents: Array = field(default_factory=lambda: np.zeros(0, np.uint32))
+    Z: Array | None = None
 
     @staticmethod
     def joined(strips: Sequence[Strips]) -> Strips:
-        """Put strips one after another; nothing is copied."""
+        """Put strips one after another, without copies, and add what comes back, in order."""
+        back = [one.Z for one in strips if one.Z is not None]
+        total = back[0].copy() if back else None
+        for Z in back[1:]:
+            total += Z
         return Strips(
             tuple(part for one in strips for part in one.parts),
             tuple(factor for one in strips for factor in one.factors),
@@ -52,4 +59,5 @@ class Strips:
             sum(one.seconds_multiplying for one in strips),
             sum(one.retries for one in strips),
             np.concatenate([one.contents for one in strips]),
+            total,
         )

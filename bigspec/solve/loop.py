@@ -100,6 +100,7 @@ def solve(
     if budget.time_limit is not None:
         passes.deadline = time.monotonic() + budget.time_limit
     passes.tokens, passes.resume = progress.tokens, progress.begun
+    passes.carried, passes.accuracy = progress.carried, budget.rtol
     saving = Saving(keeper, observer, passes, progress)
     reason = _stop(progress, algorithm, budget)
     try:
@@ -128,6 +129,7 @@ def solve(
                 history=history,
                 begun=Begun(),
                 tokens=passes.tokens,
+                carried=passes.carried,
             )
             saving.stepped(progress)
             observer.pass_finished(record)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.algorithms import Bounds
-from bigspec.passes import Begun
+from bigspec.passes import Begun, Carried
 from bigspec.results import Interval, PassRecord
 
 __all__ = ["Progress", "Running", "in_units", "unscaled"]
@@ -103,6 +103,8 @@ class Progress:
         The pass after that, as far as it got.
     tokens : ndarray or None
         Content tokens of the panels, from the first pass.
+    carried : Carried or None
+        What the last pass over a product left for the next one.
     """
 
     run: dict[str, Any] = field(default_factory=dict)
@@ -111,6 +113,7 @@ class Progress:
     history: tuple[PassRecord, ...] = ()
     begun: Begun = field(default_factory=Begun)
     tokens: Array | None = None
+    carried: Carried | None = None
 
     @property
     def seconds(self) -> float:

@@ -17,7 +17,7 @@ from bigspec.algorithms import (
 from bigspec.certificate import Facts
 from bigspec.checkpoint import Keeper
 from bigspec.partials import Partial, RawFacts
-from bigspec.passes import Begun
+from bigspec.passes import Begun, Carried
 from bigspec.results import PassRecord, TripletPass
 from bigspec.solve.running import Progress, Running
 from bigspec.solve.top import RunningTop
@@ -31,6 +31,7 @@ SAVED_TYPES = (
     PassRecord,
     TripletPass,
     Begun,
+    Carried,
     Partial,
     RawFacts,
     Facts,
