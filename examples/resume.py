@@ -36,8 +36,7 @@ def make_matrix():
     n = 600
     rng = np.random.default_rng(0)
     V = np.linalg.qr(rng.standard_normal((n, n)))[0] * np.arange(1, n + 1) ** -0.5
-    rows = da.random.default_rng(0).standard_normal((10_000, n), chunks=(200, n))
-    (rows @ V.T).to_zarr("A.zarr")
+    (da.random.default_rng(0).standard_normal((10_000, n), chunks=(200, n)) @ V.T).to_zarr("A.zarr")
 
 
 def main():

@@ -25,7 +25,7 @@ SHOWN = {
     "pca.py": "10 directions explain between",
     "lipschitz.py": "product of the norms",
     "warm_start.py": "warm;",
-    "resume.py": "the same bits as a run that was not killed: True",
+    "resume.py": "the same bits as a run that was not killed",
 }
 
 
