@@ -302,20 +302,25 @@ def _attempt(
     fan_in = 2 if block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
     results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * block
     carried = 0 if local else matrix.carried_nbytes
-    room = (limit - iterates - carried - results) // tasks - fixed - matrix.transient_nbytes
+    room = (limit - iterates - carried - results) // tasks - fixed
     slab_pieces = panel_pieces
     if matrix.streams and not matrix.views:  # smaller slabs before fewer tasks or a second read
-        slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece, room // piece))
+        slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece))
+        while (
+            slab_pieces > 1 and slab_pieces * piece + matrix.transient(slab_pieces * piece) > room
+        ):
+            slab_pieces = max(1, 3 * slab_pieces // 4)
+    transient = matrix.transient(slab_pieces * piece)
     tile_pieces = None
     column = max(1, int(swept.step * across.step * entry))
     if two_reads:
-        slab_pieces, tile_pieces = 1, max(1, min(across.count, room // column))
+        slab_pieces, tile_pieces = 1, max(1, min(across.count, (room - transient) // column))
     if cut:
         slab_pieces, tile_pieces, fan_in = cut["slab_pieces"], cut["tile_pieces"], cut["fan_in"]
     slab = held * slab_pieces * piece
     if tile_pieces is not None:
         slab = held * min(tile_pieces * column, piece)
-    task = slab + matrix.transient_nbytes + fixed
+    task = slab + (matrix.transient(slab) if held else transient) + fixed
     memory = Memory(iterates, results, task, tasks, limit, carried)
     orientation_: Literal["rows", "columns"] = "rows" if axis == 0 else "columns"
     return Layout(

@@ -117,6 +117,10 @@ class Matrix(ABC):
         """Whether a sparse block of any size is a view: a panel is then read as one slab."""
         return False
 
+    def transient(self, slab: int) -> int:
+        """Bytes that a task holds for a moment besides a slab of so many bytes, at most."""
+        return self.transient_nbytes
+
     @property
     def carried_nbytes(self) -> int:
         """Bytes in this process's memory that travel with the matrix to every worker."""

@@ -33,14 +33,14 @@ ROWS_BYTES = 16 << 20  # of Y; at n = 1e5, b = 16 a tenth to a fourth more than 
 ENTRIES = 2 << 20  # converted at once; of rows a quarter, for those that are nearly empty
 
 
-def scratch_nbytes(dtype: np.dtype[Any]) -> int:
-    """Bytes that a task holds for the products of sparse slabs of a stored type, at most.
+def scratch_nbytes(dtype: np.dtype[Any], entries: int = ENTRIES) -> int:
+    """Bytes that a task holds for the products of sparse slabs of so many entries, at most.
 
     The rows Y, and, for a range of entries, values in the working type, their conjugates and
     magnitudes; what a range of rows takes for pointers and sums is within it. A row (column)
     of more than `ENTRIES` entries takes more.
     """
-    return ROWS_BYTES + ENTRIES * (48 if dtype.kind == "c" else 24)
+    return ROWS_BYTES + min(entries, ENTRIES) * (48 if dtype.kind == "c" else 24)
 
 
 @dataclass(frozen=True)

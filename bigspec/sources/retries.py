@@ -73,20 +73,21 @@ def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
 
     Each repetition is counted in ``buffers.retries``.
     """
-
-    def count(_state: tenacity.RetryCallState) -> None:
-        if buffers is not None:
-            buffers.retries += 1
-
+    # A loop, and not `retrying(call)`: that ends in reference cycles, which would keep what `call`
+    # holds, a pass's buffers for one, until the garbage collector comes.
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(POLICY.attempts)
         | tenacity.stop_after_delay(POLICY.budget),
         wait=tenacity.wait_exponential(multiplier=POLICY.first_wait, max=POLICY.longest_wait),
         retry=tenacity.retry_if_exception(is_transient),
-        before_sleep=count,
         reraise=True,
     )
-    return retrying(call)
+    for attempt in retrying:
+        with attempt:
+            if buffers is not None and attempt.retry_state.attempt_number > 1:
+                buffers.retries += 1
+            return call()
+    raise AssertionError
 
 
 def named_failure(error: Exception, name: str, key: str) -> Exception:

@@ -7,7 +7,7 @@ pass reads every stored entry once, and twice the few chunks in which a panel en
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,21 @@ class StoredSparse(Matrix):
     stored: int
     where: str
     token: str
+
+    def transient(self, slab: int) -> int:
+        """Bytes that a task holds besides a slab and decoders' scratch, and those, at most.
+
+        Pointers counted from the slab's first, in two types and their differences; indices in
+        SciPy's type, and a sorted copy where the store is not sorted; what the products take.
+        """
+        entry = self.dtype.itemsize + self.indices.dtype.itemsize
+        entries = slab // entry
+        pieces = max(1, slab // self.piece_nbytes) if self.piece_nbytes else 1
+        pointers = 24 * self.grids[self.axis].step * pieces
+        cast = 0 if self.indices.dtype == np.int32 else 4
+        copies = entries * (cast + 4 + self.dtype.itemsize)
+        chunks = 3 * max(part.chunk_nbytes for part in (self.data, self.indices, *self.lines.parts))
+        return chunks + copies + pointers + scratch_nbytes(self.dtype, entries)
 
     @property
     def nbytes(self) -> int:
@@ -205,7 +220,7 @@ def assemble(
     parts = (data, indices, *lines.parts)
     token = hashlib.sha256("".join(part.token for part in parts).encode()).hexdigest()
     piece = cuts.most * entry + grid.step * max(part.dtype.itemsize for part in lines.parts)
-    return StoredSparse(
+    found = StoredSparse(
         shape,
         dtype,
         name,
@@ -218,22 +233,9 @@ def assemble(
         data.where.rpartition("/")[0],
         token[:32],
         resident=data.resident,
-        transient_nbytes=3 * max(part.chunk_nbytes for part in parts)
-        + _scratch(dtype, indices.dtype, piece, grid.step),
         piece_nbytes=piece,
     )
-
-
-def _scratch(dtype: np.dtype[Any], index: np.dtype[Any], piece: int, step: int) -> int:
-    """Bytes that a task holds besides a slab as stored and decoders' scratch, at most.
-
-    Pointers counted from the slab's first, in two types and their differences; indices in
-    SciPy's type, and a sorted copy where the store is not sorted; what the products take.
-    """
-    slab = max(piece, SLAB_BYTES)
-    entry = dtype.itemsize + index.itemsize
-    pointers = 24 * step * max(1, slab // piece)
-    return 2 * slab // entry * 4 + slab // entry * dtype.itemsize + pointers + scratch_nbytes(dtype)
+    return replace(found, transient_nbytes=found.transient(max(piece, SLAB_BYTES)))
 
 
 def _check_lengths(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
+import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,6 +86,19 @@ def test_a_damaged_shard_is_named_by_its_own_key() -> None:
     store._store_dict["c/1/0"] = zarr.buffer.cpu.Buffer.from_bytes(b"\x55" * len(stored))
     with pytest.raises(ChunkError, match=r"chunk c/1/0 is damaged"):
         open_source(array).read(slice(0, 8), slice(0, 6), Buffers())
+
+
+def test_a_read_leaves_nothing_to_the_garbage_collector() -> None:
+    # A slab that waits for it is one more than was planned.
+    buffers = Buffers()
+    gone = weakref.ref(buffers)
+    gc.disable()
+    try:
+        retries.with_retries(partial(buffers.take, "slab", (3,), np.float64), buffers)
+        del buffers
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def network_errors() -> list[tuple[Exception, bool]]:

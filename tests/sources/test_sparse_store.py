@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,24 @@ def test_truncated_hdf5(tmp_path: Path) -> None:
     (tmp_path / "A.h5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceError, match="expected an HDF5 file, got one that h5py cannot open"):
         open_source(tmp_path / "A.h5")
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_a_run_holds_no_more_than_was_planned_and_a_fifth_of_it(form: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.repeat(np.arange(20_000, dtype=np.int32), 50)
+    columns = (1000 * rng.random(len(rows)) ** 3).astype(np.int32)
+    entries = rng.standard_normal(len(rows)).astype("f4")
+    A = sp.csr_array((entries, (rows, columns)), shape=(20_000, 1000))
+    sp.save_npz(tmp_path / "A.npz", A.asformat(form))
+    bigspec.convert(tmp_path / "A.npz", tmp_path / "A.zarr", format=form)
+    tracemalloc.start()
+    try:
+        est = bigspec.norm(tmp_path / "A.zarr", memory_limit="100MiB", max_passes=2, rtol=1e-9)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert est.layout["memory"]["total"] / 5 < peak < est.layout["memory"]["total"]
 
 
 @pytest.mark.parametrize(
