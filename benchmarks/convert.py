@@ -114,8 +114,22 @@ def step(name, *arguments):
     print(f"{name:16} {text}", flush=True)
 
 
+def reading(path):
+    """Seconds to read the chunks' files and nothing else, from the disk and from the page cache."""
+    files = [file for file in path.rglob("*") if file.is_file()]
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for where in ("from disk", "from cache"):
+        began = time.perf_counter()
+        size = sum(len(file.read_bytes()) for file in files)
+        took = time.perf_counter() - began
+        print(f"{'reading alone':16} {took:.3g} s, {size / took / 1e9:.3g} GB/s {where}")
+
+
 def decoding(path, entries=1 << 22):
-    """Seconds to decode data and indices as norm reads them, without multiplying."""
+    """Seconds to read and decode data and indices as norm does, without multiplying."""
     import zarr
 
     group = zarr.open_group(path, mode="r")
@@ -126,7 +140,7 @@ def decoding(path, entries=1 << 22):
         for name in ("data", "indices"):
             group[name][start : start + entries]
     took = time.perf_counter() - began
-    print(f"{'decoding alone':16} {took:.3g} s, {size / took / 1e9:.3g} GB/s of one pass")
+    print(f"{'and decoding':16} {took:.3g} s, {size / took / 1e9:.3g} GB/s of one pass")
 
 
 def run(folder, entries, limit, keep, columns_too):
@@ -142,6 +156,7 @@ def run(folder, entries, limit, keep, columns_too):
         source.unlink()
     step("CSC to CSR", folder / "csc.zarr", folder / "csr.zarr", "csr", limit)
     step("CSR to CSR", folder / "csr.zarr", folder / "copy.zarr", "csr", limit)
+    reading(folder / "csr.zarr")
     decoding(folder / "csr.zarr")
     step("norm of CSR", folder / "csr.zarr", "norm", "-", limit)
     if columns_too:
