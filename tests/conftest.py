@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bigspec.passes import one_blas_thread
+
 DATA = Path(os.environ.get("BIGSPEC_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 
 
@@ -14,6 +16,13 @@ def data():
     if not DATA.is_dir():
         pytest.skip("the shared matrices are not beside this checkout")
     return DATA
+
+
+@pytest.fixture(scope="module")
+def blas_of_a_run():
+    """One BLAS thread, as within `bigspec.norm`: small algebra takes a third of the time."""
+    with one_blas_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

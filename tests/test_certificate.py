@@ -27,6 +27,8 @@ from bigspec.quantiles import column_quantile, smallest_singular_quantile
 from bigspec.solve import Running
 from tests.monte_carlo import DiagonalPass, states
 
+pytestmark = pytest.mark.usefixtures("blas_of_a_run")
+
 EPS = np.finfo(float).eps
 
 

@@ -17,6 +17,8 @@ from bigspec.certificate.top import right_coordinates, top_bounds
 from bigspec.quantiles import column_quantile
 from tests.monte_carlo import TOP_CELLS, DiagonalPass, assert_failure_rate, simulate_top, states
 
+pytestmark = pytest.mark.usefixtures("blas_of_a_run")
+
 SPECTRA = {
     "1/i": 1 / np.arange(1, 301.0) ** 2,
     "pairs": np.repeat(0.8 ** np.arange(150.0), 2),

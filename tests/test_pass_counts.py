@@ -15,6 +15,8 @@ from bigspec.results import relative_width
 from bigspec.solve import Running
 from tests.monte_carlo import DiagonalPass, states
 
+pytestmark = pytest.mark.usefixtures("blas_of_a_run")
+
 N = 2000
 RTOLS = (1e-2, 1e-3, 1e-6, 1e-10)
 DELTA = 1e-6
