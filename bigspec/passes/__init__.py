@@ -4,6 +4,7 @@ from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executors import Begun, DeadlinePassed, Executor
 from bigspec.passes.on_cluster import find_executor
+from bigspec.passes.performance import Recording, recorded
 from bigspec.passes.product import passes_over
 from bigspec.passes.runner import Forward, Pass, PassResult, one_blas_thread
 from bigspec.passes.sizes import register_sizes
@@ -19,6 +20,7 @@ __all__ = [
     "Measurement",
     "Pass",
     "PassResult",
+    "Recording",
     "column_sums",
     "connect",
     "find_executor",
@@ -29,6 +31,7 @@ __all__ = [
     "parse_bytes",
     "parse_timedelta",
     "passes_over",
+    "recorded",
 ]
 
 # Workers import this package when they unpickle the tasks of a pass.
