@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -500,11 +501,15 @@ def stored_matrix(tmp_path, monkeypatch):
     return A
 
 
+needs_bokeh = pytest.mark.skipif(find_spec("bokeh") is None, reason="needs bokeh")
+
+
 def reported(cluster, *args):
     where = ("--scheduler", cluster.scheduler_address, "--performance-report", "dask.html")
     return bigspec(*args, "A.zarr", *where, "--quiet")
 
 
+@needs_bokeh
 @pytest.mark.parametrize("command", [("norm",), ("svds", "-k", 2)])
 def test_the_performance_report_names_the_tasks_and_loads_nothing(cluster, stored_matrix, command):
     assert reported(cluster, *command).exit_code == 0
@@ -516,6 +521,7 @@ def test_the_performance_report_names_the_tasks_and_loads_nothing(cluster, store
     assert {path.name for path in Path().iterdir()} == {"A.zarr", "dask.html"}
 
 
+@needs_bokeh
 @pytest.mark.parametrize(
     ("ending", "status"), [(KeyboardInterrupt(), 130), (errors.ClusterError("lost"), 69)]
 )
@@ -532,6 +538,7 @@ def test_the_performance_report_is_written_when_the_run_ends_badly(
     assert "bigspec-panel" in Path("dask.html").read_text(encoding="utf-8")
 
 
+@needs_bokeh
 @pytest.mark.parametrize("trouble", [TimeoutError(), KeyboardInterrupt(), OSError("gone")])
 def test_a_performance_report_that_fails_costs_neither_answer_nor_error(
     cluster, stored_matrix, monkeypatch, trouble
@@ -571,7 +578,7 @@ def test_without_bokeh_or_a_cluster_no_performance_report_is_begun(
     result = bigspec("norm", "A.zarr", "--performance-report", "dask.html")
     assert result.exit_code == 2
     assert "--performance-report needs --scheduler" in result.stderr
-    # The scheduler of this cluster runs in this process.
+    # What the scheduler of this cluster finds, which runs in this process.
     monkeypatch.setitem(sys.modules, "distributed.dashboard.components.scheduler", None)
     result = reported(cluster, "norm")
     assert result.exit_code == 2

@@ -135,9 +135,9 @@ class _Flight:
     def _send_context(self) -> None:
         # Under a key of its own: scattering equal content twice would reuse one, and can hang when
         # the first copy is just being released. timeout: the scheduler's own is two seconds.
-        self.token = uuid.uuid4().hex
-        key = f"bigspec-iterate-{self.token}"
         for attempt in range(1, ATTEMPTS + 1):
+            self.token = uuid.uuid4().hex
+            key = f"bigspec-iterate-{self.token}"
             try:
                 self.reference = self._guard(
                     self.client.scatter, {key: self.context}, timeout=RETURN

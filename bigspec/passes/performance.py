@@ -79,6 +79,8 @@ def _begin(client: Any, report: Any) -> None:
         lacking = client.run_on_scheduler(_lacking)
         if not lacking:
             client.sync(report.__aenter__)
+    except ImportError as error:  # bigspec itself is missing there
+        lacking = str(error)
     except OSError as error:
         msg = (
             f"Dask scheduler {client.scheduler.address}: expected an answer, got "
