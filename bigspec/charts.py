@@ -218,7 +218,7 @@ def figure(est: Estimate) -> Figure:
         ends.plot(number, high, mark, color=_UPPER, label="upper end")
         ends.plot(number, low, mark, color=_LOWER, label="lower end")
         ends.set_yscale("symlog", linthresh=unit)
-        ends.set_yticks(_sparse_ticks(unit, max(*high, *(-one for one in low), unit)))
+        ends.set_yticks(_sparse_ticks(unit, min(low), max(high)))
         ends.legend()
     ends.set(ylabel="relative to the value")
     curves = _ritz_curves(est)
@@ -237,9 +237,8 @@ def figure(est: Estimate) -> Figure:
     return drawn
 
 
-def _sparse_ticks(unit: float, reach: float) -> list[float]:
+def _sparse_ticks(unit: float, bottom: float, top: float) -> list[float]:
     """Return 0 and powers of ten on both sides of it, as many as can be told apart."""
-    decades = max(round(math.log10(reach / unit)), 1)
-    step = math.ceil(decades / 4)
-    marks = [unit * 10.0**k for k in range(decades, 0, -1)[::step]]
-    return [0.0, *marks, *(-mark for mark in marks)]
+    decades = max(round(math.log10(max(-bottom, top, unit) / unit)), 1)
+    marks = [unit * 10.0**k for k in range(decades, 0, -1)[:: math.ceil(decades / 4)]]
+    return [tick for tick in (0.0, *marks, *(-mark for mark in marks)) if bottom <= tick <= top]

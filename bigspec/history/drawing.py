@@ -127,7 +127,7 @@ def page(rows: Sequence[Row]) -> str:
 
 def _section(name: str, rows: Sequence[Row]) -> str:
     scale = _scale(rows)
-    heads = ("ended", "norm", "outcome", "width", "passes", "time", "start", "gate", "run")
+    heads = ("ended, UTC", "norm", "outcome", "width", "passes", "time", "start", "gate", "run")
     chart = "" if scale is None else f"<figure>{_chart(name, rows, scale)}</figure>"
     shown = grid(f"Runs of {name}", heads, [_page_cells(row) for row in rows])
     return f"<section><h2>{escape(name)}</h2>{chart}{shown}</section>"
