@@ -24,17 +24,20 @@ _UPPER, _LOWER = "#3a86c8", "#d9732b"  # both legible on white and on near-black
 
 @dataclass(frozen=True)
 class _Axes:
-    """Maps (pass number, level) to the coordinates of a 420 x 250 drawing."""
+    """Maps (pass number, level) to the coordinates of a 420 x 270 drawing.
+
+    Three fit beside one another, and one a phone, with letters of 11 pixels or more.
+    """
 
     last: int
     bottom: float
     top: float
 
     def x(self, number: float) -> float:
-        return 244.0 if self.last == 1 else 86 + 316 * (number - 1) / (self.last - 1)
+        return 252.0 if self.last == 1 else 102 + 300 * (number - 1) / (self.last - 1)
 
     def y(self, level: float) -> float:
-        return 208 - 186 * (level - self.bottom) / (self.top - self.bottom)
+        return 222 - 200 * (level - self.bottom) / (self.top - self.bottom)
 
     def line(self, points: Points, colour: str) -> str:
         """Draw a polyline; with few points, each has a dot, so that a single one is seen."""
@@ -50,23 +53,23 @@ class _Axes:
     ) -> str:
         """Put axes, ticks and a title around `body`; ticks ``(level, label)``, dearest first."""
         return (
-            '<svg viewBox="0 0 420 250" role="img" xmlns="http://www.w3.org/2000/svg" '
+            '<svg viewBox="0 0 420 270" role="img" xmlns="http://www.w3.org/2000/svg" '
             f'aria-label="{escape(f"{title}. {description}")}" '
-            'style="width:100%;max-width:560px;height:auto;display:block" '
-            'font-family="system-ui,sans-serif" font-size="12" fill="currentColor">'
+            'style="width:100%;max-width:480px;height:auto;display:block" '
+            'font-family="system-ui,sans-serif" font-size="15" fill="currentColor">'
             f"<title>{escape(title)}</title>{self._levels(ticks)}{self._numbers()}{body}"
-            '<text x="244" y="245" text-anchor="middle">pass</text></svg>'
+            '<text x="252" y="265" text-anchor="middle">pass</text></svg>'
         )
 
     def _levels(self, ticks: Sequence[tuple[float, str]]) -> str:
         taken: list[tuple[float, str]] = []
         for level, label in ticks:
             y = self.y(level)
-            if all(abs(y - other) >= 17 for other, _ in taken):
+            if all(abs(y - other) >= 21 for other, _ in taken):
                 taken.append((y, label))
         return "".join(
-            f'<line x1="78" x2="410" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
-            f'stroke-opacity=".15"/><text x="72" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+            f'<line x1="94" x2="410" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
+            f'stroke-opacity=".15"/><text x="88" y="{y + 5:.1f}" text-anchor="end">{label}</text>'
             for y, label in taken
         )
 
@@ -74,13 +77,13 @@ class _Axes:
         step = next(s * 10**p for p in range(9) for s in (1, 2, 5) if self.last / (s * 10**p) <= 9)
         shown = {1, *range(step if step > 2 else 1, self.last + 1, step)}
         return "".join(
-            f'<text x="{self.x(k):.1f}" y="226" text-anchor="middle">{k}</text>'
+            f'<text x="{self.x(k):.1f}" y="244" text-anchor="middle">{k}</text>'
             for k in sorted(shown)
         )
 
 
-def _text(x: float, y: float, words: str, colour: str = "currentColor") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-weight="600">{words}</text>'
+def _text(x: float, y: float, words: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="600">{words}</text>'
 
 
 def width_chart(est: Estimate) -> str:
@@ -98,9 +101,9 @@ def width_chart(est: Estimate) -> str:
     y = axes.y(asked)
     # Where the curve is not: it comes down from the upper left, and crosses late or early.
     early = any(level <= asked for _, level in points[: len(points) // 2])
-    words = _text(340, y - 5, "asked for") if early else _text(82, y + 15, "asked for")
+    words = _text(330, y - 6, "asked for") if early else _text(98, y + 17, "asked for")
     body = (
-        f'<line x1="78" x2="410" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
+        f'<line x1="94" x2="410" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
         f'stroke-dasharray="5 4"/>{words}' + axes.line(points, _UPPER)
     )
     description = (
@@ -146,28 +149,34 @@ def ends_chart(est: Estimate) -> str:
         f'<polygon points="{corners}" fill="{_UPPER}" fill-opacity=".12"/>'
         + axes.line(upper, _UPPER)
         + axes.line(lower, _LOWER)
-        + _text(axes.x(upper[middle][0]) + 4, axes.y(upper[middle][1]) - 8, "upper end", _UPPER)
-        + _text(axes.x(lower[middle][0]) + 4, axes.y(lower[middle][1]) + 18, "lower end", _LOWER)
+        + _text(axes.x(upper[middle][0]) + 4, axes.y(upper[middle][1]) - 10, "upper end")
+        + _text(axes.x(lower[middle][0]) + 4, axes.y(lower[middle][1]) + 22, "lower end")
     )
     width = width_text(est.lower, est.upper)
     description = f"After the last pass the ends lie a relative {width} apart"
     return axes.frame("Both ends, relative to the final value", description, ticks, body)
 
 
-def ritz_chart(est: Estimate) -> str:
-    """Chart of the largest Ritz values after each pass on a logarithmic scale."""
+def _ritz_curves(est: Estimate) -> list[list[tuple[int, float]]]:
+    """Return ``(pass, value)`` of the largest Ritz value, of the second, ..., where positive."""
     count = max((len(r.ritz_values) for r in est.history), default=0)
     curves = [
         [
-            (r.number, math.log10(r.ritz_values[i]))
+            (r.number, r.ritz_values[i])
             for r in est.history
             if i < len(r.ritz_values) and 0.0 < r.ritz_values[i] < math.inf
         ]
         for i in range(count)
     ]
-    curves = [curve for curve in curves if curve]
+    return [curve for curve in curves if curve]
+
+
+def ritz_chart(est: Estimate) -> str:
+    """Chart of the largest Ritz values after each pass on a logarithmic scale."""
+    curves = _ritz_curves(est)
     if not curves:
         return ""
+    curves = [[(number, math.log10(value)) for number, value in curve] for curve in curves]
     levels = [level for curve in curves for _, level in curve]
     bottom = math.floor(min(levels))
     top = max(math.ceil(max(levels)), bottom + 1)
@@ -176,33 +185,60 @@ def ritz_chart(est: Estimate) -> str:
     # The largest is the one the lower end rests on; it is drawn last, over the others.
     body = "".join(axes.line(curve, _UPPER) for curve in curves[:0:-1])
     body += axes.line(curves[0], _LOWER)
-    last = ", ".join(f"{value:.4g}" for value in est.history[-1].ritz_values)
-    description = f"The largest after the last pass: {last}"
+    told = [r for r in est.history if r.ritz_values]
+    last = ", ".join(f"{value:.4g}" for value in told[-1].ritz_values)
+    description = (
+        f"The largest from {told[0].ritz_values[0]:.4g} after pass {told[0].number} to "
+        f"{told[-1].ritz_values[0]:.4g} after pass {told[-1].number}, then all: {last}. "
+        "A table of all passes follows"
+    )
     return axes.frame("Ritz values after each pass", description, ticks, body)
 
 
 def figure(est: Estimate) -> Figure:
-    """Draw the two charts with matplotlib, without touching pyplot's state."""
+    """Draw the three charts with matplotlib, without touching pyplot's state."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as exc:
         msg = 'Estimate.plot needs matplotlib; install it with: pip install "bigspec[plot]"'
         raise ImportError(msg) from exc
-    drawn = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = drawn.subplots(1, 2)
+    drawn = Figure(figsize=(12.6, 3.6), layout="constrained")
+    widths, ends, ritz = drawn.subplots(1, 3)
     numbers = [r.number for r in est.history]
-    left.semilogy(numbers, [max(r.width, 1e-16) for r in est.history], "o-", color=_UPPER)
-    left.axhline(max(est.rtol, 1e-16), color="0.4", linestyle="--", label="asked for")
-    left.set(xlabel="pass", ylabel="relative width")
-    left.legend()
+    mark = "o-" if len(numbers) <= 40 else "-"
+    widths.semilogy(numbers, [max(r.width, 1e-16) for r in est.history], mark, color=_UPPER)
+    widths.axhline(max(est.rtol, 1e-16), color="0.4", linestyle="--", label="asked for")
+    widths.set(ylabel="relative width")
+    widths.legend()
     unit, rows = _ends(est)
     if rows:
         number, low, high = zip(*rows, strict=True)
-        right.fill_between(number, low, high, color=_UPPER, alpha=0.15)
-        right.plot(number, high, "o-", color=_UPPER, label="upper end")
-        right.plot(number, low, "o-", color=_LOWER, label="lower end")
-        right.set_yscale("symlog", linthresh=unit)
-        right.legend()
-    right.set(xlabel="pass", ylabel="relative to the value")
+        ends.fill_between(number, low, high, color=_UPPER, alpha=0.15)
+        ends.plot(number, high, mark, color=_UPPER, label="upper end")
+        ends.plot(number, low, mark, color=_LOWER, label="lower end")
+        ends.set_yscale("symlog", linthresh=unit)
+        ends.set_yticks(_sparse_ticks(unit, min(low), max(high)))
+        ends.legend()
+    ends.set(ylabel="relative to the value")
+    curves = _ritz_curves(est)
+    for k, curve in reversed(list(enumerate(curves))):
+        label = "the largest" if k == 0 else None
+        colour = _LOWER if k == 0 else _UPPER
+        ritz.plot(*zip(*curve, strict=True), mark, color=colour, label=label)
+    if curves:
+        ritz.set_yscale("log")
+        ritz.legend()
+    ritz.set(ylabel="Ritz values")
+    for axes in (widths, ends, ritz):
+        axes.set(xlabel="pass")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     drawn.suptitle(f"sigma_1 in {interval_text(est.lower, est.upper)}")
     return drawn
+
+
+def _sparse_ticks(unit: float, bottom: float, top: float) -> list[float]:
+    """Return 0 and powers of ten on both sides of it, as many as can be told apart."""
+    decades = max(round(math.log10(max(-bottom, top, unit) / unit)), 1)
+    marks = [unit * 10.0**k for k in range(decades, 0, -1)[:: math.ceil(decades / 4)]]
+    return [tick for tick in (0.0, *marks, *(-mark for mark in marks)) if bottom <= tick <= top]

@@ -321,6 +321,8 @@ class Estimate:
     def plot(self) -> Figure:
         """Return a matplotlib figure of the interval closing over the passes.
 
+        Its three axes show the relative width, both ends, and the largest Ritz values.
+
         Raises
         ------
         ImportError

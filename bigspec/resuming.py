@@ -23,7 +23,7 @@ from bigspec.passes import Executor
 from bigspec.planning import Plan, Wishes, check_wishes, make_plan, resume_plan
 from bigspec.results import Observer
 from bigspec.solve import SAVED_TYPES, Progress
-from bigspec.words import interval_text, rounded_up, seconds_text, width_text
+from bigspec.words import dtype_text, interval_text, rounded_up, seconds_text, width_text
 
 __all__ = [
     "Saved", "as_checkpoint", "begin", "go_on", "held_run", "kept", "prepared", "show", "versions",
@@ -313,7 +313,7 @@ class Saved:
     def __str__(self) -> str:
         run, owner = self.run, self.place["owner"]
         m, n = run["matrix"]["shape"]
-        dtype = _type_name(run["matrix"]["dtype"])
+        dtype = dtype_text(run["matrix"]["dtype"])
         ends = interval_text(self.lower, self.upper)
         width = width_text(self.lower, self.upper)
         interval = f"{ends}, width {width}" if self.passes else "none yet"
@@ -346,13 +346,6 @@ class Saved:
         if owner is not None:
             lines.append(f"  owner       process {owner.get('pid')} on {owner.get('host')}")
         return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
-
-
-def _type_name(text: str) -> str:
-    try:
-        return np.dtype(text).name
-    except TypeError:  # bfloat16, where ml_dtypes has not been imported
-        return text
 
 
 def show(where: str | os.PathLike[str]) -> Saved:

@@ -9,12 +9,15 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from bigspec.results import Estimate
     from bigspec.triplets import Triplets
 
 __all__ = [
     "bytes_text",
+    "dtype_text",
     "facts",
     "guarantee",
     "interval_text",
@@ -103,6 +106,14 @@ def bytes_text(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+
+
+def dtype_text(dtype: str) -> str:
+    """Write a type of numbers, such as ``|u1``, by its name."""
+    try:
+        return np.dtype(dtype).name
+    except TypeError:  # bfloat16, where ml_dtypes has not been imported
+        return dtype
 
 
 def seconds_text(seconds: float) -> str:

@@ -3,9 +3,12 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -487,7 +490,7 @@ def test_a_reader_that_left_changes_neither_files_nor_status(tmp_path):
     assert (tmp_path / "r.html").exists()
 
 
-# svds ------------------------------------------------------------------------------------------
+# Dask's performance report ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -496,6 +499,93 @@ def stored_matrix(tmp_path, monkeypatch):
     A = np.random.default_rng(0).standard_normal((120, 40)) / np.arange(1, 41.0)
     zarr.create_array("A.zarr", shape=A.shape, chunks=(30, 40), dtype=A.dtype)[:] = A
     return A
+
+
+needs_bokeh = pytest.mark.skipif(find_spec("bokeh") is None, reason="needs bokeh")
+
+
+def reported(cluster, *args):
+    where = ("--scheduler", cluster.scheduler_address, "--performance-report", "dask.html")
+    return bigspec(*args, "A.zarr", *where, "--quiet")
+
+
+@needs_bokeh
+@pytest.mark.parametrize("command", [("norm",), ("svds", "-k", 2)])
+def test_the_performance_report_names_the_tasks_and_loads_nothing(cluster, stored_matrix, command):
+    assert reported(cluster, *command).exit_code == 0
+    page = Path("dask.html").read_text(encoding="utf-8")
+    names = set(re.findall(r'"(bigspec-[a-z]+)"', page))
+    assert {"bigspec-panel", "bigspec-sum"} <= names
+    assert f"{command[0]} A.zarr" in page
+    assert not re.search(r"<script[^>]* src=|<link[^>]* rel=.stylesheet", page)
+    assert {path.name for path in Path().iterdir()} == {"A.zarr", "dask.html"}
+
+
+@needs_bokeh
+@pytest.mark.parametrize(
+    ("ending", "status"), [(KeyboardInterrupt(), 130), (errors.ClusterError("lost"), 69)]
+)
+def test_the_performance_report_is_written_when_the_run_ends_badly(
+    cluster, stored_matrix, monkeypatch, ending, status
+):
+    def halfway(*args, **options):
+        api.norm(*args, **options)
+        raise ending
+
+    monkeypatch.setattr(commands, "norm", halfway)
+    result = reported(cluster, "norm")
+    assert result.exit_code == status
+    assert "bigspec-panel" in Path("dask.html").read_text(encoding="utf-8")
+
+
+@needs_bokeh
+@pytest.mark.parametrize("trouble", [TimeoutError(), KeyboardInterrupt(), OSError("gone")])
+def test_a_performance_report_that_fails_costs_neither_answer_nor_error(
+    cluster, stored_matrix, monkeypatch, trouble
+):
+    from distributed import Client
+
+    sync = Client.sync
+
+    def failing(self, function, *args, **options):
+        if function.__name__ == "__aexit__":  # of Dask's performance report
+            raise trouble
+        return sync(self, function, *args, **options)
+
+    monkeypatch.setattr(Client, "sync", failing)
+    Path("dask.html").write_text("of yesterday", encoding="utf-8")
+    result = reported(cluster, "norm")
+    assert result.exit_code == 74
+    assert result.stdout.startswith("sigma_1 in")
+    assert "cannot write 'dask.html': " in result.stderr
+    assert reported(cluster, "norm", "--max-norm", 1).exit_code == 3
+
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "norm", interrupted)
+    result = reported(cluster, "norm")
+    assert result.exit_code == 130
+    assert "warning: dask.html is not written: " in result.stderr
+    assert Path("dask.html").read_text(encoding="utf-8") == "of yesterday"
+    assert {path.name for path in Path().iterdir()} == {"A.zarr", "dask.html"}
+
+
+def test_without_bokeh_or_a_cluster_no_performance_report_is_begun(
+    cluster, stored_matrix, monkeypatch
+):
+    monkeypatch.setattr(commands, "norm", None)
+    result = bigspec("norm", "A.zarr", "--performance-report", "dask.html")
+    assert result.exit_code == 2
+    assert "--performance-report needs --scheduler" in result.stderr
+    # What the scheduler of this cluster finds, which runs in this process.
+    monkeypatch.setitem(sys.modules, "distributed.dashboard.components.scheduler", None)
+    result = reported(cluster, "norm")
+    assert result.exit_code == 2
+    assert 'install it there with pip install "bigspec[dashboard]"' in result.stderr
+
+
+# svds ------------------------------------------------------------------------------------------
 
 
 def test_svds_writes_vectors_and_json(stored_matrix):

@@ -251,23 +251,32 @@ def test_the_page_needs_no_network_and_reads_on_a_phone_and_aloud():
 
 
 def test_the_page_tells_every_pass_what_entered_and_what_was_chosen():
-    estimate = closing_in()
+    memory = {"limit": 12 * 10**9, "tasks": 2}
+    estimate = closing_in(
+        matrix={"name": "A", "shape": (1000, 300), "dtype": "<f4"},
+        layout={"orientation": "rows", "memory": memory},
+    )
     shown = "".join(Balanced(estimate.to_html()).words)
     for record in estimate.history:
         assert all(end in shown for end in words.outward(record.lower, record.upper))
     for word in ("bordered Frobenius (certain)", "[1000, 300]", "block size 8: it was given.",
-                 "2.3e-12", "bigspec", "1 retried", "orientation",
-                 "3 failed reads, tried again", "1.6 GB/s"):  # fmt: skip
+                 "2.3e-12", "bigspec", "reads retried", "orientation", "float32",
+                 "3 failed reads, tried again", "1.6 GB/s",
+                 "limit 12 GB, tasks 2"):  # fmt: skip
         assert word in shown
 
 
-def test_the_ritz_values_are_drawn_and_told_in_words():
-    (chart,) = (
-        d["aria-label"]
-        for d in Balanced(closing_in().to_html()).named("svg")
-        if d["aria-label"].startswith("Ritz values")
-    )
-    assert "168, 83.98, 55.99, 0.125" in chart
+def test_the_ritz_values_are_drawn_and_told_in_words_wherever_an_estimate_is_shown():
+    estimate = closing_in()
+    for text in (estimate.to_html(), estimate._repr_html_()):
+        shown = Balanced(text)
+        (chart,) = (
+            d["aria-label"] for d in shown.named("svg") if d["aria-label"].startswith("Ritz values")
+        )
+        assert "The largest from 168 after pass 1 to 168 after pass 6" in chart
+        assert "168, 83.98, 55.99, 0.125" in chart
+        assert shown.words.count("167.962, 83.9809, 55.9873, 0.125") == estimate.passes
+        assert chart.endswith("A table of all passes follows")
 
 
 def test_hostile_names_are_text_and_nothing_else():
@@ -320,7 +329,12 @@ def test_the_figure_is_drawn_without_pyplot(estimate, tmp_path):
     pytest.importorskip("matplotlib")
     drawn = estimate.plot()
     drawn.savefig(tmp_path / "run.svg")
-    assert len(drawn.axes) == 2
+    assert len(drawn.axes) == 3
+    curves = drawn.axes[2].get_lines()
+    assert len(curves) == sum(
+        any(k < len(r.ritz_values) and r.ritz_values[k] > 0 for r in estimate.history)
+        for k in range(4)
+    )
     assert "matplotlib.pyplot" not in sys.modules
 
 

@@ -19,6 +19,7 @@ from bigspec.cli.options import (
     writable_place,
 )
 from bigspec.cli.output import conclude, deliver, ending, shows_blocks, write, write_figure
+from bigspec.cli.performance import performance_option, performance_reported, written
 from bigspec.cli.recording import gate_of, history_options, past_of, series_name
 from bigspec.cli.statuses import STATUSES, Command
 from bigspec.cli.watching import say, watched, watching_options
@@ -69,6 +70,7 @@ def main() -> None:
     metavar="FILE.html",
     help="Write a self-contained page about the run.",
 )
+@performance_option
 @gate_options
 @history_options
 @click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
@@ -127,26 +129,28 @@ def norm_command(
     with terminable(), past.failures(ctx), cluster, watched(quiet=quiet) as observer:
         if changes:
             past.warn(observer)
-        estimate = norm(
-            expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
-            rtol=rtol,
-            failure_probability=failure_probability,
-            algorithm=algorithm,
-            block_size=block_size,
-            start=start if old is None else old,
-            seed=seed,
-            checkpoint=kept,
-            max_passes=max_passes,
-            time_limit=time_limit,
-            memory_limit=memory_limit,
-            progress=observer,
-            gate=gate,
-        )
+        with performance_reported(observer) as performance:
+            estimate = norm(
+                expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
+                rtol=rtol,
+                failure_probability=failure_probability,
+                algorithm=algorithm,
+                block_size=block_size,
+                start=start if old is None else old,
+                seed=seed,
+                checkpoint=kept,
+                max_passes=max_passes,
+                time_limit=time_limit,
+                memory_limit=memory_limit,
+                progress=observer,
+                gate=gate,
+            )
     status, message = ending(estimate)
     try:
         conclude(estimate, json_file, report)
         if message:
             say(ctx, message, status)
+        status = written(ctx, performance, status)
     finally:
         status = past.record(ctx, estimate, status, warm_from)
     raise click.exceptions.Exit(status)

@@ -14,6 +14,7 @@ from bigspec.api import connect, open_matrix
 from bigspec.cli.config import SOURCES
 
 __all__ = [
+    "PERFORMANCE",
     "cluster_of",
     "count_or_text",
     "debug_option",
@@ -28,6 +29,7 @@ __all__ = [
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+PERFORMANCE = "bigspec.performance"  # in the context's meta: the file of --performance-report
 
 
 def count_or_text(_ctx: object, _option: object, value: str | None) -> int | str | None:
@@ -158,6 +160,12 @@ def cluster_of(
         if waiting:
             msg = (
                 "--min-workers and --worker-timeout need --scheduler, --scheduler-file or --workers"
+            )
+            raise click.UsageError(msg)
+        if PERFORMANCE in ctx.meta:
+            msg = (
+                "--performance-report needs --scheduler, --scheduler-file or --workers: it is "
+                "Dask's, of a cluster; --report says what each pass cost"
             )
             raise click.UsageError(msg)
         return nullcontext()

@@ -18,6 +18,7 @@ from bigspec.cli.options import (
     writable_place,
 )
 from bigspec.cli.output import deliver
+from bigspec.cli.performance import performance_option, performance_reported, written
 from bigspec.cli.statuses import SAVED, STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.decompose import svds
@@ -47,6 +48,7 @@ __all__ = ["svds_command"]
 @click.option("--steal", is_flag=True, help="Take the checkpoint from a process that runs on it.")
 @click.option("--max-passes", type=int, metavar="N", help="Stop after so many passes.")
 @click.option("--time-limit", callback=seconds_or_text, metavar="T", help="Such as 90 or 30min.")
+@performance_option
 @click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
 @watching_options
 @click.pass_context
@@ -87,7 +89,12 @@ def svds_command(
         raise click.UsageError(msg)
     kept = None if checkpoint is None else Checkpoint(checkpoint, steal=steal)
     cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
-    with terminable(), cluster, watched(quiet=quiet) as observer:
+    with (
+        terminable(),
+        cluster,
+        watched(quiet=quiet) as observer,
+        performance_reported(observer) as performance,
+    ):
         triplets = svds(
             expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
             count,
@@ -110,10 +117,12 @@ def svds_command(
     lacking = u_store is not None and triplets.u is None
     if lacking:
         click.echo(f"bigspec: {u_store} is not written: no time was left for a pass", err=True)
+    status = 0
     if triplets.checkpoint is not None and (triplets.stopped_by == "time" or lacking):
         message = f"the time limit is used up. Everything up to here is saved in {checkpoint}"
         say(ctx, f"{message}: run the same command again to go on.", SAVED)
-        raise click.exceptions.Exit(SAVED)
+        status = SAVED
+    raise click.exceptions.Exit(written(ctx, performance, status))
 
 
 def _save(path: str, tri: Triplets) -> None:

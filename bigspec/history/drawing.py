@@ -8,7 +8,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from bigspec.history.row import Row
-from bigspec.render import document
+from bigspec.render import document, interval, whole
+from bigspec.render import table as grid
 from bigspec.words import interval_text, seconds_text, width_text
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ HEADS = ("run", "ended", "norm", "width", "passes", "time", "start", "gate", "ex
 CELLS = 24  # of the trend column
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "12345678"
 BAR, PLAIN_BAR = ("·", "█"), (".", "#")
-OK, OPEN, BAD = "#3a86c8", "#d9a32b", "#d9432b"  # accepted, answered, without an answer
+OK, OPEN, BAD = "#3a86c8", "#b07d0e", "#d9432b"  # accepted, answered, without an answer;
+# each is seen on white and on near-black
 
 
 def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
@@ -125,36 +127,36 @@ def page(rows: Sequence[Row]) -> str:
 
 def _section(name: str, rows: Sequence[Row]) -> str:
     scale = _scale(rows)
-    heads = ("run", "ended", "norm", "width", "passes", "time", "start", "gate", "exit status", "")
-    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row, None, BAR)[:-1])
-        + f'<td style="white-space:normal;min-width:14rem">{escape(row.error or _word(row))}</td>'
-        "</tr>"
-        for row in rows
-    )
+    heads = ("ended, UTC", "norm", "outcome", "width", "passes", "time", "start", "gate", "run")
     chart = "" if scale is None else f"<figure>{_chart(name, rows, scale)}</figure>"
-    return (
-        f"<section><h2>{escape(name)}</h2>{chart}"
-        '<div class="wide" role="region" aria-label="Runs" tabindex="0"><table class="passes">'
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div></section>"
-    )
+    shown = grid(f"Runs of {name}", heads, [_page_cells(row) for row in rows])
+    return f"<section><h2>{escape(name)}</h2>{chart}{shown}</section>"
+
+
+def _page_cells(row: Row) -> list[str]:
+    run, _, _, width, passes, time, start, gate, _, _ = _cells(row, None, BAR)
+    ended = " ".join(map(whole, row.ended.removesuffix("Z").split("T")))
+    norm = "-" if row.lower is None or row.upper is None else interval(row.lower, row.upper)
+    outcome = row.error or _word(row)
+    if row.exit_status:
+        outcome += f" (exit status {row.exit_status})"
+    plain = (escape(cell) for cell in (start, gate, run))
+    return [ended, norm, escape(outcome), whole(width), passes, whole(time), *plain]
 
 
 def _chart(name: str, rows: Sequence[Row], scale: tuple[float, float]) -> str:
     """Draw each run's interval as an upright bar, at least a line high."""
-    step = 560 / len(rows)
+    step = 316 / len(rows)
 
     def height(value: float) -> float:
-        return 190 - 165 * _share(value, scale)
+        return 160 - 140 * _share(value, scale)
 
     marks = []
     for k, row in enumerate(rows):
-        x, colour = 80 + step * (k + 0.5), _colour(row)
+        x, colour = 94 + step * (k + 0.5), _colour(row)
         title = f"<title>{escape(f'{row.ended}: {_word(row)}')}</title>"
         if row.lower is None or row.upper is None:
-            at = f'x="{x:.1f}" y="214" text-anchor="middle" fill="{colour}"'
+            at = f'x="{x:.1f}" y="184" text-anchor="middle" fill="{colour}" font-weight="700"'
             marks.append(f"<text {at}>&#215;{title}</text>")
             continue
         top, bottom = height(min(row.upper, scale[1])), height(row.lower)
@@ -165,17 +167,30 @@ def _chart(name: str, rows: Sequence[Row], scale: tuple[float, float]) -> str:
         )
     low, high = (escape(text) for text in interval_text(*scale).strip("[]").split(", "))
     levels = "".join(
-        f'<line x1="76" x2="644" y1="{y}" y2="{y}" stroke="currentColor" stroke-opacity=".15"/>'
-        f'<text x="70" y="{y + 4}" text-anchor="end">{label}</text>'
-        for y, label in ((25, high), (190, low))
+        f'<line x1="90" x2="410" y1="{y}" y2="{y}" stroke="currentColor" stroke-opacity=".15"/>'
+        f'<text x="84" y="{y + 5}" text-anchor="end" {_squeezed(label)}>{label}</text>'
+        for y, label in ((20, high), (160, low))
     )
-    described = escape(f"Intervals of {len(rows)} runs of {name}, between {low} and {high}")
+    dates = [escape(row.ended[:10]) for row in (rows[0], rows[-1])]
+    days = "".join(
+        f'<text x="{x}" y="206" text-anchor="{anchor}">{day}</text>'
+        for x, anchor, day in ((90, "start", dates[0]), (410, "end", dates[1]))
+    )
+    described = (
+        f"Intervals of {len(rows)} runs of {escape(name)}, between {low} and {high}, from "
+        f"{dates[0]} to {dates[1]}. A table of them follows"
+    )
     return (
-        f'<svg viewBox="0 0 650 225" role="img" aria-label="{described}" font-size="12" '
+        f'<svg viewBox="0 0 420 212" role="img" aria-label="{described}" font-size="15" '
         'xmlns="http://www.w3.org/2000/svg" font-family="system-ui,sans-serif" '
-        f'fill="currentColor" style="width:100%;height:auto;display:block">{levels}'
-        f"{''.join(marks)}</svg>"
+        'fill="currentColor" style="width:100%;max-width:480px;height:auto;display:block">'
+        f"{levels}{''.join(marks)}{days}</svg>"
     )
+
+
+def _squeezed(label: str) -> str:
+    """Keep a label of many digits inside the drawing."""
+    return 'textLength="80" lengthAdjust="spacingAndGlyphs"' if len(label) > 9 else ""
 
 
 def figure(rows: Sequence[Row]) -> Figure:
@@ -208,7 +223,8 @@ def figure(rows: Sequence[Row]) -> Figure:
         for k, row in enumerate(mine):
             if row.upper is None:
                 axes.axvline(k, color=BAD, linestyle=":")
-        axes.set_xticks(range(len(mine)), [row.ended[:10] for row in mine], rotation=30)
+        shown = range(0, len(mine), math.ceil(len(mine) / 12) or 1)
+        axes.set_xticks(shown, [mine[k].ended[:10] for k in shown], rotation=30)
         axes.set(title=name, ylabel="norm")
         if axes.get_legend_handles_labels()[0]:
             axes.legend()

@@ -5,6 +5,7 @@ from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executors import Begun, DeadlinePassed, Executor
 from bigspec.passes.images import Carried
 from bigspec.passes.on_cluster import find_executor
+from bigspec.passes.performance import Recording, recorded
 from bigspec.passes.product import passes_over
 from bigspec.passes.runner import Forward, Pass, PassResult, one_blas_thread
 from bigspec.passes.sizes import register_sizes
@@ -21,6 +22,7 @@ __all__ = [
     "Measurement",
     "Pass",
     "PassResult",
+    "Recording",
     "column_sums",
     "connect",
     "find_executor",
@@ -31,6 +33,7 @@ __all__ = [
     "parse_bytes",
     "parse_timedelta",
     "passes_over",
+    "recorded",
 ]
 
 # Workers import this package when they unpickle the tasks of a pass.

@@ -25,7 +25,7 @@ from bigspec.passes.executors import (
 from bigspec.passes.strips import Strips
 from bigspec.passes.tasks import Context, sum_partials
 
-__all__ = ["ClusterExecutor", "find_executor"]
+__all__ = ["ClusterExecutor", "current_client", "find_executor"]
 
 ATTEMPTS = 4  # times in a row that rounds are sent again, at least
 RETURN = 60.0  # seconds that a pass waits for a worker when all are gone, or for any progress
@@ -133,14 +133,15 @@ class _Flight:
         self._send_context()
 
     def _send_context(self) -> None:
-        # hash=False: scattering equal content twice reuses one key, and can hang when the
-        # first copy is just being released. timeout: the scheduler's own is two seconds.
-        self.token = uuid.uuid4().hex
+        # Under a key of its own: scattering equal content twice would reuse one, and can hang when
+        # the first copy is just being released. timeout: the scheduler's own is two seconds.
         for attempt in range(1, ATTEMPTS + 1):
+            self.token = uuid.uuid4().hex
+            key = f"bigspec-iterate-{self.token}"
             try:
                 self.reference = self._guard(
-                    self.client.scatter, self.context, hash=False, timeout=RETURN
-                )
+                    self.client.scatter, {key: self.context}, timeout=RETURN
+                )[key]
             except BigspecError:
                 raise
             except OSError as error:  # the worker that was to hold it died just now
@@ -262,11 +263,12 @@ def find_executor(matrix_is_resident: bool) -> Executor:
     A matrix that lies in this process's memory is multiplied here even if a client is active:
     sending it through the scheduler costs more than the products.
     """
-    client = None if matrix_is_resident else _current_client()
+    client = None if matrix_is_resident else current_client()
     return ThreadExecutor() if client is None else ClusterExecutor(client)
 
 
-def _current_client() -> Any:
+def current_client() -> Any:
+    """Return the client that passes would run on, None if there is none."""
     import sys
 
     if "distributed" not in sys.modules:  # then no client can exist, and importing it is slow

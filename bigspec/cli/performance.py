@@ -1,0 +1,88 @@
+"""Dask's performance report of a command, as a file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bigspec.cli.options import PERFORMANCE, writable_place
+from bigspec.cli.statuses import CANNOT_WRITE
+from bigspec.cli.watching import say
+from bigspec.passes import Recording, recorded
+from bigspec.results import Observer
+
+__all__ = ["performance_option", "performance_reported", "written"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _remember(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.meta[PERFORMANCE] = writable_place(ctx, option, value)
+
+
+def performance_option(function: Function) -> Function:
+    """Add ``--performance-report``, which `performance_reported` reads."""
+    return click.option(
+        "--performance-report",
+        type=click.Path(dir_okay=False, writable=True),
+        callback=_remember,
+        expose_value=False,
+        metavar="FILE.html",
+        help="Write Dask's performance report of the run, on a cluster.",
+    )(function)
+
+
+@contextmanager
+def performance_reported(observer: Observer) -> Iterator[Recording]:
+    """Write the report, if one is asked for, of what runs inside, also when that fails.
+
+    What went wrong with it after a success is for `written` to say, once the answer is out.
+    """
+    ctx = click.get_current_context()
+    path = ctx.meta.get(PERFORMANCE)
+    if path is None:
+        yield Recording()
+        return
+    recording = Recording()
+    try:
+        with recorded(f"{ctx.command_path} {ctx.params['source']}") as recording:
+            yield recording
+    except BaseException:
+        _write(path, recording)
+        if recording.lacking:
+            observer.warned(f"{path} is not written: {recording.lacking}")
+        raise
+    _write(path, recording)
+
+
+def _write(path: str, recording: Recording) -> None:
+    """Put the page at `path` in one step."""
+    if not recording.html:
+        return
+    place = Path(path).resolve()
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        part.write_text(recording.html, encoding="utf-8")
+        part.replace(place)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        recording.lacking = error.strerror or str(error)
+
+
+def written(ctx: click.Context, recording: Recording, status: int) -> int:
+    """Say, after the answer, that there is no report; a status that says more of the run is kept.
+
+    On an error of the run, `performance_reported` has said it.
+    """
+    if not recording.lacking:
+        return status
+    said = "" if status else "; the result is on standard output"
+    message = f"cannot write {ctx.meta[PERFORMANCE]!r}: {recording.lacking}{said}"
+    say(ctx, message, status or CANNOT_WRITE, error=True)
+    return status or CANNOT_WRITE
