@@ -299,6 +299,7 @@ def _attempt(
         fixed += swept.extent * block_size * working_dtype(matrix.dtype).itemsize
     iterates = blocks * block if local else 0
     panels = -(-swept.count // panel_pieces)
+    tasks = min(tasks, panels)
     fan_in = 2 if block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
     results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * block
     carried = 0 if local else matrix.carried_nbytes

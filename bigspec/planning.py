@@ -459,7 +459,7 @@ class _Planner:
             )
         if layout.reads_per_pass == 2:
             said.append("two reads a pass: no strip of chunks fits the memory limit")
-        if layout.memory.tasks < self.executor.tasks and not isinstance(
+        if layout.memory.tasks < min(self.executor.tasks, layout.panels) and not isinstance(
             self.matrix, OperatorMatrix
         ):
             said.append(
