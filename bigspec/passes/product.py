@@ -7,7 +7,6 @@ is a block of p rows, p the inner extent; nothing of m rows (n rows, if n > m) i
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
+from bigspec.blocks import times_power
 from bigspec.errors import MemoryLimitError, NonFiniteError
 from bigspec.expressions import Product
 from bigspec.kernels import safe_exponent, working_dtype
@@ -90,8 +90,9 @@ class Factor:
             gram = G[:b, :b] + G[b:, b:] + 1j * (G[:b, b:] - G[b:, :b])
             return _whole(Z), gram, exponent
         if self.layout is None or self.rows == adjoint:
-            Y = self.times(V, adjoint=adjoint)
-            return self.times(Y, adjoint=not adjoint), Y.conj().T @ Y, 0
+            Y, exponent = _scaled(self.times(V, adjoint=adjoint))
+            Z = times_power(self.times(Y, adjoint=not adjoint), -exponent)
+            return Z, Y.conj().T @ Y, exponent
         passes = self._passes()
         result = passes.run(V)
         self.cost.add(result, passes.tokens)
@@ -191,7 +192,7 @@ def run_product(context: Context) -> Partial:
     T, gram, exponent = inner.fused(Y, adjoint=not tall)
     T, after = _scaled(T)
     Z = outer.times(T, adjoint=tall)
-    Z = _times_power(Z.astype(V.dtype, copy=False), after - before)
+    Z = times_power(Z.astype(V.dtype, copy=False), after - before)
     if not (np.isfinite(Z).all() and np.isfinite(gram).all()):
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)
@@ -225,14 +226,7 @@ def _whole(parts: Array) -> Array:
 def _scaled(Y: Array) -> tuple[Array, int]:
     """Return ``2**-e Y``, and e: 0 in the safe range."""
     exponent = safe_exponent(float(np.abs(Y).max(initial=0.0)))
-    return _times_power(Y, -exponent), exponent
-
-
-def _times_power(Y: Array, exponent: int) -> Array:
-    if exponent == 0:
-        return Y
-    half = exponent // 2
-    return np.asarray(Y * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half))
+    return times_power(Y, -exponent) if exponent else Y, exponent
 
 
 @dataclass(frozen=True, eq=False)
