@@ -31,6 +31,11 @@ from bigspec.sources.locations import local_file
 
 __all__ = ["convert"]
 
+UNWRITABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+
 
 def convert(
     src: Any,
@@ -107,7 +112,7 @@ def convert(
         work.remove()
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno in UNWRITABLE:
             msg = (
                 f"{work.destination}: cannot be written ({error.strerror}). What is done is "
                 f"kept in {work.folder}: make room and run it again, or remove that folder"
@@ -168,7 +173,7 @@ def _local(dst: str | os.PathLike[str]) -> Path:
         )
         raise ArgumentError(msg)
     path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
-    if not path.parent.is_dir():
+    if not path.name or not path.parent.is_dir():
         msg = f"dst: expected a folder that exists, got {path.parent} in {text!r}; create it"
         raise ArgumentError(msg)
     return path
