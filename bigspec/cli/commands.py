@@ -20,7 +20,7 @@ from bigspec.cli.options import (
 )
 from bigspec.cli.output import conclude, deliver, ending, shows_blocks, write, write_figure
 from bigspec.cli.recording import gate_of, history_options, past_of, series_name
-from bigspec.cli.statuses import STATUSES, Command
+from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.history import SCHEMA as HISTORY_SCHEMA
 from bigspec.history import History, figure, page, table
@@ -145,9 +145,13 @@ def norm_command(
     status, message = ending(estimate)
     try:
         conclude(estimate, json_file, report)
+    except CannotWriteError as error:
+        if not status:
+            raise
+        say(ctx, str(error), status, error=True)  # what the gate says matters more
+    finally:
         if message:
             say(ctx, message, status)
-    finally:
         status = past.record(ctx, estimate, status, warm_from)
     raise click.exceptions.Exit(status)
 

@@ -145,7 +145,11 @@ def past_of(
         return Past(None, "", source, warm=False, held={})
     opened = History(history)
     opened.prepare()
-    return Past(opened, series or source, source, warm=warm, held=held_run(checkpoint))
+    # SQLite's texts are UTF-8, which the bytes of a name need not be.
+    name, place = (
+        text.encode(errors="backslashreplace").decode() for text in (series or source, source)
+    )
+    return Past(opened, name, place, warm=warm, held=held_run(checkpoint))
 
 
 def history_options(function: Function) -> Function:

@@ -104,9 +104,11 @@ def svds_command(
             u_store=u_store,
             progress=observer,
         )
-    deliver(triplets.summary(), triplets.to_dict(), json_file)
-    if v_file is not None:
-        _save(v_file, triplets)
+    try:
+        deliver(triplets.summary(), triplets.to_dict(), json_file)
+    finally:
+        if v_file is not None:
+            _save(v_file, triplets)
     lacking = u_store is not None and triplets.u is None
     if lacking:
         click.echo(f"bigspec: {u_store} is not written: no time was left for a pass", err=True)
