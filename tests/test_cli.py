@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from bigspec import Gate, api, cli, errors
 from bigspec.checkpoint import Checkpoint
 from bigspec.cli import commands, options, watching
+from bigspec.interrupts import Terminated
 from bigspec.progress import LiveProgress
 from bigspec.results import Estimate, Observer, PassRecord
 
@@ -369,6 +370,18 @@ def test_interrupted(backend):
     result = bigspec("norm", "A.zarr", "--quiet")
     assert result.exit_code == 130
     assert result.stderr == "bigspec: error: interrupted; there is no result\n"
+
+
+@pytest.mark.parametrize("held", [{}, {"id": "abc"}])
+@pytest.mark.parametrize(("signal", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_interrupted_before_the_run_in_the_checkpoint_was_restored(
+    backend, monkeypatch, held, signal, status
+):
+    monkeypatch.setattr("bigspec.cli.recording.held_run", lambda place: held if place else {})
+    backend.answer = signal()
+    result = bigspec("norm", "A.zarr", "--quiet", "--checkpoint", "run")
+    assert result.exit_code == (75 if held else status)
+    assert ("saved in run: run the same command again" in result.stderr) == bool(held)
 
 
 def test_a_cluster_that_does_not_answer(backend):

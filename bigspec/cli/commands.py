@@ -19,7 +19,7 @@ from bigspec.cli.options import (
     writable_place,
 )
 from bigspec.cli.output import conclude, deliver, ending, shows_blocks, write, write_figure
-from bigspec.cli.recording import gate_of, history_options, past_of, series_name
+from bigspec.cli.recording import gate_of, history_options, past_of, resumable, series_name
 from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.history import SCHEMA as HISTORY_SCHEMA
@@ -124,7 +124,8 @@ def norm_command(
     gate = gate_of(past, max_norm, min_norm, max_change)
     old, warm_from = past.start()
     # The cluster is left last: the bar is gone before its shutdown has anything to say.
-    with terminable(), past.failures(ctx), cluster, watched(quiet=quiet) as observer:
+    resuming = resumable(ctx, checkpoint)
+    with terminable(), past.failures(ctx), resuming, cluster, watched(quiet=quiet) as observer:
         if changes:
             past.warn(observer)
         estimate = norm(

@@ -19,7 +19,7 @@ from bigspec.options import Start
 from bigspec.results import Estimate, Observer
 from bigspec.resuming import held_run
 
-__all__ = ["Past", "gate_of", "history_options", "past_of", "series_name"]
+__all__ = ["Past", "gate_of", "history_options", "past_of", "resumable", "series_name"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -110,6 +110,17 @@ class Past:
             say(ctx, f"{error}{said}", status or CANNOT_WRITE, error=True)
             return status or CANNOT_WRITE
         return status
+
+
+@contextmanager
+def resumable(ctx: click.Context, checkpoint: str | None) -> Iterator[None]:
+    """Say of an interrupt before the run was restored that the run is still there."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (run_id(ctx) or hasattr(error, "saved")) and held_run(checkpoint):
+            error.saved = checkpoint  # type: ignore[attr-defined]
+        raise
 
 
 def series_name(source: str, view: Mapping[str, object]) -> str:

@@ -18,6 +18,7 @@ from bigspec.cli.options import (
     writable_place,
 )
 from bigspec.cli.output import deliver
+from bigspec.cli.recording import resumable
 from bigspec.cli.statuses import SAVED, STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.decompose import svds
@@ -87,7 +88,8 @@ def svds_command(
         raise click.UsageError(msg)
     kept = None if checkpoint is None else Checkpoint(checkpoint, steal=steal)
     cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
-    with terminable(), cluster, watched(quiet=quiet) as observer:
+    resuming = resumable(ctx, checkpoint)
+    with terminable(), resuming, cluster, watched(quiet=quiet) as observer:
         triplets = svds(
             expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
             count,
