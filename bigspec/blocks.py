@@ -16,10 +16,11 @@ import numpy as np
 
 from bigspec.buffers import Buffers
 
-__all__ = ["Composed", "Factors", "Piece", "SparseSum", "frobenius", "peak"]
+__all__ = ["Composed", "Factors", "Piece", "SparseSum", "frobenius", "peak", "times_power"]
 
 Array = np.ndarray[Any, Any]
 
+SAFE_EXPONENT = 200  # |entries| within 2^+-200: squares summed over 2^100 entries stay finite
 NORM_ENTRIES = 1 << 17  # converted at once to sum their squares
 
 
@@ -104,13 +105,24 @@ class Factors:
     @property
     def bound(self) -> float:
         """A bound of the magnitude of an entry."""
-        rows = np.sqrt((np.abs(self.U) ** 2).sum(axis=1).max(initial=0.0))
-        return float(rows * np.sqrt((np.abs(self.W) ** 2).sum(axis=1).max(initial=0.0)))
+        (u, own_u), (w, own_w) = _norms(self.U, 1), _norms(self.W, 1)
+        return _lowered(float(u.max(initial=0.0) * w.max(initial=0.0)), -own_u - own_w)
 
-    @property
-    def norm(self) -> float:
-        """A bound of ``|| |U| |W|^T ||_F``."""
-        return float(np.linalg.norm(self.U, axis=0) @ np.linalg.norm(self.W, axis=0))
+    def norm(self, exponent: int) -> float:
+        """Return a bound of ``|| |U| |W|^T ||_F`` times 2**-exponent."""
+        (u, own_u), (w, own_w) = _norms(self.U, 0), _norms(self.W, 0)
+        return _lowered(float(u @ w), exponent - own_u - own_w)
+
+    def scaled(self, exponent: int) -> Factors:
+        """Return the factors of the term times 2**-exponent, neither of which overflows.
+
+        W alone says by how much it is scaled, so blocks that share it still do.
+        """
+        if exponent == 0:
+            return self
+        sizes = np.abs(self.W).max(axis=0, initial=0.0)
+        own = np.where(sizes > 0, np.frexp(sizes)[1], exponent)
+        return Factors(times_power(self.U, own - exponent), times_power(self.W, -own))
 
 
 @dataclass(frozen=True)
@@ -189,7 +201,7 @@ class Composed:
         """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""
         norm = sum(piece.bound * frobenius(piece.block, exponent) for piece in self.pieces)
         norm = max(norm, _lowered(self.terms, exponent))
-        return norm + (0.0 if self.factors is None else _lowered(self.factors.norm, exponent))
+        return norm + (0.0 if self.factors is None else self.factors.norm(exponent))
 
 
 @dataclass(frozen=True)
@@ -241,7 +253,7 @@ class SparseSum:
     def norm(self, exponent: int) -> float:
         """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""
         sparse = max(_lowered(self.terms, exponent), frobenius(self.S, exponent))
-        return sparse + (0.0 if self.factors is None else _lowered(self.factors.norm, exponent))
+        return sparse + (0.0 if self.factors is None else self.factors.norm(exponent))
 
     def toarray(self) -> Array:
         """Return the entries."""
@@ -265,7 +277,8 @@ def peak(block: Any) -> float:
         return max(peak(block.real), peak(block.imag))
     if block.size == 0:
         return 0.0
-    return float(max(block.max(), -block.min()))
+    # As floats, for negatives of bool, unsigned and the least integers are not what they say.
+    return max(float(block.max()), -float(block.min()))
 
 
 def _leaves(block: Any) -> Iterator[Any]:
@@ -280,6 +293,20 @@ def _nbytes(block: Any) -> int:
     if hasattr(block, "indptr"):
         parts = [block.data, block.indices, block.indptr]
     return sum(int(part.nbytes) for part in parts)
+
+
+def times_power(X: Array, exponent: Any) -> Array:
+    """Return ``2**exponent X``; the exponent is an int, or one for each column."""
+    half = np.asarray(exponent) // 2  # two steps, of which neither over- nor underflows
+    return np.asarray(X * np.ldexp(1.0, half) * np.ldexp(1.0, exponent - half))
+
+
+def _norms(X: Array, axis: int) -> tuple[Array, int]:
+    """Return 2-norms along an axis times 2**-own, and own: 0 unless squares would not do."""
+    own = math.frexp(peak(X))[1] if math.isfinite(peak(X)) else 0
+    own = own if abs(own) > SAFE_EXPONENT else 0
+    Y = times_power(X, -own) if own else X
+    return np.asarray(np.sqrt((np.abs(Y) ** 2).sum(axis=axis))), own
 
 
 def _lowered(value: float, exponent: int) -> float:

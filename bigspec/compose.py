@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigspec import expressions
-from bigspec.errors import ArgumentError, UnsupportedTypeError
+from bigspec.errors import ArgumentError, NonFiniteError, UnsupportedTypeError
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.options import as_bytes
 from bigspec.passes import column_sums, find_executor, is_dask_array, open_dask_array
@@ -96,10 +96,23 @@ def standardized(a: Any, *, center: bool = True, memory_limit: int | str | None 
         A constant column is left as it is (zero, once centred). Variances have the denominator
         m - 1. Means that are 1e5 times the deviations cost a second pass, made on the centred
         matrix, for squares would cancel.
+
+    Raises
+    ------
+    NonFiniteError
+        An entry is not finite, or so large or small that its square is not.
     """
     matrix = _opened(a)
     m = matrix.shape[0]
     sums, squares = _column_sums(matrix, memory_limit)
+    lost = ~np.isfinite(squares) | ((squares < LEAST_SQUARES) & (sums != 0))
+    if lost.any():
+        column = int(np.argmax(lost))
+        msg = (
+            f"{matrix.name}: expected entries whose squares can be summed, got others in column "
+            f"{column}, too large or too small; scale the matrix"
+        )
+        raise NonFiniteError(msg)
     if not center:
         return expressions.scaled(matrix, None, _inverse(np.sqrt(squares / m)))
     means = sums / m
@@ -113,6 +126,7 @@ def standardized(a: Any, *, center: bool = True, memory_limit: int | str | None 
     return replace(made, name=f"standardized({matrix.name})")
 
 
+LEAST_SQUARES = 2.0**-900  # below it, squares have lost digits to underflow
 CANCELLED = 1e-10  # of the squares: below it, their difference has lost half its digits
 CONSTANT = 1e-28  # what rounding of the mean leaves of a constant column
 

@@ -70,11 +70,19 @@ class Partial:
     seconds_multiplying: float = 0.0
     retries: int = 0
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether only zeros have been summed."""
+        seen = self.facts is not None and self.facts.largest > 0
+        return not (seen or self.Z.any() or self.gram.any())
+
     def rescaled(self, exponent: int) -> Partial:
         """Return the same sum with another exponent."""
         shift = self.exponent - exponent
         if shift == 0:
             return self
+        if self.is_zero:
+            return replace(self, exponent=exponent)
         factor = math.ldexp(1.0, 2 * shift) if 2 * shift > -1074 else 0.0
         facts = self.facts.rescaled(shift) if self.facts else None
         return replace(
@@ -85,6 +93,10 @@ class Partial:
 def merge(parts: Sequence[Partial]) -> Partial:
     """Add partial sums in the order given, so that the same bits come out on every run."""
     exponent = max(part.exponent for part in parts)
+    if any(part.exponent != exponent for part in parts):
+        # A sum of zeros has found no scale: it must not make nothing of others that are tiny.
+        found = [part.exponent for part in parts if not part.is_zero]
+        exponent = max(found, default=exponent)
     parts = [part.rescaled(exponent) for part in parts]
     Z, gram = parts[0].Z.copy(), parts[0].gram.copy()
     for part in parts[1:]:

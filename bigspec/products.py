@@ -140,6 +140,5 @@ def _add_factors(
     Y: Array, offset: int, factors: Factors, V: Array, exponent: int, transposed: bool
 ) -> None:
     L, R = (factors.W, factors.U) if transposed else (factors.U, factors.W)
-    inner = R.conj().T @ V[offset : offset + len(R)]
-    scale_entries(inner, exponent)
-    Y += L @ inner
+    factors = Factors(L, R).scaled(exponent)
+    Y += factors.U @ (factors.W.conj().T @ V[offset : offset + len(R)])

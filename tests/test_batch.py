@@ -100,6 +100,7 @@ def test_a_flag_replaces_the_cluster_of_the_environment(backend):  # noqa: F811
         ("rtol = true", "rtol: expected a value, got True"),
         ('quiet = "yes"', "quiet: expected true or false, got 'yes'"),
         ("seed = [1, 2]", "seed: expected a number or a text, got [1, 2]"),
+        ("seed = 1.5", "seed: expected a whole number, got 1.5"),
         ('algorithm = "magic"', "from the file of --config"),
         ("max-norm = nan", "expected a finite number >= 0, got nan (from the file of --config)"),
     ],

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from bigspec import Gate, api, cli, errors
 from bigspec.checkpoint import Checkpoint
 from bigspec.cli import commands, options, watching
+from bigspec.interrupts import Terminated
 from bigspec.progress import LiveProgress
 from bigspec.results import Estimate, Observer, PassRecord
 
@@ -374,6 +375,18 @@ def test_interrupted(backend):
     assert result.stderr == "bigspec: error: interrupted; there is no result\n"
 
 
+@pytest.mark.parametrize("held", [{}, {"id": "abc"}])
+@pytest.mark.parametrize(("signal", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_interrupted_before_the_run_in_the_checkpoint_was_restored(
+    backend, monkeypatch, held, signal, status
+):
+    monkeypatch.setattr("bigspec.cli.recording.held_run", lambda place: held if place else {})
+    backend.answer = signal()
+    result = bigspec("norm", "A.zarr", "--quiet", "--checkpoint", "run")
+    assert result.exit_code == (75 if held else status)
+    assert ("saved in run: run the same command again" in result.stderr) == bool(held)
+
+
 def test_a_cluster_that_does_not_answer(backend):
     result = bigspec("norm", "A.zarr", "--scheduler", "tcp://dead:8786")
     assert result.exit_code == 69
@@ -461,6 +474,28 @@ def test_a_real_process_answers_in_json_with_a_gate(tmp_path):
     assert data["lower"] <= norm <= data["upper"]
     assert data["converged"] is True
     assert "pass 1: sigma_1 in" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+def test_output_that_cannot_be_written_loses_neither_files_nor_the_gate(tmp_path):
+    np.save(tmp_path / "A.npy", np.eye(4))
+    files = ("--json", "out.json", "--report", "out.html")
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "bigspec", "norm", "A.npy", "--quiet", *files],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=100, check=False, cwd=tmp_path,
+        )  # fmt: skip
+    said = "bigspec: error: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (74, said)
+    assert strict_json((tmp_path / "out.json").read_text())["converged"] is True
+    assert (tmp_path / "out.html").stat().st_size > 0
+
+
+def test_a_gate_that_failed_matters_more_than_a_file(backend):
+    result = bigspec("norm", "A.zarr", "--max-norm", "1", "--json", "/dev/full", "--quiet")
+    assert result.exit_code == 3
+    assert "cannot write '/dev/full'" in result.stderr
+    assert "bigspec: failed: " in result.stderr
 
 
 BROKEN_PIPE = """

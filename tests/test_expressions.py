@@ -406,6 +406,49 @@ def test_terms_that_cancel_widen_the_interval_honestly(size):
     assert rounded.stopped_by == "exhausted"
 
 
+@pytest.mark.parametrize("size", [1e-318, 1e-300, 1e-170, 1e170, 1e300])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_terms_of_low_rank_of_extreme_magnitude(kind, size):
+    A = np.round(decaying(40, 30) * 1024) * 1e-6  # few digits, so that 1e-318 holds them
+    a = opened(sp.csr_array(A * size) if kind == "sparse" else A * size)
+    u, w = np.linspace(1.0, 2.0, 40)[:, None], np.linspace(-1.0, 1.0, 30)[None]
+    means = A.mean(axis=0)
+    for made, D in (
+        (a - bigspec.low_rank(u * size, [1e-3], w), A - 1e-3 * u * w),
+        (a - bigspec.low_rank(u, [1e-3], w * size), A - 1e-3 * u * w),
+        (0 * a + bigspec.low_rank(u * size, [1.0], w), u * w),
+        (bigspec.centered(a), A - means),
+    ):
+        sigma = largest_singular_value(D)
+        est = bigspec.norm(made, rtol=1e-6)
+        tri = bigspec.svds(made, 1, rtol=1e-6)
+        for lower, upper in ((est.lower, est.upper), (tri.lower[0], tri.upper[0])):
+            close = 1e-2 if size < 1e-310 else 1e-11
+            assert lower == pytest.approx(sigma * size, rel=close)
+            assert upper == pytest.approx(sigma * size, rel=max(close, 2e-6))
+
+
+def test_entries_whose_squares_leave_the_range_are_not_taken_for_constants():
+    A = decaying(60, 30)
+    for size in (1e-300, 1e300):
+        centred = bigspec.norm(bigspec.centered(A * size), rtol=1e-6)
+        assert contains(centred, size * largest_singular_value(A - A.mean(axis=0)))
+        with pytest.raises(NonFiniteError, match="squares can be summed, got others in column 0"):
+            bigspec.standardized(A * size)
+
+
+def test_a_difference_of_bool_and_unsigned_entries():
+    A = dense(3) > 0
+    for B in (A, A.astype("u8") + 2**63, (A * -128).astype("i1")):
+        kept = opened(sp.csr_array(B))
+        D = B.astype(float)
+        D -= D.mean(axis=0)
+        for a in (B, kept):
+            assert contains(
+                bigspec.norm(bigspec.centered(a), max_passes=4), largest_singular_value(D)
+            )
+
+
 def test_what_was_rounded_inside_an_expression_is_counted_outside_too():
     A = decaying(90, 30)
     rest = 3 * opened(A) - A - opened(2 * A * (1 + 2**-30))

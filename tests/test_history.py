@@ -323,6 +323,18 @@ def test_a_file_that_is_no_history_is_refused_before_anything_is_read(make, said
         History(file).prepare()
 
 
+@pytest.mark.parametrize("change", ["lower = 'low'", "upper = NULL", "matrix = '{'"])
+def test_rows_that_were_tampered_with_are_no_reference(change, file, matrix):
+    assert norm(matrix, file).exit_code == 0
+    with sqlite3.connect(file) as db:
+        db.execute(f"UPDATE runs SET {change}")
+        db.execute("UPDATE vectors SET data = x'00'")
+    for result in (norm(matrix, file, "--max-change", 0.1), command("history", file)):
+        assert result.exit_code == 74
+        assert "expected rows as bigspec writes them, got others" in result.stderr
+    assert norm(matrix, file, "--warm").exit_code == 0  # the vector is passed over
+
+
 def test_nothing_there_and_places_without_locks(file, matrix):
     assert command("history", file).exit_code == 74
     assert "nothing lies there" in command("history", file).stderr

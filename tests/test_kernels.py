@@ -167,6 +167,16 @@ def test_panels_of_different_scale_merge_to_the_largest(order):
     assert one_slab.facts.largest == part.facts.largest
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e300])
+def test_a_panel_of_zeros_has_no_scale_that_others_are_merged_to(size):
+    A, V = entries((5, 4), "f8") * size, entries((4, 2), "f8", seed=9)
+    zeros, part = (sum_of(X, V) for X in (np.zeros((5, 4)), A))
+    for order in ([zeros, part], [part, zeros], [zeros, zeros, part]):
+        np.testing.assert_array_equal(merge(order).Z, part.Z)
+        assert merge(order).facts.largest == part.facts.largest > 0
+    assert not merge([zeros, zeros]).Z.any()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("transposed", [False, True], ids=["rows", "columns"])
 @pytest.mark.parametrize("dtype", ["f2", "f8", "c8"])

@@ -150,6 +150,14 @@ def test_factors_of_extreme_magnitude(left, right):
     assert est.upper == pytest.approx(plain.upper * left * right, rel=rel)
 
 
+@pytest.mark.parametrize("size", [1e-140, 1e80, 1e150])
+def test_the_gram_matrix_of_entries_of_extreme_magnitude(size):
+    A = dense(60, P)
+    a = bigspec.open_matrix(A * size)
+    est = bigspec.norm(a.H @ a, rtol=1e-6)
+    assert contains(est, (largest_singular_value(A) * size) ** 2)
+
+
 def test_the_same_bits_on_a_cluster_and_after_a_break(cluster, tmp_path):
     A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
     options = {"rtol": 1e-6, "seed": 3, "block_size": 3}

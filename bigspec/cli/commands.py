@@ -20,8 +20,8 @@ from bigspec.cli.options import (
 )
 from bigspec.cli.output import conclude, deliver, ending, shows_blocks, write, write_figure
 from bigspec.cli.performance import performance_option, performance_reported, written
-from bigspec.cli.recording import gate_of, history_options, past_of, series_name
-from bigspec.cli.statuses import STATUSES, Command
+from bigspec.cli.recording import gate_of, history_options, past_of, resumable, series_name
+from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.history import SCHEMA as HISTORY_SCHEMA
 from bigspec.history import History, figure, page, table
@@ -126,7 +126,8 @@ def norm_command(
     gate = gate_of(past, max_norm, min_norm, max_change)
     old, warm_from = past.start()
     # The cluster is left last: the bar is gone before its shutdown has anything to say.
-    with terminable(), past.failures(ctx), cluster, watched(quiet=quiet) as observer:
+    resuming = resumable(ctx, checkpoint)
+    with terminable(), past.failures(ctx), resuming, cluster, watched(quiet=quiet) as observer:
         if changes:
             past.warn(observer)
         with performance_reported(observer) as performance:
@@ -148,10 +149,14 @@ def norm_command(
     status, message = ending(estimate)
     try:
         conclude(estimate, json_file, report)
+    except CannotWriteError as error:
+        if not status:
+            raise
+        say(ctx, str(error), status, error=True)  # what the gate says matters more
+    finally:
         if message:
             say(ctx, message, status)
         status = written(ctx, performance, status)
-    finally:
         status = past.record(ctx, estimate, status, warm_from)
     raise click.exceptions.Exit(status)
 

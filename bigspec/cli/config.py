@@ -101,6 +101,8 @@ def _checked(path: str, option: click.Option, value: Any) -> Any:
         return value
     elif isinstance(value, bool) and not option.is_flag:
         expected = "a value"
+    elif isinstance(value, float) and isinstance(option.type, click.types.IntParamType):
+        expected = "a whole number"
     elif not isinstance(value, (bool, int, float, str)):
         expected = "a number or a text"
     else:

@@ -32,29 +32,43 @@ def ending(estimate: Estimate) -> tuple[int, str]:
 
 def conclude(estimate: Estimate, json_file: str | None, report: str | None) -> None:
     """Show and write the answer."""
-    deliver(estimate.summary(), estimate.to_dict(), json_file)
-    if report is not None:
-        write(report, estimate.to_html())
+    try:
+        deliver(estimate.summary(), estimate.to_dict(), json_file)
+    finally:
+        if report is not None:
+            write(report, estimate.to_html())
 
 
 def deliver(text: str, data: dict[str, Any], json_file: str | None) -> None:
-    """Print the text, or JSON in its place; a file comes second, so that no result is lost."""
+    """Print the text, or JSON in its place; a file comes second, so that no result is lost.
+
+    Raises
+    ------
+    CannotWriteError
+        One of both cannot be written; the other one is.
+    """
     document = None
     if json_file is not None:
         document = json.dumps(data, indent=2, allow_nan=False)
-    _say(document if document is not None and json_file == "-" else text)
-    if document is not None and json_file is not None and json_file != "-":
-        write(json_file, document + "\n")
+    try:
+        _say(document if document is not None and json_file == "-" else text)
+    finally:
+        if document is not None and json_file is not None and json_file != "-":
+            write(json_file, document + "\n")
 
 
 def _say(text: str) -> None:
+    if sys.stdout is None:  # closed by whoever started this process
+        return
     try:
         click.echo(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, a pager) has left. Files and exit status still matter, and the
-        # interpreter must not fail once more when it flushes what is left at its own exit.
+    except OSError as exc:
+        # The interpreter must not fail once more when it flushes what is left at its own exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(exc, BrokenPipeError):  # else the reader (head, a pager) has left
+            msg = f"cannot write to standard output: {exc.strerror or exc}"
+            raise CannotWriteError(msg) from exc
 
 
 def shows_blocks() -> bool:
@@ -78,7 +92,8 @@ def write_figure(path: str, figure: Figure) -> None:
 def write(path: str, text: str) -> None:
     """Write a result file, after the result was printed."""
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        # A name of other bytes than UTF-8, which the text may have, is shown with its escapes.
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as exc:
         msg = f"cannot write {path!r}: {exc.strerror or exc}; the result is on standard output"
         raise CannotWriteError(msg) from exc

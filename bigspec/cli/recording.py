@@ -19,7 +19,7 @@ from bigspec.options import Start
 from bigspec.results import Estimate, Observer
 from bigspec.resuming import held_run
 
-__all__ = ["Past", "gate_of", "history_options", "past_of", "series_name"]
+__all__ = ["Past", "gate_of", "history_options", "past_of", "resumable", "series_name"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -112,6 +112,17 @@ class Past:
         return status
 
 
+@contextmanager
+def resumable(ctx: click.Context, checkpoint: str | None) -> Iterator[None]:
+    """Say of an interrupt before the run was restored that the run is still there."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (run_id(ctx) or hasattr(error, "saved")) and held_run(checkpoint):
+            error.saved = checkpoint  # type: ignore[attr-defined]
+        raise
+
+
 def series_name(source: str, view: Mapping[str, object]) -> str:
     """Return the name of a series whose runs are of the same view or expression of SRC."""
     given = {
@@ -145,7 +156,11 @@ def past_of(
         return Past(None, "", source, warm=False, held={})
     opened = History(history)
     opened.prepare()
-    return Past(opened, series or source, source, warm=warm, held=held_run(checkpoint))
+    # SQLite's texts are UTF-8, which the bytes of a name need not be.
+    name, place = (
+        text.encode(errors="backslashreplace").decode() for text in (series or source, source)
+    )
+    return Past(opened, name, place, warm=warm, held=held_run(checkpoint))
 
 
 def history_options(function: Function) -> Function:

@@ -19,6 +19,7 @@ from bigspec.cli.options import (
 )
 from bigspec.cli.output import deliver
 from bigspec.cli.performance import performance_option, performance_reported, written
+from bigspec.cli.recording import resumable
 from bigspec.cli.statuses import SAVED, STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.decompose import svds
@@ -91,6 +92,7 @@ def svds_command(
     cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
     with (
         terminable(),
+        resumable(ctx, checkpoint),
         cluster,
         watched(quiet=quiet) as observer,
         performance_reported(observer) as performance,
@@ -111,9 +113,11 @@ def svds_command(
             u_store=u_store,
             progress=observer,
         )
-    deliver(triplets.summary(), triplets.to_dict(), json_file)
-    if v_file is not None:
-        _save(v_file, triplets)
+    try:
+        deliver(triplets.summary(), triplets.to_dict(), json_file)
+    finally:
+        if v_file is not None:
+            _save(v_file, triplets)
     lacking = u_store is not None and triplets.u is None
     if lacking:
         click.echo(f"bigspec: {u_store} is not written: no time was left for a pass", err=True)

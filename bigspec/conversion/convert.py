@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from bigspec.conversion.entries import EntryStream, MatrixStream, open_arrays, open_npz
 from bigspec.conversion.matrix_market import open_market
 from bigspec.conversion.outcome import Conversion
-from bigspec.conversion.running import Run, Target
+from bigspec.conversion.running import SHARE, Run, Target
 from bigspec.conversion.work import Work
 from bigspec.errors import (
     ArgumentError,
@@ -22,6 +22,7 @@ from bigspec.errors import (
     DestinationError,
     MemoryLimitError,
 )
+from bigspec.layout import format_bytes
 from bigspec.options import as_bytes
 from bigspec.passes import find_executor
 from bigspec.progress import make_observer
@@ -30,6 +31,13 @@ from bigspec.sources import open_source
 from bigspec.sources.locations import local_file
 
 __all__ = ["convert"]
+
+MOST_BUCKETS = 4096
+"""More take longer to keep account of than to sort."""
+UNWRITABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 def convert(
@@ -97,6 +105,13 @@ def convert(
         raise ArgumentError(msg)
     source = _open(src, shape, limit)
     target = Target(source, format or source.form, _value_type(dtype, source), limit)
+    if not target.in_order and source.most > MOST_BUCKETS * target.capacity:
+        least = -(-source.most * target.kind.itemsize * SHARE // MOST_BUCKETS)
+        msg = (
+            f"memory_limit: expected at least {format_bytes(least)} to sort {source.most} entries "
+            f"in, got {format_bytes(limit)}"
+        )
+        raise MemoryLimitError(msg)
     work = Work(_local(dst), _folder(scratch), target.wanted(), overwrite=overwrite)
     observer = make_observer(progress)
     try:
@@ -107,7 +122,7 @@ def convert(
         work.remove()
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno in UNWRITABLE:
             msg = (
                 f"{work.destination}: cannot be written ({error.strerror}). What is done is "
                 f"kept in {work.folder}: make room and run it again, or remove that folder"
@@ -168,7 +183,7 @@ def _local(dst: str | os.PathLike[str]) -> Path:
         )
         raise ArgumentError(msg)
     path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
-    if not path.parent.is_dir():
+    if not path.name or not path.parent.is_dir():
         msg = f"dst: expected a folder that exists, got {path.parent} in {text!r}; create it"
         raise ArgumentError(msg)
     return path

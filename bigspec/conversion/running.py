@@ -22,9 +22,12 @@ from bigspec.conversion.entries import EntryStream, MatrixStream
 from bigspec.conversion.outcome import Conversion
 from bigspec.conversion.work import Work
 from bigspec.conversion.writing import CHUNK, GroupWriter
+from bigspec.errors import DataError
 from bigspec.results import Observer
 
 __all__ = ["Run", "Target"]
+
+Array = np.ndarray[Any, Any]
 
 SHARE = 8
 """A bucket takes this part of the memory: sorting holds it about four times, writing once more."""
@@ -63,6 +66,30 @@ class Target:
     def in_order(self) -> bool:
         """Whether the source has the wanted order already."""
         return isinstance(self.source, MatrixStream) and self.source.form == self.form
+
+    def cast(self, values: Array) -> Array:
+        """Return values in the wanted type.
+
+        Raises
+        ------
+        DataError
+            It is an integer type that does not hold them.
+        """
+        if self.dtype.kind not in "iu" or np.can_cast(values.dtype, self.dtype):
+            return values.astype(self.dtype, copy=False)
+        with np.errstate(invalid="ignore"):
+            cast = values.astype(self.dtype)
+        # Back in their own type: 2**63 - 1 and its float64 are not told apart otherwise.
+        strange = np.flatnonzero(
+            (cast.astype(values.dtype) != values) | ((cast < 0) != (values < 0))
+        )
+        if strange.size:
+            msg = (
+                f"dtype: expected entries that {self.dtype} holds, got {values[strange[0]]} in "
+                f"{self.source.name}; give a wider type, or a floating one"
+            )
+            raise DataError(msg)
+        return cast
 
     def wanted(self) -> dict[str, Any]:
         """Return what partial work is matched by."""
@@ -149,7 +176,8 @@ class Run:
             for piece in self.source.pieces(entries, state["at"]):
                 records = np.empty(piece.values.size, target.kind)
                 major, minor = (piece.rows, piece.columns)[:: 1 if target.form == "csr" else -1]
-                records["major"], records["minor"], records["value"] = major, minor, piece.values
+                records["major"], records["minor"] = major, minor
+                records["value"] = target.cast(piece.values)
                 scatter.put(records)
                 read, size, since = read + records.size, size + piece.nbytes, since + records.size
                 self._shown(read, size)
@@ -209,7 +237,8 @@ class Run:
         entries = max(1, target.capacity // 4)
         for start, stop, block, at in source.blocks(entries, state["at"]):
             # What is read lies in buffers that the next read takes again.
-            held.append((start, stop, block.astype(target.dtype).copy()))
+            block = type(block)((target.cast(block.data), block.indices, block.indptr), block.shape)
+            held.append((start, stop, block.copy()))
             count, read = count + block.nnz, read + block.nnz
             size += block.data.nbytes + block.indices.nbytes
             if count >= target.capacity // 2:

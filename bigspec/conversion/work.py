@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from bigspec.conversion.entries import digest
-from bigspec.errors import ArgumentError, CheckpointInUseError, ResumeError
+from bigspec.errors import ArgumentError, CheckpointInUseError, DestinationError, ResumeError
 
 __all__ = ["Work"]
 
 SCHEMA = "bigspec.conversion.partial/1"
+ZARR_FILES = {"zarr.json", ".zgroup", ".zarray", ".zattrs"}
 
 
 class Work:
@@ -58,24 +59,41 @@ class Work:
         key = digest(str(destination).encode())[:12]
         self.buckets = self.folder / "buckets" if scratch is None else scratch / f"bigspec-{key}"
         self.wanted = json.loads(json.dumps({"schema": SCHEMA} | wanted))
-        if not overwrite and os.path.lexists(destination):
-            msg = (
-                f"dst: expected a place where nothing lies, got {destination}; name another, or "
-                "give --overwrite (overwrite=True)"
-            )
-            raise ArgumentError(msg)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(destination) and not self._is_published(self._noted()):
+            self._check_destination(overwrite=overwrite)
         self._lock()
         try:
             self.state = self._held(overwrite=overwrite)
-            self.matrix.mkdir(exist_ok=True)
-            self.buckets.mkdir(parents=True, exist_ok=True)
+            if not self._is_published(self.state):
+                self.matrix.mkdir(exist_ok=True)
+                self.buckets.mkdir(parents=True, exist_ok=True)
         except BaseException:
             self.close()
             raise
 
+    def _check_destination(self, *, overwrite: bool) -> None:
+        if not overwrite:
+            msg = (
+                f"dst: expected a place where nothing lies, got {self.destination}; name another, "
+                "or give --overwrite (overwrite=True)"
+            )
+            raise ArgumentError(msg)
+        folder = self.destination.is_dir()
+        held = {path.name for path in self.destination.iterdir()} if folder else set()
+        if not folder or (held and not held & ZARR_FILES):
+            msg = (
+                f"dst: expected a Zarr store to replace, got {self.destination}, which is not one; "
+                "name another place, or remove it first"
+            )
+            raise ArgumentError(msg)
+
     def _lock(self) -> None:
-        self._handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            msg = f"{self.destination}: cannot be written ({error.strerror}: {self.folder})"
+            raise DestinationError(msg) from error
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -83,16 +101,30 @@ class Work:
             msg = f"{self.folder}: another process converts to this place; wait for it"
             raise CheckpointInUseError(msg) from error
 
-    def _held(self, *, overwrite: bool) -> dict[str, Any]:
-        """Return what is done, or begin anew."""
+    def _noted(self) -> dict[str, Any] | None:
+        """Return what the folder's note says; None without one."""
         try:
             held = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            held = None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except ValueError:
-            held = {"wanted": {}}
+            held = None
+        return held if isinstance(held, dict) else {"wanted": {}}
+
+    def _is_published(self, held: dict[str, Any] | None) -> bool:
+        """Whether this very work was put in its place, by a process that died right after."""
+        mine = held is not None and held.get("wanted") == self.wanted
+        done = mine and held is not None and held.get("stage") == "publish"
+        return done and not self.matrix.exists() and self.destination.exists()
+
+    def _held(self, *, overwrite: bool) -> dict[str, Any]:
+        """Return what is done, or begin anew."""
+        held = self._noted()
         if held is not None and held.get("wanted") == self.wanted:
-            return dict(held)
+            lost = held.get("stage") == "publish" and not self.matrix.exists()
+            if not lost or self._is_published(held):
+                return dict(held)
+            overwrite = True  # it was published, and taken away
         strange = {path.name for path in self.folder.iterdir()} - {"lock", "matrix", "buckets"}
         if (held is not None or strange) and not overwrite:
             old = {} if held is None else held.get("wanted", {})
@@ -128,8 +160,9 @@ class Work:
 
     def remove(self) -> None:
         """Remove the partial work."""
-        shutil.rmtree(self.buckets, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in (self.buckets, self.matrix, self.folder / "old"):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)  # last, with the note of what is done
 
     def close(self) -> None:
         """Let another process work."""

@@ -150,6 +150,12 @@ class Row:
                 values[name] = json.loads(value)
             elif value is not None and name in AS_TRUTH:
                 values[name] = bool(value)
+        ends = values["lower"], values["upper"]
+        known = [end for end in ends if isinstance(end, (int, float))]
+        given = 2 if values["accepted"] else sum(end is not None for end in ends)
+        if len(known) < given:
+            msg = f"run {values['run_id']} with the interval {list(ends)}"
+            raise TypeError(msg)
         return cls(**values)
 
 

@@ -138,7 +138,14 @@ class History:
             found = db.execute(
                 f"SELECT {names} FROM runs {where} ORDER BY number DESC LIMIT ?", (*values, limit)
             ).fetchall()
-        return [Row.loaded(stored) for stored in reversed(found)]
+        try:
+            return [Row.loaded(stored) for stored in reversed(found)]
+        except (TypeError, ValueError) as error:
+            msg = (
+                f"history {self.path}: expected rows as bigspec writes them, got others ({error}). "
+                "Mend them, move the file away, or name another one"
+            )
+            raise HistoryError(msg) from error
 
     def last_accepted(self, series: str, *, but: str | None = None) -> Row | None:
         """Return the newest accepted row of a series, passing over the run `but`."""
@@ -215,7 +222,7 @@ class History:
                 "SELECT seed FROM runs WHERE series = ? AND seed IS NOT NULL", (series,)
             ).fetchall()
         for run_id, side, dtype, data in kept:
-            if dtype not in TYPES:
+            if dtype not in TYPES or len(data) % np.dtype(dtype).itemsize:
                 continue
             block = np.frombuffer(data, dtype)[:, None]
             if digest is None or array_digest(np.ascontiguousarray(block)) == digest:
@@ -239,6 +246,8 @@ class History:
                 self._check(db, write=write)
                 yield db
                 db.execute("COMMIT")
+        except HistoryError:
+            raise
         except (sqlite3.Error, OSError) as error:
             doing = "written" if write else "read"
             if isinstance(error, sqlite3.OperationalError) and not self.path.exists():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.blocks import Composed, Factors, SparseSum, peak
+from bigspec.blocks import SAFE_EXPONENT, Composed, Factors, SparseSum, peak
 from bigspec.buffers import Buffers
 from bigspec.kernels.sparse import Strip, StripFacts, Values, add_products, gram_matrix
 from bigspec.partials import Partial, RawFacts
@@ -33,7 +33,6 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 TILE_BYTES = 4 << 20
-SAFE_EXPONENT = 200  # |entries| within 2^+-200: squares summed over 2^100 entries stay finite
 
 
 class NonFiniteFound(Exception):  # noqa: N818
@@ -321,7 +320,8 @@ class Accumulator:
         L, R = (part.astype(self.work) for part in (block.factors.U, block.factors.W))
         L, R = (R, L) if self.transposed else (L, R)
         scale_entries(X.data, self.exponent)
-        scale_entries(L, self.exponent)
+        factors = Factors(L, R).scaled(self.exponent)
+        L, R = factors.U, factors.W
         inner = None if self.V is None else self._inner(R, self.V)
         step = max(1, TILE_BYTES // (self.work.itemsize * self.Z.shape[1]))
         for start in range(0, X.shape[0], step):

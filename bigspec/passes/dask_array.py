@@ -54,8 +54,9 @@ class DaskMatrix(Matrix):
             if not isinstance(piece, np.ndarray):
                 msg = (
                     f"{self.name}: expected dense chunks that can be computed again (a pass has "
-                    f"to read twice), got {type(piece).__qualname__}. Give more memory, or "
-                    "rechunk so that a strip of chunks fits"
+                    f"to read twice, or an expression has them as a term), got "
+                    f"{type(piece).__qualname__}. Give more memory, rechunk so that a strip of "
+                    "chunks fits, or store the matrix: sparse chunks can be no term of a sum"
                 )
                 raise DataError(msg)
         return (

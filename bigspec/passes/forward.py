@@ -13,6 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
+from bigspec.blocks import times_power
 from bigspec.errors import NonFiniteError
 from bigspec.matrices import OperatorMatrix
 from bigspec.passes.strips import Strips
@@ -202,7 +203,7 @@ def _forward_operator(context: ForwardContext) -> Strips:
     Y = context.apply(V, adjoint=context.layout.orientation != "rows")
     Y = np.array(Y, dtype=V.dtype, order="C")  # a copy: an operator may use its memory again
     if context.exponent:
-        Y = np.ldexp(1.0, -context.exponent) * Y
+        Y = times_power(Y, -context.exponent)
     if not np.isfinite(Y).all():
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)

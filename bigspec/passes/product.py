@@ -10,7 +10,6 @@ formed.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from zlib import crc32
 
 import numpy as np
 
+from bigspec.blocks import times_power
 from bigspec.errors import MatrixChangedError, MemoryLimitError, NonFiniteError
 from bigspec.expressions import Product
 from bigspec.kernels import safe_exponent, working_dtype
@@ -139,8 +139,9 @@ class Factor:
         if isinstance(self.matrix, Product):
             return self._fused_product(self.matrix, V, adjoint=adjoint)
         if self.layout is None or self.rows == adjoint:
-            Y = self.times(V, adjoint=adjoint)
-            return self.times(Y, adjoint=not adjoint), Y.conj().T @ Y, 0
+            Y, exponent = _scaled(self.times(V, adjoint=adjoint))
+            Z = times_power(self.times(Y, adjoint=not adjoint), -exponent)
+            return Z, Y.conj().T @ Y, exponent
         passes = self._passes()
         result = passes.run(V)
         self.cost.add(self.matrix, result, passes.tokens)
@@ -151,8 +152,11 @@ class Factor:
     ) -> tuple[Array, Array, int]:
         parts = (matrix.left, matrix.right) if adjoint else (matrix.right, matrix.left)
         outer, inner = (Factor.of(part, _columns(part, V), self.limit, self.cost) for part in parts)
-        T, gram, exponent = inner.fused(outer.times(V, adjoint=adjoint), adjoint=adjoint)
-        return outer.times(T, adjoint=not adjoint), gram, exponent
+        Y, before = _scaled(outer.times(V, adjoint=adjoint))
+        T, gram, exponent = inner.fused(Y, adjoint=adjoint)
+        T, after = _scaled(T)
+        Z = times_power(outer.times(T, adjoint=not adjoint), after - before)
+        return Z, gram, before + exponent
 
     def _splits(self, V: Array) -> bool:
         """Whether a real factor meets a complex block, whose parts it then multiplies."""
@@ -262,7 +266,7 @@ def run_product(context: ProductContext) -> Partial:
     T, gram, exponent = inner.fused(Y, adjoint=not tall)
     T, after = _scaled(T)
     Z, X = outer.both(T, adjoint=tall) if carries else (outer.times(T, adjoint=tall), None)
-    Z = _times_power(np.ascontiguousarray(Z, V.dtype), after - before)
+    Z = times_power(np.ascontiguousarray(Z, V.dtype), after - before)
     if images is not None and X is not None and before == after == exponent == 0:
         images.note(V, Y.astype(V.dtype, copy=False), Z, X.astype(V.dtype, copy=False))
     if not (np.isfinite(Z).all() and np.isfinite(gram).all()):
@@ -298,14 +302,7 @@ def _whole(parts: Array) -> Array:
 def _scaled(Y: Array) -> tuple[Array, int]:
     """Return ``2**-e Y``, and e: 0 in the safe range."""
     exponent = safe_exponent(float(np.abs(Y).max(initial=0.0)))
-    return _times_power(Y, -exponent), exponent
-
-
-def _times_power(Y: Array, exponent: int) -> Array:
-    if exponent == 0:
-        return Y
-    half = exponent // 2
-    return np.asarray(Y * math.ldexp(1.0, half) * math.ldexp(1.0, exponent - half))
+    return times_power(Y, -exponent) if exponent else Y, exponent
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,6 +39,7 @@ def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, 
     -------
     sums : ndarray (n,), float64 or complex128
     squares : ndarray (n,), float64
+        Infinite or too small where a square leaves the range of float64.
 
     Raises
     ------
@@ -54,12 +55,12 @@ def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, 
         context, Begun(), on_panels=lambda _: None, on_sum=lambda *_: None, deadline=None
     )
     sums, squares = total.Z[:, 0], total.Z[:, 1].real
-    bad = ~(np.isfinite(sums) & np.isfinite(squares))
+    bad = ~np.isfinite(sums)
     if bad.any():
         column = int(np.argmax(bad))
         msg = (
-            f"{matrix.name}: expected finite entries whose squares can be summed, got others in "
-            f"column {column}; mend or mask the data, or scale it"
+            f"{matrix.name}: expected finite entries that can be summed, got others in column "
+            f"{column}; mend or mask the data, or scale it"
         )
         raise NonFiniteError(msg)
     return sums, np.ascontiguousarray(squares)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.sparse as sp
 
+from bigspec.blocks import times_power
 from bigspec.buffers import Buffers
 from bigspec.errors import DataError, NonFiniteError
 from bigspec.kernels import Accumulator, NonFiniteFound, safe_exponent, working_dtype
@@ -181,7 +182,7 @@ def run_operator(context: Context) -> Partial:
     Y = matrix.apply(V) if rows else matrix.apply_adjoint(V)
     exponent = safe_exponent(np.abs(Y).max()) if context.exponent is None else context.exponent
     # Scaled between the products by the square, so that neither over- nor underflows.
-    scaled = np.ldexp(1.0, -exponent) * (np.ldexp(1.0, -exponent) * Y) if exponent else Y
+    scaled = times_power(times_power(Y, -exponent), -exponent) if exponent else Y
     Z = matrix.apply_adjoint(scaled) if rows else matrix.apply(scaled)
     if not (np.isfinite(Y).all() and np.isfinite(Z).all()):
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
@@ -189,7 +190,7 @@ def run_operator(context: Context) -> Partial:
     Y = Y.astype(V.dtype, copy=False)
     Z = np.array(Z, dtype=V.dtype, order="C")  # a copy: an operator may use its memory again
     seconds = time.perf_counter() - started
-    Y = np.ldexp(1.0, -exponent) * Y if exponent else Y
+    Y = times_power(Y, -exponent) if exponent else Y
     return Partial(Z, Y.conj().T @ Y, exponent, None, seconds_multiplying=seconds)
 
 

@@ -55,9 +55,9 @@ class Running:
                 certain = min(certain, value)
             else:
                 likely = min(likely, value)
-        top = max(bounds.lower, np.finfo(float).tiny)
+        top = float(max(bounds.lower, np.finfo(float).tiny))
         failed = self.failed or likely[0] < lower
-        return Running(lower, name, certain, likely, failed, float(2 * bounds.eps / top))
+        return Running(lower, name, certain, likely, failed, 2 * float(bounds.eps) / top)
 
     @property
     def interval(self) -> Interval:

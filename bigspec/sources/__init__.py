@@ -87,6 +87,9 @@ def open_source(
     ArgumentError
         `rows` or `fill` for something else than a netCDF variable, or not of this one.
     """
+    if isinstance(a, str) and not a:
+        msg = "expected a path or URL, got an empty text; is a variable unset?"
+        raise ArgumentError(msg)
     if rows is not None or fill is not None:
         return _open_variable(a, rows, fill)
     if isinstance(a, Matrix):

@@ -72,7 +72,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     elif len(shape) > 2:
         rows, rest = shape[0], math.prod(shape[1:])
         advice = f"flatten all axes but one, for example .reshape({rows}, {rest})"
-    elif 0 in shape:
+    elif min(shape) <= 0:
         advice = "a matrix without entries has no singular values"
     else:
         return shape[0], shape[1]

@@ -130,6 +130,8 @@ class StoredSparse(Matrix):
         return self._block(data, indices, pointers - first, cut.stop - cut.start)
 
     def _block(self, data: Any, indices: Any, pointers: Any, height: int) -> Block:
+        if data.dtype.itemsize == 2 and data.dtype.kind not in "biu":
+            data = data.astype(np.float32)  # SciPy has no sparse float16, nor bfloat16
         kind: Any = sp.csr_array if self.format == "csr" else sp.csc_array
         shape = (height, self.shape[1]) if self.format == "csr" else (self.shape[0], height)
         block = kind(shape, dtype=data.dtype)

@@ -209,6 +209,7 @@ def test_a_damaged_npz(tmp_path):
         ),
         (np.eye(3), {}, DataError, "expected a sparse matrix .*, got one with dense panels"),
         ([[1, 2]], {}, UnsupportedTypeError, "expected a path or URL"),
+        ("", {}, ArgumentError, "expected a path or URL, got an empty text"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_written(source, options, kind, said, tmp_path):

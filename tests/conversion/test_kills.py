@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import zarr
 
 import bigspec
-from bigspec.errors import BigspecError
+from bigspec.errors import ArgumentError, BigspecError
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,47 @@ def test_killed_again_and_again(row, child, tmp_path):
         else:
             assert child(0, source, place, form) == 0
         assert contents(place) == whole, f"killed at {kills} of {count}"
-        # Killed between its last two steps, it leaves a folder, which the next run may take.
-        if not place.with_name(place.name + ".partial").exists():
-            continue
-        assert not (place.with_name(place.name + ".partial") / "matrix").exists()
+        # Killed between its last two steps, it leaves a folder, which the same command takes.
+        if place.with_name(place.name + ".partial").exists():
+            assert child(0, source, place, form) == 0
+            assert contents(place) == whole
+        assert not place.with_name(place.name + ".partial").exists()
     B = zarr.open_group(tmp_path / "whole.zarr", mode="r")
     assert B.attrs["encoding-type"] == f"{form}_matrix"
+
+
+class Died(BaseException):
+    """In place of a kill."""
+
+
+def die(_work):
+    raise Died
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["in place", "taken away since"])
+def test_killed_just_after_a_replacement_it_is_not_replaced_by_nothing(
+    taken, tmp_path, monkeypatch
+):
+    place = tmp_path / "A.zarr"
+    bigspec.convert(sp.eye_array(30, format="csr"), place)
+    scipy.io.mmwrite(tmp_path / "A.mtx", 2 * sp.eye_array(20, format="coo"))
+    with monkeypatch.context() as patch:
+        patch.setattr("bigspec.conversion.work.Work.remove", die)
+        with pytest.raises(Died):
+            bigspec.convert(tmp_path / "A.mtx", place, overwrite=True)
+    whole = contents(place)
+    if taken:
+        place.rename(tmp_path / "elsewhere")
+    bigspec.convert(tmp_path / "A.mtx", place, overwrite=True)
+    assert contents(place) == whole
+    assert not (tmp_path / "A.zarr.partial").exists()
+
+
+def test_only_a_zarr_store_is_overwritten(tmp_path):
+    kept = tmp_path / "home" / "thesis.tex"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    for place in (kept, kept.parent):
+        with pytest.raises(ArgumentError, match="expected a Zarr store to replace, got"):
+            bigspec.convert(sp.eye_array(30, format="csr"), place, overwrite=True)
+    assert contents(tmp_path) == {"home/thesis.tex": b"years of work"}

@@ -101,6 +101,18 @@ def test_the_interval_is_that_of_the_dense_matrix(
     assert np.linalg.norm(image) >= est.lower * (1 - 1e-12)
 
 
+@pytest.mark.parametrize("form", ["csr", "csc"])
+def test_values_of_a_type_that_scipy_has_not(form: str, tmp_path: Path) -> None:
+    A = random_sparse(60, 40, form=form)
+    half = np.asarray(A.data * 100, np.float16)
+    path = write(tmp_path / "A.zarr", A, data=half)
+    D = type(A)((half.astype(float), A.indices, A.indptr), A.shape).toarray()
+    for made, dense in ((path, D), (bigspec.centered(path), D - D.mean(axis=0))):
+        est = bigspec.norm(made, rtol=1e-8)
+        assert est.lower <= np.linalg.norm(dense, 2) * (1 + 1e-14)
+        assert np.linalg.norm(dense, 2) <= est.upper * (1 + 1e-14)
+
+
 def test_panels_run_on_a_cluster(client: Any, tmp_path: Path) -> None:
     A = random_sparse(400, 60)
     path = write(tmp_path / "A.zarr", A)
@@ -155,6 +167,7 @@ def indices(value: int) -> Any:
         ({"data": np.ones((120, 1))}, SourceError, "one-dimensional array 'data'"),
         ({"data": np.zeros(120, "M8[s]")}, UnsupportedTypeError, "expected entries of type"),
         ({"shape": [30]}, DataError, "expected a matrix with"),
+        ({"shape": [30, -20]}, DataError, r"expected a matrix with .*got shape \(30, -20\)"),
         ({"shape": "wide"}, SourceError, "'shape' of two integers"),
         ({"version": "0.2.0"}, SourceError, "of version 0.2.0"),
         ({"encoding": "array"}, SourceError, "expected a Zarr array, got a Zarr group"),
