@@ -126,6 +126,13 @@ def test_an_image_that_was_not_read_is_off_by_no_more_than_is_said(decay, algori
     assert len(found) == est.passes - 1
 
 
+def test_a_time_limit_ends_a_pass_between_the_panels_of_a_factor():
+    A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
+    est = bigspec.norm(A @ B, time_limit=1e-9)
+    assert (est.passes, est.stopped_by) == (0, "time")
+    assert not A.log.reads
+
+
 def test_a_factor_that_changes_between_passes_is_noticed():
     class Changing(Observer):
         def pass_finished(self, record):

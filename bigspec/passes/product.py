@@ -41,8 +41,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Cost:
-    """What the passes over the factors of one product cost, and their content."""
+    """What the passes over the factors of one product cost, their content, and when they end."""
 
+    deadline: float | None = None
     bytes_read: int = 0
     tokens: dict[int, int] = field(default_factory=dict)
 
@@ -164,7 +165,8 @@ class Factor:
 
     def _passes(self) -> Pass:
         assert self.layout is not None
-        return Pass(self.matrix, self.layout, find_executor(self.matrix.resident))
+        executor = find_executor(self.matrix.resident)
+        return Pass(self.matrix, self.layout, executor, deadline=self.cost.deadline)
 
     def _forward(self, V: Array) -> Array:
         done = self._passes().forward(V)
@@ -178,7 +180,11 @@ class Factor:
         block = np.ascontiguousarray(W, working_dtype(self.matrix.dtype))
         context = BackwardContext(self.matrix, self.layout, block, 0, False)
         total = executor.sum_rounds(
-            context, Begun(), on_panels=lambda _: None, on_sum=lambda *_: None, deadline=None
+            context,
+            Begun(),
+            on_panels=lambda _: None,
+            on_sum=lambda *_: None,
+            deadline=self.cost.deadline,
         )
         self.cost.add(self.matrix, total, total.tokens)
         return total.Z
@@ -240,7 +246,7 @@ def run_product(context: ProductContext) -> Partial:
     matrix, V = context.matrix, context.V
     assert isinstance(matrix, Product)
     assert V is not None
-    started, cost = time.perf_counter(), Cost()
+    started, cost = time.perf_counter(), Cost(context.deadline)
     tall = context.layout.orientation == "rows"
     between = 6 * matrix.left.shape[1] * V.shape[1] * V.dtype.itemsize
     memory, images = context.layout.memory, context.images
@@ -313,9 +319,12 @@ class ProductContext(Context):
     ----------
     images : Images or None
         Where the outer factor's first product may come from.
+    deadline : float or None
+        As of `Pass`.
     """
 
     images: Images | None = None
+    deadline: float | None = None
 
     def at_once(self) -> Partial:
         """Run it."""
@@ -324,12 +333,14 @@ class ProductContext(Context):
 
 @dataclass(frozen=True, eq=False)
 class ProductForward(ForwardContext):
-    """A forward pass over a product."""
+    """A forward pass over a product; `deadline` is that of `Pass`."""
+
+    deadline: float | None = None
 
     def apply(self, V: Array, *, adjoint: bool) -> Array:
         """Multiply one factor after the other."""
         limit = self.layout.memory.limit
-        return _operator(self.matrix, V, limit, Cost(), adjoint=adjoint)
+        return _operator(self.matrix, V, limit, Cost(self.deadline), adjoint=adjoint)
 
 
 class ProductPass(Pass):
@@ -348,10 +359,20 @@ class ProductPass(Pass):
         return self.last
 
     def _context(self, V: Array | None, exponent: int | None) -> Context:
-        return ProductContext(self.matrix, self.layout, V, exponent, False, images=self._images)
+        return ProductContext(
+            self.matrix,
+            self.layout,
+            V,
+            exponent,
+            False,
+            images=self._images,
+            deadline=self.deadline,
+        )
 
     def _forward_context(self, V: Array, exponent: int, target: Any) -> ForwardContext:
-        return ProductForward(self.matrix, self.layout, V, exponent, False, target=target)
+        return ProductForward(
+            self.matrix, self.layout, V, exponent, False, target=target, deadline=self.deadline
+        )
 
 
 def passes_over(
