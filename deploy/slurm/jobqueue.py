@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         with subprocess.Popen(command, env=WAITING | os.environ) as bigspec:
             signal.signal(signal.SIGTERM, lambda *_: bigspec.terminate())
             while True:
-                # Submits the jobs that are missing. Not adapt(), which counts those that have ended.
+                # Submits the jobs that are missing. adapt() would count those that have ended.
                 cluster.scale(jobs=JOBS)
                 try:
                     return bigspec.wait(timeout=10)
