@@ -2,7 +2,9 @@
 
 import ast
 import re
+import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,13 +34,24 @@ def test_options_in_the_text_exist(path):
 
 
 @pytest.mark.parametrize("path", STEPS, ids=name_of)
-def test_step_retries_what_the_command_line_calls_saved_or_unavailable(path):
-    values = [
-        ast.literal_eval(node.value)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RETRIED"
-    ]
-    assert [set(value) for value in values] == [RETRIED]
+def test_step_retries_what_is_saved_unavailable_or_killed(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("RETRIED", "KILLED"):
+            names[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+    (retries,) = (
+        compile(ast.Expression(node), str(path), "eval")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BoolOp) and "RETRIED" in ast.unparse(node)
+    )
+    retried = {
+        status
+        for status in range(-20, 200)
+        if eval(retries, names | {"status": status, "error": SimpleNamespace(status=status)})
+    }
+    assert retried & set(range(129)) == RETRIED
+    assert {-signal.SIGTERM, -signal.SIGKILL, 137, statuses.TERMINATED} <= retried
 
 
 @pytest.mark.parametrize("path", [*STEPS, DEPLOY / "slurm" / "jobqueue.py"], ids=name_of)
