@@ -154,7 +154,7 @@ def test_interrupted_job_finishes_from_its_checkpoint(interrupt, slurm, undistur
     assert found["passes"] == undisturbed["passes"]
 
 
-def test_cancelled_job_saves_and_is_not_queued_again(slurm):
+def test_cancelled_job_saves_and_goes_on_only_when_submitted_again(slurm, monkeypatch):
     number = submit(slurm, "norm.sbatch")
     wait_until_busy(slurm / f"bigspec-{number}")
     subprocess.run(["scancel", number], check=True)
@@ -162,6 +162,10 @@ def test_cancelled_job_saves_and_is_not_queued_again(slurm):
     assert (state, job(number)["Restarts"]) == ("CANCELLED", "0")
     assert "terminated. Everything up to here is saved" in output
     assert "is queued again" not in output
+    monkeypatch.setenv("BIGSPEC_RUN", f"bigspec-{number}")
+    state, status, output = ended(slurm, submit(slurm, "norm.sbatch"))
+    assert (state, status) == ("COMPLETED", "0:0")
+    assert "went on from a checkpoint with" in output
 
 
 def test_failed_gate_is_not_queued_again(slurm):
@@ -179,7 +183,18 @@ def small_workers(monkeypatch):
     monkeypatch.setenv("BIGSPEC_DRIVER", str(DEPLOY / "slurm" / "jobqueue.py"))
 
 
-def test_job_with_workers_as_jobs_finishes_from_its_checkpoint(slurm, small_workers, undisturbed):
+def preempted_and_told(number):
+    """There are no steps that SIGTERM would go to: the batch shell must be told."""
+    with Path(os.environ["SLURM_CONF"]).open("a") as settings:
+        settings.write("SlurmctldParameters=preempt_send_user_signal\n")
+    subprocess.run(["scontrol", "reconfigure"], check=True)
+    preempted(number)
+
+
+@pytest.mark.parametrize("interrupt", [terminated, preempted_and_told])
+def test_job_with_workers_as_jobs_finishes_from_its_checkpoint(
+    interrupt, slurm, small_workers, undisturbed
+):
     size = ["--cpus-per-task=1", "--mem=2G", "--time=20"]
     queued_workers = ("squeue", "--noheader", "--name=bigspec-worker", "--format=%i")
     number = submit(slurm, "jobqueue.sbatch", size=size)
@@ -190,7 +205,7 @@ def test_job_with_workers_as_jobs_finishes_from_its_checkpoint(slurm, small_work
     subprocess.run(["scancel", min(workers)], check=True)
     until(lambda: len(now := set(said(*queued_workers).split())) == 2 and now != workers)
     print(said("squeue"))
-    terminated(number)
+    interrupt(number)
     queued_again(number)
     state, status, output = ended(slurm, number)
     assert (state, status) == ("COMPLETED", "0:0")
