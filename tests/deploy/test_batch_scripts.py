@@ -118,7 +118,7 @@ def test_script_hands_on_the_exit_status_and_is_queued_again_only_where_that_hel
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_job_is_not_queued_again_when_cancelled_or_too_often(machine, script):
     _, called = run(machine, script, 75, state="COMPLETING")  # as after scancel
-    assert (called["squeue"], called["scontrol"]) != ([], [])
+    assert called["squeue"]
     assert called["scontrol"] == []
     _, called = run(machine, script, 75, restarts=20)
     assert called["scontrol"] == []
