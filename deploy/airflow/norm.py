@@ -16,6 +16,7 @@ from airflow.sdk import DAG, BaseOperator, Context, Param
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 RETRIED = (69, 75)  # the cluster is not there; stopped early with everything saved
+KILLED = 128  # above it, or negative: a signal, maybe before there was anything to save
 KEPT = ("lower", "upper", "converged", "passes", "seconds", "status")
 
 
@@ -64,7 +65,7 @@ class BigspecNormOperator(BaseOperator):
         if status:
             reason = f"exit status {status}: {said}"
             context["ti"].xcom_push("failure", {"exit_status": status, **found})
-            if status in RETRIED or status < 0:  # negative: killed by a signal
+            if status in RETRIED or status < 0 or status > KILLED:
                 raise AirflowException(reason)
             raise AirflowFailException(reason)
         return found

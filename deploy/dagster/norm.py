@@ -22,6 +22,7 @@ from dagster import (
 )
 
 RETRIED = (69, 75)  # the cluster is not there; stopped early with everything saved
+KILLED = 128  # above it, or negative: a signal, maybe before there was anything to save
 RETRIES, WAIT = 5, 10.0
 
 
@@ -71,7 +72,7 @@ def spectral_norm(context: AssetExecutionContext, config: NormConfig) -> Materia
         for name in ("lower", "upper", "converged", "passes", "seconds", "status")
         if found.get(name) is not None
     }
-    if status in RETRIED or status < 0:  # negative: killed by a signal
+    if status in RETRIED or status < 0 or status > KILLED:
         raise RetryRequested(max_retries=RETRIES, seconds_to_wait=WAIT)
     if status:
         reason = f"exit status {status}: {said}"

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 
 RETRIED = (69, 75)  # the cluster is not there; stopped early with everything saved
+KILLED = 128  # above it, or negative: a signal, maybe before there was anything to save
 
 
 class BigspecError(Exception):
@@ -31,7 +32,7 @@ def is_retried(_task: object, _run: TaskRun, state: State) -> bool:
     try:
         state.result()
     except BigspecError as error:
-        return error.status in RETRIED or error.status < 0  # negative: killed by a signal
+        return error.status in RETRIED or error.status < 0 or error.status > KILLED
     except Exception:  # of Prefect itself
         return True
     return False

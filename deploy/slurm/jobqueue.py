@@ -4,7 +4,8 @@ python jobqueue.py /shared/A.zarr --checkpoint /shared/run --json norm.json
 
 All arguments go to `bigspec norm`, whose exit status this script hands on. The workers are jobs
 that come and go: bigspec begins with the first (BIGSPEC_MIN_WORKERS), for which it waits an hour
-(BIGSPEC_WORKER_TIMEOUT), and runs with those that are there.
+(BIGSPEC_WORKER_TIMEOUT), and runs with those that are there. A job that ends, preempted or at its
+walltime, is followed by another.
 """
 
 import os
@@ -31,16 +32,20 @@ def main(arguments: list[str]) -> int:
         walltime=WALLTIME,
         job_directives_skip=["-n"],  # so that Slurm takes --ntasks from below
         job_extra_directives=["--ntasks=1"],
-        worker_extra_args=["--lifetime-stagger", "2m"],
         scheduler_options={"dashboard_address": ":0"},
     )
     with cluster:
-        cluster.scale(jobs=JOBS)
         address = cluster.scheduler_address
         command = ["bigspec", "norm", *arguments, "--scheduler", address]
         with subprocess.Popen(command, env=WAITING | os.environ) as bigspec:
             signal.signal(signal.SIGTERM, lambda *_: bigspec.terminate())
-            return bigspec.wait()
+            while True:
+                # Submits the jobs that are missing. adapt() would count those that have ended.
+                cluster.scale(jobs=JOBS)
+                try:
+                    return bigspec.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    continue
 
 
 if __name__ == "__main__":

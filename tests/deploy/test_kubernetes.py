@@ -2,6 +2,9 @@
 
 import functools
 import importlib.util
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -35,11 +38,16 @@ def of_kind(*kinds):
     return [p for p in RESOURCES if p.values[0]["kind"] in kinds]
 
 
+def operator():
+    """The folder of the operator's package, which is not imported."""
+    (package,) = importlib.util.find_spec("dask_kubernetes").submodule_search_locations
+    return Path(package) / "operator"
+
+
 @functools.cache
 def operator_schema(kind):
-    """The schema that the operator installs; the package itself is not imported."""
-    package = Path(importlib.util.find_spec("dask_kubernetes").submodule_search_locations[0])
-    chart = package / "operator" / "deployment" / "helm" / "dask-kubernetes-operator"
+    """The schema that the operator installs."""
+    chart = operator() / "deployment" / "helm" / "dask-kubernetes-operator"
     (definition,) = documents(chart / "crds" / f"{kind.lower()}.yaml")
     (version,) = definition["spec"]["versions"]
     assert definition["spec"]["names"]["kind"] == kind
@@ -119,6 +127,10 @@ def containers(resource):
     return [c for spec in pod_specs(resource) for c in spec["containers"]]
 
 
+def all_containers(spec):
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
 def option(container, name):
     found = [a.partition("=")[2] for a in container["args"] if a.startswith(f"{name}=")]
     return found[0] if found else None
@@ -168,10 +180,64 @@ def test_memory_limits_of_pods_leave_room_beside_what_is_planned(resource):
             assert parse_bytes(planned) == 0.75 * parse_bytes(f"{allowed}B")
 
 
-def test_threads_of_workers_are_the_cores_they_ask_for():
+def test_threads_are_the_cores_asked_for():
     (cluster,) = documents(DEPLOY / "kubernetes" / "cluster.yaml")
-    (worker,) = cluster["spec"]["worker"]["spec"]["containers"]
+    (worker,) = containers(cluster["spec"]["worker"])
     assert option(worker, "--nthreads") == worker["resources"]["requests"]["cpu"]
+    (cron,) = documents(DEPLOY / "kubernetes" / "cronjob.yaml")
+    (norm,) = containers(cron)
+    threads = {v["name"]: v.get("value") for v in norm["env"]}["DASK_NUM_WORKERS"]
+    assert threads == norm["resources"]["requests"]["cpu"]
+
+
+@pytest.mark.parametrize("resource", of_kind("CronJob", "DaskCluster", "DaskJob"))
+def test_variables_in_arguments_are_set(resource):
+    (controller,) = operator().glob("**/controller.py")
+    by_operator = set(re.findall(r'"name": "(DASK_\w+)"', controller.read_text(encoding="utf-8")))
+    for spec in pod_specs(resource):
+        for container in all_containers(spec):
+            known = {v["name"] for v in container.get("env", [])}
+            if resource["kind"] != "CronJob":
+                known |= by_operator
+            used = re.findall(r"\$\((.*?)\)", " ".join(container.get("args", [])))
+            assert set(used) <= known, container["name"]
+
+
+@pytest.mark.parametrize("resource", of_kind("CronJob", "DaskCluster", "DaskJob"))
+def test_pods_may_run_where_restricted_ones_only_may(resource):
+    """Pod Security's level `restricted`, and a root file system that nobody writes to."""
+    for spec in pod_specs(resource):
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert ("serviceAccountName" in spec) != (spec.get("automountServiceAccountToken") is False)
+        writable = {volume["name"] for volume in spec["volumes"] if "configMap" not in volume}
+        for container in all_containers(spec):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+            assert set(mounts.values()) <= {volume["name"] for volume in spec["volumes"]}
+            assert mounts.get("/tmp") in writable or container["name"] == "tidy"
+
+
+@pytest.mark.parametrize("resource", of_kind("CronJob"))
+def test_checkpoints_of_past_nights_are_removed_and_nothing_else(resource, tmp_path):
+    (spec,) = pod_specs(resource)
+    tidy = spec["initContainers"][0]
+    name = resource["metadata"]["name"]
+    for folder in (f"{name}-1", f"{name}-2", "other"):
+        (tmp_path / folder / "blocks").mkdir(parents=True)
+    for file in (f"{name}-1.json", "history.sqlite"):
+        (tmp_path / file).touch()
+    for path in (tmp_path / f"{name}-1", tmp_path / f"{name}-1.json", tmp_path / "other"):
+        os.utime(path, (0, 0))
+    (script,) = tidy["args"]
+    command = [*tidy["command"], script.replace("/state", str(tmp_path))]
+    subprocess.run(command, check=True)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"{name}-1.json", f"{name}-2", "history.sqlite", "other"}
 
 
 def test_job_and_cron_job_run_on_the_same_kind_of_cluster():

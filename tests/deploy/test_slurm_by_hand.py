@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.interrupting import DEPLOY, LIMIT, until, wait_until_busy, write_matrix
+from tests.deploy.interrupting import DEPLOY, LIMIT, SLOW, until, wait_until_busy, write_matrix
 
 pytestmark = [
     pytest.mark.by_hand,
@@ -48,7 +48,6 @@ PartitionName=main Nodes={host} Default=YES MaxTime=60 State=UP PriorityTier=1 G
 PartitionName=urgent Nodes={host} MaxTime=60 State=UP PriorityTier=10
 """
 SIZE = ["--ntasks=2", "--cpus-per-task=1", "--mem-per-cpu=1500M", "--time=20"]
-OPTIONS = ["--seed", "1", "--checkpoint-interval", "5"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def slurm(tmp_path_factory):
     settings = home / "slurm.conf"
     settings.write_text(CONFIGURATION.format(home=home, host=socket.gethostname()))
     (home / "cgroup.conf").write_text("CgroupAutomount=no\n")
-    os.environ["SLURM_CONF"] = str(settings)
+    os.environ |= {"SLURM_CONF": str(settings), **SLOW}  # sbatch hands the environment on
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode:
         Path("/run/munge").mkdir(exist_ok=True)
@@ -87,7 +86,7 @@ def said(*command, cwd=None):
 
 def submit(home, script, *arguments, size=SIZE, limit=LIMIT):
     command = ["sbatch", "--parsable", *size, str(DEPLOY / "slurm" / script), str(home / "A.zarr")]
-    return said(*command, *OPTIONS, "--max-norm", str(limit), *arguments, cwd=home)
+    return said(*command, "--seed", "1", "--max-norm", str(limit), *arguments, cwd=home)
 
 
 def job(number):
@@ -132,8 +131,10 @@ def requeued(number):
 
 
 def preempted(number):
+    """SIGTERM goes to the steps; the kill would follow after the partition's GraceTime."""
     urgent = ["sbatch", "--parsable", "--partition=urgent", "--ntasks=4", "--output=/dev/null"]
-    said(*urgent, "--wrap", "exit 0")
+    urgent_number = said(*urgent, "--wrap", "exit 0")
+    until(lambda: job(urgent_number)["JobState"] == "COMPLETED")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def preempted(number):
 )
 def test_interrupted_job_finishes_from_its_checkpoint(interrupt, slurm, undisturbed):
     number = submit(slurm, "norm.sbatch")
-    wait_until_busy(slurm / f"bigspec-{number}", seconds=2.0)
+    wait_until_busy(slurm / f"bigspec-{number}")
     interrupt(number)
     queued_again(number)
     state, status, output = ended(slurm, number)
@@ -151,6 +152,20 @@ def test_interrupted_job_finishes_from_its_checkpoint(interrupt, slurm, undistur
     found = json.loads((slurm / f"bigspec-{number}.json").read_text())
     assert (found["lower"], found["upper"]) == (undisturbed["lower"], undisturbed["upper"])
     assert found["passes"] == undisturbed["passes"]
+
+
+def test_cancelled_job_saves_and_goes_on_only_when_submitted_again(slurm, monkeypatch):
+    number = submit(slurm, "norm.sbatch")
+    wait_until_busy(slurm / f"bigspec-{number}")
+    subprocess.run(["scancel", number], check=True)
+    state, _, output = ended(slurm, number)
+    assert (state, job(number)["Restarts"]) == ("CANCELLED", "0")
+    assert "terminated. Everything up to here is saved" in output
+    assert "is queued again" not in output
+    monkeypatch.setenv("BIGSPEC_RUN", f"bigspec-{number}")
+    state, status, output = ended(slurm, submit(slurm, "norm.sbatch"))
+    assert (state, status) == ("COMPLETED", "0:0")
+    assert "went on from a checkpoint with" in output
 
 
 def test_failed_gate_is_not_queued_again(slurm):
@@ -164,16 +179,33 @@ def test_failed_gate_is_not_queued_again(slurm):
 def small_workers(monkeypatch):
     for name, value in (("JOBS", "2"), ("CORES", "1"), ("MEMORY", "1500MiB"), ("WALLTIME", "20")):
         monkeypatch.setenv(f"BIGSPEC_{name}", value)
+    monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "1s")
     monkeypatch.setenv("BIGSPEC_DRIVER", str(DEPLOY / "slurm" / "jobqueue.py"))
 
 
-def test_job_with_workers_as_jobs_finishes_from_its_checkpoint(slurm, small_workers, undisturbed):
+def preempted_and_told(number):
+    """There are no steps that SIGTERM would go to: the batch shell must be told."""
+    with Path(os.environ["SLURM_CONF"]).open("a") as settings:
+        settings.write("SlurmctldParameters=preempt_send_user_signal\n")
+    subprocess.run(["scontrol", "reconfigure"], check=True)
+    preempted(number)
+
+
+@pytest.mark.parametrize("interrupt", [terminated, preempted_and_told])
+def test_job_with_workers_as_jobs_finishes_from_its_checkpoint(
+    interrupt, slurm, small_workers, undisturbed
+):
     size = ["--cpus-per-task=1", "--mem=2G", "--time=20"]
+    queued_workers = ("squeue", "--noheader", "--name=bigspec-worker", "--format=%i")
     number = submit(slurm, "jobqueue.sbatch", size=size)
-    wait_until_busy(slurm / f"bigspec-{number}", seconds=2.0)
+    wait_until_busy(slurm / f"bigspec-{number}")
     print(said("squeue"))
-    assert said("squeue", "--noheader", "--format=%j").count("bigspec-worker") == 2
-    terminated(number)
+    workers = set(said(*queued_workers).split())
+    assert len(workers) == 2
+    subprocess.run(["scancel", min(workers)], check=True)
+    until(lambda: len(now := set(said(*queued_workers).split())) == 2 and now != workers)
+    print(said("squeue"))
+    interrupt(number)
     queued_again(number)
     state, status, output = ended(slurm, number)
     assert (state, status) == ("COMPLETED", "0:0")
@@ -181,4 +213,4 @@ def test_job_with_workers_as_jobs_finishes_from_its_checkpoint(slurm, small_work
     assert "went on from a checkpoint with" in output
     found = json.loads((slurm / f"bigspec-{number}.json").read_text())
     assert (found["lower"], found["upper"]) == (undisturbed["lower"], undisturbed["upper"])
-    until(lambda: "bigspec-worker" not in said("squeue", "--noheader", "--format=%j"))
+    until(lambda: not said(*queued_workers))
