@@ -122,6 +122,7 @@ class LiveProgress(Observer):
             known = [part for part in (rate, self._interval) if part]
             with suppress(*_GONE):
                 self._bar.set_postfix_str(", ".join(known), refresh=False)
+                self._bar.total = panels  # of a product, as its factors tell
                 self._bar.update(done - self._bar.n)
         else:
             self._far = f"{done} of {panels} panels" + (f", {rate}" if rate else "")

@@ -126,6 +126,21 @@ def test_an_image_that_was_not_read_is_off_by_no_more_than_is_said(decay, algori
     assert len(found) == est.passes - 1
 
 
+def test_progress_is_told_in_panels_of_the_factors():
+    told = []
+
+    class Told(Observer):
+        def panels_done(self, done, panels, bytes_read, seconds):
+            told.append((done, panels, bytes_read))
+
+    A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
+    est = bigspec.norm(A @ B, max_passes=2, rtol=1e-3, block_size=2, seed=1, progress=Told())
+    ends = [(done, read) for done, panels, read in told if done == panels]
+    assert len(ends) == est.passes
+    assert sum(read for _, read in ends) == est.bytes_read
+    assert all(done <= panels for done, panels, _ in told)
+
+
 def test_a_time_limit_ends_a_pass_between_the_panels_of_a_factor():
     A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
     est = bigspec.norm(A @ B, time_limit=1e-9)

@@ -41,11 +41,31 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Cost:
-    """What the passes over the factors of one product cost, their content, and when they end."""
+    """What the passes over the factors of one product share: when they end, what they cost.
+
+    Attributes
+    ----------
+    deadline : float or None
+    on_panels : callable or None
+        Called with (panels done, panels in all, bytes read), of all passes over all factors.
+    panels, done, bytes_read : int
+    tokens : dict
+        Of the content of each factor.
+    """
 
     deadline: float | None = None
+    on_panels: Callable[[int, int, int], None] | None = None
+    panels: int = 0
+    done: int = 0
     bytes_read: int = 0
     tokens: dict[int, int] = field(default_factory=dict)
+
+    def panels_done(self, count: int, bytes_read: int) -> None:
+        """Tell that so many panels more are done, and what this pass over a factor has read."""
+        self.done += count
+        if self.on_panels is not None:
+            self.panels = max(self.panels, self.done)
+            self.on_panels(self.done, self.panels, self.bytes_read + bytes_read)
 
     def add(self, matrix: Matrix, other: Any, tokens: Any) -> None:
         """Add a pass over a factor, and compare its panels with those of an earlier one."""
@@ -104,6 +124,12 @@ class Factor:
             wanted=wanted,
         )
         return cls(matrix, layout, limit, cost)
+
+    def panels(self, *, fused: bool = False, adjoint: bool = False) -> int:
+        """Return how many panels a product has, as far as its layout tells."""
+        if self.layout is None:
+            return 0
+        return self.layout.panels * (2 if fused and self.rows == adjoint else 1)
 
     @property
     def rows(self) -> bool:
@@ -165,8 +191,20 @@ class Factor:
 
     def _passes(self) -> Pass:
         assert self.layout is not None
-        executor = find_executor(self.matrix.resident)
-        return Pass(self.matrix, self.layout, executor, deadline=self.cost.deadline)
+        executor, before = find_executor(self.matrix.resident), 0
+
+        def panels_done(done: int, _panels: int, bytes_read: int, _seconds: float) -> None:
+            nonlocal before
+            self.cost.panels_done(done - before, bytes_read)
+            before = done
+
+        return Pass(
+            self.matrix,
+            self.layout,
+            executor,
+            on_panels=panels_done,
+            deadline=self.cost.deadline,
+        )
 
     def _forward(self, V: Array) -> Array:
         done = self._passes().forward(V)
@@ -182,7 +220,7 @@ class Factor:
         total = executor.sum_rounds(
             context,
             Begun(),
-            on_panels=lambda _: None,
+            on_panels=lambda count: self.cost.panels_done(count, 0),
             on_sum=lambda *_: None,
             deadline=self.cost.deadline,
         )
@@ -246,7 +284,7 @@ def run_product(context: ProductContext) -> Partial:
     matrix, V = context.matrix, context.V
     assert isinstance(matrix, Product)
     assert V is not None
-    started, cost = time.perf_counter(), Cost(context.deadline)
+    started, cost = time.perf_counter(), Cost(context.deadline, context.on_panels)
     tall = context.layout.orientation == "rows"
     between = 6 * matrix.left.shape[1] * V.shape[1] * V.dtype.itemsize
     memory, images = context.layout.memory, context.images
@@ -268,6 +306,8 @@ def run_product(context: ProductContext) -> Partial:
     outer = Factor.of(parts[0], columns[0], limit, cost, wanted=wanted if carries else None)
     inner = Factor.of(parts[1], columns[1], limit, cost)
     Y = images.find(V) if carries and images is not None else None
+    outer_reads = 1 if Y is not None else 2
+    cost.panels = inner.panels(fused=True, adjoint=not tall) + outer_reads * outer.panels()
     Y, before = _scaled(outer.times(V, adjoint=not tall) if Y is None else Y)
     T, gram, exponent = inner.fused(Y, adjoint=not tall)
     T, after = _scaled(T)
@@ -321,10 +361,13 @@ class ProductContext(Context):
         Where the outer factor's first product may come from.
     deadline : float or None
         As of `Pass`.
+    on_panels : callable or None
+        As of `Cost`.
     """
 
     images: Images | None = None
     deadline: float | None = None
+    on_panels: Callable[[int, int, int], None] | None = None
 
     def at_once(self) -> Partial:
         """Run it."""
@@ -351,7 +394,7 @@ class ProductPass(Pass):
 
         The error of an image that was not read adds to the defect.
         """
-        self._images = Images(self.carried, self.accuracy)
+        self._images, self._started = Images(self.carried, self.accuracy), time.monotonic()
         result = super().run(V, exponent=exponent)
         self.carried = self._images.after
         error = self._images.error * float(np.linalg.norm(result.gram, 2))
@@ -367,7 +410,12 @@ class ProductPass(Pass):
             False,
             images=self._images,
             deadline=self.deadline,
+            on_panels=self._panels_done,
         )
+
+    def _panels_done(self, done: int, panels: int, bytes_read: int) -> None:
+        if self.on_panels is not None:
+            self.on_panels(done, panels, bytes_read, time.monotonic() - self._started)
 
     def _forward_context(self, V: Array, exponent: int, target: Any) -> ForwardContext:
         return ProductForward(
