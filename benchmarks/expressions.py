@@ -19,17 +19,18 @@ from zarr.codecs import BloscCodec
 import bigspec
 from bigspec.layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
+from bigspec.passes.images import Images
 
 COLUMNS, BLOCK, RANK = 10_000, 8, 20
 
 
-def make(folder, name, rows, chunk):
+def make(folder, name, rows, chunk, across=COLUMNS):
     path = folder / f"{name}-{rows}.zarr"
     if not path.exists():
         rng = np.random.default_rng(len(name))
         codec = BloscCodec(cname="lz4", shuffle="bitshuffle", clevel=5)
         store = zarr.create_array(
-            path, shape=(rows, COLUMNS), chunks=(chunk, COLUMNS), dtype="f4", compressors=codec
+            path, shape=(rows, COLUMNS), chunks=(chunk, across), dtype="f4", compressors=codec
         )
         for start in range(0, rows, chunk):
             part = rng.standard_normal((min(chunk, rows - start), COLUMNS), dtype="f4")
@@ -49,6 +50,22 @@ def one_pass(matrix):
             Pass(matrix, layout, executor).run(V, exponent=0)
 
     return run
+
+
+def product(A, B, repeats):
+    """The norm of ``A @ B`` as it is, and with the image of every block read."""
+    find, taken = Images.find, {"images carried": [], "images read": []}
+    for _ in range(repeats):
+        for how in taken:
+            Images.find = find if how == "images carried" else lambda self, V: None
+            est = bigspec.norm(A @ B, rtol=1e-3, seed=1)
+            taken[how].append((est.seconds, est.passes, est.bytes_read))
+    Images.find = find
+    for how, runs in taken.items():
+        seconds, (_, passes, read) = statistics.median(run[0] for run in runs), runs[0]
+        print(
+            f"A @ B, {how:16s} {seconds:6.2f} s, {passes} passes, {read / 1e9:.2f} GB", flush=True
+        )
 
 
 def main():
@@ -94,6 +111,8 @@ def main():
         ratio = median / statistics.median(seconds[base])
         spread = f"[{min(times):.2f}-{max(times):.2f}]"
         print(f"{name:34s} {median:6.2f} s {spread:14s} {ratio:5.2f} times {base}", flush=True)
+    path = make(options.folder, "square", COLUMNS, 1000, across=1000)
+    product(A, bigspec.open_matrix(path), options.repeats)
 
 
 if __name__ == "__main__":
