@@ -15,6 +15,7 @@ from scipy.sparse.linalg import svds
 from sklearn.utils.extmath import randomized_svd
 
 import bigspec
+from bigspec.buffers import Buffers
 from bigspec.kernels import Accumulator
 from bigspec.layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
@@ -94,11 +95,14 @@ def norms(A, repeats):
 def products(A, repeats):
     executor = find_executor(True)
     matrix = bigspec.open_matrix(A)
+    scratch = Buffers()  # a thread keeps its own for the length of a pass
     for b in (1, 4, 16):
         V = np.random.default_rng(0).standard_normal((A.shape[1], b))
 
         def fused(V=V):
-            total = Accumulator(V, A.shape[1], A.dtype, exponent=0, facts=False, transposed=False)
+            total = Accumulator(
+                V, A.shape[1], A.dtype, exponent=0, facts=False, transposed=False, buffers=scratch
+            )
             total.add_slab([(0, A)])
             return total.partial().Z
 

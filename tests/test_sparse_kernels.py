@@ -148,7 +148,7 @@ def test_stored_entries_of_extreme_magnitude(scale):
 @pytest.mark.parametrize("facts", [False, True])
 def test_a_slab_holds_what_is_planned_and_no_copy_of_its_entries(dtype, facts):
     rng = np.random.default_rng(0)
-    m, n, per = 60_000, 400, 50
+    m, n, per = 60_000, 10_000, 50
     indices = np.sort(rng.integers(0, n, (m, per)), axis=1).astype(np.int32).ravel()
     data = (rng.random(m * per) - 0.5).astype(dtype)
     A = sp.csr_array((data, indices, np.arange(0, m * per + 1, per)), shape=(m, n))
