@@ -22,6 +22,7 @@ from bigspec.options import (
     as_seed,
     as_whole,
     check_probability,
+    leading_vectors,
     load_start,
 )
 from bigspec.passes import connect as _connect
@@ -330,4 +331,5 @@ def _estimate(
         gate=None if budget.gate is None else budget.gate.judge(interval.lower, interval.upper),
         run_id=held.run.get("id", ""),
         start_columns=columns,
+        ritz_vectors=leading_vectors(chosen.algorithm, outcome.state, chosen.block_size),
     )

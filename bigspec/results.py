@@ -213,6 +213,9 @@ class Estimate:
         What the gate says of the interval; None without a gate.
     run_id : str
         Names the run in logs, checkpoint and history; a run that goes on keeps it.
+    ritz_vectors : ndarray (n, s) or None
+        For later runs to start from: up to 8 leading Ritz vectors, s at most half of
+        `block_size`; the first one is `right` (or `left`).
     """
 
     lower: float
@@ -243,6 +246,7 @@ class Estimate:
     gate: Verdict | None = None
     run_id: str = ""
     start_columns: int = 0
+    ritz_vectors: np.ndarray[Any, Any] | None = field(default=None, repr=False)
 
     @property
     def value(self) -> float:
@@ -280,7 +284,8 @@ class Estimate:
 
         Infinite numbers become None, so that strict JSON parsers accept the result.
         """
-        data = {k: v for k, v in vars(self).items() if k not in {"right", "left", "history"}}
+        apart = {"right", "left", "ritz_vectors", "history"}
+        data = {k: v for k, v in vars(self).items() if k not in apart}
         data["history"] = [asdict(record) for record in self.history]
         derived = {
             "schema": SCHEMA,

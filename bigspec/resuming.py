@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from bigspec.checkpoint import Checkpoint, Keeper, array_digest, describe
-from bigspec.errors import ArgumentError, BigspecError, CheckpointError, ResumeError
+from bigspec.errors import (
+    ArgumentError,
+    BigspecError,
+    CheckpointError,
+    MemoryLimitError,
+    ResumeError,
+)
 from bigspec.options import Start, entropy_of, start_vectors
 from bigspec.passes import Executor
 from bigspec.planning import Plan, Wishes, check_wishes, make_plan, resume_plan
@@ -149,7 +155,15 @@ def prepared(
         chosen, held = go_on(held, executor, matrix, wishes, failure_probability, seed, start)
         chosen, W = _fitting(start, chosen)
         return chosen, held, W
-    chosen, W = _fitting(start, make_plan(matrix, executor, wishes))
+    try:
+        chosen, W = _fitting(start, make_plan(matrix, executor, wishes))
+    except MemoryLimitError as error:
+        if start is None or not start.optional:
+            raise
+        wishes = replace(wishes, extra=0)
+        chosen, W = make_plan(matrix, executor, wishes), None
+        said = f"a cold start, for want of memory for old vectors: {error}"
+        chosen = replace(chosen, choices=(*chosen.choices, said))
     run = begin(chosen, wishes, failure_probability, entropy_of(seed, start), W)
     return chosen, replace(fresh, run=run), W
 

@@ -139,7 +139,7 @@ def test_a_warm_start_of_a_matrix_changed_by_a_thousandth_takes_one_or_two_passe
     A = A + 1e-3 * E / np.linalg.norm(E, 2)
     warm = bigspec.norm(A, start=start, **ASKED)
     assert run == cold.run_id
-    assert (warm.passes, warm.start_columns) == (passes, 1)
+    assert (warm.passes, warm.start_columns) == (passes, 4)
     assert cold.passes > warm.passes
     assert warm.lower <= np.linalg.norm(A, 2) <= warm.upper
 

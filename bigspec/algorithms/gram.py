@@ -89,3 +89,7 @@ class Gram:
     def vector(self, state: GramState) -> Array | None:
         """Return the leading eigenvector."""
         return state.top
+
+    def leading(self, state: GramState, count: int) -> Array | None:
+        """Return the leading eigenvector, which alone is kept."""
+        return state.top[:, None]

@@ -69,6 +69,13 @@ class Lanczos(Recurrence):
         v += state.V_next @ y[len(state.T) :]
         return v
 
+    def leading(self, state: LanczosState, count: int) -> Array | None:
+        """Form the leading Ritz vectors from the basis, if it was kept."""
+        v = self.vector(state)
+        if v is None:
+            return None
+        return np.column_stack([v, _combine(state.basis, state.relation.ritz[1][:, 1:count])])
+
 
 def _collatz(state: LanczosState) -> float:
     """Collatz-Wielandt bound at the leading Ritz vector, for non-negative matrices."""
@@ -85,8 +92,8 @@ def _collatz(state: LanczosState) -> float:
 
 
 def _combine(basis: tuple[Array, ...], y: Array) -> Array:
-    """Return ``V y`` for V given in blocks."""
-    out = np.zeros(len(basis[0]), np.result_type(basis[0], y))
+    """Return ``V y`` for V given in blocks; y is a vector or a matrix."""
+    out = np.zeros((len(basis[0]), *y.shape[1:]), np.result_type(basis[0], y))
     start = 0
     for block in basis:
         stop = start + block.shape[1]

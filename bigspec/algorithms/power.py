@@ -160,3 +160,11 @@ class Power:
         y = np.divide(head, relation.theta, out=np.zeros_like(head), where=head != 0)
         v = state.Z @ (relation.ritz[1] @ y)
         return np.asarray(v / np.linalg.norm(v))
+
+    def leading(self, state: PowerState, count: int) -> Array | None:
+        """Form the images of the leading Ritz vectors of the block."""
+        v = self.vector(state)
+        assert v is not None
+        others = state.Z @ state.relation.ritz[1][:, 1:count]
+        norms = np.linalg.norm(others, axis=0)
+        return np.column_stack([v, others / np.where(norms > 0, norms, 1.0)])

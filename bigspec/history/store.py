@@ -34,7 +34,8 @@ LAYOUT = 1
 PATIENCE = 30.0
 """Seconds that a write waits for other writers."""
 VECTOR_BYTES = 64 << 20
-"""Longer vectors (n > 1.6e7) are not kept here: a checkpoint of the run is the place for them."""
+"""Of a run's vectors as many are kept as this has room for: all 8 up to n = 2e6, none beyond 1.6e7;
+a checkpoint of the run is the place for longer ones."""
 VECTORS = 3
 """Of a series' newest accepted runs: one to start from, and those before, which a run that was
 preempted may have started from."""
@@ -43,7 +44,7 @@ TYPES = {"<f4", "<c8"}
 SCHEMA = f"""
 CREATE TABLE runs (number INTEGER PRIMARY KEY, {", ".join(COLUMNS)}, UNIQUE (run_id));
 CREATE INDEX by_series ON runs (series, number);
-CREATE TABLE vectors (run_id TEXT PRIMARY KEY, side TEXT, dtype TEXT, data BLOB);
+CREATE TABLE vectors (run_id TEXT PRIMARY KEY, side TEXT, dtype TEXT, columns INTEGER, data BLOB);
 """
 
 
@@ -86,7 +87,7 @@ class History:
         exit_status: int | None = None,
         warm_from: str | None = None,
     ) -> Row:
-        """Write the row of a run that answered, with its vector if it is accepted.
+        """Write the row of a run that answered, with what a later one starts from.
 
         Parameters
         ----------
@@ -108,7 +109,12 @@ class History:
             exit_status = 0 if estimate.gate is None else estimate.gate.exit_status
         source = source or str(estimate.matrix.get("where", ""))
         row = Row.of(estimate, series, source, exit_status, warm_from)
-        self.write(row, right=estimate.right, left=estimate.left)
+        block = estimate.ritz_vectors
+        self.write(
+            row,
+            right=None if estimate.right is None else block,
+            left=None if estimate.left is None else block,
+        )
         return row
 
     def write(self, row: Row, *, right: Array | None = None, left: Array | None = None) -> None:
@@ -124,9 +130,9 @@ class History:
             db.execute(
                 f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({marks})", tuple(values.values())
             )
-            for side, vector in (("right", right), ("left", left)):
-                if vector is not None:
-                    _keep_vector(db, row.run_id, side, vector)
+            for side, block in (("right", right), ("left", left)):
+                if block is not None:
+                    _keep_vectors(db, row.run_id, side, block)
             _drop_vectors(db, row.series)
 
     def rows(self, series: str | None = None, last: int | None = None) -> list[Row]:
@@ -214,17 +220,19 @@ class History:
         """
         with self._connected() as db:
             kept = db.execute(
-                "SELECT run_id, side, dtype, data FROM vectors JOIN runs USING (run_id) "
+                "SELECT run_id, side, dtype, columns, data FROM vectors JOIN runs USING (run_id) "
                 "WHERE series = ? AND accepted ORDER BY number DESC",
                 (series,),
             ).fetchall()
             seeds = db.execute(
                 "SELECT seed FROM runs WHERE series = ? AND seed IS NOT NULL", (series,)
             ).fetchall()
-        for run_id, side, dtype, data in kept:
-            if dtype not in TYPES or len(data) % np.dtype(dtype).itemsize:
+        for run_id, side, dtype, columns, data in kept:
+            if dtype not in TYPES or columns not in range(1, 1 + len(data)):
                 continue
-            block = np.frombuffer(data, dtype)[:, None]
+            if len(data) % (columns * np.dtype(dtype).itemsize):
+                continue
+            block = np.frombuffer(data, dtype).reshape(-1, columns)
             if digest is None or array_digest(np.ascontiguousarray(block)) == digest:
                 right, left = (block, None) if side == "right" else (None, block)
                 used = frozenset(int(seed) for (seed,) in seeds)
@@ -289,13 +297,15 @@ def _interval(row: Row) -> tuple[float, float]:
     return row.lower, row.upper
 
 
-def _keep_vector(db: sqlite3.Connection, run_id: str, side: str, vector: Array) -> None:
-    """Keep a vector in single precision: the rest of its digits would not save a pass."""
-    single = np.ascontiguousarray(vector, "<c8" if np.iscomplexobj(vector) else "<f4")
-    if single.nbytes <= VECTOR_BYTES:
+def _keep_vectors(db: sqlite3.Connection, run_id: str, side: str, block: Array) -> None:
+    """Keep vectors in single precision: the rest of their digits would not save a pass."""
+    dtype = np.dtype("<c8" if np.iscomplexobj(block) else "<f4")
+    columns = min(block.shape[1], VECTOR_BYTES // (dtype.itemsize * len(block)))
+    if columns:
+        single = np.ascontiguousarray(block[:, :columns], dtype)
         db.execute(
-            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
-            (run_id, side, single.dtype.str, single.tobytes()),
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, ?)",
+            (run_id, side, dtype.str, columns, single.tobytes()),
         )
 
 

@@ -44,6 +44,8 @@ class Outcome:
         The checkpoint that holds it.
     stopped_by : str
         ``"converged"``, ``"gate"``, ``"exhausted"``, ``"memory"``, ``"passes"`` or ``"time"``.
+    state : State or None
+        Of the algorithm, after the last pass.
     """
 
     intervals: tuple[Interval, ...]
@@ -55,6 +57,7 @@ class Outcome:
     stopped_by: str
     exponent: int = 0
     saved: str | None = None
+    state: Any = None
 
     @property
     def interval(self) -> Interval:
@@ -166,6 +169,7 @@ def _outcome(
         frobenius=None if facts is None else in_units(facts.frobenius_squared, exponent),
         stopped_by=reason,
         exponent=exponent,
+        state=state,
     )
 
 
