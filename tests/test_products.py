@@ -88,8 +88,9 @@ def test_products_of_products_and_of_expressions():
     assert contains(bigspec.norm(K, rtol=1e-6), largest_singular_value(D))
 
 
-def test_each_factor_is_read_once_a_pass_and_the_outer_one_once_more_at_first():
-    A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
+@pytest.mark.parametrize("p", [P, 200])
+def test_each_factor_is_read_once_a_pass_and_the_outer_one_once_more_at_first(p):
+    A, B = Chunked.of(dense(90, p), (20, p)), Chunked.of(dense(p, 50, 1), (10, 50))
     est = bigspec.norm(A @ B, block_size=4, max_passes=3, rtol=1e-8, seed=1)
     assert set(A.log.reads.values()) == {est.passes}
     assert set(B.log.reads.values()) == {est.passes + 1}
