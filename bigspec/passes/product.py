@@ -259,9 +259,11 @@ def run_product(context: ProductContext) -> Partial:
         raise MemoryLimitError(msg)
     parts = (matrix.right, matrix.left) if tall else (matrix.left, matrix.right)
     columns = [_columns(part, V) for part in parts]
-    wanted: tuple[Literal["rows", "columns"], ...] = ("columns", "rows")[:: 1 if tall else -1]
-    outer = Factor.of(parts[0], columns[0], limit, cost, wanted=wanted[0] if carries else None)
-    inner = Factor.of(parts[1], columns[1], limit, cost, wanted=wanted[1])
+    swept: tuple[Literal["rows", "columns"], ...] = (
+        ("columns", "rows") if tall else ("rows", "columns")
+    )
+    outer = Factor.of(parts[0], columns[0], limit, cost, wanted=swept[0] if carries else None)
+    inner = Factor.of(parts[1], columns[1], limit, cost, wanted=swept[1])
     image = images.find(V) if carries and images is not None else None
     while True:
         Y, before = _scaled(outer.times(V, adjoint=not tall) if image is None else image)
