@@ -205,6 +205,14 @@ def test_the_same_bits_on_a_cluster_and_after_a_break(cluster, tmp_path):
     assert (there.lower, there.upper) == (there_not.lower, there_not.upper)
 
 
+def test_images_are_carried_only_where_the_factors_fit_beside_them():
+    A, B = Chunked.of(dense(21_000, P), (3000, P)), Chunked.of(dense(P, 20_000, 1), (P, 20_000))
+    for limit, reads in (("39MiB", 4), ("50MiB", 3)):
+        B.log.reads.clear()
+        bigspec.norm(A @ B, block_size=16, seed=1, max_passes=2, memory_limit=limit)
+        assert set(B.log.reads.values()) == {reads}
+
+
 def test_a_large_product_is_not_measured_for_it_cannot_be_read(monkeypatch):
     monkeypatch.setattr("bigspec.planning.MEASURE_FROM", 1)
     K, D = multiplied(*PAIRS["tall"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 from zlib import crc32
@@ -246,10 +247,6 @@ def run_product(context: ProductContext) -> Partial:
     between = 6 * matrix.left.shape[1] * V.shape[1] * V.dtype.itemsize
     memory, images = context.layout.memory, context.images
     limit = memory.limit - memory.iterates - between
-    # Three images and Z are carried, and W, V - W K and the sums of `both` are made.
-    carried = (between // 6 + V.nbytes) * 4
-    carries = images is not None and carried < limit // 2
-    limit -= carried * carries
     if limit <= 0:
         msg = (
             f"memory_limit: expected at least {format_bytes(memory.iterates + between)} for the "
@@ -257,13 +254,14 @@ def run_product(context: ProductContext) -> Partial:
             f"{format_bytes(memory.limit)}. Give more memory, or a smaller block_size"
         )
         raise MemoryLimitError(msg)
-    parts = (matrix.right, matrix.left) if tall else (matrix.left, matrix.right)
-    columns = [_columns(part, V) for part in parts]
-    swept: tuple[Literal["rows", "columns"], ...] = (
-        ("columns", "rows") if tall else ("rows", "columns")
-    )
-    outer = Factor.of(parts[0], columns[0], limit, cost, wanted=swept[0] if carries else None)
-    inner = Factor.of(parts[1], columns[1], limit, cost, wanted=swept[1])
+    # Three images and Z are carried, and W, V - W K and the sums of `both` are made.
+    carried = (between // 6 + V.nbytes) * 4
+    factors = None
+    if images is not None and carried < limit // 2:
+        with suppress(MemoryLimitError):
+            factors = _factors(matrix, V, limit - carried, cost, tall=tall, carries=True)
+    carries = factors is not None
+    outer, inner = factors or _factors(matrix, V, limit, cost, tall=tall, carries=False)
     image = images.find(V) if carries and images is not None else None
     while True:
         Y, before = _scaled(outer.times(V, adjoint=not tall) if image is None else image)
@@ -292,6 +290,21 @@ def run_product(context: ProductContext) -> Partial:
         time.perf_counter() - started,
     )
     return part if context.exponent is None else part.rescaled(context.exponent)
+
+
+def _factors(
+    matrix: Product, V: Array, limit: int, cost: Cost, *, tall: bool, carries: bool
+) -> tuple[Factor, Factor]:
+    """Lay out the outer and the inner factor for a pass; where images are carried, for those."""
+    parts = (matrix.right, matrix.left) if tall else (matrix.left, matrix.right)
+    swept: tuple[Literal["rows", "columns"], ...] = (
+        ("columns", "rows") if tall else ("rows", "columns")
+    )
+    columns = [_columns(part, V) for part in parts]
+    return (
+        Factor.of(parts[0], columns[0], limit, cost, wanted=swept[0] if carries else None),
+        Factor.of(parts[1], columns[1], limit, cost, wanted=swept[1]),
+    )
 
 
 def _columns(matrix: Matrix, V: Array) -> int:
