@@ -293,10 +293,11 @@ def _attempt(
     panel_pieces = cut["panel_pieces"] if cut else max(1, min(swept.count, wanted // piece))
     # A partial sum, its copy in a merge, and the temporary of one product.
     fixed = 3 * block + 3 * TILE_BYTES
-    if matrix.anywhere[1 - axis] and not matrix.anywhere[axis]:
-        # Sparse, compressed the other way: the rows of a slab cannot be told apart, and the first
-        # product has all of them.
-        fixed += swept.extent * block_size * working_dtype(matrix.dtype).itemsize
+    if matrix.compressed == 1 - axis:
+        # The rows of a slab cannot be told apart: the first product has all of them, and its
+        # conjugate is another one.
+        row = block_size * working_dtype(matrix.dtype).itemsize
+        fixed += swept.extent * row * (2 if working_dtype(matrix.dtype).kind == "c" else 1)
     iterates = blocks * block if local else 0
     panels = -(-swept.count // panel_pieces)
     tasks = min(tasks, panels)

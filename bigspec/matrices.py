@@ -113,6 +113,11 @@ class Matrix(ABC):
         return False, False
 
     @property
+    def compressed(self) -> int | None:
+        """Axis along which sparse entries are compressed; None if neither, or it is not known."""
+        return self.anywhere.index(True) if sum(self.anywhere) == 1 else None
+
+    @property
     def views(self) -> bool:
         """Whether a sparse block of any size is a view: a panel is then read as one slab."""
         return False

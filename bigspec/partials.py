@@ -72,8 +72,9 @@ class Partial:
 
     @property
     def is_zero(self) -> bool:
-        """Whether only zeros have been summed."""
-        seen = self.facts is not None and self.facts.largest > 0
+        """Whether only zeros have been summed, and not what terms left that cancelled."""
+        facts = self.facts
+        seen = facts is not None and (facts.largest > 0 or facts.magnitude > 0)
         return not (seen or self.Z.any() or self.gram.any())
 
     def rescaled(self, exponent: int) -> Partial:

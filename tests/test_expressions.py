@@ -449,6 +449,16 @@ def test_a_difference_of_bool_and_unsigned_entries():
             )
 
 
+def test_a_panel_whose_terms_cancel_to_zeros_still_has_their_rounding():
+    A = decaying(4000, 500)
+    A[:2000] *= 1e200
+    A[2000:] *= 1e-200
+    B = A * 0.7  # rounded as the term is: the large panels leave zeros, or what rounding made
+    B[2000:] *= 2
+    rounding = 1e-17 * 0.7 * np.linalg.norm(A[:2000], 2)
+    assert bigspec.norm(0.7 * opened(A) - B).upper > rounding
+
+
 def test_what_was_rounded_inside_an_expression_is_counted_outside_too():
     A = decaying(90, 30)
     rest = 3 * opened(A) - A - opened(2 * A * (1 + 2**-30))

@@ -40,6 +40,14 @@ class Product(OperatorMatrix):
         return self.shape[1] <= self.shape[0]
 
     @property
+    def has_operator(self) -> bool:
+        """Whether a factor is known by its products alone, its adjoint among them."""
+        return any(
+            part.has_operator if isinstance(part, Product) else isinstance(part, OperatorMatrix)
+            for part in (self.left, self.right)
+        )
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The factors' identities."""
         held = [self.left.identity, self.right.identity]

@@ -148,8 +148,9 @@ class Pass:
     tokens : ndarray or None
         Content tokens of the panels, from the first complete pass; later ones must match.
     last : PassResult or None
-    accuracy : float
-        Relative width of the interval that is asked for: what passes may trade for reads.
+    accuracy, failure_probability : float
+        Of the interval that is asked for, its relative width, in units of the norm: what passes
+        may trade for reads.
     carried : Carried or None
         What a pass over a product leaves for the next one.
     """
@@ -169,7 +170,7 @@ class Pass:
         self.on_sum: Callable[[Begun], None] | None = None
         self.tokens: Array | None = None
         self.last: PassResult | None = None
-        self.accuracy = 0.0
+        self.accuracy, self.failure_probability = 0.0, 1.0
         self.carried: Carried | None = None
 
     @property

@@ -103,7 +103,7 @@ def solve(
     if budget.time_limit is not None:
         passes.deadline = time.monotonic() + budget.time_limit
     passes.tokens, passes.resume = progress.tokens, progress.begun
-    passes.carried, passes.accuracy = progress.carried, budget.rtol
+    passes.carried, passes.failure_probability = progress.carried, failure_probability
     saving = Saving(keeper, observer, passes, progress)
     reason = _stop(progress, algorithm, budget)
     try:
@@ -111,6 +111,7 @@ def solve(
             number = len(progress.history) + 1
             observer.pass_started(number, passes.layout.panels)
             saving.progress = progress
+            passes.accuracy = budget.rtol * _share_of_the_least(progress.running.intervals)
             before = time.monotonic() - progress.begun.seconds
             if progress.state is None:
                 state = algorithm.init(passes, entropy, start)
@@ -189,6 +190,12 @@ def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
     if budget.max_passes is not None and record.number >= budget.max_passes:
         return "passes"
     return ""
+
+
+def _share_of_the_least(intervals: tuple[Interval, ...]) -> float:
+    """Return ``l_k / l_1``: errors are of the size of l_1, and widths are relative."""
+    largest, least = intervals[0].lower, intervals[-1].lower
+    return (least / largest) ** 2 if largest > 0 else 0.0
 
 
 def _record(

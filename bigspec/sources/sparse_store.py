@@ -82,6 +82,11 @@ class StoredSparse(Matrix):
         free = isinstance(self.lines, Pointers)
         return free and self.axis == 0, free and self.axis == 1
 
+    @property
+    def compressed(self) -> int:
+        """The axis whose lines are stored one after another."""
+        return self.axis
+
     def most_nbytes(self, axis: int, grid: Grid) -> int:
         """Bytes between two cuts; reads the pointers if the cuts are not the matrix's own."""
         if axis != self.axis or grid.count == 1:

@@ -234,7 +234,9 @@ def test_a_warm_run_is_not_resumed_from_another_start(old, tmp_path, monkeypatch
     for other in (None, 2 * old.right, np.ones(N), place):
         with pytest.raises(ResumeError, match=r"got another one: start was '[0-9a-f]+', is "):
             bigspec.norm(chunked(NEW), start=other, checkpoint=run, **NEW_SEED)
-    bigspec.norm(chunked(NEW), start=old.ritz_vectors, checkpoint=run, **NEW_SEED)  # the same numbers
+    bigspec.norm(
+        chunked(NEW), start=old.ritz_vectors, checkpoint=run, **NEW_SEED
+    )  # the same numbers
 
 
 def test_a_run_is_not_its_own_start(place):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,21 @@ def test_one_hypersparse_row_of_very_many() -> None:
     last = slice(grid.cut(grid.count - 1), grid.extent)
     assert last.stop - last.start <= 1 << 20
     assert matrix.read(last, slice(0, 5), Buffers()).nnz == 1
+
+
+@pytest.mark.parametrize("dtype", ["f8", "c16"])
+@pytest.mark.parametrize("form", ["CSC", "DCSC", "COOC"])
+def test_rows_that_cannot_be_told_apart_are_all_in_the_plan(form: str, dtype: str) -> None:
+    group = in_memory(random(600_000, 4, 0.01).astype(dtype), form, step=10_000)
+    options = {"block_size": 16, "max_passes": 1, "memory_limit": "1GiB"}
+    tracemalloc.start()
+    try:
+        est = bigspec.norm(group, **options)  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert est.layout["orientation"] == "rows"
+    assert peak < est.layout["memory"]["total"]
 
 
 @pytest.mark.parametrize("ending", ["h5", "zarr"])
