@@ -10,7 +10,7 @@ from bigspec.errors import ArgumentError, MemoryLimitError
 from bigspec.kernels import working_dtype
 from bigspec.layout import Layout, choose_layout, format_bytes, keep_layout
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.passes import Executor, Measurement, measure
+from bigspec.passes import Executor, Measurement, measure, with_factors
 
 __all__ = ["ALGORITHMS", "Plan", "Wishes", "check_wishes", "make_plan", "resume_plan"]
 
@@ -267,11 +267,16 @@ class _Planner:
 
     def layout(self, algorithm: str, block_size: int) -> Layout:
         columns = self.columns(algorithm, block_size)
-        return choose_layout(self.matrix, columns, **self.room(algorithm))
+        layout = choose_layout(self.matrix, columns, **self.room(algorithm))
+        return with_factors(layout, self.matrix, columns)
 
     def kept_layout(self, algorithm: str, block_size: int, cut: dict[str, Any]) -> Layout | None:
         columns = self.columns(algorithm, block_size)
-        return keep_layout(self.matrix, cut, columns, **self.room(algorithm))
+        layout = keep_layout(self.matrix, cut, columns, **self.room(algorithm))
+        try:
+            return None if layout is None else with_factors(layout, self.matrix, columns)
+        except MemoryLimitError:
+            return None
 
     def columns(self, algorithm: str, block_size: int) -> int:
         return block_size + (0 if algorithm == "gram" else self.wishes.extra)

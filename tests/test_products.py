@@ -1,5 +1,7 @@
 """``A @ B``: its norm and triplets from passes over the factors, never formed."""
 
+import tracemalloc
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -258,5 +260,24 @@ def test_factors_that_do_not_fit_together_or_in_memory_are_refused():
     with pytest.raises(ArgumentError, match="needs entries"):
         bigspec.norm(A @ A.H, algorithm="gram")
     wide = bigspec.open_matrix(dense(60, 20_000)) @ dense(20_000, 50)
-    with pytest.raises(MemoryLimitError, match="the blocks between its factors"):
-        bigspec.norm(wide, memory_limit="14MiB")
+    for door in (bigspec.plan, bigspec.norm):
+        with pytest.raises(MemoryLimitError, match="the blocks between its factors"):
+            door(wide, memory_limit="14MiB", block_size=16)
+    assert bigspec.plan(wide, memory_limit="14MiB").block_size < 16
+
+
+def test_a_plan_counts_what_its_factors_hold_and_the_basis_gets_the_rest():
+    A, B = Chunked.of(dense(6000, 300), (3000, 300)), Chunked.of(dense(300, 5000, 1), (300, 2500))
+    options = {"block_size": 16, "algorithm": "lanczos", "memory_limit": "28MiB"}
+    plan = bigspec.plan(A @ B, **options)
+    memory = plan.layout.memory
+    assert memory.task > max(bigspec.plan(M, **options).layout.memory.task for M in (A, B))
+    assert plan.algorithm.basis_bytes == memory.limit - memory.total
+    tracemalloc.start()
+    try:
+        est = bigspec.norm(A @ B, rtol=1e-9, max_passes=8, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert est.passes == 8
+    assert peak < memory.limit

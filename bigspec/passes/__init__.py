@@ -6,7 +6,7 @@ from bigspec.passes.executors import Begun, DeadlinePassed, Executor
 from bigspec.passes.images import Carried
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.performance import Recording, recorded
-from bigspec.passes.product import passes_over
+from bigspec.passes.product import passes_over, with_factors
 from bigspec.passes.runner import Forward, Pass, PassResult, one_blas_thread
 from bigspec.passes.sizes import register_sizes
 from bigspec.passes.sums import column_sums
@@ -34,6 +34,7 @@ __all__ = [
     "parse_timedelta",
     "passes_over",
     "recorded",
+    "with_factors",
 ]
 
 # Workers import this package when they unpickle the tasks of a pass.

@@ -123,6 +123,11 @@ class Factor:
         return self.layout.panels * (2 if fused and self.rows == adjoint else 1)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes that a pass over it holds, as far as its layout tells."""
+        return 0 if self.layout is None else self.layout.memory.total
+
+    @property
     def rows(self) -> bool:
         """Whether panels are rows."""
         return self.layout is not None and self.layout.orientation == "rows"

@@ -31,7 +31,7 @@ from bigspec.passes.images import Images
 from bigspec.passes.runner import Pass, PassResult
 from bigspec.passes.tasks import Context
 
-__all__ = ["passes_over"]
+__all__ = ["passes_over", "with_factors"]
 
 Array = np.ndarray[Any, Any]
 
@@ -41,29 +41,13 @@ def run_product(context: ProductContext) -> Partial:
 
     Between the factors the block is scaled by powers of two, so that neither over- nor underflows.
     """
-    matrix, V = context.matrix, context.V
+    matrix, V, images = context.matrix, context.V, context.images
     assert isinstance(matrix, Product)
     assert V is not None
     started, cost = time.perf_counter(), Cost(context.deadline, context.on_panels)
     tall = context.layout.orientation == "rows"
-    between = 6 * matrix.left.shape[1] * V.shape[1] * V.dtype.itemsize
-    memory, images = context.layout.memory, context.images
-    limit = memory.limit - memory.iterates - between
-    if limit <= 0:
-        msg = (
-            f"memory_limit: expected at least {format_bytes(memory.iterates + between)} for the "
-            f"iterates of {matrix.name} and the blocks between its factors, got "
-            f"{format_bytes(memory.limit)}. Give more memory, or a smaller block_size"
-        )
-        raise MemoryLimitError(msg)
-    # Three images and Z are carried, and W, V - W K and the sums of `both` are made.
-    carried = (between // 6 + V.nbytes) * 4
-    factors = None
-    if images is not None and carried < limit // 2:
-        with suppress(MemoryLimitError):
-            factors = _factors(matrix, V, limit - carried, cost, tall=tall, carries=True)
-    carries = factors is not None
-    outer, inner = factors or _factors(matrix, V, limit, cost, tall=tall, carries=False)
+    outer, inner, carries, _ = _factors(matrix, V, context.layout, cost)
+    carries = carries and images is not None
     image = images.find(V) if carries and images is not None else None
     while True:
         reads = 1 if image is not None else 2
@@ -99,18 +83,73 @@ def run_product(context: ProductContext) -> Partial:
 
 
 def _factors(
-    matrix: Product, V: Array, limit: int, cost: Cost, *, tall: bool, carries: bool
-) -> tuple[Factor, Factor]:
-    """Lay out the outer and the inner factor for a pass; where images are carried, for those."""
+    matrix: Product, V: Array, layout: Layout, cost: Cost
+) -> tuple[Factor, Factor, bool, int]:
+    """Lay out both factors within what the iterates leave.
+
+    Returns
+    -------
+    outer, inner : Factor
+    carries : bool
+        Whether images are carried: where they and the outer factor's panels for them fit.
+    held : int
+        Bytes that a pass holds besides the iterates, at most.
+
+    Raises
+    ------
+    MemoryLimitError
+    """
+    rows, columns = layout.iterate_length, V.shape[1]
+    between = 6 * matrix.left.shape[1] * columns * V.dtype.itemsize
+    # Three images and Z are carried, and W, V - W K and the sums of `Factor.both` are made.
+    carried = 4 * (matrix.left.shape[1] + rows) * columns * V.dtype.itemsize
+    limit = layout.memory.limit - layout.memory.iterates - between
+    if limit <= 0:
+        least = format_bytes(layout.memory.iterates + between)
+        msg = (
+            f"memory_limit: expected at least {least} for the iterates of {matrix.name} and the "
+            f"blocks between its factors, got {format_bytes(layout.memory.limit)}. Give more "
+            "memory, or a smaller block_size"
+        )
+        raise MemoryLimitError(msg)
+    tall = layout.orientation == "rows"
     parts = (matrix.right, matrix.left) if tall else (matrix.left, matrix.right)
     swept: tuple[Literal["rows", "columns"], ...] = (
         ("columns", "rows") if tall else ("rows", "columns")
     )
-    columns = [columns_of(part, V) for part in parts]
-    return (
-        Factor.of(parts[0], columns[0], limit, cost, wanted=swept[0] if carries else None),
-        Factor.of(parts[1], columns[1], limit, cost, wanted=swept[1]),
-    )
+    widths = [columns_of(part, V) for part in parts]
+    if carried < limit // 2:
+        with suppress(MemoryLimitError):
+            outer, inner = (
+                Factor.of(part, width, limit - carried, cost, wanted=wanted)
+                for part, width, wanted in zip(parts, widths, swept, strict=True)
+            )
+            return outer, inner, True, between + carried + max(outer.nbytes, inner.nbytes)
+    outer = Factor.of(parts[0], widths[0], limit, cost)
+    inner = Factor.of(parts[1], widths[1], limit, cost, wanted=swept[1])
+    return outer, inner, False, between + max(outer.nbytes, inner.nbytes)
+
+
+def with_factors(layout: Layout, matrix: Matrix, columns: int) -> Layout:
+    """Return a layout that counts what a pass over the factors holds, if the matrix is a product.
+
+    Parameters
+    ----------
+    layout : Layout
+    matrix : Matrix
+    columns : int
+        Of a block.
+
+    Raises
+    ------
+    MemoryLimitError
+        The factors do not fit.
+    """
+    if not isinstance(matrix, Product):
+        return layout
+    V = np.empty((0, columns), matrix.dtype)
+    *_, held = _factors(matrix, V, layout, Cost())
+    return replace(layout, memory=replace(layout.memory, results=0, task=held, tasks=1))
 
 
 @dataclass(frozen=True, eq=False)
