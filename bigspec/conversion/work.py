@@ -59,6 +59,7 @@ class Work:
         key = digest(str(destination).encode())[:12]
         self.buckets = self.folder / "buckets" if scratch is None else scratch / f"bigspec-{key}"
         self.wanted = json.loads(json.dumps({"schema": SCHEMA} | wanted))
+        self.overwrite = overwrite
         if os.path.lexists(destination) and not self._is_published(self._noted()):
             self._check_destination(overwrite=overwrite)
         self._lock()
@@ -136,6 +137,8 @@ class Work:
                 "folder, or give --overwrite (overwrite=True)"
             )
             raise ResumeError(msg)
+        if (old := self.folder / "old").exists() and not os.path.lexists(self.destination):
+            old.replace(self.destination)  # of a process that died between its two steps
         for path in (self.matrix, self.buckets):
             shutil.rmtree(path, ignore_errors=True)
         return {"wanted": self.wanted, "stage": "new"}
@@ -149,10 +152,17 @@ class Work:
         half.replace(path)
 
     def publish(self) -> None:
-        """Put the finished group in its place in one step, and remove the rest."""
+        """Put the finished group in its place in one step, and remove the rest.
+
+        Raises
+        ------
+        ArgumentError
+            Something has come to lie there that is not to be replaced; the work is kept.
+        """
         old = self.folder / "old"
         if self.matrix.exists():  # else the process died after the replacement
             if os.path.lexists(self.destination):
+                self._check_destination(overwrite=self.overwrite)
                 shutil.rmtree(old, ignore_errors=True)
                 self.destination.replace(old)
             self.matrix.replace(self.destination)

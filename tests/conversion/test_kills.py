@@ -14,7 +14,8 @@ import scipy.sparse as sp
 import zarr
 
 import bigspec
-from bigspec.errors import ArgumentError, BigspecError
+from bigspec.conversion.running import Run
+from bigspec.errors import ArgumentError, BigspecError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,45 @@ def test_killed_just_after_a_replacement_it_is_not_replaced_by_nothing(
     bigspec.convert(tmp_path / "A.mtx", place, overwrite=True)
     assert contents(place) == whole
     assert not (tmp_path / "A.zarr.partial").exists()
+
+
+def test_killed_between_the_steps_of_a_replacement_what_was_replaced_comes_back(
+    tmp_path, monkeypatch
+):
+    place = tmp_path / "A.zarr"
+    bigspec.convert(sp.eye_array(30, format="csr"), place)
+    whole, replace = contents(place), Path.replace
+
+    def once(self, target):
+        if self.name == "matrix":
+            raise Died
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", once)
+        with pytest.raises(Died):
+            bigspec.convert(sp.eye_array(20, format="csr"), place, overwrite=True)
+    assert not place.exists()
+    bad = sp.csr_array(np.array([[np.nan]]))
+    with pytest.raises(DataError):
+        bigspec.convert(bad, place, dtype="int8", overwrite=True)
+    assert contents(place) == whole
+
+
+def test_what_has_come_to_lie_there_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    place = tmp_path / "A.zarr"
+
+    def published_first(run, *args):
+        place.mkdir()
+        (place / "zarr.json").write_text("of another process")
+        return go(run, *args)
+
+    go = Run.go
+    monkeypatch.setattr(Run, "go", published_first)
+    with pytest.raises(ArgumentError, match="expected a place where nothing lies"):
+        bigspec.convert(sp.eye_array(20, format="csr"), place)
+    assert contents(place) == {"zarr.json": b"of another process"}
+    assert (tmp_path / "A.zarr.partial" / "matrix").exists()
 
 
 def test_only_a_zarr_store_is_overwritten(tmp_path):
