@@ -1,4 +1,4 @@
-"""A matrix that changes a little every week: last week's vector saves passes this week."""
+"""A matrix that changes a little every week: last week's vectors save passes this week."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def main() -> None:
     for week in range(1, 4):
         A += 0.01 * rng.standard_normal((m, n)) / np.sqrt(m)
         cold = bigspec.norm(A)
-        warm = bigspec.norm(A, start=old)  # its vector, put before a fresh Gaussian block
+        warm = bigspec.norm(A, start=old)  # its vectors, put before a fresh Gaussian block
         print(
             f"week {week}: {cold.passes} passes cold, {warm.passes} warm; "
             f"[{warm.lower:.6f}, {warm.upper:.6f}]"
