@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import dask
 import numpy as np
 import pytest
 import zarr
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 
 import bigspec
 from bigspec import Gate, History, cli
-from bigspec.errors import ArgumentError, HistoryError
+from bigspec.errors import ArgumentError, HistoryError, MemoryLimitError
 from bigspec.history import Row, page, store, table
 from tests.matrices import decaying, gapped
 
@@ -142,6 +143,21 @@ def test_a_warm_start_of_a_matrix_changed_by_a_thousandth_takes_one_or_two_passe
     assert (warm.passes, warm.start_columns) == (passes, 4)
     assert cold.passes > warm.passes
     assert warm.lower <= np.linalg.norm(A, 2) <= warm.upper
+
+
+def test_where_old_vectors_do_not_fit_in_memory_the_run_starts_cold_and_says_so(file, tmp_path):
+    A = decaying(4000, 2000)
+    history = History(file)
+    history.record(bigspec.norm(A, max_passes=1, **ASKED), series="A")
+    start, _ = history.start("A")
+    with dask.config.set(num_workers=1):
+        limit = bigspec.plan(A, **ASKED).layout.memory.total
+    options = {"start": start, "checkpoint": tmp_path / "run", "memory_limit": limit} | ASKED
+    first = bigspec.norm(A, max_passes=1, **options)
+    assert first.start_columns == 0
+    assert any("a cold start, for want of memory" in choice for choice in first.choices)
+    with pytest.raises(MemoryLimitError):
+        bigspec.norm(A, **(options | {"start": start.right, "checkpoint": None}))
 
 
 def test_no_seed_of_the_series_is_used_twice(file):
