@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from bigspec.errors import MemoryLimitError
 from bigspec.gates import Gate
 from bigspec.layout import format_bytes
-from bigspec.matrices import Matrix
+from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.options import (
     as_bytes,
     as_count,
@@ -25,14 +25,17 @@ from bigspec.options import (
     leading_vectors,
     load_start,
 )
-from bigspec.passes import connect as _connect
 from bigspec.passes import (
+    DeadlinePassed,
+    Forward,
+    Pass,
     find_executor,
     is_dask_array,
     one_blas_thread,
     open_dask_array,
     passes_over,
 )
+from bigspec.passes import connect as _connect
 from bigspec.planning import Plan, Wishes, make_plan
 from bigspec.progress import make_observer
 from bigspec.results import Estimate, Observer
@@ -153,6 +156,7 @@ def norm(
     memory_limit: int | str | None = None,
     progress: bool | Observer = False,
     gate: Gate | None = None,
+    right: bool | None = None,
 ) -> Estimate:
     """Bracket the spectral norm (largest singular value) of a matrix that need not fit in memory.
 
@@ -194,6 +198,9 @@ def norm(
     gate : Gate, optional
         Limits: the run ends as soon as the interval decides them, or at `rtol`, undecided. What
         became of them is `Estimate.gate`.
+    right : bool, optional
+        Whether the right vector of a wide matrix is made, which takes one more pass where panels
+        are columns (no option else). Default: where the entries lie in this process's memory.
 
     Returns
     -------
@@ -241,8 +248,9 @@ def norm(
             observer.identified(held.run.get("id", ""))
             layout = chosen.layout.to_dict() | {"where": executor.name}
             observer.run_started(matrix.name, layout)
+            passes = passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done)
             outcome = solve(
-                passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done),
+                passes,
                 chosen.algorithm,
                 budget,
                 entropy=held.run["entropy"],
@@ -252,8 +260,11 @@ def norm(
                 progress=held,
                 keeper=keeper,
             )
+            if right is None:
+                right = matrix.resident and not isinstance(matrix, OperatorMatrix) and gate is None
+            other = _other_vector(passes, outcome, observer) if right else None
         columns = 0 if W is None else W.shape[1]
-        estimate = _estimate(chosen, outcome, budget, held, layout, columns, began)
+        estimate = _estimate(chosen, outcome, other, budget, held, layout, columns, began)
         observer.run_finished(estimate)
     finally:
         observer.close()
@@ -289,9 +300,21 @@ def connect(
         yield
 
 
+def _other_vector(passes: Pass, outcome: Outcome, observer: Observer) -> Forward | None:
+    """Make one more pass over panels of columns: ``A^H u``, whose direction attains no less."""
+    rows, u = passes.layout.orientation == "rows", outcome.vector
+    if rows or u is None or outcome.stopped_by == "time" or outcome.interval.lower == 0.0:
+        return None
+    observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
+    with suppress(DeadlinePassed):
+        return passes.forward(u[:, None], exponent=outcome.exponent)
+    return None
+
+
 def _estimate(
     chosen: Plan,
     outcome: Outcome,
+    other: Forward | None,
     budget: Budget,
     held: Progress,
     layout: dict[str, Any],
@@ -302,6 +325,10 @@ def _estimate(
     interval = outcome.interval
     rows = chosen.layout.orientation == "rows"
     read = chosen.measured_bytes + sum(record.bytes_read for record in outcome.history)
+    right = outcome.vector if rows else None
+    if other is not None and other.Y is not None:
+        read += other.bytes_read
+        right = other.Y[:, 0] / np.linalg.norm(other.Y)
     return Estimate(
         lower=interval.lower,
         upper=interval.upper,
@@ -311,7 +338,7 @@ def _estimate(
         checkpoint=outcome.saved,
         status=outcome.status,
         rtol=budget.rtol,
-        right=outcome.vector if rows else None,
+        right=right,
         left=None if rows else outcome.vector,
         frobenius=outcome.frobenius,
         upper_bound=interval.upper_bound,

@@ -202,12 +202,15 @@ def load_start(start: Any) -> Start | None:
 
 
 def _of_estimate(estimate: Estimate) -> Start:
-    def block(vector: Array | None) -> Array | None:
-        if vector is None or estimate.ritz_vectors is None:
-            return None if vector is None else vector[:, None]
-        return estimate.ritz_vectors
+    def column(vector: Array | None) -> Array | None:
+        return None if vector is None else vector[:, None]
 
-    return Start(block(estimate.right), block(estimate.left), frozenset({estimate.seed}))
+    right, left, block = column(estimate.right), column(estimate.left), estimate.ritz_vectors
+    if block is not None and estimate.layout["orientation"] == "rows":
+        right = block
+    elif block is not None:
+        left = block
+    return Start(right, left, frozenset({estimate.seed}))
 
 
 def leading_vectors(algorithm: Algorithm[Any], state: Any, block_size: int) -> Array | None:

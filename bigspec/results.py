@@ -176,7 +176,8 @@ class Estimate:
         The width that was asked for.
     right : ndarray (n,) or None
         Unit vector v with ``||A v|| >= value`` up to rounding. None if the basis did not fit
-        the memory given, and for panels of columns, which give the left vector.
+        the memory given, and for panels of columns, which give the left vector, unless one more
+        pass was made for it (see `norm`).
     left : ndarray (m,) or None
         For panels of columns: unit vector u with ``||A^H u|| >= value``.
     frobenius : float or None

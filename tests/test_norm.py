@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import zarr
 
 import bigspec
@@ -39,11 +40,28 @@ def test_interval_holds_the_norm_and_a_vector_attains_the_value(algorithm, rtol,
     assert est.frobenius == pytest.approx(np.linalg.norm(A), rel=1e-13)
 
 
-def test_wide_matrix_gives_the_left_vector(matrix):
+@pytest.mark.parametrize("form", [np.asarray, sp.csc_array, sp.csr_array])
+def test_a_wide_matrix_gives_both_vectors(matrix, form):
     A = matrix.T.copy()
-    est = bigspec.norm(A, algorithm="lanczos", rtol=1e-6)
-    assert est.right is None
-    assert np.linalg.norm(A.T @ est.left) >= est.value * (1 - 1e-13)
+    est = bigspec.norm(form(A), algorithm="lanczos", rtol=1e-6)
+    assert est.layout["orientation"] == "columns"
+    for vector, image in ((est.left, A.T), (est.right, A)):
+        assert np.linalg.norm(vector) == pytest.approx(1.0, rel=1e-13)
+        assert np.linalg.norm(image @ vector) >= est.value * (1 - 1e-13)
+    warm = bigspec.norm(form(A), algorithm="lanczos", rtol=1e-6, start=est)
+    assert warm.passes < est.passes
+
+
+def test_the_right_vector_of_a_wide_store_takes_one_more_pass_and_is_asked_for(matrix):
+    A = Chunked.of(matrix.T.copy(), (matrix.shape[1], 7))
+    plain = bigspec.norm(A, seed=1)
+    assert plain.right is None
+    assert set(A.log.reads.values()) == {plain.passes}
+    est = bigspec.norm(A, seed=1, right=True)
+    assert set(A.log.reads.values()) == {2 * plain.passes + 1}
+    assert est.bytes_read == plain.bytes_read + A.nbytes
+    assert (est.lower, est.upper, est.passes) == (plain.lower, plain.upper, plain.passes)
+    assert np.linalg.norm(A.array @ est.right) >= est.value * (1 - 1e-13)
 
 
 def test_same_seed_same_bits_and_fresh_entropy_by_default(matrix):

@@ -145,6 +145,7 @@ def norm_command(
                 memory_limit=memory_limit,
                 progress=observer,
                 gate=gate,
+                right=False,
             )
     status, message = ending(estimate)
     try:

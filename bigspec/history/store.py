@@ -109,12 +109,8 @@ class History:
             exit_status = 0 if estimate.gate is None else estimate.gate.exit_status
         source = source or str(estimate.matrix.get("where", ""))
         row = Row.of(estimate, series, source, exit_status, warm_from)
-        block = estimate.ritz_vectors
-        self.write(
-            row,
-            right=None if estimate.right is None else block,
-            left=None if estimate.left is None else block,
-        )
+        rows, block = estimate.layout["orientation"] == "rows", estimate.ritz_vectors
+        self.write(row, right=block if rows else None, left=None if rows else block)
         return row
 
     def write(self, row: Row, *, right: Array | None = None, left: Array | None = None) -> None:
