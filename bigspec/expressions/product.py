@@ -35,11 +35,6 @@ class Product(OperatorMatrix):
         return self.left.nbytes + self.right.nbytes
 
     @property
-    def tall(self) -> bool:
-        """Whether iterates are right vectors."""
-        return self.shape[1] <= self.shape[0]
-
-    @property
     def has_operator(self) -> bool:
         """Whether a factor is known by its products alone, its adjoint among them."""
         return any(
