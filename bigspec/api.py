@@ -14,7 +14,7 @@ import numpy as np
 from bigspec.errors import MemoryLimitError
 from bigspec.gates import Gate
 from bigspec.layout import format_bytes
-from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.matrices import Matrix
 from bigspec.options import (
     as_bytes,
     as_count,
@@ -200,7 +200,7 @@ def norm(
         became of them is `Estimate.gate`.
     right : bool, optional
         Whether the right vector of a wide matrix is made, which takes one more pass where panels
-        are columns (no option else). Default: where the entries lie in this process's memory.
+        are columns. Default: of an array or sparse matrix in this process's memory, without a gate.
 
     Returns
     -------
@@ -260,8 +260,10 @@ def norm(
                 progress=held,
                 keeper=keeper,
             )
-            if right is None:
-                right = matrix.resident and not isinstance(matrix, OperatorMatrix) and gate is None
+            if right is None:  # not of a memory map, which a pass reads from the disk
+                entries = getattr(matrix, "entries", None)
+                mapped = isinstance(entries, np.memmap)
+                right = gate is None and entries is not None and not mapped
             other = _other_vector(passes, outcome, observer) if right else None
         columns = 0 if W is None else W.shape[1]
         estimate = _estimate(chosen, outcome, other, budget, held, layout, columns, began)

@@ -52,7 +52,7 @@ def test_a_wide_matrix_gives_both_vectors(matrix, form):
     assert warm.passes < est.passes
 
 
-def test_the_right_vector_of_a_wide_store_takes_one_more_pass_and_is_asked_for(matrix):
+def test_the_right_vector_of_a_wide_store_takes_one_more_pass_and_is_asked_for(matrix, tmp_path):
     A = Chunked.of(matrix.T.copy(), (matrix.shape[1], 7))
     plain = bigspec.norm(A, seed=1)
     assert plain.right is None
@@ -62,6 +62,8 @@ def test_the_right_vector_of_a_wide_store_takes_one_more_pass_and_is_asked_for(m
     assert est.bytes_read == plain.bytes_read + A.nbytes
     assert (est.lower, est.upper, est.passes) == (plain.lower, plain.upper, plain.passes)
     assert np.linalg.norm(A.array @ est.right) >= est.value * (1 - 1e-13)
+    np.save(tmp_path / "A.npy", A.array)
+    assert bigspec.norm(tmp_path / "A.npy").right is None  # a memory map
 
 
 def test_same_seed_same_bits_and_fresh_entropy_by_default(matrix):
