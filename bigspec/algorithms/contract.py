@@ -144,9 +144,3 @@ class Algorithm(Protocol, Generic[S]):
 
         With bounds of l_1 .. l_k, k orthonormal iterates as columns.
         """
-
-    def leading(self, state: S, count: int) -> Array | None:
-        """Return at most so many leading Ritz vectors as columns, `vector` in place of the first.
-
-        Later runs on a matrix like this one start from them.
-        """

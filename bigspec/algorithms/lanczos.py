@@ -70,7 +70,7 @@ class Lanczos(Recurrence):
         return v
 
     def leading(self, state: LanczosState, count: int) -> Array | None:
-        """Form the leading Ritz vectors from the basis, if it was kept."""
+        """Form so many leading Ritz vectors, `vector` for the first, if the basis was kept."""
         v = self.vector(state)
         if v is None:
             return None

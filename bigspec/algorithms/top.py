@@ -114,10 +114,6 @@ class TopLanczos(Recurrence):
             V = np.concatenate([V, np.linalg.qr(more)[0]], axis=1)
         return np.ascontiguousarray(V)
 
-    def leading(self, state: LanczosState, count: int) -> Array:
-        """Return the first of the k iterates."""
-        return self.vector(state)[:, :count]
-
 
 @dataclass(frozen=True)
 class _Blocks:

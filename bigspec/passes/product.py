@@ -44,11 +44,11 @@ def run_product(context: ProductContext) -> Partial:
     matrix, V, images = context.matrix, context.V, context.images
     assert isinstance(matrix, Product)
     assert V is not None
+    assert images is not None
     started, cost = time.perf_counter(), Cost(context.deadline, context.on_panels)
     tall = context.layout.orientation == "rows"
     outer, inner, carries, _ = _factors(matrix, V, context.layout, cost)
-    carries = carries and images is not None
-    image = images.find(V) if carries and images is not None else None
+    image = images.find(V) if carries else None
     while True:
         reads = 1 if image is not None else 2
         cost.panels = (
@@ -63,10 +63,10 @@ def run_product(context: ProductContext) -> Partial:
             msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
             raise NonFiniteError(msg)
         plain = before == after == exponent == 0
-        if image is None or images is None or (plain and images.stands(V, Z, gram)):
+        if image is None or (plain and images.stands(V, Z, gram)):
             break
         image, images.error = None, 0.0
-    if images is not None and X is not None and plain:
+    if X is not None and plain:
         Y, X = (block.astype(V.dtype, copy=False) for block in (Y, X))
         images.note(V, Y, T, gram, Z, X, facts)
     part = Partial(
