@@ -18,7 +18,7 @@ import numpy as np
 
 import bigspec
 from bigspec.checkpoint import Checkpoint
-from bigspec.layout import choose_layout
+from bigspec.panels.layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread, tasks
 
 

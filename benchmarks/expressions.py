@@ -17,9 +17,9 @@ import zarr
 from zarr.codecs import BloscCodec
 
 import bigspec
-from bigspec.layout import choose_layout
+from bigspec.panels.layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
-from bigspec.passes.images import Images
+from bigspec.passes.products.images import Images
 
 COLUMNS, BLOCK, RANK = 10_000, 8, 20
 

@@ -19,8 +19,8 @@ import numpy as np
 import zarr
 
 import bigspec
-from bigspec import layout
-from bigspec.results import Observer
+from bigspec.panels import layout
+from bigspec.watch import Observer
 
 CALL = {"rtol": 1e-7, "seed": 1, "algorithm": "lanczos", "block_size": 4}
 SMALL = {"PANEL_BYTES": (1, 1), "ROUND_PANELS": 4, "READ_TO_RETURN": 1}

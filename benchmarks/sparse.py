@@ -15,9 +15,9 @@ from scipy.sparse.linalg import svds
 from sklearn.utils.extmath import randomized_svd
 
 import bigspec
-from bigspec.buffers import Buffers
 from bigspec.kernels import Accumulator
-from bigspec.layout import choose_layout
+from bigspec.kernels.buffers import Buffers
+from bigspec.panels.layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
 
 try:

@@ -6,18 +6,28 @@
 True
 """
 
-from bigspec.api import connect, norm, open_matrix, plan, show
+from bigspec.api.cluster import connect
+from bigspec.api.matrices import (
+    centered,
+    hstack,
+    low_rank,
+    open_matrix,
+    scaled,
+    standardized,
+    vstack,
+)
+from bigspec.api.norm import norm, plan
+from bigspec.api.svds import svds
 from bigspec.checkpoint import Checkpoint
-from bigspec.compose import centered, hstack, low_rank, scaled, standardized, vstack
 from bigspec.conversion import Conversion, convert
-from bigspec.decompose import svds
 from bigspec.errors import BigspecError
-from bigspec.gates import Gate
 from bigspec.history import History
 from bigspec.matrices import Matrix
-from bigspec.planning import Plan
 from bigspec.results import Estimate, PassRecord
-from bigspec.triplets import Triplets
+from bigspec.results.gate import Gate
+from bigspec.results.triplets import Triplets
+from bigspec.run.described import show
+from bigspec.run.plan import Plan
 
 __all__ = [
     "BigspecError",

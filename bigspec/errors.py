@@ -130,3 +130,12 @@ class HistoryError(BigspecError, OSError):
     """A history cannot be read or written; no answer is lost with it."""
 
     exit_status = 74
+
+
+def format_bytes(count: float) -> str:
+    """Write a number of bytes for people, in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.blocks import Composed, SparseSum
-from bigspec.buffers import Buffers
+from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.composed import Composed, SparseSum
 
-__all__ = ["Block", "Grid", "Matrix", "OperatorMatrix"]
+__all__ = ["PANEL_BYTES", "SLAB_BYTES", "Block", "Grid", "Matrix", "OperatorMatrix"]
+
+SLAB_BYTES = 32 << 20  # one read: small chunks together up to this, larger ones one at a time
+PANEL_BYTES = (4 << 20, 512 << 20)  # one task: least and most
 
 Block = np.ndarray[Any, Any] | sp.sparray | sp.spmatrix | Composed | SparseSum
 """What `Matrix.read` returns: a 2-D ndarray (possibly a view), a SciPy CSR/CSC block, or a sum."""

@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 
 import bigspec
-from bigspec.results import Observer
+from bigspec.watch import Observer
 
 OPTIONS = {"rtol": 1e-6, "seed": 1}
 

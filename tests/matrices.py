@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.buffers import Buffers
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 
 

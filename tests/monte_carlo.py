@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import numpy as np
 
 from bigspec.algorithms import Lanczos, Power, TopLanczos
+from bigspec.algorithms.iterates import gaussian_block
 from bigspec.certificate import christoffel, christoffel_bound
 from bigspec.certificate.counting import windows
-from bigspec.dense import gaussian_block
-from bigspec.quantiles import column_quantile, smallest_singular_quantile
+from bigspec.certificate.quantiles import column_quantile, smallest_singular_quantile
 
 DELTA = 0.1
 

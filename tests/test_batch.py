@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 import bigspec
 from bigspec import cli, errors, passes
-from bigspec.logs import JsonLog, taking_over
-from bigspec.options import as_seconds
+from bigspec.api.arguments import as_seconds
+from bigspec.watch.json_log import JsonLog, taking_over
 from tests.matrices import decaying
 from tests.test_cli import Backend, backend, estimate  # noqa: F401 - a fixture
 
@@ -250,12 +250,12 @@ def test_a_scheduler_that_comes_late_is_waited_for(monkeypatch):
                 raise OSError("Timed out trying to connect")
             return start(address, timeout=timeout)
 
-        monkeypatch.setattr(passes.cluster, "_client", late)
+        monkeypatch.setattr(passes.connection, "_client", late)
         where = cluster.scheduler_address
         with bigspec.connect(scheduler=where, timeout=5, min_workers=1):  # waits 300 s
             pass
         assert refused == [5, 5]  # each try, and a scheduler lost later: no longer than `timeout`
-        monkeypatch.setattr(passes.cluster, "_client", start)
+        monkeypatch.setattr(passes.connection, "_client", start)
         with (
             pytest.raises(errors.ClusterError, match=r"an answer and a worker within 0\.3 s"),
             bigspec.connect(scheduler="tcp://127.0.0.1:9", timeout=0.1, worker_timeout="0.3s"),

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from bigspec.algorithms import Gram, Lanczos, Power
+from bigspec.algorithms.iterates import gaussian_block, rank_revealing_qr
 from bigspec.certificate import (
     Facts,
     Relation,
@@ -22,9 +23,8 @@ from bigspec.certificate import (
     lehmann,
     upper_bounds,
 )
-from bigspec.dense import gaussian_block, rank_revealing_qr
-from bigspec.quantiles import column_quantile, smallest_singular_quantile
-from bigspec.solve import Running
+from bigspec.certificate.quantiles import column_quantile, smallest_singular_quantile
+from bigspec.run import Running
 from tests.monte_carlo import DiagonalPass, states
 
 pytestmark = pytest.mark.usefixtures("blas_of_a_run")

@@ -16,12 +16,14 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
-from bigspec import Gate, api, cli, errors
+import bigspec as library
+from bigspec import Gate, cli, errors
 from bigspec.checkpoint import Checkpoint
 from bigspec.cli import commands, options, watching
-from bigspec.interrupts import Terminated
-from bigspec.progress import LiveProgress
-from bigspec.results import Estimate, Observer, PassRecord
+from bigspec.cli.interrupts import Terminated
+from bigspec.results import Estimate, PassRecord
+from bigspec.watch import Observer
+from bigspec.watch.live import LiveProgress
 
 OPTIONS_OF_NORM = {
     "rtol", "failure_probability", "algorithm", "block_size", "start", "seed", "max_passes",
@@ -79,7 +81,7 @@ class FakePlan:
 
 @dataclass
 class Backend:
-    """Stands in for `bigspec.api`: answers what it is told to, and remembers what was asked."""
+    """Stands in for `bigspec.norm`: answers what it is told to, and remembers what was asked."""
 
     answer: Any = field(default_factory=estimate)
     source: str = ""
@@ -171,11 +173,11 @@ def test_bare_numbers_are_seconds_and_bytes(backend):
 
 def test_the_defaults_are_those_of_the_library(backend):
     bigspec("norm", "A.zarr")
-    theirs = inspect.signature(api.norm).parameters
+    theirs = inspect.signature(library.norm).parameters
     defaults = {name: theirs[name].default for name in OPTIONS_OF_NORM}
     assert backend.options == defaults | {"right": False}  # a vector that nothing prints
     bigspec("plan", "A.zarr")
-    theirs = inspect.signature(api.plan).parameters
+    theirs = inspect.signature(library.plan).parameters
     assert backend.options == {name: theirs[name].default for name in backend.options}
 
 
@@ -566,7 +568,7 @@ def test_the_performance_report_is_written_when_the_run_ends_badly(
     cluster, stored_matrix, monkeypatch, ending, status
 ):
     def halfway(*args, **options):
-        api.norm(*args, **options)
+        library.norm(*args, **options)
         raise ending
 
     monkeypatch.setattr(commands, "norm", halfway)

@@ -13,8 +13,8 @@ from bigspec.certificate.counting import (
     lehmann_values,
     windows,
 )
+from bigspec.certificate.quantiles import column_quantile
 from bigspec.certificate.top import right_coordinates, top_bounds
-from bigspec.quantiles import column_quantile
 from tests.monte_carlo import TOP_CELLS, DiagonalPass, assert_failure_rate, simulate_top, states
 
 pytestmark = pytest.mark.usefixtures("blas_of_a_run")

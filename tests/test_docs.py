@@ -283,7 +283,7 @@ def silent_store():
 
 
 def changed_matrix():
-    class Writer(bigspec.results.Observer):
+    class Writer(bigspec.watch.Observer):
         def pass_finished(self, record):
             zarr.open_array("A.zarr")[3:5] = 7.0
 
@@ -296,7 +296,7 @@ def another_run():
 
 
 def checkpoint_in_use():
-    class Second(bigspec.results.Observer):
+    class Second(bigspec.watch.Observer):
         def pass_finished(self, record):
             bigspec.norm("A.zarr", checkpoint="run")
 

@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
 import bigspec
-from bigspec.blocks import Composed
-from bigspec.buffers import Buffers
 from bigspec.cli import main
 from bigspec.errors import (
     ArgumentError,
@@ -28,6 +26,8 @@ from bigspec.errors import (
     SourceError,
     UnsupportedTypeError,
 )
+from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.composed import Composed
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
 
 M, N = 60, 44

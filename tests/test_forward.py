@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
 from bigspec.errors import ChunkError, NonFiniteError
+from bigspec.panels.forward import FinishContext, finish_panel
 from bigspec.passes import DeadlinePassed, find_executor, open_dask_array
-from bigspec.passes.forward import FinishContext, finish_panel
 from bigspec.sources import open_source
 from bigspec.sources.targets import create_target
 from tests.matrices import Chunked, decaying

@@ -14,8 +14,8 @@ from bigspec import Gate
 from bigspec.algorithms import Lanczos
 from bigspec.certificate import Facts
 from bigspec.errors import ArgumentError
-from bigspec.gates import relative_change
-from bigspec.solve import Running
+from bigspec.results.gate import relative_change
+from bigspec.run import Running
 from tests.checkpoint.runs import assert_same_bits
 from tests.matrices import gapped
 from tests.monte_carlo import DiagonalPass, states

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigspec.kernels import Accumulator, NonFiniteFound, accumulator, working_dtype
-from bigspec.partials import merge
+from bigspec.kernels.partials import merge
 
 DTYPES = ["?", "i1", "u1", "i2", "u4", "i8", "f2", "f4", "f8", ">f4", "c8", "c16", "g"]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigspec.errors import MemoryLimitError
-from bigspec.layout import ROUND_PANELS, choose_layout
+from bigspec.panels.layout import ROUND_PANELS, choose_layout
 from tests.matrices import Chunked
 
 GIB = 1 << 30

@@ -11,8 +11,9 @@ import zarr
 import bigspec
 from bigspec.errors import ArgumentError, MemoryLimitError, MissingSourceError
 from bigspec.passes import find_executor
-from bigspec.planning import Wishes, make_plan
-from bigspec.results import Observer
+from bigspec.run.plan import Wishes
+from bigspec.run.planner import make_plan
+from bigspec.watch import Observer
 from tests.matrices import Chunked, contains, decaying, gapped
 
 ALGORITHMS = ["lanczos", "power", "gram"]
@@ -106,9 +107,9 @@ def test_interval_of_every_pass_is_kept_and_only_narrows(matrix):
 
 def test_basis_that_does_not_fit_is_dropped_and_the_interval_still_holds():
     from bigspec.algorithms import Lanczos
-    from bigspec.layout import choose_layout
+    from bigspec.panels.layout import choose_layout
     from bigspec.passes import Pass
-    from bigspec.solve import Budget, solve
+    from bigspec.run import Budget, solve
 
     A = gapped(600, 400)
     M = bigspec.open_matrix(A)
@@ -246,23 +247,23 @@ def test_auto_takes_gram_where_one_side_is_small(shape, algorithm):
 
 
 def test_block_size_follows_what_the_first_slab_cost(monkeypatch):
-    from bigspec import planning
     from bigspec.passes import Measurement
+    from bigspec.run import planner
 
     matrix = Chunked.of(decaying(2000, 600), (100, 600))
-    monkeypatch.setattr(planning, "MEASURE_FROM", 0)
+    monkeypatch.setattr(planner, "MEASURE_FROM", 0)
     cases = [
         (Measurement(100.0, {4: 1, 8: 1.5, 16: 2, 32: 3}, None, 10), 32),
         (Measurement(3.0, {4: 1, 8: 1.5, 16: 2, 32: 6}, None, 10), 16),
         (Measurement(0.0, {4: 1, 8: 3, 16: 9, 32: 30}, None, 10), 4),
     ]
     for measured, expected in cases:
-        monkeypatch.setattr(planning, "measure", lambda *_, m=measured: m)
+        monkeypatch.setattr(planner, "measure", lambda *_, m=measured: m)
         plan = make_plan(matrix, find_executor(False), Wishes(algorithm="lanczos"))
         assert plan.block_size == expected
         assert any(f"block of {expected}: measured" in choice for choice in plan.choices)
     monkeypatch.undo()
-    monkeypatch.setattr(planning, "MEASURE_FROM", 0)
+    monkeypatch.setattr(planner, "MEASURE_FROM", 0)
     est = bigspec.norm(matrix, algorithm="lanczos")
     one_slab = est.bytes_read - sum(record.bytes_read for record in est.history)
     assert 0 < one_slab <= matrix.nbytes
@@ -270,14 +271,14 @@ def test_block_size_follows_what_the_first_slab_cost(monkeypatch):
 
 
 def test_gram_is_chosen_when_one_pass_costs_less_than_many(monkeypatch):
-    from bigspec import planning
     from bigspec.passes import Measurement
+    from bigspec.run import planner
 
     matrix = Chunked.of(decaying(2000, 600), (100, 600))
-    monkeypatch.setattr(planning, "MEASURE_FROM", 0)
+    monkeypatch.setattr(planner, "MEASURE_FROM", 0)
     for gram, expected in ((1.0, "gram"), (1000.0, "lanczos")):
         measured = Measurement(10.0, {16: 1.0}, gram, 10)
-        monkeypatch.setattr(planning, "measure", lambda *_, m=measured: m)
+        monkeypatch.setattr(planner, "measure", lambda *_, m=measured: m)
         assert make_plan(matrix, find_executor(False), Wishes()).algorithm.name == expected
 
 
@@ -323,7 +324,7 @@ def test_event_of_probability_delta_leaves_only_certain_bounds():
     """A start block orthogonal to x_1: the probabilistic bound fails, and it is noticed."""
     from bigspec.algorithms import Bounds
     from bigspec.certificate import UpperBound
-    from bigspec.solve import Running
+    from bigspec.run import Running
 
     running = Running()
     certain = UpperBound(100.0, "Frobenius", True)

@@ -12,7 +12,7 @@ import pytest
 from bigspec.algorithms import Lanczos, Power
 from bigspec.certificate import Facts
 from bigspec.results import relative_width
-from bigspec.solve import Running
+from bigspec.run import Running
 from tests.monte_carlo import DiagonalPass, states
 
 pytestmark = pytest.mark.usefixtures("blas_of_a_run")

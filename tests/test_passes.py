@@ -21,7 +21,7 @@ from scipy.sparse.linalg import LinearOperator
 
 import bigspec
 from bigspec.errors import AdjointError, ChunkError, DataError, MemoryLimitError, NonFiniteError
-from bigspec.layout import choose_layout
+from bigspec.panels.layout import choose_layout
 from bigspec.passes import (
     DaskMatrix,
     DeadlinePassed,
@@ -30,7 +30,7 @@ from bigspec.passes import (
     one_blas_thread,
     open_dask_array,
 )
-from bigspec.passes.executors import ThreadExecutor
+from bigspec.passes.executor import ThreadExecutor
 from bigspec.passes.sizes import register_sizes
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
 

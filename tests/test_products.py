@@ -17,8 +17,8 @@ from bigspec.errors import (
     MemoryLimitError,
     NonFiniteError,
 )
-from bigspec.passes.images import Images
-from bigspec.results import Observer
+from bigspec.passes.products.images import Images
+from bigspec.watch import Observer
 from tests.matrices import Chunked, contains, largest_singular_value
 
 P = 30
@@ -100,7 +100,7 @@ def test_each_factor_is_read_once_a_pass_and_the_outer_one_once_more_at_first(p)
 
 
 def test_an_outer_factor_that_is_cut_along_the_inner_extent_alone_is_read_twice(monkeypatch):
-    monkeypatch.setattr("bigspec.layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
     A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
     est = bigspec.norm(A @ B, block_size=4, max_passes=3, rtol=1e-8, seed=1)
     assert set(A.log.reads.values()) == {est.passes}
@@ -238,7 +238,7 @@ def test_images_are_carried_only_where_the_factors_fit_beside_them():
 
 
 def test_a_large_product_is_not_measured_for_it_cannot_be_read(monkeypatch):
-    monkeypatch.setattr("bigspec.planning.MEASURE_FROM", 1)
+    monkeypatch.setattr("bigspec.run.planner.MEASURE_FROM", 1)
     K, D = multiplied(*PAIRS["tall"])
     assert contains(bigspec.norm(K), largest_singular_value(D))
     assert bigspec.plan(K).bytes_per_pass == 8 * (90 * P + P * 50)

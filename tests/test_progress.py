@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from bigspec.errors import ArgumentError
-from bigspec.progress import LiveProgress, make_observer
-from bigspec.results import Observer, PassRecord
+from bigspec.results import PassRecord
+from bigspec.watch import Observer
+from bigspec.watch.live import LiveProgress, make_observer
 
 
 class Terminal(io.StringIO):
@@ -161,7 +162,7 @@ def test_a_process_without_standard_error_can_ask_for_progress(monkeypatch):
 
 
 def test_a_notebook_gets_the_output_cell(monkeypatch, capsys):
-    monkeypatch.setattr("bigspec.progress._in_notebook", lambda: True)
+    monkeypatch.setattr("bigspec.watch.live._in_notebook", lambda: True)
     monkeypatch.setattr("tqdm.auto.tqdm", pytest.importorskip("tqdm").tqdm)
     with LiveProgress() as progress:
         two_passes(progress)

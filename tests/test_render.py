@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bigspec import words
 from bigspec.results import Estimate, PassRecord
+from bigspec.results import text as words
 
 VOID = {"meta", "br", "hr", "img", "line", "circle", "polyline", "polygon"}
 

@@ -12,8 +12,8 @@ from scipy.sparse.linalg import aslinearoperator
 
 import bigspec
 from bigspec.errors import ArgumentError, MatrixChangedError, MemoryLimitError
-from bigspec.results import Observer
 from bigspec.sources.targets import create_target
+from bigspec.watch import Observer
 from tests.matrices import clustered, decaying, gapped, with_spectrum
 from tests.real import load
 

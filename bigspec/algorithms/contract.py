@@ -83,7 +83,7 @@ class StoredBlock:
 
 
 class Shelf(Protocol):
-    """Where blocks lie that do not fit in memory; see `bigspec.solve.KeptBlocks`."""
+    """Where blocks lie that do not fit in memory; see `bigspec.run.KeptBlocks`."""
 
     def put(self, V: Array) -> StoredBlock:
         """Store a block, and return once it is there."""

@@ -14,7 +14,7 @@ import scipy.linalg as sla
 
 from bigspec.algorithms.contract import Bounds, Products
 from bigspec.certificate import Facts, UpperBound, product_error
-from bigspec.dense import UNIT_ROUNDOFF, hermitian
+from bigspec.certificate.rounding import UNIT_ROUNDOFF, hermitian
 
 __all__ = ["Gram", "GramState"]
 

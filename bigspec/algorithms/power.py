@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigspec.algorithms.contract import Bounds, Products
+from bigspec.algorithms.iterates import rank_revealing_qr
 from bigspec.algorithms.rounding import rounding
 from bigspec.algorithms.start import start_block
 from bigspec.certificate import (
@@ -24,7 +25,7 @@ from bigspec.certificate import (
     half_step,
     upper_bounds,
 )
-from bigspec.dense import hermitian, rank_revealing_qr
+from bigspec.certificate.rounding import hermitian
 
 __all__ = ["Power", "PowerState"]
 

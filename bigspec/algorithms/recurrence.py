@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from bigspec.algorithms.contract import Products
+from bigspec.algorithms.iterates import orthogonalize, rank_revealing_qr
 from bigspec.algorithms.rounding import rounding
 from bigspec.algorithms.start import start_block
 from bigspec.certificate import Facts, Relation, at_rounding_floor
-from bigspec.dense import UNIT_ROUNDOFF, hermitian, orthogonalize, rank_revealing_qr
+from bigspec.certificate.rounding import UNIT_ROUNDOFF, hermitian
 
 __all__ = ["Basis", "LanczosState", "Recurrence"]
 

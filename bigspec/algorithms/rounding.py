@@ -8,7 +8,7 @@ import numpy as np
 
 from bigspec.algorithms.contract import Products
 from bigspec.certificate import Facts, product_error
-from bigspec.dense import UNIT_ROUNDOFF
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
 __all__ = ["rounding"]
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.dense import UNIT_ROUNDOFF, gaussian_block, rank_revealing_qr
+from bigspec.algorithms.iterates import gaussian_block, rank_revealing_qr
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
 __all__ = ["start_block"]
 

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigspec.algorithms.contract import Shelf, StoredBlock
+from bigspec.algorithms.iterates import gaussian_block, orthogonalize
 from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
 from bigspec.certificate import Relation, TopBounds, right_coordinates, top_bounds
-from bigspec.dense import gaussian_block, orthogonalize
 
 __all__ = ["TopLanczos", "TopState"]
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bigspec.certificate.christoffel import christoffel_bound, exact_crossing, joint_bounds
+from bigspec.certificate.quantiles import column_quantile, smallest_singular_quantile
 from bigspec.certificate.relation import Facts, Relation
 from bigspec.certificate.ritz import bordered_frobenius, lehmann
-from bigspec.quantiles import column_quantile, smallest_singular_quantile
 
 __all__ = ["UpperBound", "upper_bounds"]
 

@@ -57,9 +57,9 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.certificate.quantiles import smallest_singular_quantile
 from bigspec.certificate.relation import Relation
-from bigspec.dense import UNIT_ROUNDOFF
-from bigspec.quantiles import smallest_singular_quantile
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
 __all__ = ["Windows", "counting_bound", "half_steps", "lehmann_values", "windows"]
 

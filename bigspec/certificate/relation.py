@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.dense import UNIT_ROUNDOFF
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
 __all__ = ["FACTS_MARGIN", "Facts", "Relation", "product_error"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.certificate.relation import Facts, Relation
-from bigspec.dense import UNIT_ROUNDOFF
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
 __all__ = ["bordered_frobenius", "collatz_wielandt", "half_step", "lehmann"]
 

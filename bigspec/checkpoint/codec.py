@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Codec", "array_digest", "restored"]
+__all__ = ["INLINE", "Codec", "array_digest", "restored"]
 
 Array = np.ndarray[Any, Any]
 

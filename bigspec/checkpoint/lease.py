@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from bigspec.checkpoint.folder import Damaged, Folder
+from bigspec.checkpoint.store import Damaged, Folder
 from bigspec.errors import CheckpointInUseError
 
 __all__ = ["TIMING", "Lease", "Timing"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from bigspec.api import norm, plan, show
+from bigspec.api.norm import norm, plan
 from bigspec.checkpoint import Checkpoint
 from bigspec.cli.expression import expressed, expression_options
 from bigspec.cli.gating import gate_options
+from bigspec.cli.interrupts import terminable
 from bigspec.cli.options import (
     cluster_of,
     debug_option,
@@ -25,7 +26,7 @@ from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.history import SCHEMA as HISTORY_SCHEMA
 from bigspec.history import History, figure, page, table
-from bigspec.interrupts import terminable
+from bigspec.run.described import show
 
 __all__ = ["main"]
 

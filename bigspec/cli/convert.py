@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
+from bigspec.cli.interrupts import terminable
 from bigspec.cli.options import count_or_text, debug_option, json_option
 from bigspec.cli.output import deliver
 from bigspec.cli.statuses import Command
 from bigspec.cli.watching import watched, watching_options
 from bigspec.conversion import convert
-from bigspec.interrupts import terminable
 
 __all__ = ["convert_command"]
 

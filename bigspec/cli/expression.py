@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from bigspec.api import open_matrix
-from bigspec.compose import centered, scaled, standardized
+from bigspec.api.matrices import centered, open_matrix, scaled, standardized
 from bigspec.errors import SourceError
 
 __all__ = ["expressed", "expression_options"]

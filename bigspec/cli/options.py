@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from bigspec.api import connect, open_matrix
+from bigspec.api.cluster import connect
+from bigspec.api.matrices import open_matrix
 from bigspec.cli.config import SOURCES
 
 __all__ = [

@@ -13,8 +13,8 @@ import click
 from bigspec.cli.options import PERFORMANCE, writable_place
 from bigspec.cli.statuses import CANNOT_WRITE
 from bigspec.cli.watching import say
-from bigspec.passes import Recording, recorded
-from bigspec.results import Observer
+from bigspec.api.cluster import Recording, recorded
+from bigspec.watch import Observer
 
 __all__ = ["performance_option", "performance_reported", "written"]
 

@@ -13,11 +13,12 @@ import click
 from bigspec.cli.statuses import CANNOT_WRITE, explained
 from bigspec.cli.watching import run_id, say
 from bigspec.errors import HistoryError
-from bigspec.gates import Gate
 from bigspec.history import History, Row
-from bigspec.options import Start
-from bigspec.results import Estimate, Observer
-from bigspec.resuming import held_run
+from bigspec.results import Estimate
+from bigspec.results.gate import Gate
+from bigspec.run.described import held_run
+from bigspec.run.start import Start
+from bigspec.watch import Observer
 
 __all__ = ["Past", "gate_of", "history_options", "past_of", "resumable", "series_name"]
 

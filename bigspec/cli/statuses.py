@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from bigspec.cli.config import add_sources, config_option, named_source
+from bigspec.cli.interrupts import Terminated
 from bigspec.cli.watching import say
 from bigspec.errors import BigspecError, ClusterError, StoreUnavailableError
-from bigspec.gates import EXIT_STATUSES
-from bigspec.interrupts import Terminated
+from bigspec.results.gate import EXIT_STATUSES
 
 __all__ = ["STATUSES", "CannotWriteError", "Command", "explained"]
 

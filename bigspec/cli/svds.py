@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 import numpy as np
 
+from bigspec.api.svds import svds
 from bigspec.checkpoint import Checkpoint
 from bigspec.cli.expression import expressed, expression_options
+from bigspec.cli.interrupts import terminable
 from bigspec.cli.options import (
     cluster_of,
     matrix_of,
@@ -22,9 +24,7 @@ from bigspec.cli.performance import performance_option, performance_reported, wr
 from bigspec.cli.recording import resumable
 from bigspec.cli.statuses import SAVED, STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
-from bigspec.decompose import svds
-from bigspec.interrupts import terminable
-from bigspec.triplets import Triplets
+from bigspec.results.triplets import Triplets
 
 __all__ = ["svds_command"]
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from bigspec.logs import JsonLog, taking_over
-from bigspec.progress import LiveProgress
-from bigspec.results import Observer
+from bigspec.watch import Observer
+from bigspec.watch.json_log import JsonLog, taking_over
+from bigspec.watch.live import LiveProgress
 
 __all__ = ["Quiet", "run_id", "say", "watched", "watching_options"]
 
@@ -34,7 +34,7 @@ def _remember_log(ctx: click.Context, _option: object, value: str) -> None:
 
 
 def _remember_heartbeat(ctx: click.Context, _option: object, value: float) -> None:
-    ctx.meta["bigspec.heartbeat"] = value
+    ctx.meta["bigspec.watch.heartbeat"] = value
 
 
 def watching_options(function: Function) -> Function:
@@ -73,14 +73,14 @@ def run_id(ctx: click.Context) -> str:
 @contextmanager
 def _watched(meta: dict[str, Any], *, quiet: bool) -> Iterator[Observer]:
     if LOG in meta:
-        log = JsonLog(sys.stderr, heartbeat=meta["bigspec.heartbeat"], quiet=quiet)
+        log = JsonLog(sys.stderr, heartbeat=meta["bigspec.watch.heartbeat"], quiet=quiet)
         meta[LOG] = log  # errors, which come later, name the run as well
         with log, taking_over(log):
             yield log
     elif quiet:
         yield Quiet()
     else:
-        with LiveProgress(sys.stderr, heartbeat=meta["bigspec.heartbeat"]) as line:
+        with LiveProgress(sys.stderr, heartbeat=meta["bigspec.watch.heartbeat"]) as line:
             yield line
 
 

@@ -16,7 +16,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Bucket", "Scatter", "first_buckets", "record_type", "sort_bucket", "split_bucket"]
+__all__ = [
+    "Bucket",
+    "Scatter",
+    "first_buckets",
+    "is_too_large",
+    "record_type",
+    "sort_bucket",
+    "split_bucket",
+]
 
 Array = np.ndarray[Any, Any]
 

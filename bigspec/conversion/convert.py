@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from bigspec.api.arguments import as_bytes
 from bigspec.conversion.entries import EntryStream, MatrixStream, open_arrays, open_npz
 from bigspec.conversion.matrix_market import open_market
 from bigspec.conversion.outcome import Conversion
@@ -21,14 +22,13 @@ from bigspec.errors import (
     DataError,
     DestinationError,
     MemoryLimitError,
+    format_bytes,
 )
-from bigspec.layout import format_bytes
-from bigspec.options import as_bytes
 from bigspec.passes import find_executor
-from bigspec.progress import make_observer
-from bigspec.results import Observer
 from bigspec.sources import open_source
 from bigspec.sources.locations import local_file
+from bigspec.watch import Observer
+from bigspec.watch.live import make_observer
 
 __all__ = ["convert"]
 

@@ -13,13 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.buffers import Buffers
 from bigspec.errors import DataError, MemoryLimitError, SourceError
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.memory import SparseMatrix
 
-__all__ = ["ArrayStream", "EntryStream", "MatrixStream", "NpzStream", "Piece", "open_npz"]
+__all__ = [
+    "ArrayStream",
+    "EntryStream",
+    "MatrixStream",
+    "NpzStream",
+    "Piece",
+    "Position",
+    "digest",
+    "file_identity",
+    "open_arrays",
+    "open_npz",
+]
 
 Array = np.ndarray[Any, Any]
 Position = list[int]

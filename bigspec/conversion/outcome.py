@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bigspec.words import bytes_text, seconds_text
+from bigspec.results.text import bytes_text, seconds_text
 
 __all__ = ["Conversion"]
 

@@ -23,9 +23,9 @@ from bigspec.conversion.outcome import Conversion
 from bigspec.conversion.work import Work
 from bigspec.conversion.writing import CHUNK, GroupWriter
 from bigspec.errors import DataError
-from bigspec.results import Observer
+from bigspec.watch import Observer
 
-__all__ = ["Run", "Target"]
+__all__ = ["SHARE", "Run", "Target"]
 
 Array = np.ndarray[Any, Any]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.blocks import Composed, Piece, SparseSum, frobenius
-from bigspec.buffers import Buffers
+from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.composed import Composed, Piece, SparseSum, frobenius
 from bigspec.matrices import Block, Grid, Matrix
 
 __all__ = ["common_grid", "join", "read_range"]

@@ -15,15 +15,23 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.blocks import Composed, Factors, Piece, SparseSum, frobenius
-from bigspec.buffers import Buffers
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
 from bigspec.expressions.aligned import common_grid, read_range
 from bigspec.kernels import working_dtype
-from bigspec.layout import SLAB_BYTES
-from bigspec.matrices import Block, Grid, Matrix, OperatorMatrix
+from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.composed import Composed, Factors, Piece, SparseSum, frobenius
+from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix
 
-__all__ = ["Combination", "Term", "adjoint", "as_combination", "multiple", "scaled", "total"]
+__all__ = [
+    "Combination",
+    "Term",
+    "adjoint",
+    "as_combination",
+    "combination",
+    "multiple",
+    "scaled",
+    "total",
+]
 
 Array = np.ndarray[Any, Any]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.blocks import Factors
 from bigspec.errors import ArgumentError
 from bigspec.expressions.combination import Combination, combination, total
 from bigspec.kernels import working_dtype
+from bigspec.kernels.composed import Factors
 from bigspec.matrices import Matrix
 
 __all__ = ["centered_by", "low_rank"]

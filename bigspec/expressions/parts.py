@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.buffers import Buffers
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
 from bigspec.expressions.aligned import common_grid, join, read_range
-from bigspec.layout import PANEL_BYTES, SLAB_BYTES
-from bigspec.matrices import Block, Grid, Matrix, OperatorMatrix
+from bigspec.kernels.buffers import Buffers
+from bigspec.matrices import PANEL_BYTES, SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix
 
 __all__ = ["Part", "Stack", "part", "stack"]
 

@@ -31,7 +31,7 @@ class Product(OperatorMatrix):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a pass reads: of each factor once (see `bigspec.passes.product`)."""
+        """Bytes that a pass reads: of each factor once (see `bigspec.passes.products.product`)."""
         return self.left.nbytes + self.right.nbytes
 
     @property

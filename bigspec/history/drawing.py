@@ -8,9 +8,9 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from bigspec.history.row import Row
-from bigspec.render import document, interval, whole
-from bigspec.render import table as grid
-from bigspec.words import interval_text, seconds_text, width_text
+from bigspec.results.html import document, interval, whole
+from bigspec.results.html import table as grid
+from bigspec.results.text import interval_text, seconds_text, width_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,11 +19,11 @@ import numpy as np
 
 from bigspec.checkpoint import array_digest
 from bigspec.errors import ArgumentError, HistoryError
-from bigspec.gates import REFERENCE_SHARE, Gate
 from bigspec.history.row import COLUMNS, Row
-from bigspec.options import Start
 from bigspec.results import Estimate
-from bigspec.words import rounded_up
+from bigspec.results.gate import REFERENCE_SHARE, Gate
+from bigspec.results.text import rounded_up
+from bigspec.run.start import Start
 
 __all__ = ["History"]
 

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.blocks import SAFE_EXPONENT, Composed, Factors, SparseSum, peak
-from bigspec.buffers import Buffers
+from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.composed import SAFE_EXPONENT, Composed, Factors, SparseSum, peak
+from bigspec.kernels.partials import Partial, RawFacts
 from bigspec.kernels.sparse import Strip, StripFacts, Values, add_products, gram_matrix
-from bigspec.partials import Partial, RawFacts
 
 __all__ = [
+    "TILE_BYTES",
     "Accumulator",
     "NonFiniteFound",
     "load_tile",

@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse import _sparsetools
 
-from bigspec.buffers import Buffers
+from bigspec.kernels.buffers import Buffers
 
 __all__ = ["Strip", "StripFacts", "Values", "add_products", "gram_matrix", "scratch_nbytes"]
 

@@ -1,16 +1,16 @@
 """One pass over a matrix as Dask tasks. Only this package imports dask and distributed."""
 
-from bigspec.passes.cluster import connect, parse_bytes, parse_timedelta
+from bigspec.panels.measure import Measurement, measure
+from bigspec.passes.columns import column_sums
+from bigspec.passes.connection import connect, parse_bytes, parse_timedelta
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
-from bigspec.passes.executors import Begun, DeadlinePassed, Executor
-from bigspec.passes.images import Carried
+from bigspec.passes.executor import Begun, DeadlinePassed, Executor
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.performance import Recording, recorded
-from bigspec.passes.product import passes_over, with_factors
-from bigspec.passes.runner import Forward, Pass, PassResult, one_blas_thread
+from bigspec.passes.products.images import Carried
+from bigspec.passes.products.product import passes_over, with_factors
+from bigspec.passes.single import Forward, Pass, PassResult, one_blas_thread
 from bigspec.passes.sizes import register_sizes
-from bigspec.passes.sums import column_sums
-from bigspec.passes.tasks import Measurement, measure
 
 __all__ = [
     "Begun",

@@ -8,10 +8,10 @@ from typing import Any
 import dask
 import numpy as np
 
-from bigspec.buffers import Buffers
 from bigspec.errors import DataError, UnsupportedTypeError
-from bigspec.layout import Layout
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
+from bigspec.panels.layout import Layout
 
 __all__ = ["DaskMatrix", "is_dask_array", "open_dask_array"]
 

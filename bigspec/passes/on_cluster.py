@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from bigspec.errors import BigspecError, ClusterError
-from bigspec.partials import Partial
-from bigspec.passes.executors import (
+from bigspec.kernels.partials import Partial
+from bigspec.panels.fused import sum_partials
+from bigspec.panels.reading import Context
+from bigspec.panels.strips import Strips
+from bigspec.passes.executor import (
     Begun,
     DeadlinePassed,
     Executor,
@@ -22,8 +25,6 @@ from bigspec.passes.executors import (
     build_round,
     window,
 )
-from bigspec.passes.strips import Strips
-from bigspec.passes.tasks import Context, sum_partials
 
 __all__ = ["ClusterExecutor", "current_client", "find_executor"]
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.buffers import Buffers
-from bigspec.errors import DataError, SourceError
-from bigspec.layout import format_bytes
+from bigspec.errors import DataError, SourceError, format_bytes
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
 from bigspec.sources.checks import check_shape
 from bigspec.sources.lines import Coordinates, ListedPointers, Pointers, Unsorted, Vector

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import zarr
 
-    from bigspec.buffers import Buffers
+    from bigspec.kernels.buffers import Buffers
 
 __all__ = ["DirectArray", "plan_direct"]
 

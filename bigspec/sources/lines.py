@@ -14,10 +14,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bigspec.buffers import Buffers
 from bigspec.errors import DataError
+from bigspec.kernels.buffers import Buffers
 
-__all__ = ["Coordinates", "Cuts", "Lines", "ListedPointers", "Pointers", "Unsorted", "Vector"]
+__all__ = [
+    "PIECE_BYTES",
+    "Coordinates",
+    "Cuts",
+    "Lines",
+    "ListedPointers",
+    "Pointers",
+    "Unsorted",
+    "Vector",
+]
 
 Array = np.ndarray[Any, Any]
 

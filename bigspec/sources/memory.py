@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.buffers import Buffers
 from bigspec.errors import DataError
 from bigspec.kernels import scratch_nbytes
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 

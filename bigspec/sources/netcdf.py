@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.buffers import Buffers
 from bigspec.errors import (
     ArgumentError,
     BigspecError,
@@ -24,8 +23,8 @@ from bigspec.errors import (
     MissingSourceError,
     SourceError,
 )
-from bigspec.layout import SLAB_BYTES
-from bigspec.matrices import Block, Grid, Matrix
+from bigspec.kernels.buffers import Buffers
+from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.classic_netcdf import classic_variables

@@ -14,7 +14,7 @@ from bigspec.errors import BigspecError, ChunkError, SourceError, StoreUnavailab
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bigspec.buffers import Buffers
+    from bigspec.kernels.buffers import Buffers
 
 __all__ = ["POLICY", "RetryPolicy", "is_transient", "named_failure", "with_retries"]
 

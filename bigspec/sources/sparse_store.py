@@ -14,11 +14,10 @@ import numpy as np
 import scipy.sparse as sp
 import zarr
 
-from bigspec.buffers import Buffers
 from bigspec.errors import DataError, SourceError
 from bigspec.kernels import scratch_nbytes
-from bigspec.layout import SLAB_BYTES
-from bigspec.matrices import Block, Grid, Matrix
+from bigspec.kernels.buffers import Buffers
+from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5 import HDF5Vector

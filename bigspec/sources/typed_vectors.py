@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.buffers import Buffers
 from bigspec.errors import DataError, SourceError
+from bigspec.kernels.buffers import Buffers
 from bigspec.sources.lines import Vector
 
 __all__ = ["OneBased", "typed"]

@@ -16,8 +16,8 @@ import zarr
 from zarr.buffer.cpu import NDBuffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
-from bigspec.buffers import Buffers
 from bigspec.errors import MissingSourceError, SourceError
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import catalog, retries
 from bigspec.sources.checks import check_dtype, check_shape

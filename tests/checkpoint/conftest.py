@@ -8,9 +8,9 @@ from bigspec.sources import retries
 @pytest.fixture
 def many_rounds(monkeypatch):
     """Small panels and rounds, so that a pass over a small matrix has many."""
-    monkeypatch.setattr("bigspec.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.layout.ROUND_PANELS", 3)
-    monkeypatch.setattr("bigspec.layout.READ_TO_RETURN", 1)
+    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.layout.ROUND_PANELS", 3)
+    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 1)
 
 
 @pytest.fixture
@@ -22,4 +22,4 @@ def no_pauses(monkeypatch):
 @pytest.fixture
 def every_step(monkeypatch):
     """Save after every pass, however cheap the passes are."""
-    monkeypatch.setattr("bigspec.checkpoint.keeper.SHARE", 0)
+    monkeypatch.setattr("bigspec.checkpoint.writer.SHARE", 0)

@@ -29,10 +29,10 @@ import zarr
 import zarr.storage._local as local_store
 
 import bigspec
-from bigspec import layout
 from bigspec.checkpoint import folder, keeper, lease
+from bigspec.panels import layout
 from bigspec.passes import executors, tasks
-from bigspec.results import Observer
+from bigspec.watch import Observer
 from tests.matrices import decaying
 
 ROUND_PANELS = 3

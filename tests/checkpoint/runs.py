@@ -3,7 +3,7 @@
 import numpy as np
 
 from bigspec.checkpoint import Keeper
-from bigspec.results import Observer
+from bigspec.watch import Observer
 
 ASKED = {"algorithm": "lanczos", "block_size": 4, "seed": 11, "rtol": 1e-7}
 
@@ -28,7 +28,7 @@ class Stepwise(Observer):
                 super().__init__(*args)
                 outer.keepers.append(self)
 
-        monkeypatch.setattr("bigspec.resuming.Keeper", Watched)
+        monkeypatch.setattr("bigspec.run.identity.Keeper", Watched)
 
     def pass_started(self, number, panels):
         self.saved.append(self.keepers[-1].flush())

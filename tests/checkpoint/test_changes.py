@@ -17,9 +17,9 @@ import bigspec
 from bigspec import cli
 from bigspec.cli import watching
 from bigspec.errors import ChunkError, MatrixChangedError
-from bigspec.layout import choose_layout
-from bigspec.results import Observer
-from bigspec.tokens import LEAST, STRIDE, block_token
+from bigspec.kernels.tokens import LEAST, STRIDE, block_token
+from bigspec.panels.layout import choose_layout
+from bigspec.watch import Observer
 from tests.checkpoint.runs import ASKED, Stepwise, assert_same_bits
 from tests.matrices import decaying
 
@@ -241,7 +241,7 @@ def test_every_kind_of_source_has_tokens(kind, reads, tmp_path, monkeypatch):
         def tiles(*args, **options):
             return replace(choose_layout(*args, **options), slab_pieces=1, tile_pieces=1)
 
-        monkeypatch.setattr("bigspec.planning.choose_layout", tiles)
+        monkeypatch.setattr("bigspec.run.planner.choose_layout", tiles)
     matrix, change = KINDS[kind](tmp_path)
     assert bigspec.norm(matrix, **ASKED).layout["reads_per_pass"] == reads
     with pytest.raises(MatrixChangedError, match=r"got others in panel \d+ \((rows|columns) "):

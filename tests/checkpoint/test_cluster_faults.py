@@ -14,7 +14,7 @@ import zarr
 
 import bigspec
 from bigspec.errors import ClusterError
-from bigspec.results import Observer
+from bigspec.watch import Observer
 from tests.checkpoint.serving import ASKED, CALL, SMALL, Run, Scheduler, Served
 from tests.matrices import Chunked, decaying
 
@@ -31,7 +31,7 @@ SETTINGS = {
 @pytest.fixture(autouse=True)
 def small_panels(monkeypatch):
     for name, value in SMALL.items():
-        monkeypatch.setattr(f"bigspec.layout.{name}", value)
+        monkeypatch.setattr(f"bigspec.panels.layout.{name}", value)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,10 @@ def served(tmp_path_factory):
 @pytest.fixture
 def whole(served):
     """The run on threads, that nothing happens to."""
-    from bigspec.passes.executors import ThreadExecutor
+    from bigspec.passes.executor import ThreadExecutor
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bigspec.api.find_executor", lambda _: ThreadExecutor())
+        patch.setattr("bigspec.api.norm.find_executor", lambda _: ThreadExecutor())
         return bigspec.norm(served.path, **CALL)
 
 

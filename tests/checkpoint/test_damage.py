@@ -16,9 +16,9 @@ import zarr
 
 import bigspec
 from bigspec.checkpoint import Checkpoint, Keeper, lease
-from bigspec.checkpoint.folder import Damaged, Folder
+from bigspec.checkpoint.store import Damaged, Folder
 from bigspec.errors import CheckpointError
-from bigspec.results import CheckpointWarning, Observer
+from bigspec.watch import CheckpointWarning, Observer
 from tests.checkpoint.runs import Stopper
 from tests.matrices import Chunked, decaying
 
@@ -31,11 +31,11 @@ LEFT = ("finished", "passes", "inside")
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Many rounds, blocks of several chunks, and no waiting for owners that died."""
-    monkeypatch.setattr("bigspec.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.layout.ROUND_PANELS", 3)
-    monkeypatch.setattr("bigspec.layout.READ_TO_RETURN", 0)
+    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.layout.ROUND_PANELS", 3)
+    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 0)
     monkeypatch.setattr("bigspec.checkpoint.codec.INLINE", 512)
-    monkeypatch.setattr("bigspec.checkpoint.folder.CHUNK_BYTES", 1 << 10)
+    monkeypatch.setattr("bigspec.checkpoint.store.CHUNK_BYTES", 1 << 10)
     monkeypatch.setattr(lease, "TIMING", lease.Timing(beat=0.02, patience=0.05, settle=0.0))
 
 

@@ -18,11 +18,11 @@ from click.testing import CliRunner
 
 import bigspec
 from bigspec.checkpoint import Checkpoint, lease
-from bigspec.checkpoint.folder import Folder
 from bigspec.checkpoint.lease import Lease, Timing
+from bigspec.checkpoint.store import Folder
 from bigspec.cli import main
 from bigspec.errors import CheckpointInUseError, ChunkError
-from bigspec.results import Observer
+from bigspec.watch import Observer
 from tests.checkpoint.runs import ASKED, Stepwise, assert_same_bits
 from tests.matrices import Chunked, decaying
 
@@ -159,7 +159,7 @@ def test_of_threads_that_start_at_once_on_a_remote_store_exactly_one_has_it(quic
 
 HOLD = """
 import sys, os
-from bigspec.checkpoint.folder import Folder
+from bigspec.checkpoint.store import Folder
 from bigspec.checkpoint.lease import Lease
 folder = Folder(sys.argv[1])
 folder.start()
@@ -260,7 +260,7 @@ class Beating(Folder):
 
 def test_an_owner_elsewhere_that_beats_is_left_alone(quick, matrix, tmp_path, monkeypatch):
     write_owner(tmp_path / "run")
-    monkeypatch.setattr("bigspec.checkpoint.keeper.Folder", Beating)
+    monkeypatch.setattr("bigspec.checkpoint.writer.Folder", Beating)
     with pytest.raises(CheckpointInUseError, match="owned by process 4711 on elsewhere since"):
         bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED)
     assert json.loads(owner_document(tmp_path / "run").read_text())["attributes"]["beats"] > 3
@@ -293,7 +293,7 @@ def test_an_owner_elsewhere_that_lets_go_while_it_is_watched(
                 self.remove_document("owner")
             return found
 
-    monkeypatch.setattr("bigspec.checkpoint.keeper.Folder", Leaving)
+    monkeypatch.setattr("bigspec.checkpoint.writer.Folder", Leaving)
     assert_same_bits(bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED), whole)
 
 
@@ -323,7 +323,7 @@ def test_a_run_that_is_robbed_ends_and_does_not_harm_the_thief(
 
     def steal():
         with monkeypatch.context() as patch:
-            patch.setattr("bigspec.resuming.Keeper", bigspec.checkpoint.Keeper)
+            patch.setattr("bigspec.run.identity.Keeper", bigspec.checkpoint.Keeper)
             thief = Checkpoint(place, steal=True)
             answers.append(bigspec.norm(matrix, checkpoint=thief, max_passes=4, **ASKED))
 

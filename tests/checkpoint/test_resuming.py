@@ -15,8 +15,8 @@ import bigspec
 from bigspec.checkpoint import Checkpoint
 from bigspec.checkpoint.codec import INLINE, Codec, array_digest
 from bigspec.errors import CheckpointError, MemoryLimitError, ResumeError
-from bigspec.results import Observer
-from bigspec.solve import SAVED_TYPES, solve
+from bigspec.run import SAVED_TYPES, solve
+from bigspec.watch import Observer
 from tests.checkpoint.runs import Stopper
 from tests.matrices import Chunked, decaying
 
@@ -34,9 +34,9 @@ ALL = pytest.mark.parametrize("row", ROWS)
 @pytest.fixture(autouse=True)
 def many_rounds(monkeypatch):
     """Small panels and rounds, so that a pass over a small matrix has many."""
-    monkeypatch.setattr("bigspec.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.layout.ROUND_PANELS", 3)
-    monkeypatch.setattr("bigspec.layout.READ_TO_RETURN", 1)
+    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.layout.ROUND_PANELS", 3)
+    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 1)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def matrix():
 def options(row, monkeypatch, **more):
     chosen = dict(ROWS[row])
     if not chosen.pop("basis", True):
-        monkeypatch.setattr("bigspec.layout.Memory.spare", 0)
+        monkeypatch.setattr("bigspec.panels.layout.Memory.spare", 0)
     return {"seed": SEED, "rtol": 1e-7} | chosen | more
 
 
@@ -149,8 +149,8 @@ def test_time_that_is_up_inside_a_pass_is_not_lost(matrix, tmp_path, monkeypatch
             now[0] += 1.0
 
     with monkeypatch.context() as patch, dask.config.set(num_workers=1):
-        patch.setattr("bigspec.solve.loop.time.monotonic", lambda: now[0])
-        patch.setattr("bigspec.passes.executors.time.monotonic", lambda: now[0])
+        patch.setattr("bigspec.run.loop.time.monotonic", lambda: now[0])
+        patch.setattr("bigspec.passes.executor.time.monotonic", lambda: now[0])
         part = bigspec.norm(
             matrix, checkpoint=tmp_path / "run", time_limit=100, progress=Clock(), **asked
         )
@@ -175,8 +175,8 @@ def test_panels_that_no_longer_fit_are_cut_anew_and_said_so(tmp_path, monkeypatc
     A = decaying(4000, 60, 0.5)
     matrix = Chunked.of(A, (100, 60))
     asked = {"algorithm": "power", "block_size": 2, "seed": 1, "rtol": 1e-4}
-    monkeypatch.setattr("bigspec.layout.PANEL_BYTES", (1 << 20, 1 << 20))
-    monkeypatch.setattr("bigspec.layout.SLAB_BYTES", 1 << 20)
+    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1 << 20, 1 << 20))
+    monkeypatch.setattr("bigspec.panels.layout.SLAB_BYTES", 1 << 20)
     place = tmp_path / "run"
     bigspec.norm(matrix, memory_limit="16MiB", checkpoint=place, max_passes=1, **asked)
     tight = bigspec.plan(matrix, memory_limit="16MiB", algorithm="power", block_size=2)
@@ -197,7 +197,7 @@ def test_begun_on_threads_and_finished_on_a_cluster(tmp_path, client, monkeypatc
     whole = bigspec.norm(path, **asked)
     with client.as_current():
         bigspec.norm(path, checkpoint=place, max_passes=2, **asked)
-    monkeypatch.setattr("bigspec.api.find_executor", lambda _: here())
+    monkeypatch.setattr("bigspec.api.norm.find_executor", lambda _: here())
     with pytest.raises(KeyboardInterrupt):
         bigspec.norm(path, checkpoint=place, progress=Stopper(20), **asked)
     monkeypatch.undo()
@@ -207,7 +207,7 @@ def test_begun_on_threads_and_finished_on_a_cluster(tmp_path, client, monkeypatc
 
 
 def here():
-    from bigspec.passes.executors import ThreadExecutor
+    from bigspec.passes.executor import ThreadExecutor
 
     return ThreadExecutor()
 
@@ -344,7 +344,7 @@ def test_states_hold_contiguous_arrays(row, matrix, tmp_path, monkeypatch):
         monkeypatch.setattr(type(algorithm), "bounds", bounds)
         return solve(passes, algorithm, *args, **kwargs)
 
-    monkeypatch.setattr("bigspec.api.solve", watching)
+    monkeypatch.setattr("bigspec.api.norm.solve", watching)
     start = np.eye(60)[:, :2]
     extra = {} if row == "gram" else {"start": start}
     bigspec.norm(matrix, **options(row, monkeypatch, **extra))

@@ -19,7 +19,7 @@ from werkzeug.serving import make_server
 import bigspec
 from bigspec.checkpoint import Checkpoint, lease
 from bigspec.errors import StoreUnavailableError
-from bigspec.results import CheckpointWarning
+from bigspec.watch import CheckpointWarning
 from tests.checkpoint.runs import ASKED, Stepwise, assert_same_bits
 from tests.conftest import forget_s3_clients
 from tests.matrices import decaying
@@ -46,9 +46,9 @@ def save(where):
 def whole(tmp_path_factory):
     """The run that nothing happens to, on a local disk."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bigspec.layout.PANEL_BYTES", (1, 1))
-        patch.setattr("bigspec.layout.ROUND_PANELS", 3)
-        patch.setattr("bigspec.layout.READ_TO_RETURN", 1)
+        patch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
+        patch.setattr("bigspec.panels.layout.ROUND_PANELS", 3)
+        patch.setattr("bigspec.panels.layout.READ_TO_RETURN", 1)
         path = tmp_path_factory.mktemp("local") / "A.zarr"
         save(path)
         est = bigspec.norm(path, **ASKED)

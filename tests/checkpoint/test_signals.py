@@ -12,8 +12,8 @@ import zarr
 
 import bigspec
 from bigspec.checkpoint import Checkpoint
-from bigspec.passes.runner import _controller
-from bigspec.results import Observer
+from bigspec.passes.single import _controller
+from bigspec.watch import Observer
 from tests.checkpoint.serving import ASKED, CALL, SMALL, Run, Served
 from tests.matrices import decaying
 
@@ -139,7 +139,7 @@ def test_a_second_sigterm_does_not_disturb_the_saving(first, served, whole, tmp_
 @pytest.fixture
 def small_panels(monkeypatch):
     for name, value in SMALL.items():
-        monkeypatch.setattr(f"bigspec.layout.{name}", value)
+        monkeypatch.setattr(f"bigspec.panels.layout.{name}", value)
 
 
 class Interrupting(Observer):
@@ -224,15 +224,15 @@ def test_runs_in_several_threads_do_not_disturb_one_another(served, whole):
 
 
 def norm_in_a_task(path, options):
-    import bigspec.layout
+    import bigspec.panels.layout
     from tests.checkpoint.serving import SMALL as small
 
-    before = {name: getattr(bigspec.layout, name) for name in small}
-    vars(bigspec.layout).update(small)
+    before = {name: getattr(bigspec.panels.layout, name) for name in small}
+    vars(bigspec.panels.layout).update(small)
     try:
         estimate = bigspec.norm(path, **options)
     finally:
-        vars(bigspec.layout).update(before)
+        vars(bigspec.panels.layout).update(before)
     return estimate.lower, estimate.upper, estimate.layout["where"]
 
 

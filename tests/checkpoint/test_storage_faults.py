@@ -17,10 +17,10 @@ from zarr.storage import LocalStore
 import bigspec
 from bigspec.checkpoint import Checkpoint, Keeper
 from bigspec.checkpoint.codec import Codec
-from bigspec.checkpoint.folder import Folder
+from bigspec.checkpoint.store import Folder
 from bigspec.errors import CheckpointInUseError
-from bigspec.results import CheckpointWarning
-from bigspec.solve import SAVED_TYPES
+from bigspec.run import SAVED_TYPES
+from bigspec.watch import CheckpointWarning
 from tests.checkpoint.runs import ASKED, Stepwise, assert_same_bits
 from tests.matrices import Chunked, decaying
 
@@ -64,7 +64,7 @@ def hooked(monkeypatch):
     class Store(Hooked):
         writes: ClassVar = Counter()
 
-    monkeypatch.setattr("bigspec.checkpoint.folder.LocalStore", Store)
+    monkeypatch.setattr("bigspec.checkpoint.store.LocalStore", Store)
     return Store
 
 
@@ -226,8 +226,8 @@ def savers():
 
 
 def test_a_store_that_does_not_answer_delays_no_pass(matrix, whole, slow, tmp_path, monkeypatch):
-    monkeypatch.setattr("bigspec.checkpoint.keeper.PATIENCE", 0.05)
-    monkeypatch.setattr("bigspec.checkpoint.keeper.CLOSING", 0.05)
+    monkeypatch.setattr("bigspec.checkpoint.writer.PATIENCE", 0.05)
+    monkeypatch.setattr("bigspec.checkpoint.writer.CLOSING", 0.05)
     with pytest.warns(CheckpointWarning, match=r"the last save was not done within 0\.05 s"):
         est = bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED)
     assert not slow.is_set()
@@ -250,8 +250,8 @@ def test_of_several_saves_that_wait_only_the_newest_is_made(matrix, slow, tmp_pa
     made = []
     save = Keeper._save
     monkeypatch.setattr(Keeper, "_save", lambda self, *a: made.append(a[0]) or save(self, *a))
-    monkeypatch.setattr("bigspec.checkpoint.keeper.PATIENCE", 0.05)
-    monkeypatch.setattr("bigspec.checkpoint.keeper.CLOSING", 0.05)
+    monkeypatch.setattr("bigspec.checkpoint.writer.PATIENCE", 0.05)
+    monkeypatch.setattr("bigspec.checkpoint.writer.CLOSING", 0.05)
     with pytest.warns(CheckpointWarning, match="not done within"):
         bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED)
     assert len(made) <= 2  # the first has no blocks yet; the second waits for the store
@@ -266,8 +266,8 @@ def test_a_save_that_comes_too_late_does_not_touch_the_next_owner(
 ):
     place, event = tmp_path / "run", threading.Event()
     hooked.before = staticmethod(lambda key: key.endswith("c/0/0") and event.wait(60))
-    monkeypatch.setattr("bigspec.checkpoint.keeper.PATIENCE", 0.05)
-    monkeypatch.setattr("bigspec.checkpoint.keeper.CLOSING", 0.05)
+    monkeypatch.setattr("bigspec.checkpoint.writer.PATIENCE", 0.05)
+    monkeypatch.setattr("bigspec.checkpoint.writer.CLOSING", 0.05)
     with pytest.warns(CheckpointWarning, match="not done within"):
         bigspec.norm(matrix, checkpoint=place, max_passes=4, **ASKED)
     (late,) = savers()
@@ -290,7 +290,9 @@ def test_blocks_are_written_once_and_dropped_when_a_newer_step_is_complete(
     matrix, hooked, tmp_path, monkeypatch
 ):
     place, counts = tmp_path / "run", []
-    monkeypatch.setattr("bigspec.layout.Memory.spare", 0)  # three blocks carry the recurrence
+    monkeypatch.setattr(
+        "bigspec.panels.layout.Memory.spare", 0
+    )  # three blocks carry the recurrence
     folder = Folder(place)
     at = {number: lambda: counts.append(len(folder.names("blocks"))) for number in range(2, 9)}
     for passes in (3, 5, None):  # across processes, too
@@ -309,7 +311,7 @@ def test_blocks_are_written_once_and_dropped_when_a_newer_step_is_complete(
 @pytest.mark.parametrize("spare", [True, False], ids=["basis", "three blocks"])
 def test_kept_blocks_are_the_krylov_basis(spare, matrix, tmp_path, monkeypatch):
     if not spare:
-        monkeypatch.setattr("bigspec.layout.Memory.spare", 0)
+        monkeypatch.setattr("bigspec.panels.layout.Memory.spare", 0)
     place = Checkpoint(tmp_path / "run", keep_blocks=True)
     written = {}
     for passes in (3, 6):

@@ -7,7 +7,7 @@ import zarr
 import bigspec
 from bigspec.checkpoint import load_latest
 from bigspec.errors import CheckpointError, ResumeError
-from bigspec.solve import SAVED_TYPES
+from bigspec.run import SAVED_TYPES
 from tests.checkpoint.runs import Stopper
 from tests.matrices import Chunked, decaying
 
@@ -27,7 +27,7 @@ def stored(request, monkeypatch):
     if request.param == "basis in the checkpoint":
         one = 140 * 6 * 8  # one block is kept in memory, the others are not
         monkeypatch.setattr(
-            "bigspec.planning.TopLanczos",
+            "bigspec.run.planner.TopLanczos",
             lambda b, basis_bytes, count: real(b, basis_bytes=one, count=count),
         )
         from bigspec.algorithms import TopLanczos as real

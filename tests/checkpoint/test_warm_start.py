@@ -8,7 +8,7 @@ import zarr
 import bigspec
 from bigspec.checkpoint import Checkpoint
 from bigspec.errors import ArgumentError, MissingSourceError, ResumeError
-from bigspec.results import Observer
+from bigspec.watch import Observer
 from tests.checkpoint.runs import ASKED, assert_same_bits
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
 
@@ -97,7 +97,7 @@ def left_by(row, place, monkeypatch, *, wide=False, passes=None):
     options = {**ASKED, "rtol": 1e-3} | ROWS[row]
     with monkeypatch.context() as patch:
         if not options.pop("basis", True):
-            patch.setattr("bigspec.layout.Memory.spare", 0)
+            patch.setattr("bigspec.panels.layout.Memory.spare", 0)
         return bigspec.norm(chunked(OLD, wide), checkpoint=place, max_passes=passes, **options)
 
 

@@ -293,7 +293,7 @@ def test_interrupted_it_says_where_it_goes_on(tmp_path, monkeypatch):
 
 
 def test_two_at_once(tmp_path):
-    class Second(bigspec.results.Observer):
+    class Second(bigspec.watch.Observer):
         def stage_started(self, stage, entries):
             with pytest.raises(
                 CheckpointInUseError, match="another process converts to this place"

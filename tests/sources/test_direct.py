@@ -23,8 +23,8 @@ from zarr.codecs import (
     ZstdCodec,
 )
 
-from bigspec.buffers import Buffers
 from bigspec.errors import ChunkError, SourceError, StoreUnavailableError
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid
 from bigspec.sources import ZarrMatrix, open_source
 

@@ -13,8 +13,8 @@ import pytest
 import zarr
 from zarr.storage import MemoryStore
 
-from bigspec.buffers import Buffers
 from bigspec.errors import ChunkError, StoreUnavailableError
+from bigspec.kernels.buffers import Buffers
 from bigspec.sources import open_source, retries
 
 A = np.arange(48.0).reshape(8, 6)

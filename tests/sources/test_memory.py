@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from bigspec.buffers import Buffers
 from bigspec.errors import DataError, UnsupportedTypeError
+from bigspec.kernels.buffers import Buffers
 from bigspec.sources import open_source
 
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bigspec
-from bigspec.buffers import Buffers
 from bigspec.cli import main
 from bigspec.errors import ArgumentError, DataError, MissingSourceError, SourceError
+from bigspec.kernels.buffers import Buffers
 from bigspec.sources import open_source
 from bigspec.sources.netcdf import NetCDFMatrix
 

@@ -9,8 +9,8 @@ import pytest
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import bigspec
-from bigspec.buffers import Buffers
 from bigspec.errors import DataError, UnsupportedTypeError
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import OperatorMatrix
 from bigspec.sources import open_source
 

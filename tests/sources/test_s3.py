@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import zarr
 
-from bigspec.buffers import Buffers
 from bigspec.errors import MissingSourceError, SourceError, StoreUnavailableError
+from bigspec.kernels.buffers import Buffers
 from bigspec.sources import open_source
 
 A = np.arange(48.0, dtype="f4").reshape(8, 6)

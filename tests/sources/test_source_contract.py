@@ -20,7 +20,7 @@ from scipy.sparse.linalg import aslinearoperator
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
-from bigspec.buffers import Buffers
+from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.sources import open_source
 from tests.sources.test_binsparse import parts_of as binsparse_parts

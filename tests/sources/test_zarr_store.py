@@ -15,7 +15,6 @@ import pytest
 import zarr
 from zarr.storage import MemoryStore, ZipStore
 
-from bigspec.buffers import Buffers
 from bigspec.errors import (
     DataError,
     MissingSourceError,
@@ -23,6 +22,7 @@ from bigspec.errors import (
     StoreUnavailableError,
     UnsupportedTypeError,
 )
+from bigspec.kernels.buffers import Buffers
 from bigspec.sources import ZarrMatrix, locations, open_source
 from bigspec.sources.zarr_store import ArrayHandle
 from tests.conftest import DATA

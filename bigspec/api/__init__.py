@@ -1,0 +1,1 @@
+"""The public functions, each in a module of its own: validate once, choose, run, present."""

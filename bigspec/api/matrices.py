@@ -1,0 +1,241 @@
+"""The Python door to matrices made of matrices: centred, scaled, stacked, of low rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bigspec import expressions
+from bigspec.api.arguments import (
+    as_bytes,
+)
+from bigspec.errors import (
+    ArgumentError,
+    MemoryLimitError,
+    NonFiniteError,
+    UnsupportedTypeError,
+    format_bytes,
+)
+from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.passes import (
+    column_sums,
+    find_executor,
+    is_dask_array,
+    open_dask_array,
+)
+from bigspec.sources import open_source
+from bigspec.sources.files import loading_nbytes
+from bigspec.sources.locations import local_file
+
+__all__ = [
+    "centered",
+    "hstack",
+    "low_rank",
+    "open_matrix",
+    "open_within",
+    "scaled",
+    "standardized",
+    "vstack",
+]
+
+Array = np.ndarray[Any, Any]
+low_rank = expressions.low_rank
+
+
+def centered(
+    a: Any, axis: int = 0, *, means: Any = None, memory_limit: int | str | None = None
+) -> Matrix:
+    """Subtract from each column (axis 0) its mean, or from each row (axis 1), lazily.
+
+    A sparse matrix stays sparse: the means are a term of rank one beside it.
+
+    Parameters
+    ----------
+    a : path, URL or object
+        See `bigspec.open_matrix`.
+    axis : {0, 1}
+        The axis along which means are taken.
+    means : ndarray (n,) or (m,), optional
+        Known means. Without them the matrix is read once, here and now.
+    memory_limit : int or str, optional
+        What one process may hold during that pass.
+
+    Returns
+    -------
+    Matrix
+
+    Raises
+    ------
+    ArgumentError, NonFiniteError, UnsupportedTypeError
+    """
+    if axis not in (0, 1):
+        msg = f"axis: expected 0 (means of columns) or 1 (means of rows), got {axis!r}"
+        raise ArgumentError(msg)
+    matrix = _opened(a)
+    if means is None:
+        swept = matrix if axis == 0 else matrix.H
+        sums, _ = _column_sums(swept, memory_limit)
+        means = sums / swept.shape[0]
+        means = means if axis == 0 else means.conj()
+    return expressions.centered_by(matrix, means, axis)
+
+
+def scaled(a: Any, *, rows: Any = None, columns: Any = None) -> Matrix:
+    """Multiply rows and columns by weights, lazily: ``diag(rows) A diag(columns)``.
+
+    Parameters
+    ----------
+    a : path, URL or object
+    rows : array_like (m,), optional
+    columns : array_like (n,), optional
+
+    Returns
+    -------
+    Matrix
+
+    Raises
+    ------
+    ArgumentError
+        Weights of another length, or not finite.
+    """
+    return expressions.scaled(_opened(a), rows, columns)
+
+
+def standardized(a: Any, *, center: bool = True, memory_limit: int | str | None = None) -> Matrix:
+    """Give each column mean 0 and variance 1, lazily; reads the matrix once, here and now.
+
+    Parameters
+    ----------
+    a : path, URL or object
+    center : bool
+        False divides each column by its root mean square instead.
+    memory_limit : int or str, optional
+
+    Returns
+    -------
+    Matrix
+        A constant column is left as it is (zero, once centred). Variances have the denominator
+        m - 1. Means that are 1e5 times the deviations cost a second pass, made on the centred
+        matrix, for squares would cancel.
+
+    Raises
+    ------
+    NonFiniteError
+        An entry is not finite, or so large or small that its square is not.
+    """
+    matrix = _opened(a)
+    m = matrix.shape[0]
+    sums, squares = _column_sums(matrix, memory_limit)
+    lost = ~np.isfinite(squares) | ((squares < LEAST_SQUARES) & (sums != 0))
+    if lost.any():
+        column = int(np.argmax(lost))
+        msg = (
+            f"{matrix.name}: expected entries whose squares can be summed, got others in column "
+            f"{column}, too large or too small; scale the matrix"
+        )
+        raise NonFiniteError(msg)
+    if not center:
+        return expressions.scaled(matrix, None, _inverse(np.sqrt(squares / m)))
+    means = sums / m
+    moved = expressions.centered_by(matrix, means, 0)
+    variances = squares - m * np.abs(means) ** 2
+    if np.any(variances < CANCELLED * squares):
+        variances = _column_sums(moved, memory_limit)[1]
+        variances[variances <= CONSTANT * squares] = 0.0
+    deviations = np.sqrt(variances / max(m - 1, 1))
+    made = expressions.scaled(moved, None, _inverse(deviations))
+    return replace(made, name=f"standardized({matrix.name})")
+
+
+LEAST_SQUARES = 2.0**-900  # below it, squares have lost digits to underflow
+CANCELLED = 1e-10  # of the squares: below it, their difference has lost half its digits
+CONSTANT = 1e-28  # what rounding of the mean leaves of a constant column
+
+
+def _inverse(sizes: Array) -> Array:
+    """Return 1/sizes, and 1 where a size is 0."""
+    return np.asarray(1.0 / np.where(sizes > 0, sizes, 1.0))
+
+
+def vstack(matrices: Sequence[Any]) -> Matrix:
+    """Put matrices one below the other, lazily; see `bigspec.open_matrix` for what they may be."""
+    return expressions.stack([_opened(a) for a in matrices], 0)
+
+
+def hstack(matrices: Sequence[Any]) -> Matrix:
+    """Put matrices beside one another, lazily; see `bigspec.open_matrix` for what they may be."""
+    return expressions.stack([_opened(a) for a in matrices], 1)
+
+
+def _opened(a: Any) -> Matrix:
+    return open_dask_array(a) if is_dask_array(a) else open_source(a)
+
+
+def _column_sums(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:
+    if isinstance(matrix, OperatorMatrix):
+        msg = f"{matrix.name}: expected a matrix with entries to take means of, got an operator"
+        raise UnsupportedTypeError(msg)
+    executor = find_executor(matrix.resident)
+    return column_sums(matrix, executor, as_bytes(memory_limit) or executor.memory() // 2)
+
+
+def open_matrix(
+    a: Any, *, rows: Sequence[str] | str | None = None, fill: complex | None = None
+) -> Matrix:
+    """Open anything bigspec can multiply.
+
+    No entry is read, but for .npz and .mtx files and for binsparse matrices that are not sorted,
+    which are loaded whole; of sparse groups the pointers (coordinates) are read.
+
+    Parameters
+    ----------
+    a : str, path, zarr or dask array, zarr group, ndarray, SciPy or pydata sparse, operator, Matrix
+        Paths and URLs name a Zarr array or a sparse group of AnnData's or binsparse's; paths also
+        an HDF5, netCDF, .npy, .npz or Matrix Market file. ``::`` goes inside a file or store.
+    rows : sequence of str, optional
+        Dimensions of a netCDF variable that make the rows, in this order; the others make the
+        columns, in theirs. Needed for a variable of more than two.
+    fill : number, optional
+        Taken for missing values of a netCDF variable, in unpacked units.
+
+    Returns
+    -------
+    Matrix
+
+    Raises
+    ------
+    MissingSourceError, SourceError, StoreUnavailableError
+        The source cannot be opened.
+    DataError, UnsupportedTypeError
+        It was opened and is no numeric 2-D matrix. A missing value is found when it is read.
+    ArgumentError
+        `rows` or `fill` for something else than a netCDF variable, or not of this one.
+    """
+    if is_dask_array(a) and rows is None and fill is None:
+        return open_dask_array(a)
+    return open_source(a, find_executor(True).memory() // 2, rows, fill)
+
+
+def open_within(a: Any, limit: int | None) -> Matrix:
+    """Open a matrix, unless it is a Matrix Market file that does not fit when it is loaded.
+
+    Raises
+    ------
+    MemoryLimitError
+    """
+    if isinstance(a, (str, os.PathLike)) and os.fspath(a).endswith((".mtx", ".mtx.gz")):
+        found = local_file(os.fspath(a))
+        size = loading_nbytes(found[0]) if found is not None and not found[1] else None
+        limit = limit or find_executor(True).memory() // 2
+        if size is not None and size > limit:
+            msg = (
+                f"memory_limit: expected at least {format_bytes(size)} for loading {a}, got "
+                f"{format_bytes(limit)}. Convert it once, in bounded memory, and take the result: "
+                f"bigspec convert {a} A.zarr"
+            )
+            raise MemoryLimitError(msg)
+    return open_matrix(a)

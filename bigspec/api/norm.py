@@ -1,0 +1,267 @@
+"""The Python door: validate once, choose, run, present."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from bigspec.api.arguments import (
+    as_bytes,
+    as_count,
+    as_seconds,
+    as_seed,
+    as_whole,
+    check_probability,
+)
+from bigspec.api.matrices import open_within
+from bigspec.passes import (
+    DeadlinePassed,
+    Forward,
+    Pass,
+    find_executor,
+    one_blas_thread,
+    passes_over,
+)
+from bigspec.results import Estimate
+from bigspec.results.gate import Gate
+from bigspec.run import Budget, Outcome, Progress, check_budget, solve
+from bigspec.run.identity import kept, prepared, versions
+from bigspec.run.plan import Plan, Wishes
+from bigspec.run.planner import make_plan
+from bigspec.run.start import leading_vectors, load_start
+from bigspec.watch import Observer
+from bigspec.watch.live import make_observer
+
+__all__ = ["norm", "plan"]
+
+Array = np.ndarray[Any, Any]
+
+
+def plan(
+    a: Any,
+    *,
+    rtol: float = 1e-3,
+    failure_probability: float = 1e-6,
+    algorithm: str = "auto",
+    block_size: int | None = None,
+    memory_limit: int | str | None = None,
+    k: int | None = None,
+) -> Plan:
+    """Say what `norm`, or `svds` if `k` is given, would read, hold and choose; reads no entries.
+
+    Parameters are those of `norm`. What `norm` decides by measuring the first slab is planned
+    here with defaults.
+
+    Raises
+    ------
+    MemoryLimitError
+        The run cannot fit; the message has the numbers.
+    """
+    check_budget(Budget(rtol))
+    check_probability(failure_probability)
+    matrix = open_within(a, as_bytes(memory_limit))
+    wishes = Wishes(
+        algorithm,
+        as_whole("block_size", block_size),
+        0,
+        as_bytes(memory_limit),
+        as_count(k) if k is not None else 0,
+    )
+    return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
+
+
+def norm(
+    a: Any,
+    *,
+    rtol: float = 1e-3,
+    failure_probability: float = 1e-6,
+    algorithm: str = "auto",
+    block_size: int | None = None,
+    start: Any = None,
+    seed: int | None = None,
+    checkpoint: Any = None,
+    max_passes: int | None = None,
+    time_limit: float | str | None = None,
+    memory_limit: int | str | None = None,
+    progress: bool | Observer = False,
+    gate: Gate | None = None,
+    right: bool | None = None,
+) -> Estimate:
+    """Bracket the spectral norm (largest singular value) of a matrix that need not fit in memory.
+
+    Parameters
+    ----------
+    a : path, URL or object
+        See `open_matrix`.
+    rtol : float
+        Stop when ``upper / lower - 1 <= rtol``.
+    failure_probability : float
+        Accepted probability, over the random start alone, that the interval misses. Small
+        values are nearly free.
+    algorithm : {"auto", "lanczos", "power", "gram"}
+        Block Lanczos needs the fewest passes, block power iteration the least memory, the Gram
+        matrix one pass if the smaller side is at most a few thousand.
+    block_size : int, optional
+        Random columns of the start block. Default: chosen from what reading and multiplying the
+        first slab cost, 16 for small matrices.
+    start : Estimate, path or URL, or ndarray (n, s), optional
+        Warm start: old vectors, put before the fresh random block. The certificate stays exact.
+        A path names an .npz or .npy file, a Zarr array, or the checkpoint of another run.
+    seed : int, optional
+        Entropy of the start block; fresh and recorded by default. It must not be one that the
+        matrix depends on (a matrix made with vectors of an earlier run, say).
+    checkpoint : path, URL or Checkpoint, optional
+        Save the run there, and go on with the one that is saved there: the same call again
+        continues, to the same bits. A finished run returns its answer without reading the
+        matrix. ``rtol``, budgets, memory and cluster may change between calls.
+    max_passes : int, optional
+        In all, those of earlier calls on the same checkpoint included.
+    time_limit : float or str, optional
+        Seconds, or a text such as ``"30min"``, of this call. A pass that is not complete by then
+        is abandoned, or goes on in the next call if there is a checkpoint.
+    memory_limit : int or str, optional
+        What one process may hold (a worker; this process if there is no cluster), as bytes or
+        text such as ``"4GiB"``. Default: half of what it has.
+    progress : bool or Observer
+        Show a live line.
+    gate : Gate, optional
+        Limits: the run ends as soon as the interval decides them, or at `rtol`, undecided. What
+        became of them is `Estimate.gate`.
+    right : bool, optional
+        Whether the right vector of a wide matrix is made, which takes one more pass where panels
+        are columns. Default: of an array or sparse matrix in this process's memory, without a gate.
+
+    Returns
+    -------
+    Estimate
+        The interval, what it rests on and what it cost.
+
+    Raises
+    ------
+    ArgumentError, MemoryLimitError
+        Before anything is read.
+    SourceError, DataError, ChunkError, ClusterError
+        See `bigspec.errors`. If there is a checkpoint, ``error.saved`` says that everything up
+        to the error is in it.
+    ResumeError, CheckpointError, CheckpointInUseError
+        The checkpoint holds another run, is damaged beyond use, or another process runs on it.
+
+    Notes
+    -----
+    Cost: each pass reads the matrix once (twice if the plan says so) and multiplies
+    ``4 m n b`` flops. With an active `distributed.Client` the passes run there, else on Dask's
+    threads in this process; matrices that lie in this process's memory are multiplied here.
+    Method: randomized block Lanczos with a block Christoffel-function bound; single-vector
+    origin in Hochstenbach, J. Sci. Comput. 57 (2013).
+    """
+    began = time.monotonic()
+    budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit), gate)
+    check_budget(budget)
+    check_probability(failure_probability)
+    failure_probability = float(failure_probability)
+    seed, loaded = as_seed(seed), load_start(start)
+    matrix = open_within(a, as_bytes(memory_limit))
+    executor = find_executor(matrix.resident)
+    wishes = Wishes(
+        algorithm,
+        as_whole("block_size", block_size),
+        0 if loaded is None else loaded.columns,
+        as_bytes(memory_limit),
+    )
+    observer = make_observer(progress)
+    try:
+        with one_blas_thread(), kept(checkpoint, observer) as (keeper, held):
+            chosen, held, W = prepared(
+                held, Progress(), executor, matrix, wishes, failure_probability, seed, loaded
+            )
+            observer.identified(held.run.get("id", ""))
+            layout = chosen.layout.to_dict() | {"where": executor.name}
+            observer.run_started(matrix.name, layout)
+            passes = passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done)
+            outcome = solve(
+                passes,
+                chosen.algorithm,
+                budget,
+                entropy=held.run["entropy"],
+                failure_probability=failure_probability,
+                start=W,
+                observer=observer,
+                progress=held,
+                keeper=keeper,
+            )
+            if right is None:  # not of a memory map, which a pass reads from the disk
+                entries = getattr(matrix, "entries", None)
+                mapped = isinstance(entries, np.memmap)
+                right = gate is None and entries is not None and not mapped
+            other = _other_vector(passes, outcome, observer) if right else None
+        columns = 0 if W is None else W.shape[1]
+        estimate = _estimate(chosen, outcome, other, budget, held, layout, columns, began)
+        observer.run_finished(estimate)
+    finally:
+        observer.close()
+    return estimate
+
+
+def _other_vector(passes: Pass, outcome: Outcome, observer: Observer) -> Forward | None:
+    """Make one more pass over panels of columns: ``A^H u``, whose direction attains no less."""
+    rows, u = passes.layout.orientation == "rows", outcome.vector
+    if rows or u is None or outcome.stopped_by == "time" or outcome.interval.lower == 0.0:
+        return None
+    observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
+    with suppress(DeadlinePassed):
+        return passes.forward(u[:, None], exponent=outcome.exponent)
+    return None
+
+
+def _estimate(
+    chosen: Plan,
+    outcome: Outcome,
+    other: Forward | None,
+    budget: Budget,
+    held: Progress,
+    layout: dict[str, Any],
+    columns: int,
+    began: float,
+) -> Estimate:
+    """Assemble the answer."""
+    interval = outcome.interval
+    rows = chosen.layout.orientation == "rows"
+    read = chosen.measured_bytes + sum(record.bytes_read for record in outcome.history)
+    right = outcome.vector if rows else None
+    if other is not None and other.Y is not None:
+        read += other.bytes_read
+        right = other.Y[:, 0] / np.linalg.norm(other.Y)
+    return Estimate(
+        lower=interval.lower,
+        upper=interval.upper,
+        failure_probability=held.run["failure_probability"],
+        converged=outcome.converged,
+        stopped_by=outcome.stopped_by,
+        checkpoint=outcome.saved,
+        status=outcome.status,
+        rtol=budget.rtol,
+        right=right,
+        left=None if rows else outcome.vector,
+        frobenius=outcome.frobenius,
+        upper_bound=interval.upper_bound,
+        lower_bound=interval.lower_bound,
+        deterministic=interval.deterministic,
+        rounding=interval.rounding,
+        algorithm=chosen.algorithm.name,
+        block_size=chosen.block_size,
+        choices=chosen.choices,
+        seed=held.run["entropy"],
+        matrix=chosen.matrix.identity,
+        layout=layout,
+        history=outcome.history,
+        seconds=held.seconds + time.monotonic() - began,
+        bytes_read=read,
+        versions=versions(),
+        gate=None if budget.gate is None else budget.gate.judge(interval.lower, interval.upper),
+        run_id=held.run.get("id", ""),
+        start_columns=columns,
+        ritz_vectors=leading_vectors(chosen.algorithm, outcome.state, chosen.block_size),
+    )

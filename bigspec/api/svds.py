@@ -1,0 +1,222 @@
+"""The Python door to singular triplets: validate once, choose, run, make the vectors."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bigspec.algorithms import TopLanczos
+from bigspec.api.arguments import (
+    as_bytes,
+    as_count,
+    as_seconds,
+    as_seed,
+    as_whole,
+    check_probability,
+)
+from bigspec.api.matrices import open_within
+from bigspec.errors import ArgumentError
+from bigspec.passes import (
+    find_executor,
+    one_blas_thread,
+    passes_over,
+)
+from bigspec.results.triplets import Triplets
+from bigspec.run import Budget, KeptBlocks, Outcome, Progress, RunningTop, check_budget, solve
+from bigspec.run.identity import kept, prepared, versions
+from bigspec.run.plan import Plan, Wishes
+from bigspec.run.start import load_start
+from bigspec.run.vectors import _Made, _Vectors
+from bigspec.sources.targets import check_target
+from bigspec.watch import Observer
+from bigspec.watch.live import make_observer
+
+__all__ = ["svds"]
+
+Array = np.ndarray[Any, Any]
+
+
+def svds(
+    a: Any,
+    k: int,
+    *,
+    rtol: float = 1e-3,
+    failure_probability: float = 1e-6,
+    block_size: int | None = None,
+    start: Any = None,
+    seed: int | None = None,
+    checkpoint: Any = None,
+    max_passes: int | None = None,
+    time_limit: float | str | None = None,
+    memory_limit: int | str | None = None,
+    left: bool = True,
+    u_store: str | os.PathLike[str] | None = None,
+    progress: bool | Observer = False,
+) -> Triplets:
+    """Compute the k largest singular triplets, each value with a certified interval.
+
+    Parameters
+    ----------
+    a : path, URL or object
+        See `open_matrix`.
+    k : int
+        Triplets, ``1 <= k <= min(m, n)``.
+    rtol : float
+        Stop when ``upper / lower - 1 <= rtol`` for all k values.
+    failure_probability : float
+        Accepted probability, over the random start alone, that any of the k intervals misses.
+    block_size : int, optional
+        Random columns of the start block. Default: k + 8, at least 16, which needs the fewest
+        passes and finds values that are repeated up to k times; the whole space if min(m, n) is
+        at most 256; narrower where that does not fit. A narrow block makes more, cheaper passes.
+    start : Triplets, Estimate, path or URL, or ndarray (n, s), optional
+        Warm start: old vectors, put before the fresh random block. The certificate stays exact.
+    seed : int, optional
+        Entropy of the start block; see `norm`.
+    checkpoint : path, URL or Checkpoint, optional
+        Save the run there, and go on with the one that is saved there, to the same bits; see
+        `norm`. It also takes the blocks of the basis that do not fit the memory limit, which are
+        then read four times a pass. A finished run makes only its last pass again.
+    max_passes : int, optional
+        Not counting the last pass, which makes the vectors.
+    time_limit : float or str, optional
+        Seconds, or a text such as ``"30min"``, of this call. If it ends the run, no last pass is
+        made: `u` is None, and so is `vh` for panels of columns.
+    memory_limit : int or str, optional
+        What one process may hold; see `norm`.
+    left : bool
+        Whether left vectors are wanted. Without them no memory is kept for them, and panels of
+        rows need no last pass; then `s` is `lower`.
+    u_store : str or path, optional
+        Write `u` there as a Zarr array of whole-row chunks, in place of memory, as the panels of
+        the last pass make it. Its attribute ``complete`` is true once it is.
+    progress : bool or Observer
+        Show a live line.
+
+    Returns
+    -------
+    Triplets
+        ``u, s, vh = svds(a, k)``; with the intervals, what they rest on and what they cost.
+
+    Raises
+    ------
+    ArgumentError, MemoryLimitError
+        Before anything is read. The basis, both sets of vectors (without `u`, if it is stored)
+        and the blocks of a pass have to fit; the message has the numbers.
+    SourceError, DataError, ChunkError, ClusterError, ResumeError, CheckpointError
+        See `norm`.
+
+    Notes
+    -----
+    Cost: the passes of the run and one more for the vectors, each of ``4 m n b`` flops (the last
+    ``2 m n k``); orthogonalisation of ``4 n b N`` a pass for a basis of N columns, which is kept.
+    Method: randomized block Lanczos with the basis kept; upper ends by counting eigenvalues in
+    windows of the Ritz values and by Lehmann bounds (`bigspec.certificate.counting`). Values below
+    about ``1e-7 sigma_1`` drown in the rounding of ``A^H A``: their intervals are honestly wide.
+    """
+    began = time.monotonic()
+    budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit))
+    check_budget(budget)
+    check_probability(failure_probability)
+    failure_probability = float(failure_probability)
+    if u_store is not None:
+        if not left:
+            msg = f"u_store: expected none with left=False, got {u_store!r}"
+            raise ArgumentError(msg)
+        check_target(u_store, "u_store")
+    k, seed, loaded = as_count(k), as_seed(seed), load_start(start)
+    matrix = open_within(a, as_bytes(memory_limit))
+    executor = find_executor(matrix.resident)
+    wishes = Wishes(
+        "lanczos",
+        as_whole("block_size", block_size),
+        0 if loaded is None else loaded.columns,
+        as_bytes(memory_limit),
+        count=k,
+        shelved=checkpoint is not None,
+        stored=u_store is not None or not left,
+    )
+    observer = make_observer(progress)
+    try:
+        with one_blas_thread(), kept(checkpoint, observer) as (keeper, held):
+            fresh = Progress(running=RunningTop.begin(k))
+            chosen, held, W = prepared(
+                held, fresh, executor, matrix, wishes, failure_probability, seed, loaded
+            )
+            algorithm = chosen.algorithm
+            assert isinstance(algorithm, TopLanczos)
+            if keeper is not None:
+                algorithm = replace(algorithm, shelf=KeptBlocks(keeper))
+            layout = chosen.layout.to_dict() | {"where": executor.name}
+            passes = passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done)
+            vectors = _Vectors(passes, u_store, left=left)
+            vectors.check()
+            observer.identified(held.run.get("id", ""))
+            observer.run_started(matrix.name, layout)
+            outcome = solve(
+                passes,
+                algorithm,
+                budget,
+                entropy=held.run["entropy"],
+                failure_probability=failure_probability,
+                start=W,
+                observer=observer,
+                progress=held,
+                keeper=keeper,
+            )
+            made = vectors.make(outcome, observer)
+        answer = _triplets(chosen, outcome, made, budget, held, layout, began, u_store)
+        observer.run_finished(answer)
+    finally:
+        observer.close()
+    return answer
+
+
+def _triplets(
+    chosen: Plan,
+    outcome: Outcome,
+    made: _Made,
+    budget: Budget,
+    held: Progress,
+    layout: dict[str, Any],
+    began: float,
+    u_store: str | os.PathLike[str] | None,
+) -> Triplets:
+    """Assemble the answer."""
+    intervals = outcome.intervals
+    read = sum(record.bytes_read for record in outcome.history)
+    history: Any = outcome.history
+    return Triplets(
+        u=made.u,
+        s=made.s,
+        vh=made.vh,
+        lower=np.array([interval.lower for interval in intervals]),
+        upper=np.array([interval.upper for interval in intervals]),
+        failure_probability=held.run["failure_probability"],
+        converged=outcome.converged,
+        stopped_by=outcome.stopped_by,
+        checkpoint=outcome.saved,
+        status=outcome.status,
+        rtol=budget.rtol,
+        u_store=None if u_store is None or made.u is None else os.fspath(u_store),
+        upper_bounds=tuple(interval.upper_bound for interval in intervals),
+        lower_bounds=tuple(interval.lower_bound for interval in intervals),
+        certain=tuple(interval.deterministic for interval in intervals),
+        rounding=tuple(interval.rounding for interval in intervals),
+        frobenius=outcome.frobenius,
+        algorithm=chosen.algorithm.name,
+        block_size=chosen.block_size,
+        choices=chosen.choices,
+        seed=held.run["entropy"],
+        matrix=chosen.matrix.identity,
+        layout=layout,
+        history=history,
+        vector_passes=0 if made.forward is None else 1,
+        seconds=held.seconds + time.monotonic() - began,
+        bytes_read=read + (0 if made.forward is None else made.forward.bytes_read),
+        versions=versions(),
+    )

@@ -1,0 +1,121 @@
+"""What a checkpoint holds: the newest whole record, and what is damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from bigspec.checkpoint.codec import Codec
+from bigspec.checkpoint.store import Damaged, Folder
+from bigspec.errors import CheckpointError
+
+__all__ = ["block_names", "describe", "load_latest", "newest"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A whole record: its value, its number, and what else it says."""
+
+    value: Any
+    number: int
+    kind: str
+    saved: str
+
+
+def newest(
+    folder: Folder, codec: Codec, read_block: Callable[[str], Array]
+) -> tuple[Found | None, list[str]]:
+    """Return the newest whole record, and what is wrong with later ones.
+
+    Raises
+    ------
+    CheckpointError
+        There are records, and not one can be used.
+    """
+    numbers: list[int] = []
+    while True:
+        before, numbers = numbers, folder.records()
+        damage: list[str] = []
+        for number in reversed(numbers):
+            try:
+                data = folder.read_record(number)
+                if data is None:  # never complete
+                    continue
+                value = codec.decode(data["value"], cache(read_block))
+                return Found(value, number, data["kind"], data["saved"]), damage
+            except Damaged as error:
+                damage.append(str(error))
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                damage.append(f"records/{number:06d} does not decode ({type(error).__name__})")
+        if not damage:
+            return None, damage
+        if numbers == before:  # else its owner may have replaced them while they were read
+            break
+    msg = (
+        f"{folder.where}: expected at least one whole step, got {len(damage)} damaged record(s): "
+        f"{'; '.join(damage)}. Remove it, or name another place, to start again"
+    )
+    raise CheckpointError(msg)
+
+
+def load_latest(where: str | os.PathLike[str], types: Iterable[type]) -> Any:
+    """Read the newest whole value of a checkpoint without owning it.
+
+    Raises
+    ------
+    CheckpointError
+        Nothing there, or nothing whole.
+    """
+    folder = Folder(where, read_only=True)
+    found, _ = newest(folder, Codec(types), folder.read_block)
+    return _there(found, folder).value
+
+
+def describe(where: str | os.PathLike[str], types: Iterable[type]) -> tuple[Any, dict[str, Any]]:
+    """Return the newest value without its blocks, and facts about where it lies.
+
+    When it was saved, who owns it, how many blocks it has; the blocks are not read.
+    """
+    folder = Folder(where, read_only=True)
+    found, damage = newest(folder, Codec(types), lambda _: np.zeros((0, 0)))
+    found = _there(found, folder)
+    try:
+        owner = folder.read_document("owner")
+    except Damaged:
+        owner = None
+    return found.value, {
+        "where": folder.where,
+        "record": found.number,
+        "kind": found.kind,
+        "saved": found.saved,
+        "blocks": len(folder.names("blocks")),
+        "owner": owner,
+        "damage": damage,
+    }
+
+
+def _there(found: Found | None, folder: Folder) -> Found:
+    if found is None:
+        msg = f"{folder.where}: expected a checkpoint, got nothing"
+        raise CheckpointError(msg)
+    return found
+
+
+def block_names(data: Any) -> list[str]:
+    """Return the names of the blocks that encoded data refers to."""
+    if isinstance(data, list):
+        return [name for item in data for name in block_names(item)]
+    if isinstance(data, dict):
+        if data.get("object") == "StoredBlock":
+            return [data["fields"]["block"]]
+        if isinstance(data.get("array"), dict) and "block" in data["array"]:
+            return [data["array"]["block"]]
+        return [name for item in data.values() for name in block_names(item)]
+    return []

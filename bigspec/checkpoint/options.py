@@ -1,0 +1,44 @@
+"""How a run is saved: where, how often, how much stays."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from bigspec.errors import ArgumentError
+
+__all__ = ["Checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is saved, and how.
+
+    Parameters
+    ----------
+    where : str or path
+        A local path, or any fsspec URL. A Zarr group that `zarr.open` can read; it is made if
+        it is not there. If it holds an unfinished run, that run goes on.
+    interval : float
+        Seconds of work that a failure may cost at most: partial sums of a pass are saved after
+        0.6 of it, and the rounds in flight and the save itself have the rest. Finished steps are
+        saved as soon as that costs at most 2 % of the time.
+    keep_blocks : bool
+        Keep the blocks of all steps (the Krylov basis) and all steps' records. By default only
+        the two newest steps are kept.
+    steal : bool
+        Take the checkpoint over from a process that runs on it.
+    """
+
+    where: str | os.PathLike[str]
+    interval: float = 60.0
+    keep_blocks: bool = False
+    steal: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.where, (str, os.PathLike)) or not os.fspath(self.where):
+            msg = f"checkpoint: expected a path, a URL or a Checkpoint, got {self.where!r}"
+            raise ArgumentError(msg)
+        if not self.interval >= 0:
+            msg = f"checkpoint_interval: expected seconds >= 0, got {self.interval!r}"
+            raise ArgumentError(msg)

@@ -1,0 +1,377 @@
+"""Saving a run while it goes on, and loading what the last one left."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from bigspec.checkpoint.codec import Codec, array_digest
+from bigspec.checkpoint.contents import block_names, newest
+from bigspec.checkpoint.lease import Lease
+from bigspec.checkpoint.options import Checkpoint
+from bigspec.checkpoint.store import Damaged, Folder
+from bigspec.errors import BigspecError, CheckpointError, CheckpointInUseError
+
+__all__ = ["Keeper"]
+
+Array = np.ndarray[Any, Any]
+
+NAME_LENGTH = 40
+KEPT = 2
+EARLY = 0.6  # of an interval, so that rounds in flight and the save itself fit into it
+SHARE = 50  # a step is saved at once if the last save took less than 1/50 of the time since
+CLOSING = 5.0  # seconds that the end of a run waits for a save that it has given up
+PATIENCE = 60.0  # seconds that the end of a run waits for its last save
+
+
+class _Closed(Exception):  # noqa: N818
+    """The run has ended; what still waited is not written."""
+
+
+class Keeper:
+    """Owns a checkpoint for the length of a run.
+
+    Saving happens in a thread of its own, so that a slow store delays nothing; of several
+    saves that wait only the newest is made. A save that fails leaves a message in `messages`,
+    and the next one tries again: nothing that happens to a checkpoint ends a run, but for
+    another owner.
+
+    Parameters
+    ----------
+    options : Checkpoint
+    types : iterable of type
+        Dataclasses that a saved value is made of.
+
+    Attributes
+    ----------
+    messages : deque of str
+        What the user should hear; whoever runs the loop takes them out.
+    """
+
+    def __init__(self, options: Checkpoint, types: Iterable[type]) -> None:
+        self.options = options
+        self.codec = Codec(types)
+        self.folder = Folder(options.where)
+        self.lease = Lease(self.folder, steal=options.steal)
+        self.messages: deque[str] = deque()
+        self._kept: dict[int, tuple[str, set[str]]] = {}  # record -> its kind, its blocks
+        self._present: set[str] = set()
+        self._shelved: set[str] = set()  # blocks that the run itself put there
+        self._digests: dict[int, tuple[Array, str]] = {}
+        self._number = 0
+        self._swept = False
+        self._failing = ""
+        self._refused: CheckpointInUseError | None = None
+        self._saved_at, self._took = time.monotonic(), 0.0
+        self._queue: deque[tuple[str, Any]] = deque()
+        self._busy = self._closed = False
+        self._chunks = 0
+        self._change = threading.Condition()
+        self._blocks_lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the newest value that was offered or loaded has been saved."""
+        with self._change:
+            waits = self._busy or self._queue
+            return bool(self._kept) and not waits and not self._failing and not self._refused
+
+    def open(self) -> Any:
+        """Claim the checkpoint, and return the newest complete value, or None in a fresh place.
+
+        Raises
+        ------
+        CheckpointInUseError
+            Another process lives on it.
+        CheckpointError
+            There are records, and not one can be used.
+        """
+        try:
+            self.folder.start()
+            self.lease.claim()
+        except CheckpointInUseError:
+            raise
+        except (OSError, BigspecError) as error:
+            self._trouble(error)
+        found, damage = newest(self.folder, self.codec, self.folder.read_block)
+        numbers = self.folder.records()
+        self._number = max(numbers, default=0)
+        self._present = set(self.folder.names("blocks"))
+        for number in numbers:
+            with suppress(Damaged):
+                data = self.folder.read_record(number)
+                if found is not None and data is not None and number <= found.number:
+                    self._kept[number] = (data["kind"], set(block_names(data["value"])))
+        if damage:
+            self.messages.append(
+                f"checkpoint {self.folder.where}: {'; '.join(damage)}. The step before is used"
+            )
+        self._thread = threading.Thread(target=self._work, name="bigspec-checkpoint", daemon=True)
+        self._thread.start()
+        return None if found is None else found.value
+
+    def due(self, *, step: bool) -> bool:
+        """Whether it is time to save: a step that is cheap to save, or anything after a while."""
+        since = time.monotonic() - self._saved_at
+        cheap = self.options.keep_blocks or since >= SHARE * self._took
+        return since >= EARLY * self.options.interval or (step and cheap)
+
+    def offer(self, kind: str, value: Any) -> None:
+        """Save `value` soon, in the background, in place of any that still waits.
+
+        With `keep_blocks` steps do not take one another's place; this waits while two wait.
+
+        Raises
+        ------
+        CheckpointInUseError
+            Another process has taken the checkpoint over.
+        """
+        if self._refused is not None:
+            raise self._refused
+        self._saved_at = time.monotonic()
+        with self._change:
+            if self._queue and not (self.options.keep_blocks and self._queue[-1][0] == "step"):
+                self._queue.pop()
+            self._queue.append((kind, value))
+            self._change.notify_all()
+        if len(self._queue) > 2:
+            self.flush()
+
+    def put_block(self, array: Array) -> str:
+        """Write a block now, for as long as a record refers to it, and return its name.
+
+        Raises
+        ------
+        CheckpointInUseError, CheckpointError
+            Unlike a save, this one cannot be done later: the run needs the block.
+        """
+        with self._blocks_lock:
+            self._own()
+            name = array_digest(array)[:NAME_LENGTH]
+            try:
+                if not self._safe(name):
+                    if name in self._present:  # what a run that died left of it
+                        self.folder.remove_block(name)
+                    self.folder.write_block(array, name, on_chunk=self._progress)
+            except OSError as error:
+                msg = (
+                    f"checkpoint {self.folder.where}: expected to write a block of the basis, "
+                    f"which does not fit in memory, got {type(error).__name__}: {error}. Make "
+                    "room there, or give a larger memory_limit"
+                )
+                raise CheckpointError(msg) from error
+            self._present.add(name)
+            self._shelved.add(name)
+            return name
+
+    def _safe(self, name: str) -> bool:
+        """Whether a block is there, whole, and stays."""
+        return name in self._shelved or any(name in kept for _, kept in self._kept.values())
+
+    def get_block(self, name: str) -> Array:
+        """Read a block that a record or this run refers to.
+
+        Raises
+        ------
+        CheckpointError
+            It is not what was written.
+        """
+        try:
+            return self.folder.read_block(name)
+        except Damaged as error:
+            msg = (
+                f"{self.folder.where}: expected the basis of the run, got damage: {error}. Remove "
+                "the checkpoint, or name another place, to start again"
+            )
+            raise CheckpointError(msg) from error
+
+    def flush(self, patience: float | None = None, *, strict: bool = False) -> bool:
+        """Wait until all that was offered is written; return whether it is.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds without progress after which the store is given up; `PATIENCE` by default.
+        strict : bool
+            Give it up after so many seconds in any case.
+        """
+        patience = PATIENCE if patience is None else patience
+        with self._change:
+            until, chunks = time.monotonic() + patience, self._chunks
+            while self._busy or self._queue:
+                if self._chunks != chunks and not strict:
+                    until, chunks = time.monotonic() + patience, self._chunks
+                left = until - time.monotonic()
+                if left <= 0:
+                    self.messages.append(
+                        f"checkpoint {self.folder.where}: the last save was not done within "
+                        f"{patience:g} s; the one before it stands"
+                    )
+                    return False
+                self._change.wait(left)
+        if self._refused is not None:
+            self.messages.append(f"not saved: {self._refused}")
+        return not self._failing and self._refused is None
+
+    def close(self) -> None:
+        """Let the checkpoint go; a save that hangs keeps the lease until it ends."""
+        with self._change:
+            self._closed = True
+            self._queue.clear()
+            self._change.notify_all()
+        if self._thread is None:
+            self.lease.release()
+            return
+        self._thread.join(timeout=CLOSING)
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                while not self._queue and not self._closed:
+                    self._change.wait()
+                if self._closed:
+                    break
+                (kind, value), self._busy = self._queue.popleft(), True
+            began = time.monotonic()
+            failing = ""
+            try:
+                with self._blocks_lock:
+                    self._save(kind, value)
+            except CheckpointInUseError as error:
+                self._refused = error
+            except _Closed:
+                break
+            except Exception as error:  # noqa: BLE001, RUF100 - a run that could finish goes on
+                failing = self._trouble(error)
+            with self._change:
+                self._failing = failing
+                self._took = time.monotonic() - began
+                self._busy = False
+                self._change.notify_all()
+        self.lease.release()
+
+    def _save(self, kind: str, value: Any) -> None:
+        self._own()
+        number = self._number + 1
+        written: list[str] = []
+        blocks: set[str] = set()
+        digests: dict[int, tuple[Array, str]] = {}
+
+        def put(array: Array) -> str:
+            held = self._digests.get(id(array))
+            name = array_digest(array)[:NAME_LENGTH] if held is None else held[1]
+            digests[id(array)] = (array, name)  # holds the array, so that its id stays its own
+            if name not in blocks and not self._safe(name):
+                written.append(name)
+                self._check_open()
+                if name in self._present:  # what a run that died left of it
+                    self.folder.remove_block(name)
+                self.folder.write_block(array, name, on_chunk=self._progress)
+                self._present.add(name)
+            blocks.add(name)
+            return name
+
+        try:
+            data = {"kind": kind, "value": self.codec.encode(value, put), "saved": _now()}
+            self.lease.check()  # writing blocks may have taken long
+            self._check_open()
+            self.folder.write_record(number, data)
+        except (CheckpointInUseError, _Closed):
+            raise  # what was written may be another owner's by now
+        except BaseException as error:
+            self.lease.check()
+            with suppress(Exception):
+                self.folder.remove_record(number)  # the empty folder of a write that failed
+            self._make_room(written, full=getattr(error, "errno", None) == errno.ENOSPC)
+            raise
+        self._number, self._digests = number, digests
+        self._kept[number] = (kind, blocks | set(block_names(data["value"])))
+        self._progress()
+        self.lease.check()
+        self._drop_old()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _Closed
+
+    def _own(self) -> None:
+        """Make sure that this process owns the checkpoint, and that it is as it was left."""
+        self.lease.check()
+        if self.lease.claimed:
+            return
+        # It could not be written when the run began, or somebody removed the owner's document.
+        self.folder.start()
+        self.lease.claim()
+        numbers, self._present = self.folder.records(), set(self.folder.names("blocks"))
+        if max(numbers, default=0) > self._number:
+            msg = (
+                f"{self.folder.where}: expected the checkpoint as this process left it, at record "
+                f"{self._number}, got record {max(numbers)}: another process has gone on with it"
+            )
+            raise CheckpointInUseError(msg)
+        self._kept = {
+            number: kept
+            for number, kept in self._kept.items()
+            if number in numbers and kept[1] <= self._present
+        }
+
+    def _drop_old(self) -> None:
+        """Remove what no kept record needs: the record first, so that none lacks its blocks."""
+        newest = sorted(self._kept)[-KEPT:]
+        for number in sorted(self._kept):
+            kind, _ = self._kept[number]
+            if number in newest or (self.options.keep_blocks and kind != "partial"):
+                continue
+            self.folder.remove_record(number)
+            del self._kept[number]
+        if not self._swept:  # records of a run that died, damaged or never complete
+            for number in set(self.folder.records()) - set(self._kept):
+                self.folder.remove_record(number)
+            self.folder.remove_litter()
+            self._swept = True
+        needed = set().union(self._shelved, *(kept for _, kept in self._kept.values()))
+        for name in self._present - needed:
+            self.folder.remove_block(name)
+            self._present.discard(name)
+
+    def _make_room(self, written: list[str], *, full: bool) -> None:
+        """After a save that failed: take back what it wrote; on a full disk, the older step too."""
+        for name in written:
+            with suppress(Exception):
+                self.folder.remove_block(name)
+                self._present.discard(name)
+        if full and len(self._kept) > 1 and not self.options.keep_blocks:
+            with suppress(Exception):
+                oldest = min(self._kept)
+                self.folder.remove_record(oldest)
+                del self._kept[oldest]
+                self._drop_old()
+
+    def _progress(self) -> None:
+        with self._change:
+            self._chunks += 1
+            self._change.notify_all()
+
+    def _trouble(self, error: Exception) -> str:
+        text = f"{type(error).__name__}: {error}"
+        kind = f"{type(error).__name__} {getattr(error, 'errno', text)}"  # its text names files
+        if kind != self._failing:
+            stands = f"record {max(self._kept)} stands" if self._kept else "nothing is saved yet"
+            self.messages.append(
+                f"checkpoint {self.folder.where}: cannot be written ({text}); the run goes on, "
+                f"{stands}, and the next save tries again"
+            )
+        self._failing = kind
+        return kind
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())

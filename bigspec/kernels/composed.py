@@ -1,0 +1,341 @@
+"""Blocks that are sums: what reading a panel of ``A - B`` or ``A - U S V^H`` gives.
+
+A sum with a dense term is written out tile by tile, where the kernel would convert a stored
+tile; a sum of sparse terms stays sparse, and a term of low rank beside it stays in its factors.
+Neither makes a temporary of the size of the slab. Knows no matrix and no store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bigspec.kernels.buffers import Buffers
+
+__all__ = [
+    "SAFE_EXPONENT",
+    "Composed",
+    "Factors",
+    "Piece",
+    "SparseSum",
+    "frobenius",
+    "peak",
+    "times_power",
+]
+
+Array = np.ndarray[Any, Any]
+
+SAFE_EXPONENT = 200  # |entries| within 2^+-200: squares summed over 2^100 entries stay finite
+NORM_ENTRIES = 1 << 17  # converted at once to sum their squares
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One term of a sum: ``scalar * diag(left) op(block) diag(right)``, op the adjoint or not.
+
+    Attributes
+    ----------
+    block : ndarray, SciPy CSR/CSC block, or Composed
+        As stored; of the shape of the sum, or transposed if `adjoint`.
+    adjoint : bool
+    scalar : float or complex
+    left, right : ndarray (rows,), (columns,) or None
+    """
+
+    block: Any
+    adjoint: bool = False
+    scalar: complex = 1.0
+    left: Array | None = None
+    right: Array | None = None
+
+    def cut(self, rows: slice, columns: slice) -> Piece:
+        """Return the piece of a rectangle of the sum."""
+        block = self.block[columns, rows] if self.adjoint else self.block[rows, columns]
+        left = None if self.left is None else self.left[rows]
+        right = None if self.right is None else self.right[columns]
+        return replace(self, block=block, left=left, right=right)
+
+    @property
+    def bound(self) -> float:
+        """A bound of the factors that multiply an entry."""
+        sides = [np.abs(part).max(initial=0.0) for part in (self.left, self.right)
+                 if part is not None]  # fmt: skip
+        return abs(self.scalar) * math.prod(map(float, sides))
+
+    def add_to(self, out: Array, buffers: Buffers, *, first: bool) -> None:
+        """Add the entries to `out`, or write them there if the piece is the first."""
+        entries = self._entries(out, buffers)
+        plain = self.left is None and self.right is None
+        known = entries.dtype.kind in "biufc"  # bfloat16 has casts, not every ufunc
+        if plain and self.scalar == 1 and (first or known):
+            if first:
+                np.copyto(out, entries, casting="unsafe")
+            else:
+                np.add(out, entries, out=out, casting="unsafe")
+        elif plain and self.scalar == -1 and known and not first:
+            np.subtract(out, entries, out=out, casting="unsafe")
+        else:
+            scaled = out if first else buffers.take("blocks.scaled", out.shape, out.dtype)
+            np.copyto(scaled, entries, casting="unsafe")
+            if self.scalar != 1:
+                scaled *= self.scalar
+            if self.left is not None:
+                scaled *= self.left[:, None]
+            if self.right is not None:
+                scaled *= self.right
+            if not first:
+                out += scaled
+
+    def _entries(self, out: Array, buffers: Buffers) -> Array:
+        block: Any = self.block
+        entries: Array
+        if isinstance(block, Composed):
+            entries = buffers.take("blocks.inner", block.shape, out.dtype)
+            with buffers.within("inner"):
+                block.fill(entries, buffers)
+        else:
+            entries = block.toarray() if hasattr(block, "toarray") else block
+        if not self.adjoint:
+            return entries
+        return entries.conj().T if entries.dtype.kind == "c" else entries.T
+
+
+@dataclass(frozen=True)
+class Factors:
+    """``U W^H`` for U (rows, k) and W (columns, k)."""
+
+    U: Array
+    W: Array
+
+    @property
+    def bound(self) -> float:
+        """A bound of the magnitude of an entry."""
+        (u, own_u), (w, own_w) = _norms(self.U, 1), _norms(self.W, 1)
+        return _lowered(float(u.max(initial=0.0) * w.max(initial=0.0)), -own_u - own_w)
+
+    def norm(self, exponent: int) -> float:
+        """Return a bound of ``|| |U| |W|^T ||_F`` times 2**-exponent."""
+        (u, own_u), (w, own_w) = _norms(self.U, 0), _norms(self.W, 0)
+        return _lowered(float(u @ w), exponent - own_u - own_w)
+
+    def scaled(self, exponent: int) -> Factors:
+        """Return the factors of the term times 2**-exponent, neither of which overflows.
+
+        W alone says by how much it is scaled, so blocks that share it still do.
+        """
+        if exponent == 0:
+            return self
+        sizes = np.abs(self.W).max(axis=0, initial=0.0)
+        own = np.where(sizes > 0, np.frexp(sizes)[1], exponent)
+        return Factors(times_power(self.U, own - exponent), times_power(self.W, -own))
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A block that is a sum with a dense term, written out where it is needed.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+        float64 or complex128.
+    pieces : tuple of Piece
+    factors : Factors or None
+    exact : bool
+        Whether each entry is rounded once, relative to itself.
+    terms : float
+        A bound of ``|| sum of |terms| ||_F`` where pieces were summed before they were joined.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    pieces: tuple[Piece, ...]
+    factors: Factors | None = None
+    exact: bool = True
+    terms: float = 0.0
+
+    def __getitem__(self, key: slice | tuple[slice, slice]) -> Composed:
+        rows, columns = key if isinstance(key, tuple) else (key, slice(None))
+        shape = _length(rows, self.shape[0]), _length(columns, self.shape[1])
+        factors = self.factors
+        if factors is not None:
+            factors = Factors(factors.U[rows], factors.W[columns])
+        pieces = tuple(piece.cut(rows, columns) for piece in self.pieces)
+        return replace(self, shape=shape, pieces=pieces, factors=factors)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that were read for it."""
+        return sum(_nbytes(leaf) for leaf in self.leaves())
+
+    def leaves(self) -> Iterator[Any]:
+        """Yield the blocks as they were read."""
+        for piece in self.pieces:
+            yield from _leaves(piece.block)
+
+    def fill(self, out: Array, buffers: Buffers) -> None:
+        """Write the entries to `out`, which has the shape of the block."""
+        for number, piece in enumerate(self.pieces):
+            piece.add_to(out, buffers, first=number == 0)
+        if self.factors is not None:
+            product = buffers.take("blocks.product", out.shape, out.dtype) if self.pieces else out
+            np.matmul(self.factors.U, self.factors.W.conj().T, out=product)
+            if self.pieces:
+                out += product
+        elif not self.pieces:
+            out.fill(0)
+
+    def peak(self) -> float:
+        """Return a bound of the magnitudes of the entries."""
+        bound = sum(piece.bound * peak(piece.block) for piece in self.pieces)
+        return bound + (0.0 if self.factors is None else self.factors.bound)
+
+    def magnitude(self, exponent: int = 0) -> float:
+        """Bound the sum of ``(sum of the magnitudes of the terms)^2``; 0 if `exact`.
+
+        What rounding is relative to where terms cancel.
+        """
+        return 0.0 if self.exact else self.norm(exponent) ** 2
+
+    def norm(self, exponent: int) -> float:
+        """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""
+        norm = sum(piece.bound * frobenius(piece.block, exponent) for piece in self.pieces)
+        norm = max(norm, _lowered(self.terms, exponent))
+        return norm + (0.0 if self.factors is None else self.factors.norm(exponent))
+
+
+@dataclass(frozen=True)
+class SparseSum:
+    """A block ``S + U W^H`` that is multiplied as it stands.
+
+    Attributes
+    ----------
+    S : SciPy CSR/CSC block
+        The sum of the sparse terms.
+    factors : Factors or None
+    nbytes : int
+        Bytes that were read for it.
+    terms : float
+        A bound of ``|| sum of |terms| ||_F`` for the sparse terms; 0 if each entry of S was
+        rounded once, relative to itself.
+    """
+
+    S: Any
+    factors: Factors | None
+    nbytes: int
+    terms: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the block."""
+        return self.S.shape  # type: ignore[no-any-return]
+
+    def __getitem__(self, key: slice | tuple[slice, slice]) -> SparseSum:
+        rows, columns = key if isinstance(key, tuple) else (key, slice(None))
+        S, factors = self.S[rows, columns], self.factors
+        if factors is not None:
+            factors = Factors(factors.U[rows], factors.W[columns])
+        share = S.shape[0] * S.shape[1] / max(1, self.shape[0] * self.shape[1])
+        return SparseSum(S, factors, int(self.nbytes * share), self.terms)
+
+    def leaves(self) -> Iterator[Any]:
+        """Yield what tells that the block is the same."""
+        yield self.S
+
+    def peak(self) -> float:
+        """Return a bound of the magnitudes of the entries."""
+        return peak(self.S) + (0.0 if self.factors is None else self.factors.bound)
+
+    def magnitude(self, exponent: int = 0) -> float:
+        """Bound the sum of squares of what rounding is relative to; 0 for an exact sparse sum."""
+        return 0.0 if self.factors is None and not self.terms else self.norm(exponent) ** 2
+
+    def norm(self, exponent: int) -> float:
+        """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""
+        sparse = max(_lowered(self.terms, exponent), frobenius(self.S, exponent))
+        return sparse + (0.0 if self.factors is None else self.factors.norm(exponent))
+
+    def toarray(self) -> Array:
+        """Return the entries."""
+        dense: Array = self.S.toarray()
+        if self.factors is not None:
+            dense = dense + self.factors.U @ self.factors.W.conj().T
+        return dense
+
+
+def _length(cut: slice, extent: int) -> int:
+    return len(range(*cut.indices(extent)))
+
+
+def peak(block: Any) -> float:
+    """Largest magnitude (of real and imaginary parts), without a temporary; of a sum, a bound."""
+    if isinstance(block, (Composed, SparseSum)):
+        return block.peak()
+    if hasattr(block, "indptr"):
+        block = block.data
+    if block.dtype.kind == "c":
+        return max(peak(block.real), peak(block.imag))
+    if block.size == 0:
+        return 0.0
+    # As floats, for negatives of bool, unsigned and the least integers are not what they say.
+    return max(float(block.max()), -float(block.min()))
+
+
+def _leaves(block: Any) -> Iterator[Any]:
+    if isinstance(block, (Composed, SparseSum)):
+        yield from block.leaves()
+    else:
+        yield block
+
+
+def _nbytes(block: Any) -> int:
+    parts = [block]
+    if hasattr(block, "indptr"):
+        parts = [block.data, block.indices, block.indptr]
+    return sum(int(part.nbytes) for part in parts)
+
+
+def times_power(X: Array, exponent: Any) -> Array:
+    """Return ``2**exponent X``; the exponent is an int, or one for each column."""
+    half = np.asarray(exponent) // 2  # two steps, of which neither over- nor underflows
+    return np.asarray(X * np.ldexp(1.0, half) * np.ldexp(1.0, exponent - half))
+
+
+def _norms(X: Array, axis: int) -> tuple[Array, int]:
+    """Return 2-norms along an axis times 2**-own, and own: 0 unless squares would not do."""
+    own = math.frexp(peak(X))[1] if math.isfinite(peak(X)) else 0
+    own = own if abs(own) > SAFE_EXPONENT else 0
+    Y = times_power(X, -own) if own else X
+    return np.asarray(np.sqrt((np.abs(Y) ** 2).sum(axis=axis))), own
+
+
+def _lowered(value: float, exponent: int) -> float:
+    try:
+        return math.ldexp(value, -exponent)
+    except OverflowError:
+        return math.inf
+
+
+def frobenius(block: Any, exponent: int = 0) -> float:
+    """Frobenius norm of ``2**-exponent block`` in float64; of a sum, a bound for its terms."""
+    if isinstance(block, (Composed, SparseSum)):
+        return block.norm(exponent)
+    entries: Array = block.data if hasattr(block, "indptr") else block
+    flat = entries.reshape(-1) if entries.flags.c_contiguous else entries.T.reshape(-1)
+    own = math.frexp(peak(block))[1] if math.isfinite(peak(block)) else 0
+    total = 0.0
+    for start in range(0, flat.size, NORM_ENTRIES):
+        part = flat[start : start + NORM_ENTRIES]
+        for x in (part.real, part.imag) if part.dtype.kind == "c" else (part,):
+            y = np.ldexp(x.astype(np.float64), -own)
+            total += float(y @ y)
+    return _lowered(math.sqrt(total), exponent - own)

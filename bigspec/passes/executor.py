@@ -1,0 +1,263 @@
+"""Where a pass runs: rounds of panel tasks as Dask graphs, on threads or on a cluster.
+
+A round is a fixed set of panels summed in a fixed tree; rounds are added in order while later
+ones are already running. Graphs are of the size of the rounds in flight, never of the matrix.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask
+import dask.threaded
+from dask.callbacks import Callback
+from dask.system import CPU_COUNT
+
+from bigspec.kernels.partials import Partial
+from bigspec.matrices import OperatorMatrix
+from bigspec.panels.fused import sum_partials
+from bigspec.panels.layout import Layout
+from bigspec.panels.reading import Context
+from bigspec.passes.dask_array import DaskMatrix
+
+__all__ = [
+    "Begun",
+    "DeadlinePassed",
+    "Executor",
+    "OnPanels",
+    "OnSum",
+    "ThreadExecutor",
+    "build_round",
+    "window",
+]
+
+WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
+
+Graph = dict[Any, Any]
+OnPanels = Callable[[int], None]
+OnSum = Callable[[int, Partial], None]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A pass as far as it got: the sum of its first rounds, which a run can go on from.
+
+    Attributes
+    ----------
+    rounds : int
+    total : Partial or None
+    seconds : float
+        Wall time that it took.
+    """
+
+    rounds: int = 0
+    total: Partial | None = None
+    seconds: float = 0.0
+
+
+class DeadlinePassed(Exception):  # noqa: N818
+    """The time limit ended a pass before it was complete."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """The graph of one round: `root` is its sum, `steps` the lowest sums of its tree."""
+
+    graph: Graph
+    root: str
+    steps: dict[str, int] = field(default_factory=dict)  # key of a sum -> panels below it
+
+
+def build_round(context: Context, reference: Any, token: str, index: int) -> Round:
+    """Build the tasks of round `index`; `reference` stands for the context in the graph."""
+    layout, matrix = context.layout, context.matrix
+    first = index * layout.round_panels
+    last = min(first + layout.round_panels, layout.panels)
+    graph: Graph = {}
+    keys = []
+    for panel in range(first, last):
+        key = f"bigspec-panel-{token}-{panel}"
+        if context.reads and isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
+            pieces, tasks = matrix.pieces(layout, panel)
+            graph.update(tasks)
+            graph[key] = context.blocks_task(reference, panel, pieces)
+        else:
+            graph[key] = context.task(reference, panel)
+        keys.append(key)
+    root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
+    return Round(graph, root, steps)
+
+
+def _add_tree(graph: Graph, keys: list[str], token: str, fan_in: int) -> tuple[str, dict[str, int]]:
+    """Add the sums of `keys` in a fixed tree; return its root and the lowest sums' sizes."""
+    steps: dict[str, int] = {}
+    level = 0
+    while len(keys) > 1 or level == 0:
+        sums = []
+        for start in range(0, len(keys), fan_in):
+            below = keys[start : start + fan_in]
+            key = f"bigspec-sum-{token}-{level}-{start}"
+            graph[key] = (sum_partials, below)
+            if level == 0:
+                steps[key] = len(below)
+            sums.append(key)
+        keys, level = sums, level + 1
+    return keys[0], steps
+
+
+class Executor(ABC):
+    """Runs the rounds of a pass and adds their partial sums in order."""
+
+    name: str
+    tasks: int
+    """Tasks that run at once in one process."""
+    local: bool
+    """Whether tasks run in this process."""
+
+    @abstractmethod
+    def memory(self) -> int:
+        """Return what one process has, in bytes."""
+
+    @abstractmethod
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run one function where the tasks run, and return its result."""
+
+    @abstractmethod
+    def sum_rounds(
+        self,
+        context: Context,
+        begun: Begun,
+        *,
+        on_panels: OnPanels,
+        on_sum: OnSum,
+        deadline: float | None,
+    ) -> Partial:
+        """Add the rounds that `begun` does not hold yet, and return the sum of all.
+
+        Parameters
+        ----------
+        context : Context
+        begun : Begun
+        on_panels : callable
+            Called with the number of panels newly summed.
+        on_sum : callable
+            Called in order with (rounds, their sum); an exception from it ends the pass.
+        deadline : float or None
+            In the clock of `time.monotonic`.
+
+        Raises
+        ------
+        DeadlinePassed
+            The deadline passed before the last round was complete.
+        """
+
+
+def window(layout: Layout, threads: int) -> int:
+    """Return how many rounds are in flight on so many threads."""
+    return max(2, -(-WINDOW * threads // layout.round_panels))
+
+
+class ThreadExecutor(Executor):
+    """Dask's scheduler of this process, threads unless Dask is configured otherwise."""
+
+    local = True
+
+    def __init__(self) -> None:
+        workers = dask.config.get("num_workers", None) or CPU_COUNT
+        pool = dask.config.get("pool", None)
+        self.tasks = int(getattr(pool, "_max_workers", workers))
+        self.name = f"{self.tasks} threads of this process"
+
+    def memory(self) -> int:
+        """Return the memory limit of this process (cgroups and rlimits respected)."""
+        from distributed.system import MEMORY_LIMIT
+
+        return int(MEMORY_LIMIT)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call it here."""
+        return function(*args)
+
+    def sum_rounds(
+        self,
+        context: Context,
+        begun: Begun,
+        *,
+        on_panels: OnPanels,
+        on_sum: OnSum,
+        deadline: float | None,
+    ) -> Partial:
+        """Add the rounds; see `Executor.sum_rounds`."""
+        layout = context.layout
+        if isinstance(context.matrix, OperatorMatrix):
+            return context.at_once()  # type: ignore[no-any-return]
+        token = uuid.uuid4().hex
+        running = min(layout.memory.tasks, self.tasks)
+        in_flight = window(layout, running)
+        options: dict[str, Any] = {"num_workers": running} if running < self.tasks else {}
+        total, told = begun.total, begun.rounds
+        sums: dict[str, int] = {}
+
+        def finished(key: Any, result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:
+            nonlocal told
+            if str(key).startswith(f"bigspec-panel-{token}"):
+                on_panels(1)
+            elif key in sums:
+                told = sums[key]
+                on_sum(told, result)
+            if deadline is not None and time.monotonic() > deadline:
+                raise DeadlinePassed
+
+        # Handed over, not registered: Dask's register is one for all threads, and another run's
+        # deadline would end this one. A user's own callbacks are taken along.
+        options["callbacks"] = [*Callback.active, Callback(posttask=finished)._callback]
+        try:
+            for first in range(begun.rounds, layout.rounds, in_flight):
+                last = min(first + in_flight, layout.rounds)
+                graph, sums = _chain(context, token, range(first, last), total)
+                (total,) = _local_get()(graph, list(sums)[-1:], **options)
+                assert total is not None
+                if told < last:  # a scheduler that a user configured may know no callbacks
+                    on_sum(last, total)
+        except BaseException:
+            assert context.buffers.abandoned is not None
+            context.buffers.abandoned.set()  # threads of the pool stop at their next slab
+            raise
+        assert total is not None
+        return total
+
+
+def _chain(
+    context: Context, token: str, indices: range, total: Partial | None
+) -> tuple[Graph, dict[str, int]]:
+    """Build rounds whose sums are added one after another to `total`.
+
+    Returns the graph, and how many rounds of the pass each key of a running sum stands for.
+    """
+    graph: Graph = {}
+    sums: dict[str, int] = {}
+    before: Any = total
+    for index in indices:
+        one = build_round(context, context, token, index)
+        graph.update(one.graph)
+        key = f"bigspec-total-{token}-{index}"
+        graph[key] = (sum_partials, [one.root] if before is None else [before, one.root])
+        sums[key] = index + 1
+        before = key
+    return graph, sums
+
+
+def _local_get() -> Callable[..., Any]:
+    """Return the scheduler of this process that Dask is configured for; threads by default.
+
+    An active client is passed over: what comes here lies in this process's memory.
+    """
+    get = dask.base.get_scheduler()
+    if get is None or type(getattr(get, "__self__", None)).__module__.startswith("distributed"):
+        return dask.threaded.get  # type: ignore[no-any-return]
+    return get  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Passes over a chain ``A @ B``, as passes over its factors."""

@@ -1,0 +1,253 @@
+"""Products with one factor of a product: with it, with its adjoint, and with both from one read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from zlib import crc32
+
+import numpy as np
+
+from bigspec.certificate import Facts
+from bigspec.errors import MatrixChangedError
+from bigspec.expressions import Product
+from bigspec.kernels import safe_exponent, working_dtype
+from bigspec.kernels.composed import times_power
+from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.panels.backward import BackwardContext
+from bigspec.panels.layout import Layout, choose_layout
+from bigspec.passes.executor import Begun
+from bigspec.passes.on_cluster import find_executor
+from bigspec.passes.single import Pass
+
+__all__ = ["Cost", "Factor", "apply_to", "columns_of", "scaled"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Cost:
+    """What the passes over the factors of one product share: when they end, what they cost.
+
+    Attributes
+    ----------
+    deadline : float or None
+    on_panels : callable or None
+        Called with (panels done, panels in all, bytes read), of all passes over all factors.
+    panels, done, bytes_read : int
+    tokens : dict
+        Of the content of each factor.
+    """
+
+    deadline: float | None = None
+    on_panels: Callable[[int, int, int], None] | None = None
+    panels: int = 0
+    done: int = 0
+    bytes_read: int = 0
+    tokens: dict[int, int] = field(default_factory=dict)
+
+    def panels_done(self, count: int, bytes_read: int) -> None:
+        """Tell that so many panels more are done, and what this pass over a factor has read."""
+        self.done += count
+        if self.on_panels is not None:
+            self.panels = max(self.panels, self.done)
+            self.on_panels(self.done, self.panels, self.bytes_read + bytes_read)
+
+    def add(self, matrix: Matrix, other: Any, tokens: Any) -> None:
+        """Add a pass over a factor, and compare its panels with those of an earlier one."""
+        self.bytes_read += other.bytes_read
+        if not len(tokens):  # operators, and dask arrays read by panels instead of chunks
+            return
+        token = crc32(np.asarray(tokens, np.uint32).tobytes())
+        if self.tokens.setdefault(id(matrix), token) != token:
+            msg = (
+                f"{matrix.name}: expected the same entries in both reads of a pass, got others. "
+                "The matrix changed during the run, or was read wrongly: no interval holds. Start "
+                "a new run on a matrix that stays."
+            )
+            raise MatrixChangedError(msg)
+
+    @property
+    def token(self) -> int:
+        """Of the factors, whichever was read first."""
+        return crc32(np.asarray(sorted(self.tokens.values()), np.uint32).tobytes())
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor with its layout: products with it and its adjoint, and both fused."""
+
+    matrix: Matrix
+    layout: Layout | None
+    limit: int
+    cost: Cost = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        matrix: Matrix,
+        columns: int,
+        limit: int,
+        cost: Cost,
+        *,
+        wanted: Literal["rows", "columns"] | None = None,
+    ) -> Factor:
+        """Lay out a factor for blocks of so many real columns, or complex ones if it is complex.
+
+        Panels are of the orientation wanted, where one read of them is enough.
+        """
+        if isinstance(matrix, OperatorMatrix):
+            return cls(matrix, None, limit, cost)
+        executor = find_executor(matrix.resident)
+        most = limit if executor.local else min(limit, executor.memory() // 2)
+        layout = choose_layout(
+            matrix,
+            columns,
+            blocks=3,
+            limit=most,
+            tasks=executor.tasks,
+            local=executor.local,
+            wanted=wanted,
+        )
+        return cls(matrix, layout, limit, cost)
+
+    def panels(self, *, fused: bool = False, adjoint: bool = False) -> int:
+        """Return how many panels a product has, as far as its layout tells."""
+        if self.layout is None:
+            return 0
+        return self.layout.panels * (2 if fused and self.rows == adjoint else 1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a pass over it holds, as far as its layout tells."""
+        return 0 if self.layout is None else self.layout.memory.total
+
+    @property
+    def rows(self) -> bool:
+        """Whether panels are rows."""
+        return self.layout is not None and self.layout.orientation == "rows"
+
+    def times(self, V: Array, *, adjoint: bool = False) -> Array:
+        """Return ``M V``, or ``M^H V``."""
+        if self._splits(V):
+            return _whole(self.times(_parts(V), adjoint=adjoint))
+        if self.layout is None:
+            return apply_to(self.matrix, V, self.limit, self.cost, adjoint=adjoint)
+        return self._forward(V) if self.rows != adjoint else self._backward(V)
+
+    def both(self, V: Array, *, adjoint: bool) -> tuple[Array, Array | None]:
+        """Return ``M V`` and, if the same read gives it, ``M^H M V``; with the adjoint, of it."""
+        if self._splits(V):
+            Y, Z = self.both(_parts(V), adjoint=adjoint)
+            return _whole(Y), None if Z is None else _whole(Z)
+        if self.layout is None or self.rows == adjoint or self.layout.reads_per_pass > 1:
+            return self.times(V, adjoint=adjoint), None
+        done = self._passes().forward(V, back=True)
+        assert done.Y is not None
+        self.cost.add(self.matrix, done, done.contents)
+        return done.Y, done.Z
+
+    def fused(self, V: Array, *, adjoint: bool = False) -> tuple[Array, Array, int, Facts | None]:
+        """Return ``M^H M V``, ``V^H M^H M V``, or those of ``M^H``, their exponent, and facts."""
+        if self._splits(V):
+            Z, G, exponent, facts = self.fused(_parts(V), adjoint=adjoint)
+            b = V.shape[1]
+            gram = G[:b, :b] + G[b:, b:] + 1j * (G[:b, b:] - G[b:, :b])
+            return _whole(Z), gram, exponent, facts
+        if isinstance(self.matrix, Product):
+            return self._fused_product(self.matrix, V, adjoint=adjoint)
+        if self.layout is None or self.rows == adjoint:
+            Y, exponent = scaled(self.times(V, adjoint=adjoint))
+            Z = times_power(self.times(Y, adjoint=not adjoint), -exponent)
+            return Z, Y.conj().T @ Y, exponent, None
+        passes = self._passes()
+        result = passes.run(V)
+        self.cost.add(self.matrix, result, passes.tokens)
+        return result.Z, result.gram, result.exponent, result.facts
+
+    def _fused_product(
+        self, matrix: Product, V: Array, *, adjoint: bool
+    ) -> tuple[Array, Array, int, None]:
+        parts = (matrix.left, matrix.right) if adjoint else (matrix.right, matrix.left)
+        outer, inner = (
+            Factor.of(part, columns_of(part, V), self.limit, self.cost) for part in parts
+        )
+        Y, before = scaled(outer.times(V, adjoint=adjoint))
+        T, gram, exponent, _ = inner.fused(Y, adjoint=adjoint)
+        T, after = scaled(T)
+        Z = times_power(outer.times(T, adjoint=not adjoint), after - before)
+        return Z, gram, before + exponent, None
+
+    def _splits(self, V: Array) -> bool:
+        """Whether a real factor meets a complex block, whose parts it then multiplies."""
+        return V.dtype.kind == "c" and self.matrix.dtype.kind != "c"
+
+    def _passes(self) -> Pass:
+        assert self.layout is not None
+        executor, before = find_executor(self.matrix.resident), 0
+
+        def panels_done(done: int, _panels: int, bytes_read: int, _seconds: float) -> None:
+            nonlocal before
+            self.cost.panels_done(done - before, bytes_read)
+            before = done
+
+        return Pass(
+            self.matrix,
+            self.layout,
+            executor,
+            on_panels=panels_done,
+            deadline=self.cost.deadline,
+        )
+
+    def _forward(self, V: Array) -> Array:
+        done = self._passes().forward(V)
+        assert done.Y is not None
+        self.cost.add(self.matrix, done, done.contents)
+        return done.Y
+
+    def _backward(self, W: Array) -> Array:
+        assert self.layout is not None
+        executor = find_executor(self.matrix.resident)
+        block = np.ascontiguousarray(W, working_dtype(self.matrix.dtype))
+        context = BackwardContext(self.matrix, self.layout, block, 0, False)
+        total = executor.sum_rounds(
+            context,
+            Begun(),
+            on_panels=lambda count: self.cost.panels_done(count, 0),
+            on_sum=lambda *_: None,
+            deadline=self.cost.deadline,
+        )
+        self.cost.add(self.matrix, total, total.tokens)
+        return total.Z
+
+
+def apply_to(matrix: Matrix, V: Array, limit: int, cost: Cost, *, adjoint: bool) -> Array:
+    """Return ``M V`` (``M^H V``) of an operator, a product included."""
+    assert isinstance(matrix, OperatorMatrix)
+    if not isinstance(matrix, Product):
+        return matrix.apply_adjoint(V) if adjoint else matrix.apply(V)
+    parts = (matrix.left, matrix.right) if adjoint else (matrix.right, matrix.left)
+    for part in parts:
+        V = Factor.of(part, columns_of(part, V), limit, cost).times(V, adjoint=adjoint)
+    return V
+
+
+def columns_of(matrix: Matrix, V: Array) -> int:
+    """Columns that a factor multiplies: real ones of a complex block count twice."""
+    return int(V.shape[1]) * (2 if V.dtype.kind == "c" and matrix.dtype.kind != "c" else 1)
+
+
+def _parts(V: Array) -> Array:
+    return np.concatenate([V.real, V.imag], axis=1)
+
+
+def _whole(parts: Array) -> Array:
+    b = parts.shape[1] // 2
+    return np.asarray(parts[:, :b] + 1j * parts[:, b:])
+
+
+def scaled(Y: Array) -> tuple[Array, int]:
+    """Return ``2**-e Y``, and e: 0 in the safe range."""
+    exponent = safe_exponent(float(np.abs(Y).max(initial=0.0)))
+    return times_power(Y, -exponent) if exponent else Y, exponent

@@ -1,0 +1,211 @@
+"""Images of iterates under the outer factor of a product, carried from pass to pass.
+
+A pass over ``B^H (A^H A (B V))`` needs ``B V`` before anything else, and ``B^H`` after all. Read by
+panels of its columns, B gives ``Z = B^H T`` and ``X = B Z`` at once, and every algorithm takes its
+next block from the span of Z and the blocks before: ``V = Z K + V_1 K_1 + V_2 K_2``. So
+``B V = X K + (B V_1) K_1 + (B V_2) K_2`` needs no read of its own.
+
+The coefficients are found here, by projection, and not asked of the algorithms; what they leave of
+V is measured. The error of an image grows by about ``||H|| / beta`` a pass, beta the smallest
+singular value of the residual block, as rounding in s-step and pipelined recurrences does (Cools,
+Yetkin, Agullo, Giraud & Vanroose 2018). An error E of ``B V`` makes one of ``B^H A^H (A E)``, and A
+may well multiply E, which is rounding in all directions, by more than it does the range of B. Where
+the estimate of that passes what the accuracy asked for allows, or the dot test shows more than the
+estimate, B is read once more, and the image is exact again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bigspec.certificate import Facts
+from bigspec.certificate.quantiles import column_quantile
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
+
+__all__ = ["Carried", "Images"]
+
+Array = np.ndarray[Any, Any]
+
+SHARE = 1e-3  # of the accuracy asked for, that the error of an image may take
+MOST_ERROR = 1e-8  # of ``||H||``
+DEPENDENT = 1e-13  # relative, of singular values of Z without the blocks before
+TESTED = 8.0  # estimates of its error that the dot test may show: eps_H has as many
+ORTHOGONAL = 1e-4
+KEPT = 2  # blocks before the last product: the recurrences have three terms
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What the next pass finds the image of its block in.
+
+    Attributes
+    ----------
+    blocks : tuple of ndarray (n, b)
+        The last blocks multiplied, orthonormal, and nearly so to each other.
+    images : tuple of ndarray (p, b)
+        ``B V`` of each.
+    errors : tuple of float
+        Estimates of the error of each image, in the 2-norm.
+    Z : ndarray (n, b)
+        The last product.
+    X : ndarray (p, b)
+        ``B Z``.
+    outer, inner, whole : float
+        Estimates of ``||B||``, of ``||A E|| / ||E||`` for errors E, and of ``||A B||``: the largest
+        of all passes, for late blocks may have nothing left of the large singular vectors.
+    """
+
+    blocks: tuple[Array, ...]
+    images: tuple[Array, ...]
+    errors: tuple[float, ...]
+    Z: Array
+    X: Array
+    outer: float
+    inner: float
+    whole: float
+
+    def image(self, V: Array) -> tuple[Array, float]:
+        """Return ``B V`` and an estimate of its error."""
+        W, Y = self.Z.copy(), self.X.copy()
+        unit = UNIT_ROUNDOFF * np.sqrt(len(V))
+        error = unit * self.outer * _norm(self.Z)
+        for _ in range(2):
+            for block, image, own in zip(self.blocks, self.images, self.errors, strict=True):
+                C = block.conj().T @ W
+                W -= block @ C
+                Y -= image @ C
+                error += _norm(C) * (own + unit * _norm(image))
+        Q, R = np.linalg.qr(W)
+        K = np.linalg.pinv(R, rcond=DEPENDENT) @ (Q.conj().T @ V)
+        left = V - W @ K
+        Y, error = Y @ K, error * _norm(K)
+        for block, image, own in zip(self.blocks, self.images, self.errors, strict=True):
+            C = block.conj().T @ left
+            left -= block @ C
+            Y += image @ C
+            error += _norm(C) * own
+        return Y, error + self.outer * float(np.linalg.norm(left))
+
+
+class Images:
+    """The image of one pass's block, and what is carried on to the next.
+
+    Parameters
+    ----------
+    carried : Carried or None
+        From the last pass.
+    accuracy : float
+        Relative width, in units of the norm, of the interval that is asked for.
+    failure_probability : float
+
+    Attributes
+    ----------
+    after : Carried or None
+        For the next pass.
+    error : float
+        Estimated error of the image, in the 2-norm; 0 if it was read.
+    effect : float
+        Estimated error of ``H V`` through it.
+    """
+
+    def __init__(
+        self, carried: Carried | None, accuracy: float, failure_probability: float
+    ) -> None:
+        self.carried = carried
+        self.after: Carried | None = None
+        self.limit = min(SHARE * accuracy, MOST_ERROR)
+        self.failure_probability = failure_probability
+        self.error = self.effect = 0.0
+
+    def find(self, V: Array) -> Array | None:
+        """Return ``B V`` as far as it is known well enough, else None: B must be read."""
+        held = self.carried
+        if held is None or held.Z.dtype != V.dtype:
+            return None
+        Y, error = held.image(V)
+        if held.inner * error <= self._allowed(V) * held.whole:  # not if NaN
+            self.error = error
+            return Y
+        return None
+
+    def stands(self, V: Array, Z: Array, gram: Array) -> bool:
+        """Say, of an image, whether the dot test shows no more than its error; else B must be read.
+
+        Parameters
+        ----------
+        V, Z : ndarray (n, b)
+            The block and ``H V``.
+        gram : ndarray (b, b)
+            ``(A Y)^H (A Y)``, Y the image.
+        """
+        assert self.carried is not None
+        defect = float(np.linalg.norm(V.conj().T @ Z - gram, 2))
+        whole = max(self.carried.whole, _root(gram))
+        effect = self.error * self.carried.inner * whole
+        if defect > max(TESTED * effect, self._allowed(V) * whole**2):
+            return False
+        self.effect = effect
+        return True
+
+    def note(
+        self, V: Array, Y: Array, T: Array, gram: Array, Z: Array, X: Array, facts: Facts | None
+    ) -> None:
+        """Keep a pass's block, its image, its product and the image of that.
+
+        Parameters
+        ----------
+        V, Z : ndarray (n, b)
+        Y, X : ndarray (p, b)
+            ``B V`` and ``B Z``.
+        T : ndarray (p, b)
+            ``A^H (A Y)``.
+        gram : ndarray (b, b)
+            ``(A Y)^H (A Y)``.
+        facts : Facts or None
+            Of A; without them, only A's work on blocks tells how large it is.
+        """
+        held, tiny = self.carried, float(np.finfo(float).tiny)
+        if not (np.isfinite(X).all() and tiny < _norm(X) < np.inf):
+            return
+        middle, size = max(_root(gram), tiny), max(_norm(Y), tiny)
+        outer = max(size, _norm(X) / max(_norm(Z), tiny))
+        inner, whole = max(middle / size, _norm(T) / middle), middle
+        if facts is not None:
+            # ||A E|| for E of independent entries of one size; never more than ||A|| ||E||.
+            share = min(1.0, (1 + np.sqrt(V.shape[1])) / np.sqrt(len(Y)))
+            bound = np.sqrt(facts.absolute_norm_squared)
+            inner = max(inner, min(share * np.sqrt(facts.frobenius_squared), bound))
+        if held is not None:
+            outer, inner = max(outer, held.outer), max(inner, held.inner)
+            whole = max(whole, held.whole)
+        kept = [(V, Y, self.error)]
+        if held is not None:
+            earlier = zip(held.blocks, held.images, held.errors, strict=True)
+            # Power iteration's blocks are not orthogonal; its next one is in the span of Z.
+            apart = [one for one in earlier if _norm(one[0].conj().T @ V) <= ORTHOGONAL]
+            kept = [*apart, *kept][-KEPT:]
+        blocks, images, errors = zip(*kept, strict=True)
+        self.after = Carried(blocks, images, errors, Z, X, outer, inner, whole)
+
+    def _allowed(self, V: Array) -> float:
+        """Return the error of ``H V`` that the interval bears, relative to ``||H||``.
+
+        An error of H moves the upper bound by ``sqrt(b / q)`` times its size, q the quantile that
+        the bound rests on: a million times for one column, three times for 16.
+        """
+        b = V.shape[1]
+        q = column_quantile(self.failure_probability, b, complex_=V.dtype.kind == "c")
+        return self.limit * min(1.0, float(np.sqrt(q / b)))
+
+
+def _norm(M: Array) -> float:
+    """Return the 2-norm of a matrix of few columns through its Gram matrix; infinity beyond it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _root(M.conj().T @ M) if M.size else 0.0
+
+
+def _root(gram: Array) -> float:
+    return float(np.sqrt(np.linalg.norm(gram, 2))) if np.isfinite(gram).all() else np.inf

@@ -1,0 +1,221 @@
+"""What a run returns: the interval, what it rests on, what it cost, in sentences and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bigspec.results import charts, html, text
+from bigspec.results.gate import Verdict
+from bigspec.results.records import (
+    PassRecord,
+    Range,
+    plain_values,
+    relative_width,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+__all__ = ["SCHEMA", "Estimate"]
+
+SCHEMA = "bigspec.estimate/1"
+"""Name and version of the JSON layout of `Estimate.to_dict`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """The spectral norm of a matrix, as an interval.
+
+    ``float(est)`` is `value`. The interval holds with probability at least
+    ``1 - failure_probability`` over the random start, for every matrix; if `deterministic`
+    is true it holds whatever the start was.
+
+    Attributes
+    ----------
+    lower, upper : float
+        ``lower <= sigma_1 <= upper``, rounding margin included.
+    failure_probability : float
+        Over the random start alone.
+    converged : bool
+        Whether ``upper / lower - 1 <= rtol``.
+    stopped_by : str
+        ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (the rounding margin is
+        reached), ``"passes"`` or ``"time"`` (the budget is used up).
+    checkpoint : str or None
+        Where this is saved, with all that is needed to go on; None if it is not.
+    status : str
+        A sentence: what was reached, or what ended the run and what is missing.
+    rtol : float
+        The width that was asked for.
+    right : ndarray (n,) or None
+        Unit vector v with ``||A v|| >= value`` up to rounding. None if the basis did not fit
+        the memory given, and for panels of columns, which give the left vector, unless one more
+        pass was made for it (see `norm`).
+    left : ndarray (m,) or None
+        For panels of columns: unit vector u with ``||A^H u|| >= value``.
+    frobenius : float or None
+        Frobenius norm; None for operators, whose entries cannot be seen.
+    upper_bound, lower_bound : str
+        Names of the active bounds.
+    deterministic : bool
+        Whether the active upper bound holds with certainty.
+    rounding : float
+        The share of the relative width that covers floating-point error.
+    algorithm : str
+        ``"lanczos"``, ``"power"`` or ``"gram"``.
+    block_size : int
+        Random columns of the start block.
+    choices : tuple of str
+        What was chosen automatically, and why; one sentence each.
+    seed : int
+        The entropy of the start block.
+    matrix : dict
+        Identity of the matrix.
+    layout : dict
+        How it was cut: orientation, panels, reads a pass, where the passes ran.
+    history : tuple of PassRecord
+        One record a pass.
+    seconds : float
+        Wall time of the whole run.
+    bytes_read : int
+        Decoded bytes read from the matrix in the whole run, also by measurements.
+    versions : dict
+        Versions of what computed it.
+    start_columns : int
+        Old vectors in the start block (a warm start).
+    gate : Verdict or None
+        What the gate says of the interval; None without a gate.
+    run_id : str
+        Names the run in logs, checkpoint and history; a run that goes on keeps it.
+    ritz_vectors : ndarray (n, s) or None
+        For later runs to start from: up to 8 leading Ritz vectors, s at most half of
+        `block_size`; the first one is `right` (or `left`).
+    """
+
+    lower: float
+    upper: float
+    failure_probability: float
+    converged: bool
+    stopped_by: str
+    checkpoint: str | None
+    status: str
+    rtol: float
+    right: np.ndarray[Any, Any] | None = field(repr=False)
+    left: np.ndarray[Any, Any] | None = field(repr=False)
+    frobenius: float | None
+    upper_bound: str
+    lower_bound: str
+    deterministic: bool
+    rounding: float
+    algorithm: str
+    block_size: int
+    choices: tuple[str, ...]
+    seed: int
+    matrix: dict[str, Any] = field(repr=False)
+    layout: dict[str, Any] = field(repr=False)
+    history: tuple[PassRecord, ...] = field(repr=False)
+    seconds: float
+    bytes_read: int
+    versions: dict[str, str] = field(repr=False)
+    gate: Verdict | None = None
+    run_id: str = ""
+    start_columns: int = 0
+    ritz_vectors: np.ndarray[Any, Any] | None = field(default=None, repr=False)
+
+    @property
+    def value(self) -> float:
+        """The lower end of the interval: a vector attains it."""
+        return self.lower
+
+    @property
+    def width(self) -> float:
+        """Relative width ``upper / lower - 1``."""
+        return relative_width(self.lower, self.upper)
+
+    @property
+    def passes(self) -> int:
+        """Complete passes over the matrix."""
+        return len(self.history)
+
+    @property
+    def stable_rank(self) -> Range | None:
+        """``||A||_F^2 / sigma_1^2`` as a range; None for operators; ``(0, 0)`` for zero."""
+        if self.frobenius is None:
+            return None
+        if self.upper == 0.0:
+            return Range(0.0, 0.0)
+        if not math.isfinite(self.frobenius) or self.lower == 0.0:
+            return Range(1.0, math.inf)
+        # Squares of ratios: at most the smaller side of the matrix, unless upper is infinite.
+        low, high = self.frobenius / self.upper, self.frobenius / self.lower
+        return Range(max(low * low, 1.0), high * high)
+
+    def __float__(self) -> float:
+        return self.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the vectors as JSON-ready values; ``schema`` names the layout.
+
+        Infinite numbers become None, so that strict JSON parsers accept the result.
+        """
+        apart = {"right", "left", "ritz_vectors", "history"}
+        data = {k: v for k, v in vars(self).items() if k not in apart}
+        data["history"] = [asdict(record) for record in self.history]
+        derived = {
+            "schema": SCHEMA,
+            "value": self.value,
+            "width": self.width,
+            "passes": self.passes,
+            "stable_rank": self.stable_rank,
+        }
+        data["gate"] = None if self.gate is None else self.gate.to_dict()
+        plain = plain_values(derived | data)
+        assert isinstance(plain, dict)
+        return plain
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return `to_dict` as JSON text; with `path`, write it there as well."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def summary(self) -> str:
+        """Return a short text block: the interval, the status, the cost and the choices.
+
+        The printed interval is rounded outward: it is never narrower than the true one.
+        """
+        return text.summary(self)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return one self-contained HTML page; with `path`, write it there as well."""
+        text = html.page(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def _repr_html_(self) -> str:
+        return html.fragment(self)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of the interval closing over the passes.
+
+        Its three axes show the relative width, both ends, and the largest Ritz values.
+
+        Raises
+        ------
+        ImportError
+            Matplotlib is missing: ``pip install "bigspec[plot]"``.
+
+        Examples
+        --------
+        >>> bigspec.norm("A.zarr").plot().savefig("run.png")  # doctest: +SKIP
+        """
+        return charts.figure(self)

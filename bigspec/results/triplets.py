@@ -1,0 +1,183 @@
+"""What `bigspec.svds` returns: k singular triplets, an interval for each value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigspec.results import TripletPass, html, plain_values, relative_width, text
+
+__all__ = ["SCHEMA", "Triplets"]
+
+SCHEMA = "bigspec.triplets/1"
+"""Name and version of the JSON layout of `Triplets.to_dict`."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Triplets:
+    """The k largest singular triplets of a matrix; ``u, s, vh = tri``.
+
+    All k intervals hold together with probability at least ``1 - failure_probability`` over the
+    random start, for every matrix. They say where the singular values are. The vectors are
+    orthonormal as `u` and `vh` say, and satisfy ``A vh^H = u diag(s)`` to rounding; made from
+    panels of columns (``layout["orientation"]``), ``A^H u = vh^H diag(s)`` instead, and the other
+    equation as far as the run converged. How near each is to a singular vector depends on the
+    gaps around its value, and is not certified.
+
+    Attributes
+    ----------
+    u : ndarray (m, k) or zarr.Array (m, k) or None
+        Left vectors; the Zarr array if they were written to `u_store`; None if they were not
+        asked for, or if `time_limit` ended the run before its last pass. In memory orthonormal to
+        rounding. Written, column i is so to about ``1e-16 s[0] / s[i]``, and columns whose
+        ``s[i]`` is rounding (below ``1e-16 sqrt(m) s[0]``) are zero.
+    s : ndarray (k,)
+        Values, descending, ``lower <= s <= upper``.
+    vh : ndarray (k, n) or None
+        Right vectors, conjugated, as rows; orthonormal to rounding. None for panels of columns
+        if `time_limit` ended the run before its last pass. The sign (phase) of each
+        triplet makes the entry of largest magnitude of its right vector positive.
+    lower, upper : ndarray (k,)
+        ``lower[i] <= sigma_{i+1} <= upper[i]``, rounding margin included.
+    failure_probability : float
+        Of all k intervals together, over the random start alone.
+    converged : bool
+        Whether ``upper / lower - 1 <= rtol`` for all k.
+    stopped_by : str
+        ``"converged"``, ``"exhausted"`` (values that are zero or below the rounding margin cannot
+        be told better), ``"memory"`` (the basis no longer fits), ``"passes"`` or ``"time"``.
+    checkpoint : str or None
+        Where the run is saved, with all that is needed to go on; None if it is not.
+    status : str
+        A sentence: what was reached, or what ended the run and what is missing.
+    rtol : float
+        The width that was asked for.
+    u_store : str or None
+        Where `u` lies, if it was written.
+    upper_bounds, lower_bounds : tuple of str
+        Names of the active bounds, one a value.
+    certain : tuple of bool
+        Whether the active upper bound of each value needs no probability.
+    rounding : tuple of float
+        Share of each relative width that covers floating-point error.
+    frobenius : float or None
+        Frobenius norm; None for operators, whose entries cannot be seen.
+    algorithm : str
+        ``"lanczos"``.
+    block_size : int
+        Random columns of the start block.
+    choices : tuple of str
+        What was chosen automatically, and why; one sentence each.
+    seed : int
+        The entropy of the start block.
+    matrix, layout : dict
+        Identity of the matrix, and how it was cut.
+    history : tuple of TripletPass
+        One record a pass; the last pass, which makes the vectors, has none.
+    vector_passes : int
+        Passes for the vectors: 1, or 0 if none was made.
+    seconds : float
+        Wall time of the whole run.
+    bytes_read : int
+        Decoded bytes read from the matrix in the whole run, the last pass included.
+    versions : dict
+        Versions of what computed it.
+    """
+
+    u: Any = field(repr=False)
+    s: Array
+    vh: Array | None = field(repr=False)
+    lower: Array
+    upper: Array
+    failure_probability: float
+    converged: bool
+    stopped_by: str
+    checkpoint: str | None
+    status: str
+    rtol: float
+    u_store: str | None
+    upper_bounds: tuple[str, ...] = field(repr=False)
+    lower_bounds: tuple[str, ...] = field(repr=False)
+    certain: tuple[bool, ...] = field(repr=False)
+    rounding: tuple[float, ...] = field(repr=False)
+    frobenius: float | None
+    algorithm: str
+    block_size: int
+    choices: tuple[str, ...] = field(repr=False)
+    seed: int
+    matrix: dict[str, Any] = field(repr=False)
+    layout: dict[str, Any] = field(repr=False)
+    history: tuple[TripletPass, ...] = field(repr=False)
+    vector_passes: int
+    seconds: float
+    bytes_read: int
+    versions: dict[str, str] = field(repr=False)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.u, self.s, self.vh))
+
+    @property
+    def k(self) -> int:
+        """Number of triplets."""
+        return len(self.s)
+
+    @property
+    def passes(self) -> int:
+        """Complete passes over the matrix, without the one for the vectors."""
+        return len(self.history)
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Relative widths ``upper / lower - 1``, one a value."""
+        return tuple(map(relative_width, self.lower.tolist(), self.upper.tolist()))
+
+    @property
+    def width(self) -> float:
+        """Largest of the relative widths."""
+        return max(self.widths)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether all upper ends hold whatever the random start was."""
+        return all(self.certain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the vectors as JSON-ready values; ``schema`` names the layout.
+
+        Infinite numbers become None, so that strict JSON parsers accept the result.
+        """
+        data = {k: v for k, v in vars(self).items() if k not in {"u", "vh", "history"}}
+        data |= {name: data[name].tolist() for name in ("s", "lower", "upper")}
+        data["history"] = [asdict(record) for record in self.history]
+        derived = {
+            "schema": SCHEMA,
+            "k": self.k,
+            "widths": self.widths,
+            "width": self.width,
+            "deterministic": self.deterministic,
+            "passes": self.passes,
+        }
+        plain = plain_values(derived | data)
+        assert isinstance(plain, dict)
+        return plain
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return `to_dict` as JSON text; with `path`, write it there as well."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def summary(self) -> str:
+        """Return a text block: each interval, rounded outward, the status, the cost."""
+        return text.triplets_summary(self)
+
+    def _repr_html_(self) -> str:
+        return html.triplets_fragment(self)

@@ -1,0 +1,148 @@
+"""What `bigspec show` says of a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bigspec.checkpoint import describe
+from bigspec.errors import (
+    BigspecError,
+)
+from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
+from bigspec.run import SAVED_TYPES
+from bigspec.run.identity import plain, check_progress
+
+__all__ = ["Saved", "held_run", "show"]
+
+
+def held_run(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Describe the run that lies in a checkpoint; empty if none does, or none can be read."""
+    if checkpoint is None:
+        return {}
+    try:
+        return show(checkpoint).run
+    except BigspecError:  # what is wrong there is said by who opens it to go on
+        return {}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds.
+
+    Attributes
+    ----------
+    where : str
+    run : dict
+        The matrix's identity, the options and what was chosen.
+    lower, upper : float
+        The interval so far; 0 and infinity before the first pass is complete.
+    passes : int
+    finished : bool
+    rounds : int
+        Rounds of the next pass that are summed already.
+    seconds : float
+        Wall time so far, in all processes.
+    place : dict
+        When it was saved, how many blocks it has, who owns it, what is damaged.
+    history : tuple of PassRecord
+    """
+
+    where: str
+    run: dict[str, Any]
+    lower: float
+    upper: float
+    passes: int
+    finished: bool
+    rounds: int
+    seconds: float
+    place: dict[str, Any]
+    history: tuple[Any, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values."""
+        return {
+            "schema": "bigspec.saved/1",
+            "where": self.where,
+            "lower": self.lower,
+            "upper": self.upper if np.isfinite(self.upper) else None,
+            "passes": self.passes,
+            "finished": self.finished,
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "saved": self.place["saved"],
+            "owner": self.place["owner"],
+            "damage": self.place["damage"],
+            "run_id": self.run.get("id", ""),
+            "run": plain(self.run),
+        }
+
+    def __str__(self) -> str:
+        run, owner = self.run, self.place["owner"]
+        m, n = run["matrix"]["shape"]
+        dtype = dtype_text(run["matrix"]["dtype"])
+        ends = interval_text(self.lower, self.upper)
+        width = width_text(self.lower, self.upper)
+        interval = f"{ends}, width {width}" if self.passes else "none yet"
+        if run.get("count") and self.passes:
+            widest = rounded_up(self.history[-1].width)
+            interval = f"{ends} of sigma_1; largest width of {run['count']} values {widest}"
+        cut = run["cut"]
+        rounds = -(-run["panels"] // cut["round_panels"])
+        k = run.get("count") or 0
+        if self.finished and k:
+            after = "finished; the same call makes its last pass, for the vectors, and returns"
+        elif self.finished:
+            after = "nothing: finished; the same call returns this answer without a read"
+        elif self.rounds:
+            after = f"pass {self.passes + 1}, from round {self.rounds + 1} of {rounds}"
+        else:
+            after = f"pass {self.passes + 1}"
+        lines = [
+            self.where,
+            f"  run         {run.get('id', 'without an id')}",
+            f"  matrix      {run['name']}, {m} x {n} {dtype}",
+            f"  algorithm   {run['algorithm']}, block of {run['block_size']}",
+            f"  certainty   failure probability {run['failure_probability']:g}",
+            f"  interval    {interval}",
+            f"  passes      {self.passes} in {seconds_text(self.seconds)}",
+            f"  begun       {run['begun']} by {run['by']}",
+            f"  saved       {self.place['saved']}, record {self.place['record']}",
+            f"  next        {after}",
+        ]
+        if owner is not None:
+            lines.append(f"  owner       process {owner.get('pid')} on {owner.get('host')}")
+        return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
+
+
+def show(where: str | os.PathLike[str]) -> Saved:
+    """Say what a checkpoint holds, without owning it or opening the matrix.
+
+    Parameters
+    ----------
+    where : str or path
+        A path or URL given as `checkpoint` to `bigspec.norm`.
+
+    Raises
+    ------
+    CheckpointError
+        Nothing there, something else, or nothing whole.
+    """
+    progress, place = describe(where, SAVED_TYPES)
+    check_progress(progress, place["where"])
+    interval = progress.running.interval
+    return Saved(
+        where=place["where"],
+        run=progress.run,
+        lower=interval.lower,
+        upper=interval.upper,
+        passes=len(progress.history),
+        finished=place["kind"] == "finished",
+        rounds=progress.begun.rounds,
+        seconds=progress.seconds,
+        place=place,
+        history=progress.history,
+    )

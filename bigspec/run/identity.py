@@ -1,0 +1,260 @@
+"""Which run a checkpoint holds, whether this call may go on with it, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from bigspec.checkpoint import Checkpoint, Keeper, array_digest
+from bigspec.errors import (
+    ArgumentError,
+    CheckpointError,
+    MemoryLimitError,
+    ResumeError,
+)
+from bigspec.passes import Executor
+from bigspec.run import SAVED_TYPES, Progress
+from bigspec.run.plan import Plan, Wishes
+from bigspec.run.planner import check_wishes, make_plan, resume_plan
+from bigspec.run.start import Start, entropy_of, start_vectors
+from bigspec.watch import Observer
+
+__all__ = ["as_checkpoint", "begin", "check_progress", "go_on", "kept", "prepared", "versions"]
+
+Array = np.ndarray[Any, Any]
+
+RUN = {
+    "matrix", "name", "algorithm", "block_size", "extra", "basis_bytes", "failure_probability",
+    "delta_ledger", "entropy", "start", "cut", "panels", "choices", "measured_bytes", "versions",
+    "begun", "by",
+}  # fmt: skip
+"""What describes a run; see `begin`."""
+
+
+@contextmanager
+def kept(checkpoint: Any, observer: Observer) -> Iterator[tuple[Keeper | None, Progress | None]]:
+    """Own a checkpoint while inside, and load what it holds; with None, do nothing."""
+    options = as_checkpoint(checkpoint)
+    if options is None:
+        yield None, None
+        return
+    keeper = Keeper(options, SAVED_TYPES)
+    try:
+        progress = keeper.open()
+        if progress is not None:
+            check_progress(progress, keeper.folder.where)
+        while keeper.messages:
+            observer.warned(keeper.messages.popleft())
+        yield keeper, progress
+    finally:
+        keeper.close()
+
+
+def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
+    """Read the `checkpoint` argument."""
+    if checkpoint is None or isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    return Checkpoint(checkpoint)
+
+
+def check_progress(progress: Any, where: str) -> None:
+    """Refuse a value that is whole and not the progress of a run."""
+    held = progress.run.keys() if isinstance(progress, Progress) else set()
+    if RUN - held:
+        msg = f"{where}: expected the progress of a run, got something else; name another place"
+        raise CheckpointError(msg)
+
+
+def begin(
+    chosen: Plan, wishes: Wishes, failure_probability: float, entropy: int, start: Array | None
+) -> dict[str, Any]:
+    """Describe a new run, so that another process can go on with it and no other."""
+    return {
+        "id": uuid.uuid4().hex,
+        "matrix": chosen.matrix.identity,
+        "name": chosen.matrix.name,
+        "algorithm": chosen.algorithm.name,
+        "block_size": chosen.block_size,
+        "extra": wishes.extra,
+        "count": wishes.count,
+        "basis_bytes": chosen.layout.memory.spare,
+        "failure_probability": failure_probability,
+        "delta_ledger": _ledger(chosen.algorithm.name, wishes.count, failure_probability),
+        "entropy": entropy,
+        "start": _digest(start),
+        "cut": chosen.layout.cut,
+        "panels": chosen.layout.panels,
+        "choices": list(chosen.choices),
+        "measured_bytes": chosen.measured_bytes,
+        "versions": versions(),
+        "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "by": f"process {os.getpid()} on {socket.gethostname()}",
+    }
+
+
+def _ledger(algorithm: str, count: int, delta: float) -> list[dict[str, Any]]:
+    """Say what the failure probability is spent on: once a run, and on nothing by gram."""
+    if algorithm == "gram":
+        return []
+    if count:
+        return [{"event": "windows of the start block", "delta": delta}]
+    return [{"event": "chi-square of the start block", "delta": delta}]
+
+
+def prepared(
+    held: Progress | None,
+    fresh: Progress,
+    executor: Executor,
+    matrix: Any,
+    wishes: Wishes,
+    failure_probability: float,
+    seed: int | None,
+    start: Start | None,
+) -> tuple[Plan, Progress, Array | None]:
+    """Plan the run of a checkpoint, or a new one, and check its warm start.
+
+    Parameters
+    ----------
+    held : Progress or None
+        What the checkpoint holds.
+    fresh : Progress
+        What a new run knows before its first pass.
+
+    Returns
+    -------
+    Plan
+    Progress
+    ndarray or None
+        The vectors to start from.
+    """
+    if held is not None:
+        chosen, held = go_on(held, executor, matrix, wishes, failure_probability, seed, start)
+        chosen, W = _fitting(start, chosen)
+        return chosen, held, W
+    try:
+        chosen, W = _fitting(start, make_plan(matrix, executor, wishes))
+    except MemoryLimitError as error:
+        if start is None or not start.optional:
+            raise
+        wishes = replace(wishes, extra=0)
+        chosen, W = make_plan(matrix, executor, wishes), None
+        said = f"a cold start, for want of memory for old vectors: {error}"
+        chosen = replace(chosen, choices=(*chosen.choices, said))
+    run = begin(chosen, wishes, failure_probability, entropy_of(seed, start), W)
+    return chosen, replace(fresh, run=run), W
+
+
+def _fitting(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
+    """Check the start vectors; optional ones that do not fit are left out, and that is said."""
+    try:
+        return chosen, start_vectors(start, chosen)
+    except ArgumentError as error:
+        if start is None or not start.optional:
+            raise
+        said = f"a cold start, for want of vectors that fit: {error}"
+        return replace(chosen, choices=(*chosen.choices, said)), None
+
+
+def go_on(
+    progress: Progress,
+    executor: Executor,
+    matrix: Any,
+    wishes: Wishes,
+    failure_probability: float,
+    seed: int | None,
+    start: Start | None,
+) -> tuple[Plan, Progress]:
+    """Check that this call means the run of the checkpoint, and plan the rest of it.
+
+    Raises
+    ------
+    ResumeError
+        Names everything that differs.
+    MemoryLimitError
+    """
+    check_wishes(matrix, wishes)
+    run = progress.run
+    rows = run["cut"]["orientation"] == "rows"
+    vectors = None if start is None else start.side(rows=rows)
+    asked = {
+        "failure_probability": failure_probability,
+        "algorithm": run["algorithm"] if wishes.algorithm == "auto" else wishes.algorithm,
+        "block_size": _block_size(wishes, run),
+        "k": wishes.count or "none (the norm)",
+        "seed": run["entropy"] if seed is None else seed,
+        "start": _digest(vectors),
+    }
+    held = run | {"seed": run["entropy"], "k": run.get("count") or "none (the norm)"}
+    differences = _differences("matrix", plain(run["matrix"]), plain(matrix.identity))
+    differences += [
+        f"{name} was {held[name]!r}, is {value!r}"
+        for name, value in asked.items()
+        if held[name] != value
+    ]
+    if differences:
+        msg = (
+            f"checkpoint: expected the run that it holds, of {run['name']} begun {run['begun']}, "
+            f"got another one: {'; '.join(differences)}. Name another place for this run, or ask "
+            "for that one again"
+        )
+        raise ResumeError(msg)
+    chosen, same_cut = resume_plan(matrix, executor, wishes, run)
+    run = run | {"basis_bytes": min(run["basis_bytes"], chosen.layout.memory.spare)}
+    if not same_cut:
+        progress = replace(progress, begun=type(progress.begun)(), tokens=None)
+        layout = chosen.layout
+        run |= {"cut": layout.cut, "panels": layout.panels, "choices": list(chosen.choices)}
+    passes = len(progress.history)
+    rounds = f" and {progress.begun.rounds} round(s)" if progress.begun.rounds else ""
+    said = [f"went on from a checkpoint with {passes} pass(es){rounds}"]
+    now = versions()
+    was = {k: v for k, v in run["versions"].items() if v != now.get(k)}
+    if was:
+        old = ", ".join(f"{name} {number}" for name, number in was.items())
+        said.append(f"begun with {old}: the last bits may not be those of an uninterrupted run")
+    chosen = replace(chosen, choices=(*chosen.choices, *said))
+    return chosen, replace(progress, run=run)
+
+
+def _block_size(wishes: Wishes, run: dict[str, Any]) -> int:
+    """Return the block size asked for; one above the order of the matrix is cut to it."""
+    if wishes.block_size is None:
+        return int(run["block_size"])
+    order = min(run["matrix"]["shape"])
+    return min(wishes.block_size, int(order))
+
+
+def _differences(name: str, was: Any, now: Any) -> list[str]:
+    if was == now:
+        return []
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = sorted(was.keys() | now.keys())
+        return [
+            d for key in keys for d in _differences(f"{name} {key}", was.get(key), now.get(key))
+        ]
+    return [f"{name} was {was!r}, is {now!r}"]
+
+
+def plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _digest(start: Array | None) -> str | None:
+    return None if start is None else array_digest(np.ascontiguousarray(start))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes an answer."""
+    packages = ("bigspec", "numpy", "scipy", "dask", "distributed", "zarr")
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}

@@ -1,0 +1,217 @@
+"""Arguments of the public functions, checked once: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import zarr
+
+from bigspec.algorithms import Gram, Lanczos, Power, StoredBlock, TopLanczos
+from bigspec.checkpoint import load_latest
+from bigspec.errors import ArgumentError, MissingSourceError
+from bigspec.results import Estimate
+from bigspec.results.triplets import Triplets
+from bigspec.run import SAVED_TYPES
+from bigspec.run.plan import Plan
+from bigspec.sources.locations import locate, open_node
+
+__all__ = ["Start", "entropy_of", "leading_vectors", "load_start", "start_vectors"]
+
+Array = np.ndarray[Any, Any]
+
+MOST = 8  # old vectors that a run starts from
+
+
+@dataclass(frozen=True)
+class Start:
+    """Old vectors to start from, and the entropy of the runs they came from.
+
+    Attributes
+    ----------
+    right, left : ndarray (n, s), (m, s) or None
+        For panels of rows and for panels of columns.
+    seeds : frozenset of int
+        Of the runs they depend on: none may be that of the next one.
+    optional : bool
+        Whether a run begins without them where they do not fit, and says so.
+    """
+
+    right: Array | None
+    left: Array | None
+    seeds: frozenset[int] = frozenset()
+    optional: bool = False
+
+    @property
+    def columns(self) -> int:
+        """Most columns that a start block may get."""
+        return max(0 if part is None else part.shape[1] for part in (self.right, self.left))
+
+    def side(self, *, rows: bool) -> Array | None:
+        """Return those for panels of rows or of columns; None if optional ones are not there."""
+        if self.optional and (self.right if rows else self.left) is None:
+            return None
+        return self.vectors(rows=rows)
+
+    def vectors(self, *, rows: bool) -> Array:
+        """Return those for panels of rows or of columns.
+
+        Raises
+        ------
+        ArgumentError
+            There are none.
+        """
+        part = self.right if rows else self.left
+        if part is None:
+            side = "right" if rows else "left"
+            msg = f"start: expected an estimate with a {side} vector, got one without"
+            raise ArgumentError(msg)
+        return part
+
+
+def entropy_of(seed: int | None, start: Start | None) -> int:
+    """Return the entropy of a new run: the seed given, or fresh."""
+    if seed is None:
+        return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
+    if start is not None and seed in start.seeds:
+        msg = (
+            f"seed: expected another one than that of the run given as start, got {seed} "
+            "again; a matrix that depends on the old run would not be independent of the start "
+            "block. Leave seed out for fresh entropy."
+        )
+        raise ArgumentError(msg)
+    return seed
+
+
+def load_start(start: Any) -> Start | None:
+    """Read `start`: an estimate, vectors, a file of vectors, or the checkpoint of another run.
+
+    Nothing is unpickled.
+    """
+    if start is None:
+        return None
+    if isinstance(start, Start):
+        return start
+    if isinstance(start, Estimate):
+        return _of_estimate(start)
+    if isinstance(start, Triplets):
+        left = start.u if isinstance(start.u, np.ndarray) else None
+        return Start(None if start.vh is None else start.vh.conj().T, left, frozenset({start.seed}))
+    if isinstance(start, (str, os.PathLike)):
+        text = os.fspath(start)
+        if text.endswith((".npz", ".npy")):
+            start = _load_numpy(Path(text))
+        else:
+            node = open_node(locate(text))
+            if isinstance(node, zarr.Array):
+                start = _entries(node, text)
+            elif str(node.attrs.get("schema", "")).startswith("bigspec.checkpoint/"):
+                return _of_checkpoint(text)
+            else:
+                start = _in_group(node, text)
+    W = np.asarray(start)
+    W = W[:, None] if W.ndim == 1 else W
+    if W.ndim != 2 or W.dtype.kind not in "biufc" or not np.isfinite(W).all():
+        msg = f"start: expected finite numbers of shape (n, s), got {W.dtype} of shape {W.shape}"
+        raise ArgumentError(msg)
+    return Start(W, W)
+
+
+def _of_estimate(estimate: Estimate) -> Start:
+    def column(vector: Array | None) -> Array | None:
+        return None if vector is None else vector[:, None]
+
+    right, left, block = column(estimate.right), column(estimate.left), estimate.ritz_vectors
+    if block is not None and estimate.layout["orientation"] == "rows":
+        right = block
+    elif block is not None:
+        left = block
+    return Start(right, left, frozenset({estimate.seed}))
+
+
+def leading_vectors(algorithm: Any, state: Any, block_size: int) -> Array | None:
+    """Return what a later run starts from: a few leading Ritz vectors, if the state has them.
+
+    Half as many as the block has columns, for each widens the later block by one: of matrices
+    changed by a thousandth, 8 beside 16 were certified to 1e-3 in one pass where 1 took two.
+    """
+    assert isinstance(algorithm, Lanczos | Power | Gram)
+    return None if state is None else algorithm.leading(state, max(1, min(MOST, block_size // 2)))
+
+
+def _of_checkpoint(where: str) -> Start:
+    progress = load_latest(where, SAVED_TYPES)
+    run, state = progress.run, progress.state
+    if state is None:
+        msg = f"start: expected a checkpoint with at least one complete pass, got {where} with none"
+        raise ArgumentError(msg)
+    if run.get("count"):
+        whole = not any(isinstance(block, StoredBlock) for block in state.basis)
+        block = TopLanczos(count=run["count"]).vector(state) if whole else state.V_last
+        return _for_panels(block, run)
+    algorithm = {"lanczos": Lanczos, "power": Power, "gram": Gram}[run["algorithm"]]()
+    block = leading_vectors(algorithm, state, run["block_size"])
+    return _for_panels(state.V_last if block is None else block, run)  # lanczos kept no basis
+
+
+def _for_panels(block: Array, run: dict[str, Any]) -> Start:
+    if run["cut"]["orientation"] == "rows":
+        return Start(block, None, frozenset({run["entropy"]}))
+    return Start(None, block, frozenset({run["entropy"]}))
+
+
+def _entries(array: Any, text: str) -> Any:
+    if np.dtype(array.dtype).kind not in "biufc":  # objects may be pickled
+        msg = f"start: expected numbers in {text!r}, got {array.dtype}"
+        raise ArgumentError(msg)
+    return array[...]
+
+
+def _in_group(group: zarr.Group, text: str) -> Any:
+    if "right" not in group:
+        msg = (
+            f"start: expected a Zarr array of vectors, a group with an array 'right', or a "
+            f"checkpoint, got the group {text!r} with {sorted(group.array_keys())}"
+        )
+        raise ArgumentError(msg)
+    return _entries(group["right"], text)
+
+
+def _load_numpy(path: Path) -> Array:
+    if not path.exists():
+        msg = f"start: expected an .npz or .npy file, got {str(path)!r}, which does not exist"
+        raise MissingSourceError(msg)
+    try:
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            return held
+        with held:
+            names = list(held.keys())
+            if "vh" in names:  # as `bigspec svds --v` writes it
+                return np.asarray(held["vh"]).conj().T
+            return np.asarray(held["right" if "right" in names else names[0]])
+    except (ValueError, OSError, TypeError, AttributeError, IndexError, BadZipFile) as error:
+        msg = f"start: cannot read {str(path)!r} as vectors: {error}"
+        raise ArgumentError(msg) from error
+
+
+def start_vectors(start: Start | None, chosen: Plan) -> Array | None:
+    """Check the warm start against the iterates of the plan."""
+    if start is None:
+        return None
+    rows, length = chosen.layout.orientation == "rows", chosen.layout.iterate_length
+    W = start.vectors(rows=rows)
+    if W.shape[0] != length:
+        msg = (
+            f"start: expected {'right' if rows else 'left'} vectors of length {length} for panels "
+            f"of {chosen.layout.orientation} of {chosen.matrix.name}, got shape {W.shape}"
+        )
+        raise ArgumentError(msg)
+    if np.iscomplexobj(W) and chosen.matrix.dtype.kind != "c":
+        msg = "start: expected real vectors for a real matrix, got complex ones; pass real parts"
+        raise ArgumentError(msg)
+    return W

@@ -1,0 +1,48 @@
+"""When a run stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Real
+
+from bigspec.errors import ArgumentError
+from bigspec.results.gate import Gate
+
+__all__ = ["Budget", "check_budget"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop.
+
+    Attributes
+    ----------
+    rtol : float
+        Stop when ``upper / lower - 1 <= rtol``.
+    max_passes : int or None
+    time_limit : float or None
+        Seconds; a pass that is not complete by then is abandoned.
+    gate : Gate or None
+        Stop as well when the interval decides it.
+    """
+
+    rtol: float
+    max_passes: int | None = None
+    time_limit: float | None = None
+    gate: Gate | None = None
+
+
+def check_budget(budget: Budget) -> None:
+    """Raise `ArgumentError` for a budget out of range."""
+    if not isinstance(budget.rtol, Real) or not 1e-15 <= budget.rtol < 1.0:
+        msg = f"rtol: expected 1e-15 <= rtol < 1, got {budget.rtol!r}; 1e-3 is a common choice"
+        raise ArgumentError(msg)
+    if not isinstance(budget.gate, (Gate, type(None))):
+        msg = f"gate: expected a bigspec.Gate, got {budget.gate!r}"
+        raise ArgumentError(msg)
+    if budget.max_passes is not None and budget.max_passes < 1:
+        msg = f"max_passes: expected at least 1, got {budget.max_passes!r}"
+        raise ArgumentError(msg)
+    if budget.time_limit is not None and not budget.time_limit > 0:
+        msg = f"time_limit: expected positive seconds, got {budget.time_limit!r}"
+        raise ArgumentError(msg)

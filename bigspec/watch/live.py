@@ -1,0 +1,212 @@
+"""What is seen while a run goes on: a live bar on a terminal or in a notebook, lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+import threading
+from contextlib import suppress
+from typing import Any, Self, TextIO
+
+from bigspec.errors import ArgumentError
+from bigspec.results import Estimate, PassRecord, TripletPass
+from bigspec.results.text import (
+    bytes_text,
+    interval_text,
+    rate_text,
+    rounded_up,
+    seconds_text,
+    width_text,
+)
+from bigspec.results.triplets import Triplets
+from bigspec.watch import Observer
+from bigspec.watch.heartbeat import Heartbeat
+
+__all__ = ["LiveProgress", "make_observer"]
+
+HEARTBEAT = 60.0
+"""Seconds within one pass after which a log gets a line, so that nobody thinks it hangs."""
+
+_GONE = (OSError, ValueError)
+"""What a closed pipe or terminal, and a closed stream, raise: no reason to end a run of hours."""
+
+
+def make_observer(progress: bool | Observer) -> Observer:
+    """Turn the `progress` argument into an observer.
+
+    Parameters
+    ----------
+    progress : bool or Observer
+        False hears nothing; True shows a `LiveProgress` where this process shows such things.
+
+    Raises
+    ------
+    ArgumentError
+        `progress` is neither.
+    """
+    if isinstance(progress, Observer):
+        return progress
+    if progress is True:
+        return LiveProgress()
+    if progress is False:
+        return Observer()
+    msg = (
+        "progress: expected True, False or a bigspec.watch.Observer, "
+        f"got {type(progress).__name__}; pass True for a live line"
+    )
+    raise ArgumentError(msg)
+
+
+class LiveProgress(Observer):
+    """Shows how far a pass is and how the interval closes in.
+
+    On a terminal and in a notebook, one bar a pass, replaced by one line that stays. On any
+    other stream, one plain line a pass and one every `heartbeat` seconds within a long pass.
+
+    Parameters
+    ----------
+    stream : file object, optional
+        Where to write. By default the notebook's output cell, or standard error.
+        A stream that can no longer be written is passed over in silence.
+    heartbeat : float
+        Seconds; infinity for no such lines.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, heartbeat: float = HEARTBEAT) -> None:
+        self._notebook = stream is None and _in_notebook()
+        usual = sys.stdout if self._notebook else sys.stderr
+        # Python's streams are None where the descriptor was closed (2>&-, services).
+        self._stream: TextIO = stream or usual or io.StringIO()
+        self._live = self._notebook or self._stream.isatty()
+        self._bar: Any = None  # tqdm has no types
+        self._interval = self._stage = ""
+        self._far = ""  # how far this pass is
+        self._lock = threading.Lock()
+        self._heartbeat = Heartbeat(math.inf if self._live else heartbeat, self.beat)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Clear the bar, so that what is written next starts on a clean line; idempotent."""
+        self._heartbeat.stop()
+        if self._bar is not None:
+            bar, self._bar = self._bar, None
+            with suppress(*_GONE):
+                bar.close()
+
+    def run_started(self, matrix_name: str, layout: dict[str, Any]) -> None:
+        """Name the matrix, and the layout as it is recorded."""
+        details = ", ".join(
+            f"{key.replace('_', ' ')} {value}"
+            for key, value in layout.items()
+            if isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        )
+        self._interval = ""
+        self._line(f"{matrix_name}: {details}" if details else matrix_name)
+
+    def pass_started(self, number: int, panels: int) -> None:
+        """Put up a bar for this pass."""
+        self._begin(f"pass {number}", panels, "panels")
+        if self._bar is not None:
+            with suppress(*_GONE):
+                self._bar.set_postfix_str(self._interval or "first bounds after this pass")
+
+    def panels_done(self, done: int, panels: int, bytes_read: int, seconds: float) -> None:
+        """Move the bar; in a log, remember it for the next heartbeat."""
+        rate = rate_text(bytes_read, seconds)
+        if self._bar is not None:
+            known = [part for part in (rate, self._interval) if part]
+            with suppress(*_GONE):
+                self._bar.set_postfix_str(", ".join(known), refresh=False)
+                self._bar.total = panels  # of a product, as its factors tell
+                self._bar.update(done - self._bar.n)
+        else:
+            self._far = f"{done} of {panels} panels" + (f", {rate}" if rate else "")
+
+    def beat(self, seconds: float) -> None:
+        """Say how far this pass or stage is, so many seconds after it began."""
+        self._line(f"{self._stage}: {self._far}; {seconds_text(seconds)} so far")
+
+    def pass_finished(self, record: PassRecord) -> None:
+        """Replace the bar by the line that stays."""
+        self.close()
+        ends = interval_text(record.lower, record.upper)
+        self._interval = f"sigma_1 in {ends}, width {width_text(record.lower, record.upper)}"
+        if isinstance(record, TripletPass):
+            most = rounded_up(record.width)
+            self._interval += f", largest width of {len(record.lowers)} values {most}"
+        rate = rate_text(record.bytes_read, record.seconds)
+        cost = f"{bytes_text(record.bytes_read)} in {seconds_text(record.seconds)}"
+        self._line(
+            f"pass {record.number}: {self._interval} ({record.upper_bound}); {cost}"
+            + (f", {rate}" if rate else "")
+            + (f"; {record.retries} reads tried again" if record.retries else "")
+        )
+
+    def stage_started(self, stage: str, entries: int) -> None:
+        """Put up a bar for a stage of a conversion."""
+        self._begin(stage, entries, "entries")
+
+    def stage_advanced(self, done: int, entries: int, size: int, seconds: float) -> None:
+        """Move the bar; in a log, remember it for the next heartbeat."""
+        rate = rate_text(size, seconds)
+        if self._bar is not None:
+            with suppress(*_GONE):
+                self._bar.set_postfix_str(rate, refresh=False)
+                self._bar.update(done - self._bar.n)
+        else:
+            self._far = f"{done} of {entries} entries" + (f", {rate}" if rate else "")
+
+    def _begin(self, stage: str, total: int, unit: str) -> None:
+        self.close()
+        self._stage, self._far = stage, f"0 of {total} {unit}"
+        self._heartbeat.start()
+        if self._live:
+            with suppress(*_GONE):
+                self._bar = self._new_bar(total, stage, unit)
+
+    def warned(self, message: str) -> None:
+        """Say it on a line of its own."""
+        self._line(f"warning: {message}")
+
+    def run_finished(self, estimate: Estimate | Triplets) -> None:
+        """Clear the bar; the answer itself is shown by whoever asked for it."""
+        self.close()
+
+    def _new_bar(self, total: int, label: str, unit: str) -> Any:
+        if self._notebook:
+            from tqdm.auto import tqdm
+        else:
+            from tqdm import tqdm
+        return tqdm(
+            total=total,
+            desc=label,
+            unit=unit,
+            file=self._stream,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc} |{bar:12}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}",
+        )
+
+    def _line(self, text: str) -> None:
+        """Write one line; between two bars of ours, and clear of anybody else's."""
+        with self._lock, suppress(*_GONE):
+            if self._live:
+                from tqdm import tqdm
+
+                tqdm.write(text, file=self._stream)
+            else:
+                self._stream.write(text + "\n")
+            self._stream.flush()
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process; does not import IPython to find out."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
