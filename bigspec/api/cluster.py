@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bigspec import passes
 from bigspec.api.arguments import (
     as_bytes,
     as_seconds,
     as_whole,
 )
-from bigspec import passes
 from bigspec.passes import Recording, recorded
 
 __all__ = ["Recording", "connect", "recorded"]

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
+from bigspec.api.cluster import Recording, recorded
 from bigspec.cli.options import PERFORMANCE, writable_place
 from bigspec.cli.statuses import CANNOT_WRITE
 from bigspec.cli.watching import say
-from bigspec.api.cluster import Recording, recorded
 from bigspec.watch import Observer
 
 __all__ = ["performance_option", "performance_reported", "written"]

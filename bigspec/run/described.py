@@ -14,7 +14,7 @@ from bigspec.errors import (
 )
 from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
 from bigspec.run import SAVED_TYPES
-from bigspec.run.identity import plain, check_progress
+from bigspec.run.identity import check_progress, plain
 
 __all__ = ["Saved", "held_run", "show"]
 
