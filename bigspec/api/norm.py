@@ -173,7 +173,7 @@ def norm(
     )
     observer = make_observer(progress)
     try:
-        with one_blas_thread(), kept(checkpoint, observer) as (keeper, held):
+        with one_blas_thread(), kept(checkpoint, observer) as (writer, held):
             chosen, held, W = prepared(
                 held, Progress(), executor, matrix, wishes, failure_probability, seed, loaded
             )
@@ -190,7 +190,7 @@ def norm(
                 start=W,
                 observer=observer,
                 progress=held,
-                keeper=keeper,
+                writer=writer,
             )
             if right is None:  # not of a memory map, which a pass reads from the disk
                 entries = getattr(matrix, "entries", None)

@@ -142,15 +142,15 @@ def svds(
     )
     observer = make_observer(progress)
     try:
-        with one_blas_thread(), kept(checkpoint, observer) as (keeper, held):
+        with one_blas_thread(), kept(checkpoint, observer) as (writer, held):
             fresh = Progress(running=RunningTop.begin(k))
             chosen, held, W = prepared(
                 held, fresh, executor, matrix, wishes, failure_probability, seed, loaded
             )
             algorithm = chosen.algorithm
             assert isinstance(algorithm, TopLanczos)
-            if keeper is not None:
-                algorithm = replace(algorithm, shelf=KeptBlocks(keeper))
+            if writer is not None:
+                algorithm = replace(algorithm, shelf=KeptBlocks(writer))
             layout = chosen.layout.to_dict() | {"where": executor.name}
             passes = passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done)
             vectors = _Vectors(passes, u_store, left=left)
@@ -166,7 +166,7 @@ def svds(
                 start=W,
                 observer=observer,
                 progress=held,
-                keeper=keeper,
+                writer=writer,
             )
             made = vectors.make(outcome, observer)
         answer = _triplets(chosen, outcome, made, budget, held, layout, began, u_store)

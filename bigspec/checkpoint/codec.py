@@ -2,6 +2,9 @@
 
 Every object in the JSON carries one tag that says what it is, and only dataclasses on the
 codec's list can come out of it, so that a checkpoint from anywhere can be opened safely.
+
+Classes and fields have names of their own in a record (`Wire`). Python may rename them; a record
+that was written before the change still loads.
 """
 
 from __future__ import annotations
@@ -9,13 +12,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-__all__ = ["INLINE", "Codec", "array_digest", "restored"]
+__all__ = ["INLINE", "Codec", "Wire", "array_digest", "restored"]
 
 Array = np.ndarray[Any, Any]
 
@@ -23,17 +26,77 @@ INLINE = 16 << 10
 """Arrays of at most so many bytes lie in the record itself."""
 
 
+@dataclass(frozen=True)
+class Wire:
+    """What a dataclass and its fields are called in a record.
+
+    A name that a record holds never changes. Rename the class, and only `kind` changes here.
+    Rename a field, and `renamed` says which Python field its old name means. Give a new field a
+    default, and add its name at the end: records without it then load with the default.
+
+    Parameters
+    ----------
+    kind : type
+        The dataclass as it is now.
+    name : str
+        Its name in a record.
+    fields : str
+        Names of its fields in a record, with a space between two, in the order they are written.
+    renamed : mapping, optional
+        From a name in `fields` to the Python field, where the two differ.
+
+    Raises
+    ------
+    ValueError
+        Not exactly one name for every field of the class.
+    """
+
+    kind: type
+    name: str
+    fields: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        here = self.fields.split()
+        python = [self.renamed.get(name, name) for name in here]
+        wanted = [f.name for f in fields(self.kind)]
+        if sorted(python) != sorted(wanted) or len(set(here)) != len(here):
+            msg = (
+                f"{self.name}: expected one name in a record for each field of "
+                f"{self.kind.__name__}, {wanted}, got names for {python}"
+            )
+            raise ValueError(msg)
+        if stray := self.renamed.keys() - set(here):
+            msg = f"{self.name}: expected renamed names to be among its fields, got {sorted(stray)}"
+            raise ValueError(msg)
+
+    @property
+    def table(self) -> dict[str, str]:
+        """From the names in a record to the Python fields, in the order they are written."""
+        return {name: self.renamed.get(name, name) for name in self.fields.split()}
+
+
 class Codec:
     """Encodes and decodes values.
 
     Parameters
     ----------
-    types : iterable of type
-        The dataclasses that may occur, told apart by their names.
+    types : iterable of Wire
+        The dataclasses that may occur.
+
+    Raises
+    ------
+    ValueError
+        Two of them have the same name, or the same class.
     """
 
-    def __init__(self, types: Iterable[type]) -> None:
-        self.types = {kind.__name__: kind for kind in types}
+    def __init__(self, types: Iterable[Wire]) -> None:
+        wires = tuple(types)
+        self.by_name = {wire.name: (wire.kind, wire.table) for wire in wires}
+        self.by_kind = {wire.kind: (wire.name, wire.table) for wire in wires}
+        if not len(self.by_name) == len(self.by_kind) == len(wires):
+            msg = f"expected one name for each class, got {[wire.name for wire in wires]}"
+            raise ValueError(msg)
 
     def encode(self, value: Any, put: Callable[[Array], str]) -> Any:
         """Return `value` as JSON-ready data; `put` stores a large array and names it."""
@@ -50,9 +113,10 @@ class Codec:
             return {"tuple": items} if isinstance(value, tuple) else items
         if isinstance(value, dict):
             return {"dict": {key: self.encode(item, put) for key, item in value.items()}}
-        if self.types.get(type(value).__name__) is type(value) and is_dataclass(value):
-            held = {f.name: self.encode(getattr(value, f.name), put) for f in fields(value)}
-            return {"object": type(value).__name__, "fields": held}
+        if type(value) in self.by_kind:
+            name, table = self.by_kind[type(value)]
+            held = {key: self.encode(getattr(value, own), put) for key, own in table.items()}
+            return {"object": name, "fields": held}
         msg = f"expected numbers, text, arrays or a listed dataclass, got {type(value).__name__}"
         raise TypeError(msg)
 
@@ -69,8 +133,9 @@ class Codec:
         if not isinstance(data, dict):
             return data
         if "object" in data:
-            held = {key: self.decode(item, get) for key, item in data["fields"].items()}
-            return self.types[data["object"]](**held)
+            kind, table = self.by_name[data["object"]]
+            items = data["fields"].items()
+            return kind(**{table[key]: self.decode(item, get) for key, item in items})
         ((tag, held),) = data.items()
         if tag == "float":
             return float(held)

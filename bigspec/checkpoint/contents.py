@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint.codec import Codec
-from bigspec.checkpoint.store import Damaged, Folder
+from bigspec.checkpoint.codec import Codec, Wire
+from bigspec.checkpoint.store import Damaged, Store
 from bigspec.errors import CheckpointError
 
 __all__ = ["block_names", "describe", "load_latest", "newest"]
@@ -30,7 +30,7 @@ class Found:
 
 
 def newest(
-    folder: Folder, codec: Codec, read_block: Callable[[str], Array]
+    store: Store, codec: Codec, read_block: Callable[[str], Array]
 ) -> tuple[Found | None, list[str]]:
     """Return the newest whole record, and what is wrong with later ones.
 
@@ -41,11 +41,11 @@ def newest(
     """
     numbers: list[int] = []
     while True:
-        before, numbers = numbers, folder.records()
+        before, numbers = numbers, store.records()
         damage: list[str] = []
         for number in reversed(numbers):
             try:
-                data = folder.read_record(number)
+                data = store.read_record(number)
                 if data is None:  # never complete
                     continue
                 value = codec.decode(data["value"], cache(read_block))
@@ -59,13 +59,13 @@ def newest(
         if numbers == before:  # else its owner may have replaced them while they were read
             break
     msg = (
-        f"{folder.where}: expected at least one whole step, got {len(damage)} damaged record(s): "
+        f"{store.where}: expected at least one whole step, got {len(damage)} damaged record(s): "
         f"{'; '.join(damage)}. Remove it, or name another place, to start again"
     )
     raise CheckpointError(msg)
 
 
-def load_latest(where: str | os.PathLike[str], types: Iterable[type]) -> Any:
+def load_latest(where: str | os.PathLike[str], types: Iterable[Wire]) -> Any:
     """Read the newest whole value of a checkpoint without owning it.
 
     Raises
@@ -73,37 +73,37 @@ def load_latest(where: str | os.PathLike[str], types: Iterable[type]) -> Any:
     CheckpointError
         Nothing there, or nothing whole.
     """
-    folder = Folder(where, read_only=True)
-    found, _ = newest(folder, Codec(types), folder.read_block)
-    return _there(found, folder).value
+    store = Store(where, read_only=True)
+    found, _ = newest(store, Codec(types), store.read_block)
+    return _there(found, store).value
 
 
-def describe(where: str | os.PathLike[str], types: Iterable[type]) -> tuple[Any, dict[str, Any]]:
+def describe(where: str | os.PathLike[str], types: Iterable[Wire]) -> tuple[Any, dict[str, Any]]:
     """Return the newest value without its blocks, and facts about where it lies.
 
     When it was saved, who owns it, how many blocks it has; the blocks are not read.
     """
-    folder = Folder(where, read_only=True)
-    found, damage = newest(folder, Codec(types), lambda _: np.zeros((0, 0)))
-    found = _there(found, folder)
+    store = Store(where, read_only=True)
+    found, damage = newest(store, Codec(types), lambda _: np.zeros((0, 0)))
+    found = _there(found, store)
     try:
-        owner = folder.read_document("owner")
+        owner = store.read_document("owner")
     except Damaged:
         owner = None
     return found.value, {
-        "where": folder.where,
+        "where": store.where,
         "record": found.number,
         "kind": found.kind,
         "saved": found.saved,
-        "blocks": len(folder.names("blocks")),
+        "blocks": len(store.names("blocks")),
         "owner": owner,
         "damage": damage,
     }
 
 
-def _there(found: Found | None, folder: Folder) -> Found:
+def _there(found: Found | None, store: Store) -> Found:
     if found is None:
-        msg = f"{folder.where}: expected a checkpoint, got nothing"
+        msg = f"{store.where}: expected a checkpoint, got nothing"
         raise CheckpointError(msg)
     return found
 
@@ -113,7 +113,7 @@ def block_names(data: Any) -> list[str]:
     if isinstance(data, list):
         return [name for item in data for name in block_names(item)]
     if isinstance(data, dict):
-        if data.get("object") == "StoredBlock":
+        if data.get("object") == "StoredBlock":  # its name in a record, whatever Python calls it
             return [data["fields"]["block"]]
         if isinstance(data.get("array"), dict) and "block" in data["array"]:
             return [data["array"]["block"]]

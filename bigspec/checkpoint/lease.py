@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from bigspec.checkpoint.store import Damaged, Folder
+from bigspec.checkpoint.store import Damaged, Store
 from bigspec.errors import CheckpointInUseError
 
 __all__ = ["TIMING", "Lease", "Timing"]
@@ -45,7 +45,7 @@ class Lease:
 
     Parameters
     ----------
-    folder : Folder
+    store : Store
     steal : bool
         Take it from a live owner, which notices at its next heartbeat or save, and stops.
 
@@ -57,8 +57,8 @@ class Lease:
         Whether another process has taken over, for good.
     """
 
-    def __init__(self, folder: Folder, *, steal: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, store: Store, *, steal: bool = False) -> None:
+        self.store = store
         self.token = uuid.uuid4().hex
         self.beats = 0
         self.claimed = self.lost = False
@@ -80,7 +80,7 @@ class Lease:
         if owner and owner.get("token") != self.token and not self._steal:
             self._refuse_live(owner)
         _held.add(self.token)
-        if owner is None and self.folder.local:
+        if owner is None and self.store.local:
             with suppress(FileExistsError):  # exclusive on a local store: no race is left
                 self._write(new=True)
         else:
@@ -116,7 +116,7 @@ class Lease:
             self._thread.join(timeout=TIMING.beat)
         with suppress(Exception):
             if (self._read() or {}).get("token") == self.token:
-                self.folder.remove_document(OWNER)
+                self.store.remove_document(OWNER)
         self.claimed = False
 
     def _beat(self) -> None:
@@ -149,7 +149,7 @@ class Lease:
     def _in_use(self, owner: dict[str, Any]) -> CheckpointInUseError:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
         return CheckpointInUseError(
-            f"{self.folder.where}: expected a checkpoint that nobody runs on, got one owned by "
+            f"{self.store.where}: expected a checkpoint that nobody runs on, got one owned by "
             f"{who} since {owner.get('since', '?')}. Wait for it, name another place, or take it "
             "over with --steal (Checkpoint(..., steal=True))"
         )
@@ -157,7 +157,7 @@ class Lease:
     def _read(self) -> dict[str, Any] | None:
         """Return the document; None if there is none, empty if it is damaged."""
         try:
-            return self.folder.read_document(OWNER)
+            return self.store.read_document(OWNER)
         except Damaged:
             return {}
 
@@ -172,7 +172,7 @@ class Lease:
             "beats": self.beats,
             "time": time.time(),
         }
-        self.folder.write_document(OWNER, document, new=new)
+        self.store.write_document(OWNER, document, new=new)
 
 
 def _since() -> str:

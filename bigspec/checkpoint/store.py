@@ -30,7 +30,7 @@ from bigspec.checkpoint.codec import array_digest, restored
 from bigspec.errors import BigspecError, CheckpointError
 from bigspec.sources import locations, retries
 
-__all__ = ["SCHEMA", "Damaged", "Folder"]
+__all__ = ["SCHEMA", "Damaged", "Store"]
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Damaged(Exception):  # noqa: N818
     """A record or a block is not what was written; the text says which and how."""
 
 
-class Folder:
+class Store:
     """A checkpoint's place.
 
     Parameters
@@ -69,11 +69,11 @@ class Folder:
             if self.local:
                 path = Path(outer).expanduser().absolute()
                 _refuse_file(path, self.where)
-                self.store: Any = LocalStore(path, read_only=read_only)
+                self.files: Any = LocalStore(path, read_only=read_only)
                 if not path.exists():  # made when it is written to, if it can be
                     return
             else:
-                self.store = retries.with_retries(
+                self.files = retries.with_retries(
                     lambda: FsspecStore.from_url(outer, read_only=read_only)
                 )
             self._check(self.read_document(""))
@@ -91,7 +91,7 @@ class Folder:
             root = self.read_document("")  # written first, by one that started just now
         if root is None:
             shown = ", ".join(names[:5])
-            msg = f"{self.where}: expected a checkpoint or an empty folder, got one with {shown}"
+            msg = f"{self.where}: expected a checkpoint or an empty store, got one with {shown}"
             raise CheckpointError(msg)
         check_schema(root.get("schema"), self.where)
 
@@ -107,9 +107,9 @@ class Folder:
 
     def _listed(self, path: str) -> list[str]:
         async def listed() -> list[str]:
-            return [name async for name in self.store.list_dir(path)]
+            return [name async for name in self.files.list_dir(path)]
 
-        if (fs := getattr(self.store, "fs", None)) is not None:
+        if (fs := getattr(self.files, "fs", None)) is not None:
             fs.invalidate_cache()  # other processes write here, too
         try:
             names = {name.strip("/") for name in self._reading(lambda: sync(listed()))}
@@ -160,7 +160,7 @@ class Folder:
         )
         document = blank.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
         self._set(f"blocks/{name}/zarr.json", document)
-        path = StorePath(self.store, f"blocks/{name}")
+        path = StorePath(self.files, f"blocks/{name}")
         block = zarr.Array.from_dict(path, json.loads(document.to_bytes()))
         # -0.0 equals the fill value and has other bits.
         block = block.with_config({"write_empty_chunks": True})
@@ -240,19 +240,19 @@ class Folder:
         for path in ("", "blocks/", "records/"):
             for name in self._listed(path.rstrip("/")):
                 if name.endswith(LITTER):
-                    sync(self.store.delete(path + name))
+                    sync(self.files.delete(path + name))
 
     def _remove(self, path: str) -> None:
-        retries.with_retries(lambda: sync(self.store.delete_dir(path)))
+        retries.with_retries(lambda: sync(self.files.delete_dir(path)))
 
     def _set(self, key: str, value: Any, *, new: bool = False) -> None:
-        write = self.store.set_if_not_exists if new else self.store.set
+        write = self.files.set_if_not_exists if new else self.files.set
         retries.with_retries(lambda: sync(write(key, value)))
 
     def _get(self, key: str) -> bytes | None:
         prototype = default_buffer_prototype()
         try:
-            value = self._reading(lambda: sync(self.store.get(key, prototype=prototype)))
+            value = self._reading(lambda: sync(self.files.get(key, prototype=prototype)))
         except FileNotFoundError:  # a read-only store of a folder that is not there
             return None
         return None if value is None else value.to_bytes()
@@ -268,7 +268,7 @@ class Folder:
 
     def _entries(self, path: str) -> Array:
         """Read an array that is stored as plain numbers, which is all that bigspec writes."""
-        opening = partial(zarr.open_array, self.store, path=path, mode="r", zarr_format=3)
+        opening = partial(zarr.open_array, self.files, path=path, mode="r", zarr_format=3)
         block = self._reading(opening)
         metadata: Any = block.metadata.to_dict()
         codecs = [codec["name"] for codec in metadata["codecs"]]
@@ -285,7 +285,7 @@ class Folder:
         """On a local store, wait until what was written under `path` survives a power cut."""
         if not self.local:
             return
-        top = self.store.root / path
+        top = self.files.root / path
         for place in [*top.rglob("*"), top, top.parent]:
             handle = os.open(place, os.O_RDONLY)
             try:
@@ -296,7 +296,7 @@ class Folder:
 
 def _refuse_file(path: Path, where: str) -> None:
     if path.exists() and not path.is_dir():
-        msg = f"{where}: expected a checkpoint or an empty folder, got a file"
+        msg = f"{where}: expected a checkpoint or an empty store, got a file"
         raise CheckpointError(msg)
 
 
@@ -311,7 +311,7 @@ def check_schema(schema: Any, where: str) -> None:
             "which a newer bigspec wrote; upgrade bigspec, or name another place"
         )
     else:
-        msg = f"{where}: expected a bigspec checkpoint or an empty folder, got another Zarr node"
+        msg = f"{where}: expected a bigspec checkpoint or an empty store, got another Zarr node"
     raise CheckpointError(msg)
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint.codec import Codec, array_digest
+from bigspec.checkpoint.codec import Codec, Wire, array_digest
 from bigspec.checkpoint.contents import block_names, newest
 from bigspec.checkpoint.lease import Lease
 from bigspec.checkpoint.options import Checkpoint
-from bigspec.checkpoint.store import Damaged, Folder
+from bigspec.checkpoint.store import Damaged, Store
 from bigspec.errors import BigspecError, CheckpointError, CheckpointInUseError
 
-__all__ = ["Keeper"]
+__all__ = ["Writer"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +35,7 @@ class _Closed(Exception):  # noqa: N818
     """The run has ended; what still waited is not written."""
 
 
-class Keeper:
+class Writer:
     """Owns a checkpoint for the length of a run.
 
     Saving happens in a thread of its own, so that a slow store delays nothing; of several
@@ -46,7 +46,7 @@ class Keeper:
     Parameters
     ----------
     options : Checkpoint
-    types : iterable of type
+    types : iterable of Wire
         Dataclasses that a saved value is made of.
 
     Attributes
@@ -55,11 +55,11 @@ class Keeper:
         What the user should hear; whoever runs the loop takes them out.
     """
 
-    def __init__(self, options: Checkpoint, types: Iterable[type]) -> None:
+    def __init__(self, options: Checkpoint, types: Iterable[Wire]) -> None:
         self.options = options
         self.codec = Codec(types)
-        self.folder = Folder(options.where)
-        self.lease = Lease(self.folder, steal=options.steal)
+        self.store = Store(options.where)
+        self.lease = Lease(self.store, steal=options.steal)
         self.messages: deque[str] = deque()
         self._kept: dict[int, tuple[str, set[str]]] = {}  # record -> its kind, its blocks
         self._present: set[str] = set()
@@ -95,24 +95,24 @@ class Keeper:
             There are records, and not one can be used.
         """
         try:
-            self.folder.start()
+            self.store.start()
             self.lease.claim()
         except CheckpointInUseError:
             raise
         except (OSError, BigspecError) as error:
             self._trouble(error)
-        found, damage = newest(self.folder, self.codec, self.folder.read_block)
-        numbers = self.folder.records()
+        found, damage = newest(self.store, self.codec, self.store.read_block)
+        numbers = self.store.records()
         self._number = max(numbers, default=0)
-        self._present = set(self.folder.names("blocks"))
+        self._present = set(self.store.names("blocks"))
         for number in numbers:
             with suppress(Damaged):
-                data = self.folder.read_record(number)
+                data = self.store.read_record(number)
                 if found is not None and data is not None and number <= found.number:
                     self._kept[number] = (data["kind"], set(block_names(data["value"])))
         if damage:
             self.messages.append(
-                f"checkpoint {self.folder.where}: {'; '.join(damage)}. The step before is used"
+                f"checkpoint {self.store.where}: {'; '.join(damage)}. The step before is used"
             )
         self._thread = threading.Thread(target=self._work, name="bigspec-checkpoint", daemon=True)
         self._thread.start()
@@ -159,11 +159,11 @@ class Keeper:
             try:
                 if not self._safe(name):
                     if name in self._present:  # what a run that died left of it
-                        self.folder.remove_block(name)
-                    self.folder.write_block(array, name, on_chunk=self._progress)
+                        self.store.remove_block(name)
+                    self.store.write_block(array, name, on_chunk=self._progress)
             except OSError as error:
                 msg = (
-                    f"checkpoint {self.folder.where}: expected to write a block of the basis, "
+                    f"checkpoint {self.store.where}: expected to write a block of the basis, "
                     f"which does not fit in memory, got {type(error).__name__}: {error}. Make "
                     "room there, or give a larger memory_limit"
                 )
@@ -185,10 +185,10 @@ class Keeper:
             It is not what was written.
         """
         try:
-            return self.folder.read_block(name)
+            return self.store.read_block(name)
         except Damaged as error:
             msg = (
-                f"{self.folder.where}: expected the basis of the run, got damage: {error}. Remove "
+                f"{self.store.where}: expected the basis of the run, got damage: {error}. Remove "
                 "the checkpoint, or name another place, to start again"
             )
             raise CheckpointError(msg) from error
@@ -212,7 +212,7 @@ class Keeper:
                 left = until - time.monotonic()
                 if left <= 0:
                     self.messages.append(
-                        f"checkpoint {self.folder.where}: the last save was not done within "
+                        f"checkpoint {self.store.where}: the last save was not done within "
                         f"{patience:g} s; the one before it stands"
                     )
                     return False
@@ -273,8 +273,8 @@ class Keeper:
                 written.append(name)
                 self._check_open()
                 if name in self._present:  # what a run that died left of it
-                    self.folder.remove_block(name)
-                self.folder.write_block(array, name, on_chunk=self._progress)
+                    self.store.remove_block(name)
+                self.store.write_block(array, name, on_chunk=self._progress)
                 self._present.add(name)
             blocks.add(name)
             return name
@@ -283,13 +283,13 @@ class Keeper:
             data = {"kind": kind, "value": self.codec.encode(value, put), "saved": _now()}
             self.lease.check()  # writing blocks may have taken long
             self._check_open()
-            self.folder.write_record(number, data)
+            self.store.write_record(number, data)
         except (CheckpointInUseError, _Closed):
             raise  # what was written may be another owner's by now
         except BaseException as error:
             self.lease.check()
             with suppress(Exception):
-                self.folder.remove_record(number)  # the empty folder of a write that failed
+                self.store.remove_record(number)  # the empty folder of a write that failed
             self._make_room(written, full=getattr(error, "errno", None) == errno.ENOSPC)
             raise
         self._number, self._digests = number, digests
@@ -308,12 +308,12 @@ class Keeper:
         if self.lease.claimed:
             return
         # It could not be written when the run began, or somebody removed the owner's document.
-        self.folder.start()
+        self.store.start()
         self.lease.claim()
-        numbers, self._present = self.folder.records(), set(self.folder.names("blocks"))
+        numbers, self._present = self.store.records(), set(self.store.names("blocks"))
         if max(numbers, default=0) > self._number:
             msg = (
-                f"{self.folder.where}: expected the checkpoint as this process left it, at record "
+                f"{self.store.where}: expected the checkpoint as this process left it, at record "
                 f"{self._number}, got record {max(numbers)}: another process has gone on with it"
             )
             raise CheckpointInUseError(msg)
@@ -330,28 +330,28 @@ class Keeper:
             kind, _ = self._kept[number]
             if number in newest or (self.options.keep_blocks and kind != "partial"):
                 continue
-            self.folder.remove_record(number)
+            self.store.remove_record(number)
             del self._kept[number]
         if not self._swept:  # records of a run that died, damaged or never complete
-            for number in set(self.folder.records()) - set(self._kept):
-                self.folder.remove_record(number)
-            self.folder.remove_litter()
+            for number in set(self.store.records()) - set(self._kept):
+                self.store.remove_record(number)
+            self.store.remove_litter()
             self._swept = True
         needed = set().union(self._shelved, *(kept for _, kept in self._kept.values()))
         for name in self._present - needed:
-            self.folder.remove_block(name)
+            self.store.remove_block(name)
             self._present.discard(name)
 
     def _make_room(self, written: list[str], *, full: bool) -> None:
         """After a save that failed: take back what it wrote; on a full disk, the older step too."""
         for name in written:
             with suppress(Exception):
-                self.folder.remove_block(name)
+                self.store.remove_block(name)
                 self._present.discard(name)
         if full and len(self._kept) > 1 and not self.options.keep_blocks:
             with suppress(Exception):
                 oldest = min(self._kept)
-                self.folder.remove_record(oldest)
+                self.store.remove_record(oldest)
                 del self._kept[oldest]
                 self._drop_old()
 
@@ -366,7 +366,7 @@ class Keeper:
         if kind != self._failing:
             stands = f"record {max(self._kept)} stands" if self._kept else "nothing is saved yet"
             self.messages.append(
-                f"checkpoint {self.folder.where}: cannot be written ({text}); the run goes on, "
+                f"checkpoint {self.store.where}: cannot be written ({text}); the run goes on, "
                 f"{stands}, and the next save tries again"
             )
         self._failing = kind

@@ -35,9 +35,6 @@ MANY_PANELS = 512  # from here on, fewer sums count for more than finer progress
 READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
 
 
-_CUT = ("orientation", "panel_pieces", "slab_pieces", "tile_pieces", "round_panels", "fan_in")
-
-
 @dataclass(frozen=True)
 class Panel:
     """One task: the pieces ``first <= piece < last`` of the swept axis."""
@@ -160,8 +157,15 @@ class Layout:
 
     @property
     def cut(self) -> dict[str, Any]:
-        """What decides the order of the sums, and so the last bits."""
-        return {name: getattr(self, name) for name in _CUT}
+        """What decides the order of the sums, and so the last bits, by its names in checkpoints."""
+        return {
+            "orientation": self.orientation,
+            "panel_pieces": self.panel_pieces,
+            "slab_pieces": self.slab_pieces,
+            "tile_pieces": self.tile_pieces,
+            "round_panels": self.round_panels,
+            "fan_in": self.fan_in,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the layout as JSON-ready values."""

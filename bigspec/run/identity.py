@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint import Checkpoint, Keeper, array_digest
+from bigspec.checkpoint import Checkpoint, Writer, array_digest
 from bigspec.errors import (
     ArgumentError,
     CheckpointError,
@@ -43,22 +43,22 @@ RUN = {
 
 
 @contextmanager
-def kept(checkpoint: Any, observer: Observer) -> Iterator[tuple[Keeper | None, Progress | None]]:
+def kept(checkpoint: Any, observer: Observer) -> Iterator[tuple[Writer | None, Progress | None]]:
     """Own a checkpoint while inside, and load what it holds; with None, do nothing."""
     options = as_checkpoint(checkpoint)
     if options is None:
         yield None, None
         return
-    keeper = Keeper(options, SAVED_TYPES)
+    writer = Writer(options, SAVED_TYPES)
     try:
-        progress = keeper.open()
+        progress = writer.open()
         if progress is not None:
-            check_progress(progress, keeper.folder.where)
-        while keeper.messages:
-            observer.warned(keeper.messages.popleft())
-        yield keeper, progress
+            check_progress(progress, writer.store.where)
+        while writer.messages:
+            observer.warned(writer.messages.popleft())
+        yield writer, progress
     finally:
-        keeper.close()
+        writer.close()
 
 
 def as_checkpoint(checkpoint: Any) -> Checkpoint | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bigspec.algorithms import Algorithm, Bounds
 from bigspec.certificate import TopBounds
-from bigspec.checkpoint import Keeper
+from bigspec.checkpoint import Writer
 from bigspec.passes import Begun, DeadlinePassed, Pass
 from bigspec.results import Interval, PassRecord
 from bigspec.run.known import in_units
@@ -77,7 +77,7 @@ def solve(
     start: Array | None = None,
     observer: Observer | None = None,
     progress: Progress | None = None,
-    keeper: Keeper | None = None,
+    writer: Writer | None = None,
 ) -> Outcome:
     """Run an algorithm until its interval is narrow enough or the budget is used up.
 
@@ -94,7 +94,7 @@ def solve(
     observer : Observer, optional
     progress : Progress, optional
         Of a run that was interrupted, to go on from.
-    keeper : Keeper, optional
+    writer : Writer, optional
         Saves the run.
 
     Returns
@@ -106,7 +106,7 @@ def solve(
         passes.deadline = time.monotonic() + budget.time_limit
     passes.tokens, passes.resume = progress.tokens, progress.begun
     passes.carried, passes.failure_probability = progress.carried, failure_probability
-    saving = Saving(keeper, observer, passes, progress)
+    saving = Saving(writer, observer, passes, progress)
     reason = _stop(progress, algorithm, budget)
     try:
         while not reason:

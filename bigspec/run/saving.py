@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from bigspec.checkpoint import Keeper
+from bigspec.checkpoint import Writer
 from bigspec.errors import CheckpointInUseError, MatrixChangedError
 from bigspec.passes import Begun, Pass
 from bigspec.run.state import Progress
@@ -18,23 +18,21 @@ GRACE = 20.0
 
 
 class Saving:
-    """When the loop saves; without a keeper, never."""
+    """When the loop saves; without a writer, never."""
 
     def __init__(
-        self, keeper: Keeper | None, observer: Observer, passes: Pass, progress: Progress
+        self, writer: Writer | None, observer: Observer, passes: Pass, progress: Progress
     ) -> None:
-        self.keeper, self.observer, self.passes = keeper, observer, passes
+        self.writer, self.observer, self.passes = writer, observer, passes
         self.progress = progress
         self.saved: Progress | None = progress  # as it was loaded, or nothing worth a save yet
-        if keeper is not None:
+        if writer is not None:
             passes.on_sum = self._after_round
 
     @property
     def where(self) -> str | None:
         """The checkpoint that holds all that is known; None if there is none, or not all."""
-        return (
-            self.keeper.folder.where if self.keeper is not None and self.keeper.complete else None
-        )
+        return self.writer.store.where if self.writer is not None and self.writer.complete else None
 
     def stepped(self, progress: Progress) -> None:
         """Note a complete pass: from here on, `begun` is the next one."""
@@ -42,18 +40,18 @@ class Saving:
         self.progress = progress
 
     def _after_round(self, begun: Begun) -> None:
-        assert self.keeper is not None
-        if self.keeper.due(step=False):
+        assert self.writer is not None
+        if self.writer.due(step=False):
             self._offer("partial", replace(self.progress, begun=begun))
 
     def step(self) -> None:
         """After a pass."""
-        if self.keeper is not None and self.keeper.due(step=True):
+        if self.writer is not None and self.writer.due(step=True):
             self._offer("step", self.progress)
 
     def finish(self, reason: str) -> None:
         """At the end: the answer, or as far as the pass got that the time limit ended."""
-        if self.keeper is None or not self._anything_new():
+        if self.writer is None or not self._anything_new():
             return
         try:
             if reason == "time":
@@ -62,34 +60,34 @@ class Saving:
                 self._offer("step" if reason in ("gate", "passes") else "finished", self.progress)
         except CheckpointInUseError as error:  # the answer is there all the same
             self.observer.warned(str(error))
-        self.keeper.flush()
+        self.writer.flush()
         self._tell()
 
     def interrupted(self, error: BaseException) -> None:
         """Save as far as the pass got, unless the matrix is not what it was."""
-        if self.keeper is None or isinstance(error, CheckpointInUseError):
+        if self.writer is None or isinstance(error, CheckpointInUseError):
             return
         with suppress(CheckpointInUseError):
             if self._anything_new() and not isinstance(error, MatrixChangedError):
                 self._offer("partial", replace(self.progress, begun=self.passes.begun))
-            self.keeper.flush(GRACE, strict=True)
+            self.writer.flush(GRACE, strict=True)
         if self.where is not None:
             error.saved = self.where  # type: ignore[attr-defined]
             error.add_note(f"Everything up to here is saved in {self.where}.")
         self._tell()
 
     def _anything_new(self) -> bool:
-        assert self.keeper is not None
+        assert self.writer is not None
         new = self.progress is not self.saved or self.passes.begun.rounds > 0
-        return new or not self.keeper.complete
+        return new or not self.writer.complete
 
     def _offer(self, kind: str, progress: Progress) -> None:
-        assert self.keeper is not None
-        self.keeper.offer(kind, progress)
+        assert self.writer is not None
+        self.writer.offer(kind, progress)
         self.saved = progress
         self._tell()
 
     def _tell(self) -> None:
-        assert self.keeper is not None
-        while self.keeper.messages:
-            self.observer.warned(self.keeper.messages.popleft())
+        assert self.writer is not None
+        while self.writer.messages:
+            self.observer.warned(self.writer.messages.popleft())

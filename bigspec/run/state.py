@@ -15,7 +15,7 @@ from bigspec.algorithms import (
     TopState,
 )
 from bigspec.certificate import Facts
-from bigspec.checkpoint import Keeper
+from bigspec.checkpoint import Wire, Writer
 from bigspec.kernels.partials import Partial, RawFacts
 from bigspec.passes import Begun, Carried
 from bigspec.results import PassRecord, TripletPass
@@ -31,16 +31,16 @@ Array = np.ndarray[Any, Any]
 class KeptBlocks:
     """The blocks of a checkpoint as a shelf for a basis that does not fit in memory."""
 
-    keeper: Keeper
+    writer: Writer
 
     def put(self, V: np.ndarray[Any, Any]) -> StoredBlock:
         """Write a block under the digest of its content, and wait until it is written."""
         V = np.ascontiguousarray(V)
-        return StoredBlock(self.keeper.put_block(V), (V.shape[0], V.shape[1]))
+        return StoredBlock(self.writer.put_block(V), (V.shape[0], V.shape[1]))
 
     def get(self, stored: StoredBlock) -> np.ndarray[Any, Any]:
         """Read a block and check that it is the one that was written."""
-        return self.keeper.get_block(stored.block)
+        return self.writer.get_block(stored.block)
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,37 @@ class Progress:
         return sum(record.seconds for record in self.history) + self.begun.seconds
 
 
-SAVED_TYPES = (
-    Progress,
-    Running,
-    RunningTop,
-    PassRecord,
-    TripletPass,
-    Begun,
-    Carried,
-    Partial,
-    RawFacts,
-    Facts,
-    LanczosState,
-    PowerState,
-    GramState,
-    TopState,
-    StoredBlock,
+PASS = (
+    "number lower upper upper_bound lower_bound deterministic ritz_values bytes_read seconds "
+    "seconds_reading seconds_multiplying panels retries"
 )
-"""What a `Progress` is made of."""
+RECURRENCE = "passes exponent facts V_last V_next T B tie basis eps start_defect narrowest collatz"
+
+SAVED_TYPES = (
+    Wire(Progress, "Progress", "run state running history begun tokens carried"),
+    Wire(Running, "Running", "lower lower_name certain likely failed rounding"),
+    Wire(RunningTop, "RunningTop", "lower certain likely failed rounding before"),
+    Wire(PassRecord, "PassRecord", PASS),
+    Wire(TripletPass, "TripletPass", f"{PASS} lowers uppers"),
+    Wire(Begun, "Begun", "rounds total seconds"),
+    Wire(Carried, "Carried", "blocks images errors Z X outer inner whole"),
+    Wire(
+        Partial,
+        "Partial",
+        "Z gram exponent facts tokens bytes_read seconds_reading seconds_multiplying retries",
+    ),
+    Wire(RawFacts, "RawFacts", "squares column_sums row_sum largest nonnegative magnitude"),
+    Wire(
+        Facts, "Facts", "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared"
+    ),
+    Wire(LanczosState, "LanczosState", RECURRENCE),
+    Wire(
+        PowerState,
+        "PowerState",
+        "passes exponent facts V Z product log_scale log_norms eps start_defect",
+    ),
+    Wire(GramState, "GramState", "passes exponent facts values top eps exhausted"),
+    Wire(TopState, "TopState", RECURRENCE),
+    Wire(StoredBlock, "StoredBlock", "block shape"),
+)
+"""What a `Progress` is made of, by the names in records: see `Wire` before you rename anything."""

@@ -29,7 +29,7 @@ import zarr
 import zarr.storage._local as local_store
 
 import bigspec
-from bigspec.checkpoint import folder, keeper, lease
+from bigspec.checkpoint import contents, lease, store, writer
 from bigspec.panels import layout
 from bigspec.passes import executors, tasks
 from bigspec.watch import Observer
@@ -319,12 +319,12 @@ def look_at_finished(place, *, tidy):
     assert not saved.place["damage"]
     if not tidy:
         return
-    assert 1 <= len(list((place / "records").iterdir())) - 1 <= keeper.KEPT  # and a document
+    assert 1 <= len(list((place / "records").iterdir())) - 1 <= writer.KEPT  # and a document
     assert not list(place.rglob("*.partial"))
     held = zarr.open_group(place, mode="r")
     named = set()
     for _, record in held["records"].groups():
-        named.update(keeper._blocks(dict(record.attrs)))
+        named.update(contents.block_names(dict(record.attrs)))
     assert {path.name for path in (place / "blocks").iterdir() if path.is_dir()} == named
 
 
@@ -400,7 +400,7 @@ class Child:
         layout.READ_TO_RETURN = 0
         layout.ROUND_PANELS = ROUND_PANELS
         executors.WINDOW = WINDOW * ROUND_PANELS // THREADS
-        folder.CHUNK_BYTES = 4 << 10  # several chunks a block
+        store.CHUNK_BYTES = 4 << 10  # several chunks a block
         lease.TIMING = lease.Timing(settle=0.0)  # nobody races here
         if not basis:
             layout.Memory.spare = 0
@@ -420,8 +420,8 @@ class Child:
         tasks.run_panel = run_panel
 
     def watch_saves(self):
-        """Note what is loaded, offered and saved; let the keeper's clock count panels."""
-        offer, save, load = keeper.Keeper.offer, keeper.Keeper._save, keeper.Keeper.open
+        """Note what is loaded, offered and saved; let the writer's clock count panels."""
+        offer, save, load = writer.Writer.offer, writer.Writer._save, writer.Writer.open
 
         def position(value):
             return (0, 0) if value is None else (len(value.history), value.begun.rounds)
@@ -442,9 +442,9 @@ class Child:
             self.note("loaded", *position(value))
             return value
 
-        keeper.Keeper.offer, keeper.Keeper._save = offered, saved
-        keeper.Keeper.open = loaded
-        keeper.time = types.SimpleNamespace(
+        writer.Writer.offer, writer.Writer._save = offered, saved
+        writer.Writer.open = loaded
+        writer.time = types.SimpleNamespace(
             monotonic=lambda: self.counts["panel"], strftime=time.strftime, gmtime=time.gmtime
         )
 

@@ -1,8 +1,8 @@
-"""Runs that are watched: the keeper is at hand, and each save is done before the next pass."""
+"""Runs that are watched: the writer is at hand, and each save is done before the next pass."""
 
 import numpy as np
 
-from bigspec.checkpoint import Keeper
+from bigspec.checkpoint import Writer
 from bigspec.watch import Observer
 
 ASKED = {"algorithm": "lanczos", "block_size": 4, "seed": 11, "rtol": 1e-7}
@@ -20,18 +20,18 @@ class Stepwise(Observer):
     """Waits for each save before the next pass, calls `at[number]` there, and hears warnings."""
 
     def __init__(self, monkeypatch, at=None):
-        self.at, self.heard, self.keepers, self.saved = at or {}, [], [], []
+        self.at, self.heard, self.writers, self.saved = at or {}, [], [], []
         outer = self
 
-        class Watched(Keeper):
+        class Watched(Writer):
             def __init__(self, *args):
                 super().__init__(*args)
-                outer.keepers.append(self)
+                outer.writers.append(self)
 
-        monkeypatch.setattr("bigspec.run.identity.Keeper", Watched)
+        monkeypatch.setattr("bigspec.run.identity.Writer", Watched)
 
     def pass_started(self, number, panels):
-        self.saved.append(self.keepers[-1].flush())
+        self.saved.append(self.writers[-1].flush())
         if number in self.at:
             self.at[number]()
 

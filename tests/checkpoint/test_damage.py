@@ -15,8 +15,8 @@ import pytest
 import zarr
 
 import bigspec
-from bigspec.checkpoint import Checkpoint, Keeper, lease
-from bigspec.checkpoint.store import Damaged, Folder
+from bigspec.checkpoint import Checkpoint, Writer, lease
+from bigspec.checkpoint.store import Damaged, Store
 from bigspec.errors import CheckpointError
 from bigspec.watch import CheckpointWarning, Observer
 from tests.checkpoint.runs import Stopper
@@ -61,11 +61,11 @@ def left(matrix, tmp_path, monkeypatch):
         if when == "passes":
             bigspec.norm(matrix, checkpoint=kept, max_passes=2, **ASKED)
             return kept
-        close = Keeper.close
+        close = Writer.close
         place, stopper = Checkpoint(made, interval=0), Stopper(5 * PANELS // 2)
         with monkeypatch.context() as patch, dask.config.set(num_workers=1):
             # All is saved then, and the owner's document is still there, as after a kill.
-            patch.setattr(Keeper, "close", lambda k: (shutil.copytree(made, kept), close(k)))
+            patch.setattr(Writer, "close", lambda k: (shutil.copytree(made, kept), close(k)))
             with pytest.raises(KeyboardInterrupt):
                 bigspec.norm(matrix, checkpoint=place, progress=stopper, **ASKED)
         document = kept / "owner/zarr.json"  # whose process is not this one, and is gone
@@ -172,7 +172,7 @@ def test_any_file_damaged_never_gives_another_number(when, matrix, whole, left, 
 @pytest.mark.parametrize("when", LEFT)
 def test_any_byte_of_a_record_flipped_is_noticed_or_changes_nothing(when, left):
     place = left(when)
-    folder = Folder(place)
+    folder = Store(place)
     number = folder.records()[-1]
     path, known = place / f"records/{number:06d}/zarr.json", folder.read_record(number)
     data = path.read_bytes()

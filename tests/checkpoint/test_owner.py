@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import bigspec
 from bigspec.checkpoint import Checkpoint, lease
 from bigspec.checkpoint.lease import Lease, Timing
-from bigspec.checkpoint.store import Folder
+from bigspec.checkpoint.store import Store
 from bigspec.cli import main
 from bigspec.errors import CheckpointInUseError, ChunkError
 from bigspec.watch import Observer
@@ -69,7 +69,7 @@ def write_owner(place, **changes):
         "beats": 3,
         "time": time.time(),
     }
-    folder = Folder(place)
+    folder = Store(place)
     folder.start()
     folder.write_document("owner", owner | changes)
 
@@ -138,7 +138,7 @@ def test_of_threads_that_start_at_once_on_a_remote_store_exactly_one_has_it(quic
         meet, claimed, refused = threading.Barrier(4), [], []
 
         def claim(number=number, meet=meet, claimed=claimed, refused=refused):
-            one = Lease(Folder(f"{memory}/run{number}"))
+            one = Lease(Store(f"{memory}/run{number}"))
             meet.wait(60)
             try:
                 one.claim()
@@ -159,9 +159,9 @@ def test_of_threads_that_start_at_once_on_a_remote_store_exactly_one_has_it(quic
 
 HOLD = """
 import sys, os
-from bigspec.checkpoint.store import Folder
+from bigspec.checkpoint.store import Store
 from bigspec.checkpoint.lease import Lease
-folder = Folder(sys.argv[1])
+folder = Store(sys.argv[1])
 folder.start()
 Lease(folder).claim()
 print("claimed", flush=True)
@@ -230,7 +230,7 @@ def test_a_lease_of_this_process_that_could_not_be_removed_does_not_block(
         raise OSError(30, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "remove_document", fail)
+        patch.setattr(Store, "remove_document", fail)
         bigspec.norm(matrix, checkpoint=place, max_passes=2, **ASKED)
     assert owner_document(place).exists()
     assert_same_bits(bigspec.norm(matrix, checkpoint=place, **ASKED), whole)
@@ -248,7 +248,7 @@ def test_two_runs_in_one_process_are_two_owners(matrix, tmp_path):
 # Other machines ------------------------------------------------------------------------------
 
 
-class Beating(Folder):
+class Beating(Store):
     """A place whose owner elsewhere beats whenever somebody looks."""
 
     def read_document(self, path):
@@ -260,7 +260,7 @@ class Beating(Folder):
 
 def test_an_owner_elsewhere_that_beats_is_left_alone(quick, matrix, tmp_path, monkeypatch):
     write_owner(tmp_path / "run")
-    monkeypatch.setattr("bigspec.checkpoint.writer.Folder", Beating)
+    monkeypatch.setattr("bigspec.checkpoint.writer.Store", Beating)
     with pytest.raises(CheckpointInUseError, match="owned by process 4711 on elsewhere since"):
         bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED)
     assert json.loads(owner_document(tmp_path / "run").read_text())["attributes"]["beats"] > 3
@@ -271,9 +271,9 @@ def test_an_owner_elsewhere_that_is_silent_is_taken_after_a_while(
 ):
     place, looks = tmp_path / "run", []
     write_owner(place)
-    read = Folder.read_document
+    read = Store.read_document
     monkeypatch.setattr(
-        Folder, "read_document", lambda self, path: looks.append(path) or read(self, path)
+        Store, "read_document", lambda self, path: looks.append(path) or read(self, path)
     )
     before = time.monotonic()
     assert_same_bits(bigspec.norm(matrix, checkpoint=place, **ASKED), whole)
@@ -286,14 +286,14 @@ def test_an_owner_elsewhere_that_lets_go_while_it_is_watched(
 ):
     write_owner(tmp_path / "run")
 
-    class Leaving(Folder):
+    class Leaving(Store):
         def read_document(self, path):
             found = super().read_document(path)
             if path == "owner" and found is not None and found["host"] == "elsewhere":
                 self.remove_document("owner")
             return found
 
-    monkeypatch.setattr("bigspec.checkpoint.writer.Folder", Leaving)
+    monkeypatch.setattr("bigspec.checkpoint.writer.Store", Leaving)
     assert_same_bits(bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED), whole)
 
 
@@ -323,7 +323,7 @@ def test_a_run_that_is_robbed_ends_and_does_not_harm_the_thief(
 
     def steal():
         with monkeypatch.context() as patch:
-            patch.setattr("bigspec.run.identity.Keeper", bigspec.checkpoint.Keeper)
+            patch.setattr("bigspec.run.identity.Writer", bigspec.checkpoint.Writer)
             thief = Checkpoint(place, steal=True)
             answers.append(bigspec.norm(matrix, checkpoint=thief, max_passes=4, **ASKED))
 
@@ -345,7 +345,7 @@ def test_a_robbed_run_learns_it_at_its_next_save_while_the_thief_still_runs(
     place, thieves = tmp_path / "run", []
 
     def steal():
-        thieves.append(Lease(Folder(place), steal=True))
+        thieves.append(Lease(Store(place), steal=True))
         thieves[0].claim()
 
     watcher = Stepwise(monkeypatch, {3: steal})
@@ -364,7 +364,7 @@ def test_a_run_robbed_in_its_last_pass_has_its_answer_and_says_so(
     place, thieves = tmp_path / "run", []
 
     def steal():
-        thieves.append(Lease(Folder(place), steal=True))
+        thieves.append(Lease(Store(place), steal=True))
         thieves[0].claim()
 
     watcher = Stepwise(monkeypatch, {whole.passes: steal})

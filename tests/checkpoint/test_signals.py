@@ -120,8 +120,8 @@ def test_a_second_sigterm_does_not_disturb_the_saving(first, served, whole, tmp_
     place = tmp_path / "run"
     # The last save waits until the second signal has come and been handled.
     patch = (
-        "import os, signal, bigspec.checkpoint as held; flush = held.Keeper.flush; "
-        "held.Keeper.flush = lambda *args, **options: "
+        "import os, signal, bigspec.checkpoint as held; flush = held.Writer.flush; "
+        "held.Writer.flush = lambda *args, **options: "
         "(os.kill(os.getpid(), signal.SIGTERM), flush(*args, **options))[1]; "
     )
     with served.holding(MIDDLE) as reached:

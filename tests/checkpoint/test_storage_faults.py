@@ -15,9 +15,9 @@ import zarr
 from zarr.storage import LocalStore
 
 import bigspec
-from bigspec.checkpoint import Checkpoint, Keeper
+from bigspec.checkpoint import Checkpoint, Writer
 from bigspec.checkpoint.codec import Codec
-from bigspec.checkpoint.store import Folder
+from bigspec.checkpoint.store import Store
 from bigspec.errors import CheckpointInUseError
 from bigspec.run import SAVED_TYPES
 from bigspec.watch import CheckpointWarning
@@ -119,7 +119,7 @@ def test_a_store_that_refuses_for_a_while(
 
 def assert_only_needed_files(place):
     """Two records, their blocks, and nothing that a failed save left."""
-    folder = Folder(place)
+    folder = Store(place)
     assert len(folder.records()) <= 2
     held = set()
     for number in folder.records():
@@ -235,21 +235,21 @@ def test_a_store_that_does_not_answer_delays_no_pass(matrix, whole, slow, tmp_pa
 
 
 def test_the_end_of_a_run_waits_for_its_last_save(matrix, whole, slow, tmp_path, monkeypatch):
-    flush = Keeper.flush
+    flush = Writer.flush
 
     def hurry(self, *args):
         slow.set()
         return flush(self, *args)
 
-    monkeypatch.setattr(Keeper, "flush", hurry)
+    monkeypatch.setattr(Writer, "flush", hurry)
     assert_same_bits(bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED), whole)
     assert bigspec.show(tmp_path / "run").finished
 
 
 def test_of_several_saves_that_wait_only_the_newest_is_made(matrix, slow, tmp_path, monkeypatch):
     made = []
-    save = Keeper._save
-    monkeypatch.setattr(Keeper, "_save", lambda self, *a: made.append(a[0]) or save(self, *a))
+    save = Writer._save
+    monkeypatch.setattr(Writer, "_save", lambda self, *a: made.append(a[0]) or save(self, *a))
     monkeypatch.setattr("bigspec.checkpoint.writer.PATIENCE", 0.05)
     monkeypatch.setattr("bigspec.checkpoint.writer.CLOSING", 0.05)
     with pytest.warns(CheckpointWarning, match="not done within"):
@@ -293,7 +293,7 @@ def test_blocks_are_written_once_and_dropped_when_a_newer_step_is_complete(
     monkeypatch.setattr(
         "bigspec.panels.layout.Memory.spare", 0
     )  # three blocks carry the recurrence
-    folder = Folder(place)
+    folder = Store(place)
     at = {number: lambda: counts.append(len(folder.names("blocks"))) for number in range(2, 9)}
     for passes in (3, 5, None):  # across processes, too
         watcher = Stepwise(monkeypatch, at)
@@ -323,7 +323,7 @@ def test_kept_blocks_are_the_krylov_basis(spare, matrix, tmp_path, monkeypatch):
         }
         assert written.items() <= now.items()
         written = now
-    folder, codec = Folder(place.where), Codec(SAVED_TYPES)
+    folder, codec = Store(place.where), Codec(SAVED_TYPES)
     records = [folder.read_record(number) for number in folder.records()]
     states = [
         codec.decode(record["value"], folder.read_block).state
