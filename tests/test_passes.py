@@ -25,6 +25,7 @@ from bigspec.panels.layout import choose_layout
 from bigspec.passes import (
     DaskMatrix,
     DeadlinePassed,
+    Hooks,
     Pass,
     find_executor,
     one_blas_thread,
@@ -54,7 +55,6 @@ def passes_over(matrix, b=3, *, executor=None, limit=GIB, pieces=None, rounds=No
 def in_two_reads(passes, tile_pieces=1):
     """The same pass, reading tile by tile, twice."""
     passes.layout = replace(passes.layout, slab_pieces=1, tile_pieces=tile_pieces)
-    passes.tokens = None  # of the other cut
     return passes
 
 
@@ -97,7 +97,7 @@ def test_a_pass_is_the_product_and_reads_every_chunk_once(m, n, chunks, pieces, 
     grid = matrix.grids
     assert len(matrix.log.reads) == grid[0].count * grid[1].count
     assert set(matrix.log.reads.values()) == {passes.layout.reads_per_pass}
-    assert result.bytes_read == A.nbytes * passes.layout.reads_per_pass
+    assert result.cost.bytes_read == A.nbytes * passes.layout.reads_per_pass
     assert result.facts.frobenius_squared == pytest.approx(np.linalg.norm(S) ** 2, rel=1e-12)
 
 
@@ -309,7 +309,7 @@ def test_graphs_grow_with_the_rounds_in_flight_and_not_with_the_matrix():
     A = np.ones((4000, 3), "f4")
     passes = passes_over(Chunked.of(A, (1, 3)), pieces=1, executor=Watching())
     result = passes.run(block(3, 1))
-    assert result.panels == 4000
+    assert result.cost.panels == 4000
     assert len(sizes) > 30
     assert max(sizes) < 200
 
@@ -377,9 +377,8 @@ def test_operator_gives_the_interval_of_its_matrix(dense):
 
 def test_deadline_ends_a_pass_between_panels(dense):
     passes = passes_over(Chunked.of(dense, (1, 40)), pieces=1, rounds=4)
-    passes.deadline = 0.0
     with pytest.raises(DeadlinePassed):
-        passes.run(block(40))
+        passes.run(block(40), hooks=Hooks(deadline=0.0))
 
 
 def test_dask_array_whose_strips_do_not_fit_is_read_twice(dense, client):
@@ -391,7 +390,7 @@ def test_dask_array_whose_strips_do_not_fit_is_read_twice(dense, client):
         with dask.config.set(scheduler="threads"):
             result = passes.run(block(40))
         np.testing.assert_allclose(result.Z, S.T @ (S @ block(40)), atol=1e-12)
-        assert result.bytes_read == 2 * dense.nbytes
+        assert result.cost.bytes_read == 2 * dense.nbytes
 
 
 def test_dask_array_that_cannot_fit_is_refused_before_it_is_computed():
@@ -425,8 +424,7 @@ def test_worker_killed_in_the_middle_of_a_pass_changes_no_bit(tmp_path):
             while pids:
                 os.kill(pids.pop(), signal.SIGKILL)
 
-        passes.on_panels = kill_all_once
-        result = passes.run(V)
+        result = passes.run(V, hooks=Hooks(kill_all_once))
     assert not pids
     np.testing.assert_array_equal(result.Z, expected.Z)
     assert result.facts == expected.facts

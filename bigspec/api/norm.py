@@ -20,6 +20,7 @@ from bigspec.api.matrices import open_within
 from bigspec.passes import (
     DeadlinePassed,
     Forward,
+    Hooks,
     Pass,
     find_executor,
     one_blas_thread,
@@ -178,9 +179,9 @@ def norm(
                 held, Progress(), executor, matrix, wishes, failure_probability, seed, loaded
             )
             observer.identified(held.run.get("id", ""))
-            layout = chosen.layout.to_dict() | {"where": executor.name}
+            layout = chosen.layout.to_dict() | {"where": chosen.where}
             observer.run_started(matrix.name, layout)
-            passes = passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done)
+            passes = passes_over(matrix, chosen.layout, executor)
             outcome = solve(
                 passes,
                 chosen.algorithm,
@@ -212,7 +213,12 @@ def _other_vector(passes: Pass, outcome: Outcome, observer: Observer) -> Forward
         return None
     observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
     with suppress(DeadlinePassed):
-        return passes.forward(u[:, None], exponent=outcome.exponent)
+        return passes.forward(
+            u[:, None],
+            exponent=outcome.exponent,
+            tokens=outcome.tokens,
+            hooks=Hooks(observer.panels_done, deadline=outcome.deadline),
+        )
     return None
 
 
@@ -232,7 +238,7 @@ def _estimate(
     read = chosen.measured_bytes + sum(record.bytes_read for record in outcome.history)
     right = outcome.vector if rows else None
     if other is not None and other.Y is not None:
-        read += other.bytes_read
+        read += other.cost.bytes_read
         right = other.Y[:, 0] / np.linalg.norm(other.Y)
     return Estimate(
         lower=interval.lower,

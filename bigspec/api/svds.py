@@ -151,8 +151,8 @@ def svds(
             assert isinstance(algorithm, TopLanczos)
             if writer is not None:
                 algorithm = replace(algorithm, shelf=KeptBlocks(writer))
-            layout = chosen.layout.to_dict() | {"where": executor.name}
-            passes = passes_over(matrix, chosen.layout, executor, on_panels=observer.panels_done)
+            layout = chosen.layout.to_dict() | {"where": chosen.where}
+            passes = passes_over(matrix, chosen.layout, executor)
             vectors = _Vectors(passes, u_store, left=left)
             vectors.check()
             observer.identified(held.run.get("id", ""))
@@ -217,6 +217,6 @@ def _triplets(
         history=history,
         vector_passes=0 if made.forward is None else 1,
         seconds=held.seconds + time.monotonic() - began,
-        bytes_read=read + (0 if made.forward is None else made.forward.bytes_read),
+        bytes_read=read + (0 if made.forward is None else made.forward.cost.bytes_read),
         versions=versions(),
     )

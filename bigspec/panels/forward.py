@@ -22,7 +22,7 @@ from bigspec.panels.reading import Abandoned, Context, as_block, size_of
 from bigspec.panels.strips import Strips
 from bigspec.sources.targets import write_rows
 
-__all__ = ["FinishContext", "ForwardContext", "finish_panel"]
+__all__ = ["FinishContext", "ForwardContext", "finish_panel", "operator_rows"]
 
 Array = np.ndarray[Any, Any]
 
@@ -49,12 +49,6 @@ class ForwardContext(Context):
     def blocks_task(self, reference: Any, panel: int, pieces: Any) -> tuple[Any, ...]:
         """Return the task of a panel whose chunks are results of other tasks."""
         return (forward_blocks, reference, panel, pieces)
-
-    def apply(self, V: Array, *, adjoint: bool) -> Array:
-        """Apply an operator or its adjoint."""
-        matrix = self.matrix
-        assert isinstance(matrix, OperatorMatrix)
-        return matrix.apply_adjoint(V) if adjoint else matrix.apply(V)
 
     def at_once(self) -> Strips:
         """Apply an operator to the whole block, here."""
@@ -89,7 +83,11 @@ def forward_panel(context: ForwardContext, index: int) -> Strips:
     """Read one panel slab by slab and multiply it."""
     matrix, layout, buffers = context.matrix, context.layout, context.buffers
     if isinstance(matrix, OperatorMatrix):
-        return _forward_operator(context)
+        assert context.V is not None
+        tall = layout.orientation == "rows"
+        return operator_rows(
+            context, matrix.apply(context.V) if tall else matrix.apply_adjoint(context.V)
+        )
     assert context.V is not None
     retries, reading, read_bytes, content = buffers.retries, 0.0, 0, 0
     started = time.perf_counter()
@@ -197,15 +195,15 @@ def _chunks(context: ForwardContext, index: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, last)
 
 
-def _forward_operator(context: ForwardContext) -> Strips:
-    matrix, V, started = context.matrix, context.V, time.perf_counter()
-    assert V is not None
-    Y = context.apply(V, adjoint=context.layout.orientation != "rows")
-    Y = np.array(Y, dtype=V.dtype, order="C")  # a copy: an operator may use its memory again
+def operator_rows(context: ForwardContext, product: Array) -> Strips:
+    """Return the rows of ``S V`` that an operator or a chain made."""
+    assert context.V is not None
+    started = time.perf_counter()
+    Y = np.array(product, dtype=context.V.dtype, order="C")  # a copy: operators reuse their memory
     if context.exponent:
         Y = times_power(Y, -context.exponent)
     if not np.isfinite(Y).all():
-        msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
+        msg = f"{context.matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)
     return _strip(context, 0, [Y], (0, 0.0, 0), started, None)
 

@@ -1,26 +1,39 @@
 """One pass over a matrix as Dask tasks. Only this package imports dask and distributed."""
 
 from bigspec.panels.measure import Measurement, measure
+from bigspec.passes.blas import one_blas_thread
 from bigspec.passes.columns import column_sums
 from bigspec.passes.connection import connect, parse_bytes, parse_timedelta
+from bigspec.passes.contract import (
+    Accuracy,
+    DeadlinePassed,
+    FirstRounds,
+    Forward,
+    Hooks,
+    PassCost,
+    PassResult,
+)
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
-from bigspec.passes.executor import Begun, DeadlinePassed, Executor
+from bigspec.passes.executor import Executor
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.performance import Recording, recorded
 from bigspec.passes.products.images import Carried
-from bigspec.passes.products.product import passes_over, with_factors
-from bigspec.passes.single import Forward, Pass, PassResult, one_blas_thread
+from bigspec.passes.products.product import passes_over, where, with_factors
+from bigspec.passes.single import Pass
 from bigspec.passes.sizes import register_sizes
 
 __all__ = [
-    "Begun",
+    "Accuracy",
     "Carried",
     "DaskMatrix",
     "DeadlinePassed",
     "Executor",
+    "FirstRounds",
     "Forward",
+    "Hooks",
     "Measurement",
     "Pass",
+    "PassCost",
     "PassResult",
     "Recording",
     "column_sums",
@@ -34,6 +47,7 @@ __all__ = [
     "parse_timedelta",
     "passes_over",
     "recorded",
+    "where",
     "with_factors",
 ]
 

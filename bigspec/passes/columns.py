@@ -10,7 +10,8 @@ from bigspec.errors import NonFiniteError
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.columns import SumsContext
 from bigspec.panels.layout import choose_layout
-from bigspec.passes.executor import Begun, Executor
+from bigspec.passes.contract import FirstRounds
+from bigspec.passes.executor import Executor
 
 __all__ = ["column_sums"]
 
@@ -44,7 +45,7 @@ def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, 
     )
     context = SumsContext(matrix, layout, None, None, False)
     total = executor.sum_rounds(
-        context, Begun(), on_panels=lambda _: None, on_sum=lambda *_: None, deadline=None
+        context, FirstRounds(), on_panels=lambda _: None, on_sum=lambda *_: None, deadline=None
     )
     sums, squares = total.Z[:, 0], total.Z[:, 1].real
     bad = ~np.isfinite(sums)

@@ -23,11 +23,10 @@ from bigspec.matrices import OperatorMatrix
 from bigspec.panels.fused import sum_partials
 from bigspec.panels.layout import Layout
 from bigspec.panels.reading import Context
+from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.dask_array import DaskMatrix
 
 __all__ = [
-    "Begun",
-    "DeadlinePassed",
     "Executor",
     "OnPanels",
     "OnSum",
@@ -41,27 +40,6 @@ WINDOW = 32  # panels in flight per thread, so that the end of a round does not 
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]
 OnSum = Callable[[int, Partial], None]
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A pass as far as it got: the sum of its first rounds, which a run can go on from.
-
-    Attributes
-    ----------
-    rounds : int
-    total : Partial or None
-    seconds : float
-        Wall time that it took.
-    """
-
-    rounds: int = 0
-    total: Partial | None = None
-    seconds: float = 0.0
-
-
-class DeadlinePassed(Exception):  # noqa: N818
-    """The time limit ended a pass before it was complete."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +109,18 @@ class Executor(ABC):
     def sum_rounds(
         self,
         context: Context,
-        begun: Begun,
+        done: FirstRounds,
         *,
         on_panels: OnPanels,
         on_sum: OnSum,
         deadline: float | None,
     ) -> Partial:
-        """Add the rounds that `begun` does not hold yet, and return the sum of all.
+        """Add the rounds that `done` does not hold yet, and return the sum of all.
 
         Parameters
         ----------
         context : Context
-        begun : Begun
+        done : FirstRounds
         on_panels : callable
             Called with the number of panels newly summed.
         on_sum : callable
@@ -186,7 +164,7 @@ class ThreadExecutor(Executor):
     def sum_rounds(
         self,
         context: Context,
-        begun: Begun,
+        done: FirstRounds,
         *,
         on_panels: OnPanels,
         on_sum: OnSum,
@@ -200,7 +178,7 @@ class ThreadExecutor(Executor):
         running = min(layout.memory.tasks, self.tasks)
         in_flight = window(layout, running)
         options: dict[str, Any] = {"num_workers": running} if running < self.tasks else {}
-        total, told = begun.total, begun.rounds
+        total, told = done.total, done.rounds
         sums: dict[str, int] = {}
 
         def finished(key: Any, result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:
@@ -217,7 +195,7 @@ class ThreadExecutor(Executor):
         # deadline would end this one. A user's own callbacks are taken along.
         options["callbacks"] = [*Callback.active, Callback(posttask=finished)._callback]
         try:
-            for first in range(begun.rounds, layout.rounds, in_flight):
+            for first in range(done.rounds, layout.rounds, in_flight):
                 last = min(first + in_flight, layout.rounds)
                 graph, sums = _chain(context, token, range(first, last), total)
                 (total,) = _local_get()(graph, list(sums)[-1:], **options)

@@ -15,9 +15,8 @@ from bigspec.kernels.partials import Partial
 from bigspec.panels.fused import sum_partials
 from bigspec.panels.reading import Context
 from bigspec.panels.strips import Strips
+from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.executor import (
-    Begun,
-    DeadlinePassed,
     Executor,
     OnPanels,
     OnSum,
@@ -75,7 +74,7 @@ class ClusterExecutor(Executor):
     def sum_rounds(
         self,
         context: Context,
-        begun: Begun,
+        done: FirstRounds,
         *,
         on_panels: OnPanels,
         on_sum: OnSum,
@@ -83,11 +82,11 @@ class ClusterExecutor(Executor):
     ) -> Partial:
         """Add the rounds; see `Executor.sum_rounds`."""
         in_flight = window(context.layout, self.threads)
-        total = begun.total
+        total = done.total
         with _out_of_the_pool():
-            flight = _Flight(self.client, context, begun.rounds, on_panels, deadline)
+            flight = _Flight(self.client, context, done.rounds, on_panels, deadline)
             try:
-                for index in range(begun.rounds, context.layout.rounds):
+                for index in range(done.rounds, context.layout.rounds):
                     while flight.next < min(index + in_flight, context.layout.rounds):
                         flight.launch()
                     part = flight.land()

@@ -141,7 +141,7 @@ def show(where: str | os.PathLike[str]) -> Saved:
         upper=interval.upper,
         passes=len(progress.history),
         finished=place["kind"] == "finished",
-        rounds=progress.begun.rounds,
+        rounds=progress.first_rounds.rounds,
         seconds=progress.seconds,
         place=place,
         history=progress.history,

@@ -212,11 +212,11 @@ def go_on(
     chosen, same_cut = resume_plan(matrix, executor, wishes, run)
     run = run | {"basis_bytes": min(run["basis_bytes"], chosen.layout.memory.spare)}
     if not same_cut:
-        progress = replace(progress, begun=type(progress.begun)(), tokens=None)
+        progress = replace(progress, first_rounds=type(progress.first_rounds)(), tokens=None)
         layout = chosen.layout
         run |= {"cut": layout.cut, "panels": layout.panels, "choices": list(chosen.choices)}
     passes = len(progress.history)
-    rounds = f" and {progress.begun.rounds} round(s)" if progress.begun.rounds else ""
+    rounds = f" and {progress.first_rounds.rounds} round(s)" if progress.first_rounds.rounds else ""
     said = [f"went on from a checkpoint with {passes} pass(es){rounds}"]
     now = versions()
     was = {k: v for k, v in run["versions"].items() if v != now.get(k)}

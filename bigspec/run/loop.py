@@ -11,7 +11,15 @@ import numpy as np
 from bigspec.algorithms import Algorithm, Bounds
 from bigspec.certificate import TopBounds
 from bigspec.checkpoint import Writer
-from bigspec.passes import Begun, DeadlinePassed, Pass
+from bigspec.passes import (
+    Accuracy,
+    DeadlinePassed,
+    FirstRounds,
+    Hooks,
+    Pass,
+    PassCost,
+    PassResult,
+)
 from bigspec.results import Interval, PassRecord
 from bigspec.run.known import in_units
 from bigspec.run.saving import Saving
@@ -48,6 +56,10 @@ class Outcome:
         ``"converged"``, ``"gate"``, ``"exhausted"``, ``"memory"``, ``"passes"`` or ``"time"``.
     state : State or None
         Of the algorithm, after the last pass.
+    tokens : ndarray of uint32 or None
+        Content tokens of the first pass.
+    deadline : float or None
+        When the time of this call is up, in the clock of `time.monotonic`.
     """
 
     intervals: tuple[Interval, ...]
@@ -60,6 +72,8 @@ class Outcome:
     exponent: int = 0
     saved: str | None = None
     state: Any = None
+    tokens: Array | None = None
+    deadline: float | None = None
 
     @property
     def interval(self) -> Interval:
@@ -102,43 +116,24 @@ def solve(
     Outcome
     """
     observer, progress = observer or Observer(), progress or Progress()
-    if budget.time_limit is not None:
-        passes.deadline = time.monotonic() + budget.time_limit
-    passes.tokens, passes.resume = progress.tokens, progress.begun
-    passes.carried, passes.failure_probability = progress.carried, failure_probability
-    saving = Saving(writer, observer, passes, progress)
+    deadline = None if budget.time_limit is None else time.monotonic() + budget.time_limit
+    saving = Saving(writer, observer, progress)
+    hooks = Hooks(observer.panels_done, saving.round_summed, deadline)
     reason = _stop(progress, algorithm, budget)
     try:
         while not reason:
-            number = len(progress.history) + 1
-            observer.pass_started(number, passes.layout.panels)
-            saving.progress = progress
-            passes.accuracy = budget.rtol * _share_of_the_least(progress.running.intervals)
-            before = time.monotonic() - progress.begun.seconds
+            observer.pass_started(len(progress.history) + 1, passes.layout.panels)
+            before = time.monotonic() - progress.first_rounds.seconds
+            share = budget.rtol * _share_of_the_least(progress.running.intervals)
+            one = _OnePass(passes, progress, Accuracy(share, failure_probability), hooks)
             if progress.state is None:
-                state = algorithm.init(passes, entropy, start)
+                state = algorithm.init(one, entropy, start)
             else:
-                state = algorithm.step(passes, progress.state)
+                state = algorithm.step(one, progress.state)
             bounds = algorithm.bounds(state, failure_probability, complex_=passes.complex_)
-            if state.facts is not None and state.facts.largest == 0.0:
-                bounds = bounds.of_zero()
-            running = progress.running.updated(bounds, state.exponent)
-            seconds = time.monotonic() - before
-            record = running.record(
-                _record(number, running.interval, bounds, state, passes, seconds)
-            )
-            history = (*progress.history, record)
-            progress = replace(
-                progress,
-                state=state,
-                running=running,
-                history=history,
-                begun=Begun(),
-                tokens=passes.tokens,
-                carried=passes.carried,
-            )
-            saving.stepped(progress)
-            observer.pass_finished(record)
+            progress = _after(progress, state, bounds, one, time.monotonic() - before)
+            saving.pass_finished(progress)
+            observer.pass_finished(progress.history[-1])
             reason = _stop(progress, algorithm, budget)
             if not reason:
                 saving.step()
@@ -150,7 +145,60 @@ def solve(
         saving.interrupted(error)
         raise
     outcome = _outcome(progress, algorithm, reason, budget, failure_probability)
-    return replace(outcome, saved=saving.where)
+    return replace(outcome, saved=saving.where, tokens=progress.tokens, deadline=deadline)
+
+
+class _OnePass:
+    """What an algorithm is handed: one pass, with all that the run knows bound to it.
+
+    Attributes
+    ----------
+    result : PassResult or None
+        Of the pass, once the algorithm has made it.
+    """
+
+    def __init__(self, passes: Pass, known: Progress, accuracy: Accuracy, hooks: Hooks) -> None:
+        self.passes, self.known, self.accuracy, self.hooks = passes, known, accuracy, hooks
+        self.length, self.complex_, self.depth = passes.length, passes.complex_, passes.depth
+        self.result: PassResult | None = None
+
+    def run(self, V: Array | None, *, exponent: int | None = None) -> PassResult:
+        """Make the pass."""
+        assert self.result is None, "init and step make one pass each"
+        self.result = self.passes.run(
+            V,
+            exponent=exponent,
+            done=self.known.first_rounds,
+            tokens=self.known.tokens,
+            carried=self.known.carried,
+            accuracy=self.accuracy,
+            hooks=self.hooks,
+        )
+        return self.result
+
+
+def _after(
+    progress: Progress, state: Any, bounds: Bounds | TopBounds, one: _OnePass, seconds: float
+) -> Progress:
+    """Return what is known after a pass."""
+    result = one.result
+    assert result is not None, "init and step make one pass each"
+    if state.facts is not None and state.facts.largest == 0.0:
+        bounds = bounds.of_zero()
+    running = progress.running.updated(bounds, state.exponent)
+    cost = replace(result.cost, seconds=seconds)
+    record = running.record(
+        _record(len(progress.history) + 1, running.interval, bounds, state.exponent, cost)
+    )
+    return replace(
+        progress,
+        state=state,
+        running=running,
+        history=(*progress.history, record),
+        first_rounds=FirstRounds(),
+        tokens=result.tokens if progress.tokens is None else progress.tokens,
+        carried=result.carried,
+    )
 
 
 def _outcome(
@@ -201,15 +249,8 @@ def _share_of_the_least(intervals: tuple[Interval, ...]) -> float:
 
 
 def _record(
-    number: int,
-    interval: Interval,
-    bounds: Bounds | TopBounds,
-    state: Any,
-    passes: Pass,
-    seconds: float,
+    number: int, interval: Interval, bounds: Bounds | TopBounds, exponent: int, cost: PassCost
 ) -> PassRecord:
-    cost = passes.last
-    assert cost is not None
     return PassRecord(
         number=number,
         lower=interval.lower,
@@ -217,9 +258,9 @@ def _record(
         upper_bound=interval.upper_bound,
         lower_bound=interval.lower_bound,
         deterministic=interval.deterministic,
-        ritz_values=tuple(in_units(value, state.exponent) for value in bounds.ritz_values),
+        ritz_values=tuple(in_units(value, exponent) for value in bounds.ritz_values),
         bytes_read=cost.bytes_read,
-        seconds=seconds,
+        seconds=cost.seconds,
         seconds_reading=cost.seconds_reading,
         seconds_multiplying=cost.seconds_multiplying,
         panels=cost.panels,

@@ -10,7 +10,7 @@ from bigspec.errors import ArgumentError, MemoryLimitError, format_bytes
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.layout import Layout, choose_layout, keep_layout
-from bigspec.passes import Executor, Measurement, measure, with_factors
+from bigspec.passes import Executor, Measurement, measure, where, with_factors
 from bigspec.run.plan import Plan, Wishes
 
 __all__ = ["ALGORITHMS", "check_wishes", "make_plan", "resume_plan"]
@@ -100,8 +100,7 @@ def resume_plan(
         )
     if wishes.count:
         algorithm: Algorithm[Any] = planner.top(b, layout)
-        where = executor.name
-        return Plan(matrix, algorithm, b, layout, where, tuple(choices)), kept
+        return Plan(matrix, algorithm, b, layout, where(matrix, executor), tuple(choices)), kept
     basis = min(run["basis_bytes"], layout.memory.spare)
     if name == "lanczos" and basis < run["basis_bytes"]:
         choices.append(
@@ -109,8 +108,9 @@ def resume_plan(
             "the bits are not those of an uninterrupted run"
         )
     algorithm = _build(name, b, basis)
-    where = executor.name
-    return Plan(matrix, algorithm, b, layout, where, tuple(choices), run["measured_bytes"]), kept
+    return Plan(
+        matrix, algorithm, b, layout, where(matrix, executor), tuple(choices), run["measured_bytes"]
+    ), kept
 
 
 def _build(name: str, block_size: int, basis_bytes: int) -> Algorithm[Any]:
@@ -237,7 +237,15 @@ class _Planner:
         choices += self.orientation(layout)
         algorithm = _build(name, b, layout.memory.spare)
         read = measured.bytes_read if measured else 0
-        return Plan(self.matrix, algorithm, b, layout, self.executor.name, tuple(choices), read)
+        return Plan(
+            self.matrix,
+            algorithm,
+            b,
+            layout,
+            where(self.matrix, self.executor),
+            tuple(choices),
+            read,
+        )
 
     def plan_top(self) -> Plan:
         """Plan a run for the k largest triplets: the widest block that fits."""
@@ -265,8 +273,9 @@ class _Planner:
             side = "left" if layout.orientation == "rows" else "right"
             choices += [f"one more pass for the {side} vectors"]
             choices += self.orientation(layout)
-            where = self.executor.name
-            return Plan(self.matrix, algorithm, b, layout, where, tuple(choices))
+            return Plan(
+                self.matrix, algorithm, b, layout, where(self.matrix, self.executor), tuple(choices)
+            )
         assert error is not None
         raise error
 

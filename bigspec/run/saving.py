@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bigspec.checkpoint import Writer
 from bigspec.errors import CheckpointInUseError, MatrixChangedError
-from bigspec.passes import Begun, Pass
+from bigspec.passes import FirstRounds
 from bigspec.run.state import Progress
 from bigspec.watch import Observer
 
@@ -20,44 +20,38 @@ GRACE = 20.0
 class Saving:
     """When the loop saves; without a writer, never."""
 
-    def __init__(
-        self, writer: Writer | None, observer: Observer, passes: Pass, progress: Progress
-    ) -> None:
-        self.writer, self.observer, self.passes = writer, observer, passes
+    def __init__(self, writer: Writer | None, observer: Observer, progress: Progress) -> None:
+        self.writer, self.observer = writer, observer
         self.progress = progress
-        self.saved: Progress | None = progress  # as it was loaded, or nothing worth a save yet
-        if writer is not None:
-            passes.on_sum = self._after_round
+        self.saved = progress  # as it was loaded, or nothing worth a save yet
 
     @property
     def where(self) -> str | None:
         """The checkpoint that holds all that is known; None if there is none, or not all."""
         return self.writer.store.where if self.writer is not None and self.writer.complete else None
 
-    def stepped(self, progress: Progress) -> None:
-        """Note a complete pass: from here on, `begun` is the next one."""
-        self.passes.begun = Begun()
-        self.progress = progress
+    def round_summed(self, rounds: FirstRounds) -> None:
+        """Called after every round of a pass."""
+        self.progress = replace(self.progress, first_rounds=rounds)
+        if self.writer is not None and self.writer.due(step=False):
+            self._offer("partial")
 
-    def _after_round(self, begun: Begun) -> None:
-        assert self.writer is not None
-        if self.writer.due(step=False):
-            self._offer("partial", replace(self.progress, begun=begun))
+    def pass_finished(self, progress: Progress) -> None:
+        """Called after every pass, with what is known now."""
+        self.progress = progress
 
     def step(self) -> None:
         """After a pass."""
         if self.writer is not None and self.writer.due(step=True):
-            self._offer("step", self.progress)
+            self._offer("step")
 
     def finish(self, reason: str) -> None:
         """At the end: the answer, or as far as the pass got that the time limit ended."""
         if self.writer is None or not self._anything_new():
             return
         try:
-            if reason == "time":
-                self._offer("partial", replace(self.progress, begun=self.passes.begun))
-            else:
-                self._offer("step" if reason in ("gate", "passes") else "finished", self.progress)
+            unfinished = {"time": "partial", "gate": "step", "passes": "step"}
+            self._offer(unfinished.get(reason, "finished"))
         except CheckpointInUseError as error:  # the answer is there all the same
             self.observer.warned(str(error))
         self.writer.flush()
@@ -69,7 +63,7 @@ class Saving:
             return
         with suppress(CheckpointInUseError):
             if self._anything_new() and not isinstance(error, MatrixChangedError):
-                self._offer("partial", replace(self.progress, begun=self.passes.begun))
+                self._offer("partial")
             self.writer.flush(GRACE, strict=True)
         if self.where is not None:
             error.saved = self.where  # type: ignore[attr-defined]
@@ -78,13 +72,12 @@ class Saving:
 
     def _anything_new(self) -> bool:
         assert self.writer is not None
-        new = self.progress is not self.saved or self.passes.begun.rounds > 0
-        return new or not self.writer.complete
+        return self.progress is not self.saved or not self.writer.complete
 
-    def _offer(self, kind: str, progress: Progress) -> None:
+    def _offer(self, kind: str) -> None:
         assert self.writer is not None
-        self.writer.offer(kind, progress)
-        self.saved = progress
+        self.writer.offer(kind, self.progress)
+        self.saved = self.progress
         self._tell()
 
     def _tell(self) -> None:

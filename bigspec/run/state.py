@@ -17,7 +17,7 @@ from bigspec.algorithms import (
 from bigspec.certificate import Facts
 from bigspec.checkpoint import Wire, Writer
 from bigspec.kernels.partials import Partial, RawFacts
-from bigspec.passes import Begun, Carried
+from bigspec.passes import Carried, FirstRounds
 from bigspec.results import PassRecord, TripletPass
 from bigspec.run.known import Running
 from bigspec.run.known_top import RunningTop
@@ -55,7 +55,7 @@ class Progress:
         Of the algorithm, after the last complete pass.
     running : Running or RunningTop
     history : tuple of PassRecord
-    begun : Begun
+    first_rounds : FirstRounds
         The pass after that, as far as it got.
     tokens : ndarray or None
         Content tokens of the panels, from the first pass.
@@ -67,14 +67,14 @@ class Progress:
     state: Any = None
     running: Any = field(default_factory=Running)
     history: tuple[PassRecord, ...] = ()
-    begun: Begun = field(default_factory=Begun)
+    first_rounds: FirstRounds = field(default_factory=FirstRounds)
     tokens: Array | None = None
     carried: Carried | None = None
 
     @property
     def seconds(self) -> float:
         """Wall time of the passes so far, in all processes."""
-        return sum(record.seconds for record in self.history) + self.begun.seconds
+        return sum(record.seconds for record in self.history) + self.first_rounds.seconds
 
 
 PASS = (
@@ -84,12 +84,17 @@ PASS = (
 RECURRENCE = "passes exponent facts V_last V_next T B tie basis eps start_defect narrowest collatz"
 
 SAVED_TYPES = (
-    Wire(Progress, "Progress", "run state running history begun tokens carried"),
+    Wire(
+        Progress,
+        "Progress",
+        "run state running history begun tokens carried",
+        {"begun": "first_rounds"},
+    ),
     Wire(Running, "Running", "lower lower_name certain likely failed rounding"),
     Wire(RunningTop, "RunningTop", "lower certain likely failed rounding before"),
     Wire(PassRecord, "PassRecord", PASS),
     Wire(TripletPass, "TripletPass", f"{PASS} lowers uppers"),
-    Wire(Begun, "Begun", "rounds total seconds"),
+    Wire(FirstRounds, "Begun", "rounds total seconds"),
     Wire(Carried, "Carried", "blocks images errors Z X outer inner whole"),
     Wire(
         Partial,

@@ -15,6 +15,7 @@ from bigspec.kernels import working_dtype
 from bigspec.passes import (
     DeadlinePassed,
     Forward,
+    Hooks,
     Pass,
 )
 from bigspec.run import Outcome
@@ -72,12 +73,23 @@ class _Vectors:
             observer.pass_started(len(outcome.history) + 1, self.passes.layout.panels)
             with suppress(DeadlinePassed):
                 if self.u_store is not None and self.rows:
-                    return self._stored(V, outcome)
-                return self._in_memory(V, outcome)
+                    return self._stored(V, outcome, observer)
+                return self._in_memory(V, outcome, observer)
         return _Made(None, lower, (V * _phases(V)).conj().T if self.rows else None, None)
 
-    def _in_memory(self, V: Array, outcome: Outcome) -> _Made:
-        done = self.passes.forward(V, exponent=outcome.exponent)
+    def _forward(
+        self, V: Array, outcome: Outcome, observer: Observer, target: Any = None
+    ) -> Forward:
+        return self.passes.forward(
+            V,
+            exponent=outcome.exponent,
+            target=target,
+            tokens=outcome.tokens,
+            hooks=Hooks(observer.panels_done, deadline=outcome.deadline),
+        )
+
+    def _in_memory(self, V: Array, outcome: Outcome, observer: Observer) -> _Made:
+        done = self._forward(V, outcome, observer)
         assert done.Y is not None
         P, s, Wh = np.linalg.svd(done.Y, full_matrices=False)
         others = V @ Wh.conj().T
@@ -88,14 +100,14 @@ class _Vectors:
             u = self._written(u)
         return _Made(u if self.left else None, _inside(s, outcome), v.conj().T, done)
 
-    def _stored(self, V: Array, outcome: Outcome) -> _Made:
+    def _stored(self, V: Array, outcome: Outcome, observer: Observer) -> _Made:
         assert self.u_store is not None
         m, k = self.passes.layout.swept.extent, V.shape[1]
         dtype = working_dtype(self.passes.matrix.dtype)
         height = self.passes.target_rows(max(1, CHUNK_BYTES // (k * dtype.itemsize)))
         assert height is not None
         target = create_target(self.u_store, (m, k), height, dtype, "u_store")
-        done = self.passes.forward(V, exponent=outcome.exponent, target=target)
+        done = self._forward(V, outcome, observer, target)
         _, s, Wh = np.linalg.svd(done.R)
         W = Wh.conj().T
         v = V @ W

@@ -424,7 +424,7 @@ class Child:
         offer, save, load = writer.Writer.offer, writer.Writer._save, writer.Writer.open
 
         def position(value):
-            return (0, 0) if value is None else (len(value.history), value.begun.rounds)
+            return (0, 0) if value is None else (len(value.history), value.first_rounds.rounds)
 
         def offered(keeper_, kind, value):
             self.note("offer", *position(value))

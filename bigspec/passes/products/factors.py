@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from zlib import crc32
@@ -14,10 +14,11 @@ from bigspec.errors import MatrixChangedError
 from bigspec.expressions import Product
 from bigspec.kernels import safe_exponent, working_dtype
 from bigspec.kernels.composed import times_power
+from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.backward import BackwardContext
 from bigspec.panels.layout import Layout, choose_layout
-from bigspec.passes.executor import Begun
+from bigspec.passes.contract import FirstRounds, Hooks, PassCost
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.single import Pass
 
@@ -32,31 +33,40 @@ class Cost:
 
     Attributes
     ----------
-    deadline : float or None
-    on_panels : callable or None
-        Called with (panels done, panels in all, bytes read), of all passes over all factors.
-    panels, done, bytes_read : int
+    hooks : Hooks
+        Its panels are those of all passes over all factors.
+    panels, done : int
+    bytes_read, retries : int
+    reading, multiplying : float
+        Seconds, summed over all threads.
     tokens : dict
         Of the content of each factor.
     """
 
-    deadline: float | None = None
-    on_panels: Callable[[int, int, int], None] | None = None
+    hooks: Hooks = field(default_factory=Hooks)
     panels: int = 0
     done: int = 0
     bytes_read: int = 0
+    retries: int = 0
+    reading: float = 0.0
+    multiplying: float = 0.0
     tokens: dict[int, int] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
 
     def panels_done(self, count: int, bytes_read: int) -> None:
         """Tell that so many panels more are done, and what this pass over a factor has read."""
         self.done += count
-        if self.on_panels is not None:
-            self.panels = max(self.panels, self.done)
-            self.on_panels(self.done, self.panels, self.bytes_read + bytes_read)
+        self.panels = max(self.panels, self.done)
+        if self.hooks.on_panels is not None:
+            seconds = time.monotonic() - self.started
+            self.hooks.on_panels(self.done, self.panels, self.bytes_read + bytes_read, seconds)
 
-    def add(self, matrix: Matrix, other: Any, tokens: Any) -> None:
+    def add(self, matrix: Matrix, spent: PassCost, tokens: Any) -> None:
         """Add a pass over a factor, and compare its panels with those of an earlier one."""
-        self.bytes_read += other.bytes_read
+        self.bytes_read += spent.bytes_read
+        self.retries += spent.retries
+        self.reading += spent.seconds_reading
+        self.multiplying += spent.seconds_multiplying
         if not len(tokens):  # operators, and dask arrays read by panels instead of chunks
             return
         token = crc32(np.asarray(tokens, np.uint32).tobytes())
@@ -67,6 +77,18 @@ class Cost:
                 "a new run on a matrix that stays."
             )
             raise MatrixChangedError(msg)
+
+    def spent(self, seconds: float) -> PassCost:
+        """Return the cost of all passes over the factors."""
+        return PassCost(
+            self.bytes_read, seconds, self.reading, self.multiplying, self.panels, self.retries
+        )
+
+    def partial(self, Z: Array, gram: Array, exponent: int) -> Partial:
+        """Return the product of all factors as the sum of a pass."""
+        tokens = np.array([self.token], np.uint32)
+        spent = self.bytes_read, self.reading, self.multiplying, self.retries
+        return Partial(Z, gram, exponent, None, tokens, *spent)
 
     @property
     def token(self) -> int:
@@ -134,7 +156,7 @@ class Factor:
             return _whole(self.times(_parts(V), adjoint=adjoint))
         if self.layout is None:
             return apply_to(self.matrix, V, self.limit, self.cost, adjoint=adjoint)
-        return self._forward(V) if self.rows != adjoint else self._backward(V)
+        return self._forward(V)[0] if self.rows != adjoint else self._backward(V)
 
     def both(self, V: Array, *, adjoint: bool) -> tuple[Array, Array | None]:
         """Return ``M V`` and, if the same read gives it, ``M^H M V``; with the adjoint, of it."""
@@ -143,10 +165,7 @@ class Factor:
             return _whole(Y), None if Z is None else _whole(Z)
         if self.layout is None or self.rows == adjoint or self.layout.reads_per_pass > 1:
             return self.times(V, adjoint=adjoint), None
-        done = self._passes().forward(V, back=True)
-        assert done.Y is not None
-        self.cost.add(self.matrix, done, done.contents)
-        return done.Y, done.Z
+        return self._forward(V, back=True)
 
     def fused(self, V: Array, *, adjoint: bool = False) -> tuple[Array, Array, int, Facts | None]:
         """Return ``M^H M V``, ``V^H M^H M V``, or those of ``M^H``, their exponent, and facts."""
@@ -161,9 +180,10 @@ class Factor:
             Y, exponent = scaled(self.times(V, adjoint=adjoint))
             Z = times_power(self.times(Y, adjoint=not adjoint), -exponent)
             return Z, Y.conj().T @ Y, exponent, None
-        passes = self._passes()
-        result = passes.run(V)
-        self.cost.add(self.matrix, result, passes.tokens)
+        result = Pass(self.matrix, self.layout, find_executor(self.matrix.resident)).run(
+            V, hooks=self._hooks()
+        )
+        self.cost.add(self.matrix, result.cost, result.tokens)
         return result.Z, result.gram, result.exponent, result.facts
 
     def _fused_product(
@@ -183,28 +203,24 @@ class Factor:
         """Whether a real factor meets a complex block, whose parts it then multiplies."""
         return V.dtype.kind == "c" and self.matrix.dtype.kind != "c"
 
-    def _passes(self) -> Pass:
-        assert self.layout is not None
-        executor, before = find_executor(self.matrix.resident), 0
+    def _hooks(self) -> Hooks:
+        """Return hooks that count the panels of this pass among those of the chain."""
+        before = 0
 
         def panels_done(done: int, _panels: int, bytes_read: int, _seconds: float) -> None:
             nonlocal before
             self.cost.panels_done(done - before, bytes_read)
             before = done
 
-        return Pass(
-            self.matrix,
-            self.layout,
-            executor,
-            on_panels=panels_done,
-            deadline=self.cost.deadline,
-        )
+        return Hooks(panels_done, deadline=self.cost.hooks.deadline)
 
-    def _forward(self, V: Array) -> Array:
-        done = self._passes().forward(V)
+    def _forward(self, V: Array, *, back: bool = False) -> tuple[Array, Array | None]:
+        assert self.layout is not None
+        passes = Pass(self.matrix, self.layout, find_executor(self.matrix.resident))
+        done = passes.forward(V, back=back, hooks=self._hooks())
         assert done.Y is not None
-        self.cost.add(self.matrix, done, done.contents)
-        return done.Y
+        self.cost.add(self.matrix, done.cost, done.tokens)
+        return done.Y, done.Z
 
     def _backward(self, W: Array) -> Array:
         assert self.layout is not None
@@ -213,12 +229,18 @@ class Factor:
         context = BackwardContext(self.matrix, self.layout, block, 0, False)
         total = executor.sum_rounds(
             context,
-            Begun(),
+            FirstRounds(),
             on_panels=lambda count: self.cost.panels_done(count, 0),
             on_sum=lambda *_: None,
-            deadline=self.cost.deadline,
+            deadline=self.cost.hooks.deadline,
         )
-        self.cost.add(self.matrix, total, total.tokens)
+        spent = PassCost(
+            total.bytes_read,
+            seconds_reading=total.seconds_reading,
+            seconds_multiplying=total.seconds_multiplying,
+            retries=total.retries,
+        )
+        self.cost.add(self.matrix, spent, total.tokens)
         return total.Z
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from bigspec.certificate import Facts
 from bigspec.certificate.quantiles import column_quantile
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
+from bigspec.passes.contract import Accuracy
 
 __all__ = ["Carried", "Images"]
 
@@ -97,9 +98,7 @@ class Images:
     ----------
     carried : Carried or None
         From the last pass.
-    accuracy : float
-        Relative width, in units of the norm, of the interval that is asked for.
-    failure_probability : float
+    accuracy : Accuracy
 
     Attributes
     ----------
@@ -111,13 +110,11 @@ class Images:
         Estimated error of ``H V`` through it.
     """
 
-    def __init__(
-        self, carried: Carried | None, accuracy: float, failure_probability: float
-    ) -> None:
+    def __init__(self, carried: Carried | None, accuracy: Accuracy) -> None:
         self.carried = carried
         self.after: Carried | None = None
-        self.limit = min(SHARE * accuracy, MOST_ERROR)
-        self.failure_probability = failure_probability
+        self.limit = min(SHARE * accuracy.width, MOST_ERROR)
+        self.failure_probability = accuracy.failure_probability
         self.error = self.effect = 0.0
 
     def find(self, V: Array) -> Array | None:

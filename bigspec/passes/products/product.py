@@ -11,43 +11,54 @@ m rows (n rows, if n > m) is ever formed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from bigspec.errors import MemoryLimitError, NonFiniteError, format_bytes
 from bigspec.expressions import Product
+from bigspec.kernels import working_dtype
 from bigspec.kernels.composed import times_power
-from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix
-from bigspec.panels.forward import ForwardContext
-from bigspec.panels.fused import FusedContext
+from bigspec.panels.forward import ForwardContext, operator_rows
 from bigspec.panels.layout import Layout
+from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
+from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.products.factors import Cost, Factor, apply_to, columns_of, scaled
-from bigspec.passes.products.images import Images
-from bigspec.passes.single import Pass, PassResult
+from bigspec.passes.products.images import Carried, Images
+from bigspec.passes.single import (
+    Pass,
+    check_adjoint,
+    check_tokens,
+    forward_result,
+    pass_result,
+)
 
-__all__ = ["passes_over", "with_factors"]
+__all__ = ["passes_over", "where", "with_factors"]
 
 Array = np.ndarray[Any, Any]
 
 
-def run_product(context: ProductContext) -> Partial:
-    """Multiply a block by ``H = K^H K``, K the product, or ``K K^H`` for panels of columns.
+def multiply(
+    matrix: Product, layout: Layout, V: Array, images: Images, cost: Cost
+) -> tuple[Array, Array, int]:
+    """Multiply a block by ``H = K^H K``, K the chain, or ``K K^H`` for panels of columns.
 
     Between the factors the block is scaled by powers of two, so that neither over- nor underflows.
+
+    Returns
+    -------
+    Z : ndarray (n, b)
+    gram : ndarray (b, b)
+    exponent : int
+        Of both, per factor of K.
     """
-    matrix, V, images = context.matrix, context.V, context.images
-    assert isinstance(matrix, Product)
-    assert V is not None
-    assert images is not None
-    started, cost = time.perf_counter(), Cost(context.deadline, context.on_panels)
-    tall = context.layout.orientation == "rows"
-    outer, inner, carries, _ = _factors(matrix, V, context.layout, cost)
+    tall = layout.orientation == "rows"
+    outer, inner, carries, _ = _factors(matrix, V, layout, cost)
     image = images.find(V) if carries else None
     while True:
         reads = 1 if image is not None else 2
@@ -69,17 +80,7 @@ def run_product(context: ProductContext) -> Partial:
     if X is not None and plain:
         Y, X = (block.astype(V.dtype, copy=False) for block in (Y, X))
         images.note(V, Y, T, gram, Z, X, facts)
-    part = Partial(
-        Z,
-        np.asarray(gram, V.dtype),
-        before + exponent,
-        None,
-        np.array([cost.token], np.uint32),
-        cost.bytes_read,
-        0.0,
-        time.perf_counter() - started,
-    )
-    return part if context.exponent is None else part.rescaled(context.exponent)
+    return Z, np.asarray(gram, V.dtype), before + exponent
 
 
 def _factors(
@@ -152,94 +153,85 @@ def with_factors(layout: Layout, matrix: Matrix, columns: int) -> Layout:
     return replace(layout, memory=replace(layout.memory, results=0, task=held, tasks=1))
 
 
-@dataclass(frozen=True, eq=False)
-class ProductContext(FusedContext):
-    """A pass over a product runs here, as passes over its factors.
+class ChainPass(Pass):
+    """Passes over a chain ``A @ B``: each is made of passes over its factors."""
 
-    Attributes
-    ----------
-    images : Images or None
-        Where the outer factor's first product may come from.
-    deadline : float or None
-        As of `Pass`.
-    on_panels : callable or None
-        As of `Cost`.
-    """
-
-    images: Images | None = None
-    deadline: float | None = None
-    on_panels: Callable[[int, int, int], None] | None = None
-
-    def at_once(self) -> Partial:
-        """Run it."""
-        return run_product(self)
-
-
-@dataclass(frozen=True, eq=False)
-class ProductForward(ForwardContext):
-    """A forward pass over a product; `deadline` is that of `Pass`."""
-
-    deadline: float | None = None
-
-    def apply(self, V: Array, *, adjoint: bool) -> Array:
-        """Multiply one factor after the other."""
-        limit = self.layout.memory.limit
-        return apply_to(self.matrix, V, limit, Cost(self.deadline), adjoint=adjoint)
-
-
-class ProductPass(Pass):
-    """Passes over a product of matrices."""
-
-    def run(self, V: Array | None, *, exponent: int | None = None) -> PassResult:
+    def run(
+        self,
+        V: Array | None,
+        *,
+        exponent: int | None = None,
+        done: FirstRounds | None = None,
+        tokens: Array | None = None,
+        carried: Carried | None = None,
+        accuracy: Accuracy | None = None,
+        hooks: Hooks | None = None,
+    ) -> PassResult:
         """Read the factors and return ``H V``; see `Pass.run`.
 
-        The error of an image that was not read adds to the defect.
-        """
-        self._images = Images(self.carried, self.accuracy, self.failure_probability)
-        self._started = time.monotonic()
-        result = super().run(V, exponent=exponent)
-        self.carried = self._images.after
-        self.last = replace(result, defect=result.defect + self._images.effect)
-        return self.last
-
-    def _check_adjoint(self, defect: float, size: float) -> None:
-        """Leave the test to products with an operator: other adjoints are right, by their making.
-
-        Factors that cancel round by more than the test allows; the interval says so.
+        What is carried on are the images of the last blocks. The error of an image that was not
+        read adds to the defect.
         """
         assert isinstance(self.matrix, Product)
+        assert V is not None, "a chain has no Gram matrix"
+        started = time.monotonic()
+        block = np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
+        images = Images(carried, accuracy or Accuracy())
+        cost = Cost(hooks or Hooks())
+        Z, gram, scale = multiply(self.matrix, self.layout, block, images, cost)
+        total = cost.partial(Z, gram, scale)
+        check_tokens(self.matrix, self.layout, total.tokens, tokens)
+        if exponent is not None:
+            total = total.rescaled(exponent)
+        spent = PassCost(seconds=time.monotonic() - started, panels=max(cost.panels, 1))
+        result = pass_result(total, block, spent)
         if self.matrix.has_operator:
-            super()._check_adjoint(defect, size)
+            # Other adjoints are right, by their making. Factors that cancel round by more than the
+            # test allows; the interval says so.
+            check_adjoint(self.matrix, result)
+        return replace(result, defect=result.defect + images.effect, carried=images.after)
 
-    def _context(self, V: Array | None, exponent: int | None) -> FusedContext:
-        return ProductContext(
-            self.matrix,
-            self.layout,
-            V,
-            exponent,
-            False,
-            images=self._images,
-            deadline=self.deadline,
-            on_panels=self._panels_done,
-        )
+    def forward(
+        self,
+        V: Array,
+        *,
+        exponent: int = 0,
+        target: Any = None,
+        back: bool = False,
+        tokens: Array | None = None,
+        hooks: Hooks | None = None,
+    ) -> Forward:
+        """Multiply by one factor after the other; see `Pass.forward`."""
+        assert not back, "one read of a chain does not give both products"
+        started = time.monotonic()
+        block = np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
+        context = ForwardContext(self.matrix, self.layout, block, exponent, False, target=target)
+        cost = Cost(hooks or Hooks())
+        adjoint = self.layout.orientation != "rows"
+        Y = apply_to(self.matrix, block, self.layout.memory.limit, cost, adjoint=adjoint)
+        made = forward_result(operator_rows(context, Y), time.monotonic() - started)
+        return replace(made, cost=cost.spent(made.cost.seconds))
 
-    def _panels_done(self, done: int, panels: int, bytes_read: int) -> None:
-        if self.on_panels is not None:
-            self.on_panels(done, panels, bytes_read, time.monotonic() - self._started)
 
-    def _forward_context(self, V: Array, exponent: int, target: Any) -> ForwardContext:
-        return ProductForward(
-            self.matrix, self.layout, V, exponent, False, target=target, deadline=self.deadline
-        )
+def passes_over(matrix: Matrix, layout: Layout, executor: Executor) -> Pass:
+    """Return the passes over a matrix, chains included."""
+    return (ChainPass if isinstance(matrix, Product) else Pass)(matrix, layout, executor)
 
 
-def passes_over(
-    matrix: Matrix,
-    layout: Layout,
-    executor: Executor,
-    *,
-    on_panels: Callable[[int, int, int, float], None] | None = None,
-) -> Pass:
-    """Return the passes over a matrix, products included; see `Pass`."""
-    kind = ProductPass if isinstance(matrix, Product) else Pass
-    return kind(matrix, layout, executor, on_panels=on_panels)
+def where(matrix: Matrix, executor: Executor) -> str:
+    """Say in words what multiplies a matrix.
+
+    For a chain, that is what multiplies its factors. Those in this process's memory, operators
+    among them, are multiplied here, the others on the cluster, if there is one.
+    """
+    if not isinstance(matrix, Product):
+        return executor.name
+    return " and ".join(sorted({find_executor(part.resident).name for part in _leaves(matrix)}))
+
+
+def _leaves(matrix: Product) -> Iterator[Matrix]:
+    for part in (matrix.left, matrix.right):
+        if isinstance(part, Product):
+            yield from _leaves(part)
+        else:
+            yield part

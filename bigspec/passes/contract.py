@@ -1,0 +1,164 @@
+"""What a pass takes and what it returns, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bigspec.certificate import Facts
+from bigspec.kernels.partials import Partial
+
+__all__ = [
+    "Accuracy",
+    "DeadlinePassed",
+    "FirstRounds",
+    "Forward",
+    "Hooks",
+    "PassCost",
+    "PassResult",
+]
+
+Array = np.ndarray[Any, Any]
+
+
+class DeadlinePassed(Exception):  # noqa: N818
+    """The time limit ended a pass before it was complete."""
+
+
+@dataclass(frozen=True)
+class FirstRounds:
+    """The first rounds of a pass: their sum, from which a run can go on.
+
+    Attributes
+    ----------
+    rounds : int
+    total : Partial or None
+    seconds : float
+        Wall time that they took.
+    """
+
+    rounds: int = 0
+    total: Partial | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Who hears of a pass while it runs, and when it must end.
+
+    Attributes
+    ----------
+    on_panels : callable or None
+        Called with (panels summed so far, panels, bytes read so far, seconds of this pass).
+    on_rounds : callable or None
+        Called with `FirstRounds` after every round. An exception from it ends the pass.
+    deadline : float or None
+        In the clock of `time.monotonic`. A pass that is not complete by then raises
+        `DeadlinePassed`.
+    """
+
+    on_panels: Callable[[int, int, int, float], None] | None = None
+    on_rounds: Callable[[FirstRounds], None] | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The interval that a run asks for: how much error a pass over a chain may trade for reads.
+
+    Attributes
+    ----------
+    width : float
+        Relative width, in units of the norm. 0 allows no error.
+    failure_probability : float
+    """
+
+    width: float = 0.0
+    failure_probability: float = 1.0
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """What a pass cost.
+
+    Attributes
+    ----------
+    bytes_read : int
+        Decoded bytes of the matrix.
+    seconds : float
+        Wall time.
+    seconds_reading, seconds_multiplying : float
+        Summed over all threads.
+    panels : int
+    retries : int
+        Reads that failed and were tried again.
+    """
+
+    bytes_read: int = 0
+    seconds: float = 0.0
+    seconds_reading: float = 0.0
+    seconds_multiplying: float = 0.0
+    panels: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """``Z = H V`` and what the pass learned, all scaled by ``2**-exponent`` per factor of A.
+
+    Attributes
+    ----------
+    Z : ndarray (n, b)
+    gram : ndarray (b, b)
+        ``(S V)^H (S V)``.
+    defect : float
+        ``||V^H Z - (S V)^H (S V)||_2``: zero but for rounding, unless the adjoint is wrong. Over a
+        chain, the error of an image that was not read comes on top.
+    exponent : int
+    facts : Facts or None
+        In the first pass over a matrix with entries.
+    cost : PassCost
+    tokens : ndarray of uint32
+        Content tokens of the panels, for later passes to compare with.
+    carried : object or None
+        What a pass over a chain leaves for the next one.
+    """
+
+    Z: Array
+    gram: Array
+    defect: float
+    exponent: int
+    facts: Facts | None
+    cost: PassCost
+    tokens: Array = field(default_factory=lambda: np.zeros(0, np.uint32))
+    carried: Any = None
+
+
+@dataclass(frozen=True)
+class Forward:
+    """``Y = S V`` and what the pass learned.
+
+    Attributes
+    ----------
+    Y : ndarray (rows of S, b) or None
+        None if it was written to a target.
+    R : ndarray (b, b)
+        Triangular factor of a QR factorisation of Y, through those of its panels.
+    checksums : tuple of tuple of int
+        Of what each panel wrote to the target.
+    cost : PassCost
+    tokens : ndarray of uint32
+        Content tokens of the panels.
+    Z : ndarray (n, b) or None
+        ``S^H Y``, if it was asked for.
+    """
+
+    Y: Array | None
+    R: Array
+    checksums: tuple[tuple[int, ...], ...]
+    cost: PassCost
+    tokens: Array
+    Z: Array | None = None
