@@ -18,8 +18,9 @@ import numpy as np
 
 import bigspec
 from bigspec.checkpoint import Checkpoint
+from bigspec.panels import fused
 from bigspec.panels.layout import choose_layout
-from bigspec.passes import Pass, find_executor, one_blas_thread, tasks
+from bigspec.passes import Pass, find_executor, one_blas_thread
 
 
 def seconds(call):
@@ -61,7 +62,7 @@ def tokens(path, repeats):
         matrix, 8, blocks=6, limit=4 << 30, tasks=executor.tasks, local=executor.local
     )
     V = np.linalg.qr(np.random.default_rng(0).standard_normal((layout.iterate_length, 8)))[0]
-    passes, real, spent = Pass(matrix, layout, executor), tasks.block_token, [0.0]
+    passes, real, spent = Pass(matrix, layout, executor), fused.block_token, [0.0]
 
     def timed(block, token):
         began = time.perf_counter()
@@ -69,7 +70,7 @@ def tokens(path, repeats):
         spent[0] += time.perf_counter() - began
         return token
 
-    tasks.block_token = timed
+    fused.block_token = timed
     shares = []
     with one_blas_thread():
         passes.run(V, exponent=0)
@@ -77,7 +78,7 @@ def tokens(path, repeats):
             spent[0] = 0.0
             took = seconds(lambda: passes.run(V, exponent=0))
             shares.append(spent[0] / took / layout.memory.tasks)
-    tasks.block_token = real
+    fused.block_token = real
     share, most = statistics.median(shares), max(shares)
     print(f"content tokens: {share:.2%} of a pass, b = 8 (at most {most:.2%} of {repeats})")
 

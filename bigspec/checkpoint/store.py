@@ -91,7 +91,7 @@ class Store:
             root = self.read_document("")  # written first, by one that started just now
         if root is None:
             shown = ", ".join(names[:5])
-            msg = f"{self.where}: expected a checkpoint or an empty store, got one with {shown}"
+            msg = f"{self.where}: expected a checkpoint or an empty folder, got one with {shown}"
             raise CheckpointError(msg)
         check_schema(root.get("schema"), self.where)
 
@@ -296,7 +296,7 @@ class Store:
 
 def _refuse_file(path: Path, where: str) -> None:
     if path.exists() and not path.is_dir():
-        msg = f"{where}: expected a checkpoint or an empty store, got a file"
+        msg = f"{where}: expected a checkpoint or an empty folder, got a file"
         raise CheckpointError(msg)
 
 
@@ -311,7 +311,7 @@ def check_schema(schema: Any, where: str) -> None:
             "which a newer bigspec wrote; upgrade bigspec, or name another place"
         )
     else:
-        msg = f"{where}: expected a bigspec checkpoint or an empty store, got another Zarr node"
+        msg = f"{where}: expected a bigspec checkpoint or an empty folder, got another Zarr node"
     raise CheckpointError(msg)
 
 

@@ -12,7 +12,7 @@ import zarr
 
 import bigspec
 from bigspec.checkpoint import Checkpoint
-from bigspec.passes.single import _controller
+from bigspec.passes.blas import _controller
 from bigspec.watch import Observer
 from tests.checkpoint.serving import ASKED, CALL, SMALL, Run, Served
 from tests.matrices import decaying
