@@ -21,7 +21,7 @@ from bigspec.passes import (
     PassResult,
 )
 from bigspec.results import Interval, PassRecord
-from bigspec.run.known import in_units
+from bigspec.run.known import Known, in_units
 from bigspec.run.saving import Saving
 from bigspec.run.state import Progress
 from bigspec.run.status import status_text
@@ -187,9 +187,7 @@ def _after(
         bounds = bounds.of_zero()
     running = progress.running.updated(bounds, state.exponent)
     cost = replace(result.cost, seconds=seconds)
-    record = running.record(
-        _record(len(progress.history) + 1, running.interval, bounds, state.exponent, cost)
-    )
+    record = _record(len(progress.history) + 1, running, bounds, state.exponent, cost)
     return replace(
         progress,
         state=state,
@@ -249,8 +247,9 @@ def _share_of_the_least(intervals: tuple[Interval, ...]) -> float:
 
 
 def _record(
-    number: int, interval: Interval, bounds: Bounds | TopBounds, exponent: int, cost: PassCost
+    number: int, known: Known, bounds: Bounds | TopBounds, exponent: int, cost: PassCost
 ) -> PassRecord:
+    interval, (lowers, uppers) = known.interval, known.ends
     return PassRecord(
         number=number,
         lower=interval.lower,
@@ -265,4 +264,6 @@ def _record(
         seconds_multiplying=cost.seconds_multiplying,
         panels=cost.panels,
         retries=cost.retries,
+        lowers=lowers,
+        uppers=uppers,
     )
