@@ -322,19 +322,21 @@ def test_observer_hears_the_run_in_order(matrix):
 
 def test_event_of_probability_delta_leaves_only_certain_bounds():
     """A start block orthogonal to x_1: the probabilistic bound fails, and it is noticed."""
-    from bigspec.algorithms import Bounds
-    from bigspec.certificate import UpperBound
+    from bigspec.certificate import Bounds, UpperBound
     from bigspec.run import Known
 
     known = Known()
-    certain = UpperBound(100.0, "Frobenius", True)
-    known = known.updated(
-        Bounds(4.0, "Ritz value", (certain, UpperBound(5.0, "Christoffel", False)), (), 0.0), 0
-    )
+
+    def bounds(lower, likely):
+        uppers = (
+            UpperBound(np.array([100.0]), "Frobenius", True),
+            UpperBound(np.array([likely]), "Christoffel", False),
+        )
+        return Bounds(np.array([lower]), ("Ritz value",), uppers, (), 0.0)
+
+    known = known.updated(bounds(4.0, 5.0), 0)
     assert known.interval.upper_bound == "Christoffel"
-    known = known.updated(
-        Bounds(9.0, "Ritz value", (certain, UpperBound(10.0, "Christoffel", False)), (), 0.0), 0
-    )
+    known = known.updated(bounds(9.0, 10.0), 0)
     interval = known.interval
     assert known.failed
     assert (interval.upper_bound, interval.deterministic) == ("Frobenius", True)

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import Bounds
-from bigspec.certificate import TopBounds, UpperBounds
+from bigspec.certificate import Bounds
 from bigspec.results import Interval, relative_width
 
 __all__ = ["Known", "in_units", "known_of_k", "known_of_one", "unscaled"]
@@ -64,9 +63,8 @@ class Known:
         nothing, infinite = (NOTHING,) * k, (math.inf,) * k
         return cls(((0.0, "none"),) * k, nothing, nothing, False, infinite, infinite)
 
-    def updated(self, bounds: Bounds | TopBounds, exponent: int) -> Known:
+    def updated(self, bounds: Bounds, exponent: int) -> Known:
         """Take in the bounds after a pass."""
-        bounds = _of_k(bounds)
         values = bounds.lower.tolist()
         new = zip(values, bounds.lower_names, strict=True)
         attained = [(unscaled(value, exponent, down=True), name) for value, name in new]
@@ -158,22 +156,6 @@ def known_of_k(
 ) -> Known:
     """Read what records of k values held: the floor of the stop rule, not the margin alone."""
     return Known(lower, certain, likely, failed, tuple(r / FLOOR for r in rounding), before)
-
-
-def _of_k(bounds: Bounds | TopBounds) -> TopBounds:
-    """Return bounds of l_1 as bounds of l_1 .. l_k."""
-    if isinstance(bounds, TopBounds):
-        return bounds
-    return TopBounds(
-        np.array([bounds.lower]),
-        (bounds.lower_name,),
-        tuple(
-            UpperBounds(np.array([bound.value]), bound.name, bound.deterministic)
-            for bound in bounds.uppers
-        ),
-        bounds.ritz_values,
-        bounds.eps,
-    )
 
 
 def _value(end: End) -> float:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import Algorithm, Bounds
-from bigspec.certificate import TopBounds
+from bigspec.algorithms import Algorithm
+from bigspec.certificate import Bounds
 from bigspec.checkpoint import Writer
 from bigspec.passes import (
     Accuracy,
@@ -178,7 +178,7 @@ class _OnePass:
 
 
 def _after(
-    progress: Progress, state: Any, bounds: Bounds | TopBounds, one: _OnePass, seconds: float
+    progress: Progress, state: Any, bounds: Bounds, one: _OnePass, seconds: float
 ) -> Progress:
     """Return what is known after a pass."""
     result = one.result
@@ -246,9 +246,7 @@ def _share_of_the_least(intervals: tuple[Interval, ...]) -> float:
     return (least / largest) ** 2 if largest > 0 else 0.0
 
 
-def _record(
-    number: int, known: Known, bounds: Bounds | TopBounds, exponent: int, cost: PassCost
-) -> PassRecord:
+def _record(number: int, known: Known, bounds: Bounds, exponent: int, cost: PassCost) -> PassRecord:
     interval, (lowers, uppers) = known.interval, known.ends
     return PassRecord(
         number=number,
