@@ -361,15 +361,19 @@ def described(answer):
     """Return what two runs of equal bits have in common; numbers as hexadecimal text."""
     if isinstance(answer, bigspec.Triplets):
         vectors = {"u": answer.u, "vh": answer.vh}
-        ends = {name: hexed(getattr(answer, name)) for name in ("s", "lower", "upper")}
+        ends = {name: hexed(getattr(answer, name)) for name in ("s", "lower", "upper", "rounding")}
+        why = [answer.lower_bounds, answer.upper_bounds, answer.certain]
         passes = [[hexed(record.lowers), hexed(record.uppers)] for record in answer.history]
     else:
         names = ("right", "left", "ritz_vectors")
         vectors = {name: getattr(answer, name) for name in names}
-        ends = {name: getattr(answer, name).hex() for name in ("lower", "upper")}
+        ends = {name: getattr(answer, name).hex() for name in ("lower", "upper", "rounding")}
+        why = [answer.lower_bound, answer.upper_bound, answer.deterministic]
         passes = [[record.lower.hex(), record.upper.hex()] for record in answer.history]
     return {
         **ends,
+        "because": json.loads(json.dumps(why)),
+        "frobenius": None if answer.frobenius is None else answer.frobenius.hex(),
         "passes": answer.passes,
         "bytes_read": answer.bytes_read,
         "stopped_by": answer.stopped_by,
@@ -416,11 +420,11 @@ def differences(name, was, now, *, exact):
         was, now = (dict(row) for row in (was, now))
         was["vectors"], now["vectors"] = sorted(was["vectors"]), sorted(now["vectors"])
     scale = max(leaves(was["lower"]))
-    return [
-        text
-        for key in sorted(was.keys() | now.keys())
-        for text in compared(key, was.get(key), now.get(key), 0.0 if exact else close * scale)
-    ]
+    said = []
+    for key in sorted(was.keys() | now.keys()):
+        slack = 0.0 if exact else close if key == "rounding" else close * scale
+        said += compared(key, was.get(key), now.get(key), slack)
+    return said
 
 
 def leaves(value):
