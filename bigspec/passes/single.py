@@ -18,10 +18,11 @@ from bigspec.errors import AdjointError, MatrixChangedError
 from bigspec.kernels import working_dtype
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.forward import FinishContext, ForwardContext
+from bigspec.panels.forward import ForwardContext
 from bigspec.panels.fused import FusedContext
 from bigspec.panels.layout import Layout
-from bigspec.panels.strips import Strips
+from bigspec.panels.rows import Rows
+from bigspec.panels.target import FinishContext
 from bigspec.passes.executor import Begun, Executor
 from bigspec.passes.products.images import Carried
 
@@ -299,7 +300,7 @@ class Pass:
         )
         self._rounds(context)
 
-    def _rounds(self, context: ForwardContext) -> Strips:
+    def _rounds(self, context: ForwardContext | FinishContext) -> Rows:
         done, panels, started = 0, self.layout.panels, time.monotonic()
 
         def panels_done(count: int) -> None:
@@ -316,7 +317,7 @@ class Pass:
             on_sum=lambda _rounds, _total: None,
             deadline=self.deadline,
         )
-        assert isinstance(strips, Strips)
+        assert isinstance(strips, Rows)
         return strips
 
     def target_rows(self, most: int) -> int | None:

@@ -31,7 +31,7 @@ import zarr.storage._local as local_store
 import bigspec
 from bigspec.checkpoint import contents, lease, store, writer
 from bigspec.panels import layout
-from bigspec.passes import executors, tasks
+from bigspec.passes import executor
 from bigspec.watch import Observer
 from tests.matrices import decaying
 
@@ -399,7 +399,7 @@ class Child:
         layout.PANEL_BYTES = (1, 1)
         layout.READ_TO_RETURN = 0
         layout.ROUND_PANELS = ROUND_PANELS
-        executors.WINDOW = WINDOW * ROUND_PANELS // THREADS
+        executor.WINDOW = WINDOW * ROUND_PANELS // THREADS
         store.CHUNK_BYTES = 4 << 10  # several chunks a block
         lease.TIMING = lease.Timing(settle=0.0)  # nobody races here
         if not basis:
@@ -409,15 +409,15 @@ class Child:
         self.pass_number = number
 
     def watch_panels(self):
-        inner = tasks.run_panel
+        inner = executor.run_panel
 
-        def run_panel(context, index):
+        def run_panel(context, index, chunks):
             self.note("panel", self.pass_number, index)
             if self.due("panel")[1]:
                 die()
-            return inner(context, index)
+            return inner(context, index, chunks)
 
-        tasks.run_panel = run_panel
+        executor.run_panel = run_panel
 
     def watch_saves(self):
         """Note what is loaded, offered and saved; let the writer's clock count panels."""
