@@ -95,6 +95,7 @@ def test_tiles_of_any_size_give_the_same_sum(m, n, b, tile, transposed, streamed
     blocks = [(lo, A[lo:hi] if transposed else A[:, lo:hi]) for lo, hi in itertools.pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accumulator, "TILE_BYTES", tile)
+        patch.setattr("bigspec.kernels.entries.TILE_BYTES", tile)
         total = Accumulator(V, width, A.dtype, exponent=None, facts=True, transposed=transposed)
         if streamed:
             total.add_streamed(lambda: iter(blocks), height)

@@ -1,14 +1,14 @@
 """The innermost products: what one task does with the entries it has read."""
 
-from bigspec.kernels.accumulator import (
+from bigspec.kernels.accumulator import Accumulator
+from bigspec.kernels.entries import (
     TILE_BYTES,
-    Accumulator,
-    NonFiniteFound,
     load_tile,
     safe_exponent,
     scale_entries,
     working_dtype,
 )
+from bigspec.kernels.non_finite import NonFiniteFound
 from bigspec.kernels.sparse import scratch_nbytes
 
 __all__ = [

@@ -17,32 +17,23 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import SAFE_EXPONENT, Composed, Factors, SparseSum, peak
+from bigspec.kernels.composed import Composed, Factors, SparseSum, peak
+from bigspec.kernels.entries import (
+    TILE_BYTES,
+    Values,
+    load_tile,
+    loaded_ranges,
+    safe_exponent,
+    scale_entries,
+    working_dtype,
+)
+from bigspec.kernels.non_finite import NonFiniteFound, first_non_finite
 from bigspec.kernels.partials import Partial, RawFacts
-from bigspec.kernels.sparse import Strip, StripFacts, Values, add_products, gram_matrix
+from bigspec.kernels.sparse import SparseFacts, SparseTile, add_products, gram_matrix
 
-__all__ = [
-    "TILE_BYTES",
-    "Accumulator",
-    "NonFiniteFound",
-    "load_tile",
-    "safe_exponent",
-    "scale_entries",
-    "working_dtype",
-]
+__all__ = ["Accumulator"]
 
 Array = np.ndarray[Any, Any]
-
-TILE_BYTES = 4 << 20
-
-
-class NonFiniteFound(Exception):  # noqa: N818
-    """Carries the place of a NaN or infinity, relative to the slab: (row, column) of A."""
-
-
-def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type of products with stored type `dtype`: float64 or complex128."""
-    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
 
 
 class Accumulator:
@@ -115,7 +106,7 @@ class Accumulator:
                     self._add_rows(blocks, slice(start, min(start + rows, height)))
                 self._note_magnitude(blocks)
         if not np.isfinite(self.gram if self.V is not None else self.Z.diagonal()).all():
-            raise NonFiniteFound(*_first_non_finite(blocks, self.transposed))
+            raise NonFiniteFound(*first_non_finite(blocks, self.transposed))
 
     def add_streamed(self, tiles: Callable[[], Iterator[tuple[int, Any]]], height: int) -> None:
         """Add one slab that does not fit: `tiles` is iterated twice, once for each product.
@@ -140,27 +131,22 @@ class Accumulator:
                 self._raise_exponent(peak(block))
             if self.exponent != before:
                 Y *= math.ldexp(1.0, max(before - self.exponent, -1074))
-            for start, X in self._row_blocks(offset, block):
-                stop = start + X.shape[0]
+            for rows, X in loaded_ranges(block, self._values):
                 with np.errstate(invalid="ignore", over="ignore"):
-                    Y[start:stop] += X @ self.V[offset : offset + X.shape[1]]
+                    Y[rows] += X @ self.V[offset : offset + X.shape[1]]
             if not np.isfinite(Y).all():
-                raise NonFiniteFound(*_first_non_finite([(offset, block)], self.transposed))
+                raise NonFiniteFound(*first_non_finite([(offset, block)], self.transposed))
         for offset, block in tiles():
-            for start, X in self._row_blocks(offset, block):
-                stop = start + X.shape[0]
-                self._finish(offset, X, Y[start:stop], row_sums[start:stop])
+            for rows, X in loaded_ranges(block, self._values):
+                self._finish(offset, X, Y[rows], row_sums[rows])
             self._note_magnitude([(offset, block)])
         self.gram += Y.conj().T @ Y
         self.row_sum = max(self.row_sum, float(row_sums.max(initial=0.0)))
 
-    def _row_blocks(self, offset: int, block: Any) -> Iterator[tuple[int, Array]]:
-        """Load a block in row ranges of tile size, whatever its width."""
-        height, width = block.shape[::-1] if self.transposed else block.shape
-        rows = max(1, TILE_BYTES // self.work.itemsize // width)
-        for start in range(0, height, rows):
-            cut = self._cut(block, slice(start, min(start + rows, height)))
-            yield start, self._load(offset, cut)[1]
+    @property
+    def _values(self) -> Values:
+        """How entries are loaded now: the exponent may rise in the first pass."""
+        return Values(self.work, self.exponent, self.transposed, self.buffers)
 
     def partial(self) -> Partial:
         """Return the sum so far."""
@@ -290,19 +276,18 @@ class Accumulator:
         """Add a slab with sparse blocks."""
         if self.searching:
             self._raise_exponent(max(peak(block) for _, block in blocks))
-        strips = [
-            Strip.of(offset, block, transposed=self.transposed, distinct=self.facts)
+        tiles = [
+            SparseTile.of(offset, block, transposed=self.transposed, distinct=self.facts)
             for offset, block in blocks
         ]
-        values = Values(self.work, self.exponent, self.transposed, self.buffers)
-        facts = None
+        values, facts = self._values, None
         if self.facts:
-            facts = StripFacts(self.column_sums, np.zeros(strips[0].height))
+            facts = SparseFacts(self.column_sums, np.zeros(tiles[0].height))
         if self.V is None:
-            self.Z += gram_matrix(strips, values, facts)
+            self.Z += gram_matrix(tiles, values, facts)
         else:
             V = np.ascontiguousarray(self.V, self.work)
-            self.gram += add_products(strips, V, self.Z, values, facts)
+            self.gram += add_products(tiles, V, self.Z, values, facts)
         if facts is not None:
             self.squares += facts.squares
             self.largest = max(self.largest, facts.largest)
@@ -366,25 +351,6 @@ class Accumulator:
         self.row_sum = max(self.row_sum, float(sums.max(initial=0.0)))
 
 
-def load_tile(tile: Any, out: Array, exponent: int, *, conjugate: bool, buffers: Buffers) -> None:
-    """Write the entries of a tile, scaled by ``2**-exponent``, to `out` of the working type."""
-    if isinstance(tile, Composed):
-        tile.fill(out, buffers)
-        tile = out
-    if conjugate and out.dtype.kind == "c":
-        np.conjugate(tile, out=out, casting="unsafe")
-    elif tile is not out:
-        np.copyto(out, tile, casting="unsafe")
-    scale_entries(out, exponent)
-
-
-def scale_entries(X: Array, exponent: int) -> None:
-    """Multiply by ``2**-exponent`` in place, in two steps that neither over- nor underflow."""
-    if exponent:
-        X *= math.ldexp(1.0, -exponent // 2)
-        X *= math.ldexp(1.0, -exponent - (-exponent // 2))
-
-
 class Inner:
     """``R^H V`` and ``sum L_i^H Y_i`` of the slabs ``X_i + L_i R^H`` of a panel."""
 
@@ -401,47 +367,3 @@ class Inner:
         out: Array = self.R @ self.sum
         self.sum = np.zeros_like(self.sum)
         return out
-
-
-def safe_exponent(peak: float) -> int:
-    """Return 0 if squares of numbers up to `peak` are safe to sum, else the exponent of `peak`."""
-    exponent = math.frexp(peak)[1] if math.isfinite(peak) else 0
-    return exponent if abs(exponent) > SAFE_EXPONENT else 0
-
-
-def _first_non_finite(blocks: Sequence[tuple[int, Any]], transposed: bool) -> tuple[int, int]:
-    """Return (row, column) of A, from the slab's corner, of its first NaN or infinity."""
-    places = []
-    for offset, block in blocks:
-        if isinstance(block, Composed | SparseSum):
-            found = _first_in_sum(block)
-        elif sp.issparse(block):
-            coo: Any = sp.coo_array(block)  # type: ignore[call-overload]
-            bad = ~np.isfinite(coo.data)
-            found = np.stack([coo.row[bad], coo.col[bad]], axis=1)
-        else:
-            found = np.argwhere(~np.isfinite(block))
-        if len(found):
-            row, column = (int(k) for k in found[np.lexsort(found.T[::-1])[0]])
-            places.append((row + offset, column) if transposed else (row, column + offset))
-    return min(places) if places else (-1, -1)
-
-
-def _first_in_sum(block: Composed | SparseSum) -> Array:
-    """Return [[row, column]] of the first entry of a sum that is NaN or infinite, if any."""
-    height, width = block.shape
-    step, buffers = max(1, TILE_BYTES // 16 // width), Buffers()
-    for start in range(0, height, step):
-        stop = min(start + step, height)
-        if isinstance(block, Composed):
-            entries = np.empty((stop - start, width), block.dtype)
-            with np.errstate(invalid="ignore", over="ignore"):
-                block[start:stop].fill(entries, buffers)
-        else:
-            factors = block.factors
-            cut = factors if factors is None else Factors(factors.U[start:stop], factors.W)
-            entries = SparseSum(sp.csr_array(block.S)[start:stop], cut, 0).toarray()
-        found = np.argwhere(~np.isfinite(entries))
-        if len(found):
-            return np.asarray(found[:1] + np.array([start, 0]))
-    return np.zeros((0, 2), np.int64)

@@ -22,15 +22,12 @@ class Buffers(threading.local):
     ----------
     retries : int
         Reads by this thread that failed and were tried again.
-    abandoned : threading.Event or None
-        Set once nobody waits for the pass any more; one for all threads of this process.
     held : dict
         What a thread holds from one read to the next, by name.
     """
 
-    def __init__(self, abandoned: threading.Event | None = None) -> None:
+    def __init__(self) -> None:
         self.retries = 0
-        self.abandoned = abandoned
         self.held: dict[str, Any] = {}
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
         self._scope = ""

@@ -1,4 +1,4 @@
-"""Products ``S_i V`` of one slab with a block, tile by tile, for passes that only go forward."""
+"""Products of one slab that go one way, ``S_i V`` or ``S_i^H W``, tile by tile."""
 
 from __future__ import annotations
 
@@ -8,69 +8,61 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.kernels import load_tile, scale_entries, working_dtype
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Factors, SparseSum
+from bigspec.kernels.entries import Values, loaded_ranges
+from bigspec.kernels.sparse import SparseTile, add_backward, add_forward
 
 __all__ = ["multiply_adjoint", "multiply_slab"]
 
 Array = np.ndarray[Any, Any]
 
-TILE_BYTES = 4 << 20
-
 
 def multiply_slab(
     tiles: Iterable[tuple[int, Any]],
-    height: int,
     V: Array,
-    dtype: np.dtype[Any],
+    Y: Array,
     *,
     exponent: int = 0,
     transposed: bool = False,
     buffers: Buffers | None = None,
-) -> Array:
-    """Return ``2**-exponent S_i V`` for one slab of S.
+) -> None:
+    """Write ``2**-exponent S_i V`` for one slab of S to Y.
 
     Parameters
     ----------
     tiles : iterable of (int, block)
-        The slab in pieces across: ``(offset along V, block as stored)``, dense or sparse. Read
-        one after another, so that a slab that does not fit at once can be streamed.
-    height : int
-        Rows of the slab in S.
+        The slab, cut across: ``(offset along V, block as stored)``, dense or sparse. Read one after
+        another, so that a slab that does not fit at once can be streamed.
     V : ndarray (n, b)
-        In the working dtype.
-    dtype : numpy.dtype
-        Stored type of the matrix.
+        In the working type of the matrix, C-contiguous.
+    Y : ndarray (rows of the slab in S, b)
+        Zeros of that type, C-contiguous. NaN or infinity in the entries shows in it.
     exponent : int
         Entries are multiplied by ``2**-exponent``, before they can overflow.
     transposed : bool
         Blocks come as stored, A[:, J], and ``S = A^H``.
     buffers : Buffers, optional
         Scratch of this thread.
-
-    Returns
-    -------
-    ndarray (height, b)
-        NaN or infinity in the entries shows in the product.
     """
     buffers = buffers or Buffers()
-    work = working_dtype(dtype)
-    Y = np.zeros((height, V.shape[1]), work)
+    values = Values(Y.dtype, exponent, transposed, buffers)
     with np.errstate(invalid="ignore", over="ignore"):
-        for offset, block in tiles:
-            if isinstance(block, SparseSum):
-                if block.factors is not None:
-                    _add_factors(Y, offset, block.factors, V, exponent, transposed)
-                block = block.S
-            if sp.issparse(block):
-                X: Any = sp.csr_array(block).astype(work)  # type: ignore[call-overload]
-                scale_entries(X.data, exponent)
-                X = X.conj().T if transposed else X
-                Y += X @ V[offset : offset + X.shape[1]]
+        for number, (offset, block) in enumerate(tiles):
+            S, factors = _terms(block)
+            if sp.issparse(S):
+                tile = SparseTile.of(offset, S, transposed=transposed, distinct=False)
+                # The bits are those of sums of whole tiles; the first is added to nothing.
+                product = Y if number == 0 else _zeros("one_way.rows", Y, buffers)
+                add_forward(tile, V, product, values)
+                if number:
+                    Y += product
             else:
-                _add_dense(Y, offset, block, V, work, exponent, transposed, buffers)
-    return Y
+                width = S.shape[0 if transposed else 1]
+                for rows, X in loaded_ranges(S, values):
+                    Y[rows] += X @ V[offset : offset + width]
+            if factors is not None:
+                _add_factors(Y, offset, factors, V, exponent, transposed)
 
 
 def multiply_adjoint(
@@ -87,53 +79,38 @@ def multiply_adjoint(
     ----------
     tiles, transposed, buffers
         As for `multiply_slab`.
-    W : ndarray (height, b)
-        In the working dtype.
+    W : ndarray (rows of the slab in S, b)
+        In the working type, C-contiguous.
     Z : ndarray (n, b)
     """
     buffers = buffers or Buffers()
+    values = Values(W.dtype, 0, transposed, buffers)
     with np.errstate(invalid="ignore", over="ignore"):
         for offset, block in tiles:
-            part = Z[offset : offset + block.shape[0 if transposed else 1]]
-            if isinstance(block, SparseSum):
-                if block.factors is not None:
-                    L, R = block.factors.U, block.factors.W
-                    L, R = (R, L) if transposed else (L, R)
-                    part += R @ (L.conj().T @ W)
-                block = block.S
-            if sp.issparse(block):
-                X: Any = sp.csr_array(block).astype(W.dtype)  # type: ignore[call-overload]
-                part += (X if transposed else X.conj().T) @ W
-                continue
-            width = len(part)
-            rows = max(1, TILE_BYTES // W.itemsize // max(width, 1))
-            for start in range(0, len(W), rows):
-                stop = min(start + rows, len(W))
-                tile = block[:, start:stop] if transposed else block[start:stop]
-                X = buffers.take("products.tile", tile.shape, W.dtype)
-                load_tile(tile, X, 0, conjugate=not transposed, buffers=buffers)
-                part += (X if transposed else X.T) @ W[start:stop]
+            S, factors = _terms(block)
+            part = Z[offset : offset + S.shape[0 if transposed else 1]]
+            if factors is not None:
+                L, R = (factors.W, factors.U) if transposed else (factors.U, factors.W)
+                part += R @ (L.conj().T @ W)
+            if sp.issparse(S):
+                tile = SparseTile.of(0, S, transposed=transposed, distinct=False)
+                product = _zeros("kernel.product", part, buffers)
+                add_backward(tile, W, product, values)
+                part += product
+            else:
+                for rows, X in loaded_ranges(S, values, adjoint=True):
+                    part += X @ W[rows]
 
 
-def _add_dense(
-    Y: Array,
-    offset: int,
-    block: Array,
-    V: Array,
-    work: np.dtype[Any],
-    exponent: int,
-    transposed: bool,
-    buffers: Buffers,
-) -> None:
-    width = block.shape[0 if transposed else 1]
-    rows = max(1, TILE_BYTES // work.itemsize // max(width, 1))
-    part = V[offset : offset + width]
-    for start in range(0, len(Y), rows):
-        stop = min(start + rows, len(Y))
-        tile = block[:, start:stop] if transposed else block[start:stop]
-        X = buffers.take("products.tile", tile.shape, work)
-        load_tile(tile, X, exponent, conjugate=transposed, buffers=buffers)
-        Y[start:stop] += (X.T if transposed else X) @ part
+def _terms(block: Any) -> tuple[Any, Factors | None]:
+    """Return what is multiplied entry by entry, and the factors beside it."""
+    return (block.S, block.factors) if isinstance(block, SparseSum) else (block, None)
+
+
+def _zeros(name: str, like: Array, buffers: Buffers) -> Array:
+    zeros = buffers.take(name, like.shape, like.dtype)
+    zeros.fill(0)
+    return zeros
 
 
 def _add_factors(

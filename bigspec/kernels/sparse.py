@@ -1,6 +1,6 @@
-"""Both products of a sparse slab, added to one output, and the facts of its entries.
+"""Products of a sparse slab: both from one visit, or one way only; facts and sums of its entries.
 
-``Y = S_i V`` and ``Z += S_i^H Y`` are made over ranges of rows whose Y takes at most
+For both, ``Y = S_i V`` and ``Z += S_i^H Y`` are made over ranges of rows whose Y takes at most
 `ROWS_BYTES`: Y is written and read again in order, which costs little, while V and Z are met
 at random and rule the time. Each range is long, so that the cache holds mostly V during the
 first product and mostly Z during the second: with short ranges (the tiles of dense slabs) both
@@ -16,7 +16,6 @@ and release the GIL. The module is private; its signatures have stood since SciP
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +25,18 @@ import scipy.sparse as sp
 from scipy.sparse import _sparsetools
 
 from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.entries import Values
 
-__all__ = ["Strip", "StripFacts", "Values", "add_products", "gram_matrix", "scratch_nbytes"]
+__all__ = [
+    "SparseFacts",
+    "SparseTile",
+    "add_backward",
+    "add_column_sums",
+    "add_forward",
+    "add_products",
+    "gram_matrix",
+    "scratch_nbytes",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -48,8 +57,8 @@ def scratch_nbytes(dtype: np.dtype[Any], entries: int = ENTRIES) -> int:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """A sparse block as a strip of the swept operator ``S``: ``S[rows, offset : offset + width]``.
+class SparseTile:
+    """A sparse block as a tile of the swept operator ``S``: ``S[rows, offset : offset + width]``.
 
     Attributes
     ----------
@@ -69,8 +78,8 @@ class Strip:
     data: Array
 
     @classmethod
-    def of(cls, offset: int, block: Any, *, transposed: bool, distinct: bool) -> Strip:
-        """View a block of A, sparse of any format or dense, as a strip.
+    def of(cls, offset: int, block: Any, *, transposed: bool, distinct: bool) -> SparseTile:
+        """View a block of A, sparse of any format or dense, as a tile.
 
         Parameters
         ----------
@@ -94,7 +103,7 @@ class Strip:
     def ranges(
         self, start: int, stop: int, most: int, entries: int | None
     ) -> Iterator[tuple[int, int]]:
-        """Cut a compressed range so that a piece has at most `most` of it, and so many entries."""
+        """Cut a compressed range so that a part has at most `most` of it, and so many entries."""
         while start < stop:
             last = int(self.indptr[stop]) if entries is None else int(self.indptr[start]) + entries
             end = int(np.searchsorted(self.indptr, last, "right")) - 1
@@ -103,53 +112,8 @@ class Strip:
             start = end
 
 
-@dataclass(frozen=True)
-class Values:
-    """How stored entries become entries of S.
-
-    Attributes
-    ----------
-    work : numpy.dtype
-        float64 or complex128.
-    exponent : int
-        Entries are multiplied by ``2**-exponent``.
-    transposed : bool
-        ``S = A^H``: entries are conjugated.
-    buffers : Buffers
-    """
-
-    work: np.dtype[Any]
-    exponent: int
-    transposed: bool
-    buffers: Buffers
-
-    def most_entries(self, strips: Sequence[Strip], *, facts: bool) -> int | None:
-        """Return how many entries are taken at once; None where nothing is made of them.
-
-        Longer ranges reload V and Z less often: at n = 1e5 and b = 16 a fifth of the time.
-        """
-        plain = self.work.kind != "c" and not self.exponent and not facts
-        same = all(strip.data.dtype == self.work for strip in strips)
-        return None if plain and same else ENTRIES
-
-    def load(self, stored: Array) -> tuple[Array, Array]:
-        """Return entries of S and their conjugates; what needs no conversion is not copied."""
-        values = stored
-        if stored.dtype != self.work or self.exponent:
-            values = self.buffers.take("kernel.tile", stored.shape, self.work)
-            np.copyto(values, stored, casting="unsafe")
-        if self.exponent:  # in two steps that do not overflow
-            values *= math.ldexp(1.0, -self.exponent // 2)
-            values *= math.ldexp(1.0, -self.exponent - (-self.exponent // 2))
-        if self.work.kind != "c":
-            return values, values
-        conjugates = self.buffers.take("kernel.conjugates", stored.shape, self.work)
-        np.conjugate(values, out=conjugates)
-        return (conjugates, values) if self.transposed else (values, conjugates)
-
-
 @dataclass
-class StripFacts:
+class SparseFacts:
     """Facts of the entries of a slab, as they are seen.
 
     Attributes
@@ -175,17 +139,18 @@ class StripFacts:
             np.abs(values, out=sizes)
         self.squares += float(sizes @ sizes)
         self.largest = max(self.largest, float(sizes.max(initial=0.0)))
-        strip = part.strip
-        columns = self.column_sums[strip.offset : strip.offset + strip.width]
-        along, across = (self.row_sums, columns) if strip.by_rows else (columns, self.row_sums)
-        part.add_sums(sizes, along, across)
+        tile = part.tile
+        columns = self.column_sums[tile.offset : tile.offset + tile.width]
+        along, across = (self.row_sums, columns) if tile.by_rows else (columns, self.row_sums)
+        part.add_along(sizes, along)
+        part.add_across(sizes, across)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Compressed range ``start <= k < stop`` of a strip, ready for SciPy's routines."""
+    """Compressed range ``start <= k < stop`` of a tile, ready for SciPy's routines."""
 
-    strip: Strip
+    tile: SparseTile
     start: int
     stop: int
     pointers: Array
@@ -193,16 +158,16 @@ class _Part:
     stored: Array
 
     @classmethod
-    def of(cls, strip: Strip, start: int, stop: int) -> _Part:
-        first, last = int(strip.indptr[start]), int(strip.indptr[stop])
-        indices = strip.indices[first:last]
+    def of(cls, tile: SparseTile, start: int, stop: int) -> _Part:
+        first, last = int(tile.indptr[start]), int(tile.indptr[stop])
+        indices = tile.indices[first:last]
         # One index type for both, or SciPy converts the longer one in every call.
-        pointers = (strip.indptr[start : stop + 1] - strip.indptr[start]).astype(indices.dtype)
-        return cls(strip, start, stop, pointers, indices, strip.data[first:last])
+        pointers = (tile.indptr[start : stop + 1] - tile.indptr[start]).astype(indices.dtype)
+        return cls(tile, start, stop, pointers, indices, tile.data[first:last])
 
     @property
     def _across(self) -> int:
-        return self.strip.width if self.strip.by_rows else self.strip.height
+        return self.tile.width if self.tile.by_rows else self.tile.height
 
     def add(self, values: Array, X: Array, out: Array) -> None:
         """Add (this part as compressed rows) X to `out`."""
@@ -222,40 +187,43 @@ class _Part:
         else:
             _sparsetools.csc_matvecs(self._across, height, b, *parts, x, y)
 
-    def add_sums(self, sizes: Array, along: Array, across: Array) -> None:
-        """Add sums of `sizes` along and across the compressed axis."""
+    def add_along(self, entries: Array, out: Array) -> None:
+        """Add to `out` the sum of `entries` of each row (column) that is compressed."""
         kept = np.flatnonzero(np.diff(self.pointers))
-        if not kept.size:
-            return
-        along[self.start + kept] += np.add.reduceat(sizes, self.pointers[kept])
-        self.add_transposed(sizes, np.ones((self.stop - self.start, 1)), across)
+        if kept.size:
+            out[self.start + kept] += np.add.reduceat(entries, self.pointers[kept])
+
+    def add_across(self, entries: Array, out: Array) -> None:
+        """Add to `out` the sums of `entries` along the other axis."""
+        ones = np.ones((self.stop - self.start, 1), entries.dtype)
+        self.add_transposed(entries, ones, out)
 
 
 def add_products(
-    strips: Sequence[Strip], V: Array, Z: Array, values: Values, facts: StripFacts | None
+    tiles: Sequence[SparseTile], V: Array, Z: Array, values: Values, facts: SparseFacts | None
 ) -> Array:
-    """Add ``S_i^H (S_i V)`` to Z and return ``Y^H Y`` for one slab, given as its strips.
+    """Add ``S_i^H (S_i V)`` to Z and return ``Y^H Y`` for one slab, given as its tiles.
 
     Entries are added to Z in the order of the rows, so its bits do not depend on where a slab
-    is cut, as long as its strips are compressed along rows.
+    is cut, as long as its tiles are compressed along rows.
 
     Parameters
     ----------
-    strips : sequence of Strip
+    tiles : sequence of SparseTile
         Of the same height, side by side.
     V, Z : ndarray (n, b)
         C-contiguous, in the working type.
     values : Values
-    facts : StripFacts or None
+    facts : SparseFacts or None
     """
     b, gram = V.shape[1], np.zeros((V.shape[1], V.shape[1]), V.dtype)
-    entries = values.most_entries(strips, facts=facts is not None)
+    entries = _most_entries(values, tiles, facts=facts is not None)
     if 2 * V.nbytes <= SMALL_BYTES:
         entries = min(entries or SHORT, SHORT)
-    for start, stop in _row_ranges(strips, b * V.itemsize, entries):
+    for start, stop in _row_ranges(tiles, b * V.itemsize, entries):
         Y = values.buffers.take("kernel.rows", (stop - start, b), V.dtype)
         Y.fill(0)
-        parts = list(_parts(strips, start, stop, entries))
+        parts = list(_parts(tiles, start, stop, entries))
         loaded = None
         for part in parts:
             loaded = values.load(part.stored)
@@ -270,54 +238,125 @@ def add_products(
     return gram
 
 
-def gram_matrix(strips: Sequence[Strip], values: Values, facts: StripFacts | None) -> Array:
+def add_forward(
+    tile: SparseTile, V: Array, Y: Array, values: Values, rows: tuple[int, int] | None = None
+) -> None:
+    """Add ``S_i V`` of a tile to Y; nothing of the size of the slab is made.
+
+    Parameters
+    ----------
+    tile : SparseTile
+    V : ndarray (n, b)
+        In the working type, C-contiguous like Y.
+    Y : ndarray (rows, b)
+    values : Values
+    rows : tuple of int, optional
+        Of a tile compressed along rows, start and stop of those that are multiplied; else all.
+    """
+    start, stop = rows or (0, tile.height)
+    for part in _ranges_of(tile, start, stop, values):
+        _forward(part, values.entries(part.stored), V, Y, start)
+
+
+def add_backward(
+    tile: SparseTile, W: Array, Z: Array, values: Values, rows: tuple[int, int] | None = None
+) -> None:
+    """Add ``S_i^H W`` of a tile to Z; W has its rows, and all else is as in `add_forward`."""
+    start, stop = rows or (0, tile.height)
+    for part in _ranges_of(tile, start, stop, values):
+        _backward(part, values.conjugates(part.stored), W, Z, start)
+
+
+def add_column_sums(tile: SparseTile, sums: Array, squares: Array, values: Values) -> None:
+    """Add the sums of the columns of A, and of their squared magnitudes.
+
+    Parameters
+    ----------
+    tile : SparseTile
+        Of ``S = A``.
+    sums, squares : ndarray (columns,)
+        In the working type, and float64.
+    values : Values
+    """
+    for part in _parts([tile], 0, tile.height, ENTRIES):
+        entries = values.as_stored(part.stored)
+        sizes = values.buffers.take("kernel.sizes", entries.shape, np.float64)
+        np.square(np.abs(entries, out=sizes), out=sizes)
+        for numbers, out in ((entries, sums), (sizes, squares)):
+            if tile.by_rows:
+                part.add_across(numbers, out)
+            else:
+                part.add_along(numbers, out)
+
+
+def gram_matrix(tiles: Sequence[SparseTile], values: Values, facts: SparseFacts | None) -> Array:
     """Return ``S_i^H S_i`` of one slab, dense: for a small order, where A^H A itself is formed."""
     blocks = []
-    for strip in strips:
-        part = _Part.of(strip, 0, strip.width if not strip.by_rows else strip.height)
+    for tile in tiles:
+        part = _Part.of(tile, 0, tile.width if not tile.by_rows else tile.height)
         entries, _ = values.load(part.stored)
         if facts is not None:
             facts.note(part, entries, values.buffers)
-        kind: Any = sp.csr_array if strip.by_rows else sp.csc_array
-        shape = strip.height, strip.width
+        kind: Any = sp.csr_array if tile.by_rows else sp.csc_array
+        shape = tile.height, tile.width
         blocks.append(kind((entries.copy(), part.indices, part.pointers), shape=shape))
     X = blocks[0] if len(blocks) == 1 else sp.hstack(blocks, format="csr")
     product: Array = (X.conj().T @ X).toarray()
     return product
 
 
+def _most_entries(values: Values, tiles: Sequence[SparseTile], *, facts: bool) -> int | None:
+    """Return how many entries are taken at once; None where nothing is made of them.
+
+    Longer ranges reload V and Z less often: at n = 1e5 and b = 16 a fifth of the time.
+    """
+    plain = values.work.kind != "c" and not values.exponent and not facts
+    same = all(tile.data.dtype == values.work for tile in tiles)
+    return None if plain and same else ENTRIES
+
+
 def _row_ranges(
-    strips: Sequence[Strip], row: int, entries: int | None
+    tiles: Sequence[SparseTile], row: int, entries: int | None
 ) -> Iterator[tuple[int, int]]:
     """Cut the rows of a slab; where columns are compressed, rows cannot be told apart."""
-    height, most = strips[0].height, max(1, min(ROWS_BYTES // row, ENTRIES // 4))
-    if not all(strip.by_rows for strip in strips):
+    height, most = tiles[0].height, max(1, min(ROWS_BYTES // row, ENTRIES // 4))
+    if not all(tile.by_rows for tile in tiles):
         yield 0, height
-    elif len(strips) == 1:
-        yield from strips[0].ranges(0, height, most, entries)
+    elif len(tiles) == 1:
+        yield from tiles[0].ranges(0, height, most, entries)
     else:
         for start in range(0, height, most):
             yield start, min(start + most, height)
 
 
-def _parts(strips: Sequence[Strip], start: int, stop: int, entries: int | None) -> Iterator[_Part]:
-    for strip in strips:
-        first, last = (start, stop) if strip.by_rows else (0, strip.width)
-        for place in strip.ranges(first, last, last - first, entries):
-            yield _Part.of(strip, *place)
+def _parts(
+    tiles: Sequence[SparseTile], start: int, stop: int, entries: int | None
+) -> Iterator[_Part]:
+    for tile in tiles:
+        first, last = (start, stop) if tile.by_rows else (0, tile.width)
+        for place in tile.ranges(first, last, last - first, entries):
+            yield _Part.of(tile, *place)
+
+
+def _ranges_of(tile: SparseTile, start: int, stop: int, values: Values) -> Iterator[_Part]:
+    """Cut a tile so that neither what is made of entries nor of pointers is of its size."""
+    entries = _most_entries(values, [tile], facts=False)
+    first, last = (start, stop) if tile.by_rows else (0, tile.width)
+    for place in tile.ranges(first, last, ENTRIES // 4, entries):
+        yield _Part.of(tile, *place)
 
 
 def _forward(part: _Part, entries: Array, V: Array, Y: Array, top: int) -> None:
-    offset, width = part.strip.offset, part.strip.width
-    if part.strip.by_rows:
+    offset, width = part.tile.offset, part.tile.width
+    if part.tile.by_rows:
         part.add(entries, V[offset : offset + width], Y[part.start - top : part.stop - top])
     else:
         part.add_transposed(entries, V[offset + part.start : offset + part.stop], Y)
 
 
 def _backward(part: _Part, conjugates: Array, Y: Array, Z: Array, top: int) -> None:
-    offset, width = part.strip.offset, part.strip.width
-    if part.strip.by_rows:
+    offset, width = part.tile.offset, part.tile.width
+    if part.tile.by_rows:
         rows = slice(part.start - top, part.stop - top)
         part.add_transposed(conjugates, Y[rows], Z[offset : offset + width])
     else:

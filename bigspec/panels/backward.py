@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
 
 import numpy as np
 
 from bigspec.kernels.one_way import multiply_adjoint
 from bigspec.kernels.partials import Partial
-from bigspec.kernels.tokens import block_token
-from bigspec.panels.reading import Abandoned, Context, size_of
+from bigspec.panels.context import Context
+from bigspec.panels.reading import Chunks, Reader, Slab
 
 __all__ = ["BackwardContext"]
 
@@ -21,45 +20,32 @@ __all__ = ["BackwardContext"]
 class BackwardContext(Context):
     """What every task needs of ``S^H W``; V holds W (rows of S, b)."""
 
-    reads: ClassVar[bool] = False  # dask arrays are read by their panels, as stores are
+    def work(self, index: int, chunks: Chunks | None = None) -> Partial:
+        """Read one panel slab by slab and add ``S_i^H W_i``."""
+        W, transposed = self.V, self.layout.orientation == "columns"
+        assert W is not None
+        reader = Reader(self, index, chunks)
+        Z = np.zeros((self.layout.iterate_length, W.shape[1]), W.dtype)
+        slabs = reader.slabs() if chunks is None else _joined(reader.slabs(), transposed)
+        for slab in slabs:
+            part = W[slab.start : slab.stop]
+            multiply_adjoint(slab.tiles(), part, Z, transposed=transposed, buffers=self.buffers)
+        nothing = np.zeros((0, 0), W.dtype)
+        return Partial(Z, nothing, 0, None, reader.tokens, **reader.cost())
 
-    def task(self, reference: Any, panel: int) -> tuple[Any, ...]:
-        """Return the task of a panel."""
-        return (backward_panel, reference, panel)
 
-
-def backward_panel(context: BackwardContext, index: int) -> Partial:
-    """Read one panel slab by slab and add ``S_i^H W_i``."""
-    matrix, layout, buffers, W = context.matrix, context.layout, context.buffers, context.V
-    assert W is not None
-    started, read_bytes, token = time.perf_counter(), 0, 0
-    Z = np.zeros((layout.iterate_length, W.shape[1]), W.dtype)
-
-    def tiles(slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
-        nonlocal read_bytes, token
-        for tile in layout.tiles():
-            block = matrix.read(*layout.rectangle(slab, tile), buffers)
-            read_bytes += size_of(block)
-            token = block_token(block, token)
-            yield tile[0], block
-
-    for slab in layout.slabs(layout.panel(index)):
-        if buffers.abandoned is not None and buffers.abandoned.is_set():
-            raise Abandoned
-        multiply_adjoint(
-            tiles(slab),
-            W[slab[0] : slab[1]],
-            Z,
-            transposed=layout.orientation == "columns",
-            buffers=buffers,
+def _joined(slabs: Iterable[Slab], transposed: bool) -> Iterator[Slab]:
+    """Join dense chunks to one slab, as a read of the panel would: the last bits depend on it."""
+    held = list(slabs)
+    tiles = [list(slab.tiles()) for slab in held]
+    blocks = [[block for _, block in slab] for slab in tiles]
+    if not all(isinstance(block, np.ndarray) for slab in blocks for block in slab):
+        for slab, own in zip(held, tiles, strict=True):
+            yield Slab(slab.start, slab.stop, partial(iter, own))
+        return
+    whole = blocks[0][0]
+    if len(blocks) > 1 or len(blocks[0]) > 1:
+        whole = np.block(
+            [list(line) for line in zip(*blocks, strict=True)] if transposed else blocks
         )
-    seconds = time.perf_counter() - started
-    return Partial(
-        Z,
-        np.zeros((0, 0), W.dtype),
-        0,
-        None,
-        np.array([token] * matrix.streams, np.uint32),
-        bytes_read=read_bytes,
-        seconds_multiplying=seconds,
-    )
+    yield Slab(held[0].start, held[-1].stop, partial(iter, [(0, whole)]))

@@ -137,6 +137,11 @@ class Layout:
         first = index * self.panel_pieces
         return Panel(index, first, min(first + self.panel_pieces, self.swept.count))
 
+    def extent(self, index: int) -> tuple[int, int]:
+        """Return (start, stop) positions of a panel on the swept axis."""
+        panel = self.panel(index)
+        return self.swept.cut(panel.first), self.swept.cut(panel.last)
+
     def slabs(self, panel: Panel) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) positions of the slabs of a panel on the swept axis."""
         for first in range(panel.first, panel.last, self.slab_pieces):

@@ -1,81 +1,152 @@
-"""How every task of a pass reads: what it needs, the blocks, the errors that name a place."""
+"""The loop in which every panel is read: slabs, tiles, bytes, seconds, tokens, retries, the limit.
+
+A panel comes from a store, tile by tile, or as chunks that other tasks have made (a dask array).
+What multiplies it cannot tell.
+"""
 
 from __future__ import annotations
 
-import threading
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypedDict
 
 import numpy as np
 import scipy.sparse as sp
 
 from bigspec.errors import DataError, NonFiniteError
 from bigspec.kernels import NonFiniteFound
-from bigspec.kernels.buffers import Buffers
-from bigspec.matrices import Matrix
-from bigspec.panels.layout import Layout
+from bigspec.kernels.tokens import block_token
+from bigspec.panels.context import Context
 from bigspec.sources.memory import canonical, from_pydata_sparse, is_pydata_sparse
 
-__all__ = ["Abandoned", "Context", "as_block", "non_finite", "size_of"]
+__all__ = ["Chunks", "Cost", "Reader", "Slab", "non_finite", "size_of"]
 
 Array = np.ndarray[Any, Any]
+Chunks = Sequence[Sequence[Any]]
+"""Chunks of a panel, ``chunks[i][j]`` in the order of the array's rows and columns."""
 
 
-class Abandoned(Exception):  # noqa: N818
-    """Nobody waits for this pass any more: it was interrupted, or its time is up."""
+class Cost(TypedDict):
+    """What a panel cost, by the names of a `Partial`."""
+
+    bytes_read: int
+    seconds_reading: float
+    seconds_multiplying: float
+    retries: int
 
 
-@dataclass(frozen=True, eq=False)
-class Context(ABC):
-    """What every task of one pass needs; sent to each worker once.
+@dataclass(frozen=True)
+class Slab:
+    """What is multiplied at once: ``start <= k < stop`` of the swept axis.
 
     Attributes
     ----------
-    matrix : Matrix
-    layout : Layout
-    V : ndarray (n, b) or None
-        None for the Gram matrix.
-    exponent : int or None
-        None in the first pass.
-    facts : bool
-    buffers : Buffers
-        Scratch of the threads of one process, for the length of the pass.
+    start, stop : int
+    tiles : callable
+        Each call reads the slab: it yields ``(offset along the iterate, block as stored)``. A
+        block is valid until the next one.
     """
 
-    reads: ClassVar[bool] = True  # whether the tasks need the entries of the matrix
+    start: int
+    stop: int
+    tiles: Callable[[], Iterator[tuple[int, Any]]]
 
-    matrix: Matrix
-    layout: Layout
-    V: Array | None
-    exponent: int | None
-    facts: bool
-    buffers: Buffers = field(default_factory=lambda: Buffers(threading.Event()))
-
-    @abstractmethod
-    def task(self, reference: Any, panel: int) -> tuple[Any, ...]:
-        """Return the task of a panel; `reference` stands for this context in the graph."""
-
-    def blocks_task(self, reference: Any, panel: int, pieces: Any) -> tuple[Any, ...]:
-        """Return the task of a panel whose chunks are results of other tasks."""
-        raise NotImplementedError
-
-    def at_once(self) -> Any:
-        """Run the whole pass of an operator, here."""
-        raise NotImplementedError
+    @property
+    def height(self) -> int:
+        """Rows of the slab in S."""
+        return self.stop - self.start
 
 
-def as_block(block: Any) -> Any:
+class Reader:
+    """Reads one panel, and counts what that costs.
+
+    Parameters
+    ----------
+    context : Context
+    index : int
+        Of the panel.
+    chunks : sequence of sequences, optional
+        The chunks of the panel, where other tasks have made them.
+
+    Attributes
+    ----------
+    index : int
+    token : int
+        Of all that was read, in the order in which it was read.
+    bytes_read : int
+    """
+
+    def __init__(self, context: Context, index: int, chunks: Chunks | None = None) -> None:
+        self.context, self.index, self.chunks = context, index, chunks
+        self.token, self.bytes_read, self._reading = 0, 0, 0.0
+        self._retries, self._started = context.buffers.retries, time.perf_counter()
+
+    def slabs(self) -> Iterator[Slab]:
+        """Yield the slabs of the panel in their order."""
+        layout = self.context.layout
+        panel = layout.panel(self.index)
+        if self.chunks is None:
+            for start, stop in layout.slabs(panel):
+                yield Slab(start, stop, partial(self._stored, (start, stop)))
+            return
+        rows = layout.orientation == "rows"
+        slabs = self.chunks if rows else list(zip(*self.chunks, strict=True))
+        for number, chunks in enumerate(slabs, start=panel.first):
+            cut = layout.swept.cut(number), layout.swept.cut(number + 1)
+            yield Slab(*cut, partial(self._made, chunks))
+
+    def _stored(self, slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
+        context, layout = self.context, self.context.layout
+        for tile in layout.tiles():
+            context.limit.check()
+            before = time.perf_counter()
+            block = context.matrix.read(*layout.rectangle(slab, tile), context.buffers)
+            self._reading += time.perf_counter() - before
+            self._count(block)
+            yield tile[0], block
+
+    def _made(self, chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        for number, chunk in enumerate(chunks):
+            self.context.limit.check()
+            before = time.perf_counter()
+            block = _as_block(chunk)
+            self._reading += time.perf_counter() - before
+            self._count(block)
+            yield self.context.layout.across.cut(number), block
+
+    def _count(self, block: Any) -> None:
+        self.bytes_read += size_of(block)
+        self.token = block_token(block, self.token)
+
+    @property
+    def tokens(self) -> Array:
+        """The token, as one of many panels'."""
+        return np.array([self.token], np.uint32)
+
+    def cost(self) -> Cost:
+        """Return what the panel cost up to now."""
+        seconds = time.perf_counter() - self._started
+        return {
+            "bytes_read": self.bytes_read,
+            "seconds_reading": self._reading,
+            "seconds_multiplying": seconds - self._reading,
+            "retries": self.context.buffers.retries - self._retries,
+        }
+
+
+def _as_block(chunk: Any) -> Any:
     """Return a chunk as an ndarray, or as a CSR or CSC block without duplicates."""
-    if isinstance(block, np.ndarray):
-        return block
-    if is_pydata_sparse(block):
-        block = from_pydata_sparse(block, "dask array")
-    if sp.issparse(block):
-        return canonical(block)
+    if isinstance(chunk, np.ndarray):
+        return chunk
+    if is_pydata_sparse(chunk):
+        chunk = from_pydata_sparse(chunk, "dask array")
+    if sp.issparse(chunk):
+        return canonical(chunk)
     msg = (
         f"dask array: expected chunks that are NumPy arrays, SciPy or pydata sparse arrays, got "
-        f"{type(block).__module__}.{type(block).__qualname__}; map_blocks them to one of these"
+        f"{type(chunk).__module__}.{type(chunk).__qualname__}; map_blocks them to one of these"
     )
     raise DataError(msg)
 
@@ -88,7 +159,7 @@ def size_of(block: Any) -> int:
 
 
 def non_finite(
-    context: Context, slab: tuple[int, int], found: NonFiniteFound, index: int
+    context: Context, slab: Slab, found: NonFiniteFound, index: int
 ) -> NonFiniteError | DataError:
     """Build the error that names the entry, its chunk and its panel."""
     row, column = found.args
@@ -99,9 +170,9 @@ def non_finite(
             "finite now: the matrix changed while it was being read. Run again on a stable copy."
         )
     if context.layout.orientation == "rows":
-        row += slab[0]
+        row += slab.start
     else:
-        column += slab[0]
+        column += slab.start
     return NonFiniteError(
         f"{matrix.name}: expected finite entries, got a NaN or infinity first at "
         f"[{row}, {column}], in {matrix.chunk_at(row, column)}, panel {index}. "

@@ -65,7 +65,7 @@ class DaskMatrix(Matrix):
             else np.block([list(strip) for strip in pieces])
         )
 
-    def pieces(self, layout: Layout, index: int) -> tuple[list[list[Any]], dict[Any, Any]]:
+    def chunks(self, layout: Layout, index: int) -> tuple[list[list[Any]], dict[Any, Any]]:
         """Return keys ``[i][j]`` of the chunks of a panel, and the tasks that make them."""
         panel = layout.panel(index)
         cut = slice(panel.first, panel.last)

@@ -6,11 +6,10 @@ ones are already running. Graphs are of the size of the rounds in flight, never 
 
 from __future__ import annotations
 
-import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
@@ -20,9 +19,10 @@ from dask.system import CPU_COUNT
 
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import OperatorMatrix
+from bigspec.panels.context import Context, run_panel
 from bigspec.panels.fused import sum_partials
 from bigspec.panels.layout import Layout
-from bigspec.panels.reading import Context
+from bigspec.panels.limit import Abandoned, Limit
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.dask_array import DaskMatrix
 
@@ -60,12 +60,11 @@ def build_round(context: Context, reference: Any, token: str, index: int) -> Rou
     keys = []
     for panel in range(first, last):
         key = f"bigspec-panel-{token}-{panel}"
+        chunks = None
         if context.reads and isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
-            pieces, tasks = matrix.pieces(layout, panel)
+            chunks, tasks = matrix.chunks(layout, panel)
             graph.update(tasks)
-            graph[key] = context.blocks_task(reference, panel, pieces)
-        else:
-            graph[key] = context.task(reference, panel)
+        graph[key] = (run_panel, reference, panel, chunks)
         keys.append(key)
     root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
     return Round(graph, root, steps)
@@ -174,7 +173,7 @@ class ThreadExecutor(Executor):
         layout = context.layout
         if isinstance(context.matrix, OperatorMatrix):
             return context.at_once()  # type: ignore[no-any-return]
-        token = uuid.uuid4().hex
+        context, token = replace(context, limit=Limit(deadline)), uuid.uuid4().hex
         running = min(layout.memory.tasks, self.tasks)
         in_flight = window(layout, running)
         options: dict[str, Any] = {"num_workers": running} if running < self.tasks else {}
@@ -188,8 +187,7 @@ class ThreadExecutor(Executor):
             elif key in sums:
                 told = sums[key]
                 on_sum(told, result)
-            if deadline is not None and time.monotonic() > deadline:
-                raise DeadlinePassed
+            context.limit.check()
 
         # Handed over, not registered: Dask's register is one for all threads, and another run's
         # deadline would end this one. A user's own callbacks are taken along.
@@ -202,9 +200,10 @@ class ThreadExecutor(Executor):
                 assert total is not None
                 if told < last:  # a scheduler that a user configured may know no callbacks
                     on_sum(last, total)
-        except BaseException:
-            assert context.buffers.abandoned is not None
-            context.buffers.abandoned.set()  # threads of the pool stop at their next slab
+        except BaseException as error:
+            context.limit.abandon()  # threads of the pool stop before their next read
+            if isinstance(error, Abandoned):
+                raise DeadlinePassed from None
             raise
         assert total is not None
         return total

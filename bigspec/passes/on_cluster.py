@@ -12,9 +12,9 @@ from typing import Any
 
 from bigspec.errors import BigspecError, ClusterError
 from bigspec.kernels.partials import Partial
+from bigspec.panels.context import Context
 from bigspec.panels.fused import sum_partials
-from bigspec.panels.reading import Context
-from bigspec.panels.strips import Strips
+from bigspec.panels.rows import Rows
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.executor import (
     Executor,
@@ -177,7 +177,7 @@ class _Flight:
                 continue
             self.rounds.popleft()
             self.failures = self.told = 0
-            assert isinstance(result, (Partial, Strips))
+            assert isinstance(result, (Partial, Rows))
             return result
 
     def _watch(self, steps: dict[Any, int], root: Any) -> None:

@@ -12,10 +12,11 @@ from bigspec.errors import AdjointError, MatrixChangedError
 from bigspec.kernels import working_dtype
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.forward import FinishContext, ForwardContext
+from bigspec.panels.forward import ForwardContext
 from bigspec.panels.fused import FusedContext
 from bigspec.panels.layout import Layout
-from bigspec.panels.strips import Strips
+from bigspec.panels.rows import Rows
+from bigspec.panels.target import FinishContext
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
 
@@ -161,7 +162,7 @@ class Pass:
         )
         self._rows(context, Hooks())
 
-    def _rows(self, context: ForwardContext, hooks: Hooks) -> Strips:
+    def _rows(self, context: ForwardContext | FinishContext, hooks: Hooks) -> Rows:
         rows: Any = self.executor.sum_rounds(
             context,
             FirstRounds(),
@@ -169,7 +170,7 @@ class Pass:
             on_sum=lambda _rounds, _total: None,
             deadline=hooks.deadline,
         )
-        assert isinstance(rows, Strips)
+        assert isinstance(rows, Rows)
         return rows
 
     def target_rows(self, most: int) -> int | None:
@@ -258,7 +259,7 @@ def pass_result(total: Partial, V: Array | None, cost: PassCost) -> PassResult:
     return PassResult(total.Z, total.gram, defect, total.exponent, facts, spent, total.tokens)
 
 
-def forward_result(rows: Strips, seconds: float) -> Forward:
+def forward_result(rows: Rows, seconds: float) -> Forward:
     """Join what the panels of a forward pass returned."""
     R: Any = rows.factors[0]
     for factor in rows.factors[1:]:

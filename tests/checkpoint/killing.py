@@ -30,7 +30,7 @@ import zarr.storage._local as local_store
 
 import bigspec
 from bigspec.checkpoint import contents, lease, store, writer
-from bigspec.panels import fused, layout
+from bigspec.panels import layout
 from bigspec.passes import executor
 from bigspec.watch import Observer
 from tests.matrices import decaying
@@ -409,15 +409,15 @@ class Child:
         self.pass_number = number
 
     def watch_panels(self):
-        inner = fused.run_panel
+        inner = executor.run_panel
 
-        def run_panel(context, index):
+        def run_panel(context, index, chunks):
             self.note("panel", self.pass_number, index)
             if self.due("panel")[1]:
                 die()
-            return inner(context, index)
+            return inner(context, index, chunks)
 
-        fused.run_panel = run_panel
+        executor.run_panel = run_panel
 
     def watch_saves(self):
         """Note what is loaded, offered and saved; let the writer's clock count panels."""

@@ -23,7 +23,7 @@ from bigspec.expressions import Product
 from bigspec.kernels import working_dtype
 from bigspec.kernels.composed import times_power
 from bigspec.matrices import Matrix
-from bigspec.panels.forward import ForwardContext, operator_rows
+from bigspec.panels.forward import ForwardContext
 from bigspec.panels.layout import Layout
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
@@ -209,7 +209,7 @@ class ChainPass(Pass):
         cost = Cost(hooks or Hooks())
         adjoint = self.layout.orientation != "rows"
         Y = apply_to(self.matrix, block, self.layout.memory.limit, cost, adjoint=adjoint)
-        made = forward_result(operator_rows(context, Y), time.monotonic() - started)
+        made = forward_result(context.rows_of(Y), time.monotonic() - started)
         return replace(made, cost=cost.spent(made.cost.seconds))
 
 

@@ -1,4 +1,4 @@
-"""What the panels of a forward pass return."""
+"""Rows of ``Y = S V``, as the panels of a forward pass return them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Strips"]
+__all__ = ["Rows"]
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Strips:
-    """Consecutive strips of ``Y = S V`` and what they cost.
+class Rows:
+    """Rows of ``Y = S V`` of consecutive panels, and what they cost.
 
     Attributes
     ----------
@@ -44,20 +44,20 @@ class Strips:
     Z: Array | None = None
 
     @staticmethod
-    def joined(strips: Sequence[Strips]) -> Strips:
-        """Put strips one after another, without copies, and add what comes back, in order."""
-        back = [one.Z for one in strips if one.Z is not None]
+    def joined(rows: Sequence[Rows]) -> Rows:
+        """Put rows one after another, without copies, and add what comes back, in order."""
+        back = [one.Z for one in rows if one.Z is not None]
         total = back[0].copy() if back else None
         for Z in back[1:]:
             total += Z
-        return Strips(
-            tuple(part for one in strips for part in one.parts),
-            tuple(factor for one in strips for factor in one.factors),
-            tuple(token for one in strips for token in one.tokens),
-            sum(one.bytes_read for one in strips),
-            sum(one.seconds_reading for one in strips),
-            sum(one.seconds_multiplying for one in strips),
-            sum(one.retries for one in strips),
-            np.concatenate([one.contents for one in strips]),
+        return Rows(
+            tuple(part for one in rows for part in one.parts),
+            tuple(factor for one in rows for factor in one.factors),
+            tuple(token for one in rows for token in one.tokens),
+            sum(one.bytes_read for one in rows),
+            sum(one.seconds_reading for one in rows),
+            sum(one.seconds_multiplying for one in rows),
+            sum(one.retries for one in rows),
+            np.concatenate([one.contents for one in rows]),
             total,
         )

@@ -1,0 +1,62 @@
+"""What every task of a pass needs, and the one function that a graph calls for a panel."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bigspec.kernels.buffers import Buffers
+from bigspec.matrices import Matrix
+from bigspec.panels.layout import Layout
+from bigspec.panels.limit import Limit
+
+__all__ = ["Context", "run_panel"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Context(ABC):
+    """What every task of one pass needs; sent to each worker once.
+
+    Attributes
+    ----------
+    matrix : Matrix
+    layout : Layout
+    V : ndarray (n, b) or None
+        None for the Gram matrix.
+    exponent : int or None
+        None in the first pass.
+    facts : bool
+    buffers : Buffers
+        Scratch of the threads of one process, for the length of the pass.
+    limit : Limit
+        When the tasks stop, done or not.
+    """
+
+    reads: ClassVar[bool] = True  # whether the tasks need the entries of the matrix
+
+    matrix: Matrix
+    layout: Layout
+    V: Array | None
+    exponent: int | None
+    facts: bool
+    buffers: Buffers = field(default_factory=Buffers, kw_only=True)
+    limit: Limit = field(default_factory=Limit, kw_only=True)
+
+    @abstractmethod
+    def work(self, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:
+        """Do the work of a panel; `chunks` are its chunks where other tasks have made them."""
+
+    def at_once(self) -> Any:
+        """Run the whole pass of an operator, here."""
+        raise NotImplementedError
+
+
+def run_panel(context: Context, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:
+    """Do the work of a panel."""
+    return context.work(index, chunks)

@@ -1,0 +1,55 @@
+"""When the tasks of a pass stop before they are done: at its deadline, or if nobody waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+__all__ = ["Abandoned", "Limit"]
+
+
+class Abandoned(Exception):  # noqa: N818
+    """Nobody waits for this pass any more: it was interrupted, or its time is up."""
+
+
+class Limit:
+    """The end of a pass, which every task looks at before each read.
+
+    Clocks of two machines differ, and `time.monotonic` has no meaning outside its own: what
+    travels to a worker is the time that is left when it is sent.
+
+    Parameters
+    ----------
+    deadline : float or None
+        In the clock of `time.monotonic`.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.deadline = deadline
+        self._abandoned = threading.Event()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the deadline, negative after it; None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.left is not None and self.left <= 0
+
+    def abandon(self) -> None:
+        """Let the tasks of this process stop before their next read."""
+        self._abandoned.set()
+
+    def check(self) -> None:
+        """Raise `Abandoned` if the deadline has passed or nobody waits."""
+        if self._abandoned.is_set() or self.passed:
+            raise Abandoned
+
+    def __reduce__(self) -> tuple[object, tuple[float | None]]:
+        return _ending_in, (self.left,)
+
+
+def _ending_in(seconds: float | None) -> Limit:
+    return Limit(None if seconds is None else time.monotonic() + seconds)
