@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.errors import MemoryLimitError
 from bigspec.gates import Gate
-from bigspec.layout import format_bytes
 from bigspec.matrices import Matrix
 from bigspec.options import (
     as_bytes,
@@ -42,8 +39,6 @@ from bigspec.results import Estimate, Observer
 from bigspec.resuming import kept, prepared, show, versions
 from bigspec.solve import Budget, Outcome, Progress, check_budget, solve
 from bigspec.sources import open_source
-from bigspec.sources.files import loading_nbytes
-from bigspec.sources.locations import local_file
 
 __all__ = ["connect", "norm", "open_matrix", "plan", "show"]
 
@@ -81,6 +76,8 @@ def open_matrix(
         It was opened and is no numeric 2-D matrix. A missing value is found when it is read.
     ArgumentError
         `rows` or `fill` for something else than a netCDF variable, or not of this one.
+    MemoryLimitError
+        It would have to be loaded, and does not fit.
     """
     if is_dask_array(a) and rows is None and fill is None:
         return open_dask_array(a)
@@ -88,24 +85,15 @@ def open_matrix(
 
 
 def open_within(a: Any, limit: int | None) -> Matrix:
-    """Open a matrix, unless it is a Matrix Market file that does not fit when it is loaded.
+    """Open a matrix; what has to be loaded, or read to be opened, must fit `limit`.
 
     Raises
     ------
     MemoryLimitError
     """
-    if isinstance(a, (str, os.PathLike)) and os.fspath(a).endswith((".mtx", ".mtx.gz")):
-        found = local_file(os.fspath(a))
-        size = loading_nbytes(found[0]) if found is not None and not found[1] else None
-        limit = limit or find_executor(True).memory() // 2
-        if size is not None and size > limit:
-            msg = (
-                f"memory_limit: expected at least {format_bytes(size)} for loading {a}, got "
-                f"{format_bytes(limit)}. Convert it once, in bounded memory, and take the result: "
-                f"bigspec convert {a} A.zarr"
-            )
-            raise MemoryLimitError(msg)
-    return open_matrix(a)
+    if is_dask_array(a):
+        return open_dask_array(a)
+    return open_source(a, limit or find_executor(True).memory() // 2)
 
 
 def plan(

@@ -147,7 +147,9 @@ def hstack(matrices: Sequence[Any]) -> Matrix:
 
 
 def _opened(a: Any) -> Matrix:
-    return open_dask_array(a) if is_dask_array(a) else open_source(a)
+    if is_dask_array(a):
+        return open_dask_array(a)
+    return open_source(a, find_executor(True).memory() // 2)
 
 
 def _column_sums(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:

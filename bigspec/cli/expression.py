@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from bigspec.api import open_matrix
+from bigspec.api import open_within
 from bigspec.compose import centered, scaled, standardized
 from bigspec.errors import SourceError
+from bigspec.options import as_bytes
 
 __all__ = ["expressed", "expression_options"]
 
@@ -41,9 +42,10 @@ def expressed(
     """
     if minus is None and not center and scale is None:
         return source
-    matrix = open_matrix(source)
+    limit = as_bytes(memory_limit)
+    matrix = open_within(source, limit)
     if minus is not None:
-        matrix = matrix - open_matrix(minus)
+        matrix = matrix - open_within(minus, limit)
     if scale == "std":
         return standardized(matrix, center=center, memory_limit=memory_limit)
     if center:

@@ -170,7 +170,7 @@ def sparse_format(group: Any) -> str | None:
     return known.get(str(named))
 
 
-def open_sparse_group(group: Any, name: str) -> StoredSparse:
+def open_sparse_group(group: Any, name: str, memory: int) -> StoredSparse:
     """Open a CSR or CSC group; the pointers are read once, the entries are not.
 
     Parameters
