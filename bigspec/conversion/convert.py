@@ -143,11 +143,8 @@ def _open(src: Any, shape: Any, limit: int) -> EntryStream:
         name = os.fspath(src)
         if not inside and is_market(path):
             return open_market(path, name)
-        if (
-            not inside
-            and path.suffix.lower() == ".npz"
-            and (opened := open_npz(path, name)) is not None
-        ):
+        scipys = not inside and path.suffix.lower() == ".npz"
+        if scipys and (opened := open_npz(path, name)) is not None:
             return opened
     return MatrixStream.of(open_source(src, limit), limit)
 

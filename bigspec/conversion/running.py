@@ -65,8 +65,8 @@ class Target:
     @property
     def capacity(self) -> int:
         """Entries of a bucket; more than sort fast only where the buckets would be too many."""
-        wanted = max(CAPACITY_BYTES, -(-self.source.most * self.kind.itemsize // MOST_BUCKETS))
-        return max(1, min(self.limit // SHARE, wanted) // self.kind.itemsize)
+        size, least = self.kind.itemsize, -(-self.source.most // MOST_BUCKETS)
+        return max(1, min(self.limit // SHARE // size, max(CAPACITY_BYTES // size, least)))
 
     @property
     def in_order(self) -> bool:
@@ -85,7 +85,7 @@ class Target:
         """
         most, majors = self.source.most, self.shape[0]
         if not self.in_order and most > MOST_BUCKETS * self.capacity:
-            least = -(-most * self.kind.itemsize * SHARE // MOST_BUCKETS)
+            least = -(-most // MOST_BUCKETS) * self.kind.itemsize * SHARE
             msg = (
                 f"memory_limit: expected at least {format_bytes(least)} to sort {most} entries "
                 f"in, got {format_bytes(self.limit)}"
