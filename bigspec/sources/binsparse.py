@@ -106,13 +106,13 @@ def open_binsparse(group: Any, name: str, memory: int) -> Matrix:
         lines = Coordinates(_index(group, "indices_0", said, name, memory), said.stored, name)
     if said.structure is not None:
         why = f"only a triangle of it is stored ({said.structure})"
-        _check_room(name, why, 2 * said.stored, data, memory)
+        _check_room(name, why, (2 * said.stored, sum(said.shape)), data, memory)
     try:
         matrix = assemble(name, order, said.shape, (data, indices, lines), memory)
     except Unsorted as found:
         part = lines.parts[0].name.rpartition("/")[2]
         why = f"its coordinates are not sorted ({part}[{found.args[0]}] is less than the one before"
-        _check_room(name, f"{why})", said.stored, data, memory)
+        _check_room(name, f"{why})", (said.stored, sum(said.shape)), data, memory)
         return _loaded(_scattered(name, said, order, data, indices, lines.parts[0]), said, name)
     if said.structure is None:
         return matrix
@@ -184,8 +184,10 @@ def _check_fill(group: Any, said: Descriptor, name: str, memory: int) -> None:
         raise DataError(msg)
 
 
-def _check_room(name: str, why: str, entries: int, data: Vector, memory: int) -> None:
-    needed = 2 * entries * (data.dtype.itemsize + 16)  # as it is stored, and as CSR or CSC
+def _check_room(name: str, why: str, counts: tuple[int, int], data: Vector, memory: int) -> None:
+    entries, extents = counts
+    # Entries as they are stored, and as CSR or CSC, with its pointers.
+    needed = 2 * entries * (data.dtype.itemsize + 16) + 8 * extents
     if needed > memory:
         msg = (
             f"{name}: {why}, so that it has to be loaded, which takes {format_bytes(needed)} of "

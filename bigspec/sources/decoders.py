@@ -60,7 +60,8 @@ def _blosc(encoded: Bytes, out: Bytes) -> int:
     if not _BLOSC_HEADER <= stored <= encoded.nbytes:
         msg = f"{encoded.nbytes} bytes stored, {stored} expected by the Blosc header"
         raise DamagedChunk(msg)
-    _BLOSC.decode(encoded[:stored], out=out[:decoded])
+    if decoded:  # c-blosc takes an empty chunk for a damaged one
+        _BLOSC.decode(encoded[:stored], out=out[:decoded])
     return int(decoded)
 
 
@@ -69,7 +70,8 @@ def _lz4(encoded: Bytes, out: Bytes) -> int:
         msg = f"{encoded.nbytes} bytes stored, fewer than an LZ4 header has"
         raise DamagedChunk(msg)
     size = _fit(int.from_bytes(encoded[:4].tobytes(), "little"), out)
-    _LZ4.decode(encoded, out=out[:size])
+    if size:
+        _LZ4.decode(encoded, out=out[:size])
     return size
 
 

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a packed file that is cut short or no gzip file raises."""
-HEADER_BYTES = 16 << 20
+HEADER_BYTES = 4 << 20
 """Comments before the sizes end here: packed, they take nothing."""
 LINE_BYTES = 1 << 16
 DEFLATED = 1032
@@ -132,12 +132,13 @@ def read_header(file: BinaryIO, path: Path, name: str, *, dense: bool) -> Header
         if banner[2] == "array" and not dense:
             raise _dense(name)
         before, text = 1, file.readline(LINE_BYTES)
+        offset = len(first) + len(text)
         while text and (not text.strip() or text.lstrip().startswith(b"%")):
             before, text = before + 1, file.readline(LINE_BYTES)
-            if file.tell() > HEADER_BYTES:
+            offset += len(text)
+            if offset > HEADER_BYTES:
                 msg = f"{name}: expected sizes, got {HEADER_BYTES >> 20} MiB of comments"
                 raise SourceError(msg)
-        offset = file.tell()
     except DAMAGED as error:
         raise _unreadable(path, name, error) from error
     except UnicodeDecodeError as error:

@@ -55,6 +55,8 @@ def _pairs() -> tuple[bytes, bytes]:
 
 
 _MEANING, _NOTHING = _pairs()
+_HELD = re.compile(rb"(?m)^[^\S\n]*([^\s%][^\n]*)")
+"""A line that is neither blank nor a comment."""
 _INDEX = re.compile(rb"\+?[0-9]+")
 _NUMBER = re.compile(rb"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eEdDqQ]([+-]?[0-9]+)|([+-][0-9]+))?")
 _WHOLE = re.compile(rb"[+-]?[0-9]+")
@@ -131,10 +133,11 @@ class Spelling:
         BadLine
         """
         numbers, lines = [], []
-        for number, text in enumerate(block.split(b"\n"), start=line + 1):
+        number, at = line + 1, 0
+        for found in _HELD.finditer(block):
+            number, at = number + block.count(b"\n", at, found.start(1)), found.start(1)
+            text = found[1]
             words = text.split()
-            if not words or words[0].startswith(b"%"):
-                continue
             if len(words) != self.words:
                 why = f"{len(words)} numbers, {self.words} expected"
                 raise BadLine(number, text, why)

@@ -141,9 +141,11 @@ class Market:
         self, block: bytes, line: int, done: int
     ) -> tuple[range | list[int], Array, Array, Array]:
         """Return ``(numbers of the lines, values, rows, columns)``."""
-        plain = self.spelling.plain(block)
+        plain = self.spelling.plain(block) if block.strip() else b""
         numbers: range | list[int] = range(line + 1, line + 1 + _lines(block))
         try:
+            if plain == b"":
+                return range(0), *self._read(plain, 0, done)
             if plain is not None:
                 try:
                     return numbers, *self._read(plain, len(numbers), done)

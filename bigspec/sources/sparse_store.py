@@ -23,6 +23,7 @@ from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5 import HDF5Vector
 from bigspec.sources.lines import PIECE_BYTES, Lines, ListedPointers, Pointers, Vector
+from bigspec.sources.locations import open_failure
 from bigspec.sources.zarr_store import ZarrVector
 
 __all__ = ["StoredSparse", "assemble", "open_sparse_group", "sparse_format", "stored_vector"]
@@ -281,7 +282,7 @@ def _part(vector: Vector) -> str:
 
 def _shape(group: Any, name: str, memory: int) -> tuple[int, ...]:
     shape: Any = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
-    if shape is None and "shape" in group:
+    if shape is None and _holds(group, "shape"):
         held = stored_vector(group, "shape", name, memory)
         shape = held.read(0, min(len(held), MOST_EXTENTS), Buffers(), "sparse.shape")
     try:
@@ -289,6 +290,13 @@ def _shape(group: Any, name: str, memory: int) -> tuple[int, ...]:
     except (TypeError, ValueError):
         msg = f"{name}: expected an attribute 'shape' of two integers, got {shape!r}"
         raise SourceError(msg) from None
+
+
+def _holds(group: Any, part: str) -> bool:
+    try:
+        return part in group
+    except (ValueError, TypeError):  # it is there, and zarr cannot read its metadata
+        return True
 
 
 def stored_vector(group: Any, part: str, name: str, memory: int) -> ZarrVector | HDF5Vector:
@@ -305,6 +313,8 @@ def stored_vector(group: Any, part: str, name: str, memory: int) -> ZarrVector |
     """
     try:
         array = retries.with_retries(lambda: group.get(part))
+    except (ValueError, TypeError) as error:
+        raise open_failure(error, f"{name}/{part}") from error
     except Exception as error:
         raise retries.named_failure(error, name, part) from error
     if len(getattr(array, "shape", ())) != 1:
