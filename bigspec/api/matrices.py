@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,10 +14,8 @@ from bigspec.api.arguments import (
 )
 from bigspec.errors import (
     ArgumentError,
-    MemoryLimitError,
     NonFiniteError,
     UnsupportedTypeError,
-    format_bytes,
 )
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes import (
@@ -28,8 +25,6 @@ from bigspec.passes import (
     open_dask_array,
 )
 from bigspec.sources import open_source
-from bigspec.sources.files import loading_nbytes
-from bigspec.sources.locations import local_file
 
 __all__ = [
     "centered",
@@ -172,7 +167,9 @@ def hstack(matrices: Sequence[Any]) -> Matrix:
 
 
 def _opened(a: Any) -> Matrix:
-    return open_dask_array(a) if is_dask_array(a) else open_source(a)
+    if is_dask_array(a):
+        return open_dask_array(a)
+    return open_source(a, find_executor(True).memory() // 2)
 
 
 def _column_sums(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:
@@ -214,6 +211,8 @@ def open_matrix(
         It was opened and is no numeric 2-D matrix. A missing value is found when it is read.
     ArgumentError
         `rows` or `fill` for something else than a netCDF variable, or not of this one.
+    MemoryLimitError
+        It would have to be loaded, and does not fit.
     """
     if is_dask_array(a) and rows is None and fill is None:
         return open_dask_array(a)
@@ -221,21 +220,12 @@ def open_matrix(
 
 
 def open_within(a: Any, limit: int | None) -> Matrix:
-    """Open a matrix, unless it is a Matrix Market file that does not fit when it is loaded.
+    """Open a matrix; what has to be loaded, or read to be opened, must fit `limit`.
 
     Raises
     ------
     MemoryLimitError
     """
-    if isinstance(a, (str, os.PathLike)) and os.fspath(a).endswith((".mtx", ".mtx.gz")):
-        found = local_file(os.fspath(a))
-        size = loading_nbytes(found[0]) if found is not None and not found[1] else None
-        limit = limit or find_executor(True).memory() // 2
-        if size is not None and size > limit:
-            msg = (
-                f"memory_limit: expected at least {format_bytes(size)} for loading {a}, got "
-                f"{format_bytes(limit)}. Convert it once, in bounded memory, and take the result: "
-                f"bigspec convert {a} A.zarr"
-            )
-            raise MemoryLimitError(msg)
-    return open_matrix(a)
+    if is_dask_array(a):
+        return open_dask_array(a)
+    return open_source(a, limit or find_executor(True).memory() // 2)

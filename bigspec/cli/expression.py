@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from bigspec.api.matrices import centered, open_matrix, scaled, standardized
+from bigspec.api.arguments import as_bytes
+from bigspec.api.matrices import centered, open_within, scaled, standardized
 from bigspec.errors import SourceError
 
 __all__ = ["expressed", "expression_options"]
@@ -40,9 +41,10 @@ def expressed(
     """
     if minus is None and not center and scale is None:
         return source
-    matrix = open_matrix(source)
+    limit = as_bytes(memory_limit)
+    matrix = open_within(source, limit)
     if minus is not None:
-        matrix = matrix - open_matrix(minus)
+        matrix = matrix - open_within(minus, limit)
     if scale == "std":
         return standardized(matrix, center=center, memory_limit=memory_limit)
     if center:

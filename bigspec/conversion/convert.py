@@ -15,25 +15,23 @@ from bigspec.api.arguments import as_bytes
 from bigspec.conversion.entries import EntryStream, MatrixStream, open_arrays, open_npz
 from bigspec.conversion.matrix_market import open_market
 from bigspec.conversion.outcome import Conversion
-from bigspec.conversion.running import SHARE, Run, Target
+from bigspec.conversion.running import Run, Target
 from bigspec.conversion.work import Work
 from bigspec.errors import (
     ArgumentError,
     DataError,
     DestinationError,
     MemoryLimitError,
-    format_bytes,
 )
 from bigspec.passes import find_executor
 from bigspec.sources import open_source
+from bigspec.sources.files import is_market
 from bigspec.sources.locations import local_file
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
 __all__ = ["convert"]
 
-MOST_BUCKETS = 4096
-"""More take longer to keep account of than to sort."""
 UNWRITABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
     errno.ENAMETOOLONG,
@@ -105,13 +103,7 @@ def convert(
         raise ArgumentError(msg)
     source = _open(src, shape, limit)
     target = Target(source, format or source.form, _value_type(dtype, source), limit)
-    if not target.in_order and source.most > MOST_BUCKETS * target.capacity:
-        least = -(-source.most * target.kind.itemsize * SHARE // MOST_BUCKETS)
-        msg = (
-            f"memory_limit: expected at least {format_bytes(least)} to sort {source.most} entries "
-            f"in, got {format_bytes(limit)}"
-        )
-        raise MemoryLimitError(msg)
+    target.check()
     work = Work(_local(dst), _folder(scratch), target.wanted(), overwrite=overwrite)
     observer = make_observer(progress)
     try:
@@ -149,11 +141,12 @@ def _open(src: Any, shape: Any, limit: int) -> EntryStream:
     if isinstance(src, (str, os.PathLike)) and (local := local_file(os.fspath(src))) is not None:
         path, inside = local
         name = os.fspath(src)
-        if not inside and path.name.endswith((".mtx", ".mtx.gz")):
+        if not inside and is_market(path):
             return open_market(path, name)
-        if not inside and path.suffix == ".npz" and (opened := open_npz(path, name)) is not None:
+        scipys = not inside and path.suffix.lower() == ".npz"
+        if scipys and (opened := open_npz(path, name)) is not None:
             return opened
-    return MatrixStream.of(open_source(src), limit)
+    return MatrixStream.of(open_source(src, limit), limit)
 
 
 def _value_type(dtype: Any, source: EntryStream) -> np.dtype[Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from bigspec.errors import DataError, MemoryLimitError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
+from bigspec.sources.archives import check_member, member_header, small_member
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.memory import SparseMatrix
 
@@ -256,13 +257,9 @@ class _Member:
         self.name, self.member = name, member
         try:
             self.file = archive.open(f"{member}.npy")
-            version = np.lib.format.read_magic(self.file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, self.dtype = read(self.file)
+            shape, self.dtype = member_header(self.file)
+            if not self.dtype.hasobject:
+                check_member(archive.getinfo(f"{member}.npy"), shape, self.dtype, name)
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             msg = (
                 f"{name}: expected an array {member!r} inside, got {type(error).__name__}: {error}"
@@ -300,9 +297,10 @@ def open_npz(path: Path, name: str) -> NpzStream | None:
     Accepted too: members ``data``, ``row``, ``col`` and ``shape`` without a format.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            form = archive["format"].item() if "format" in archive else b"coo"
-            shape = tuple(int(extent) for extent in archive["shape"])
+        with zipfile.ZipFile(path) as archive:
+            named = "format.npy" in archive.namelist()
+            form = small_member(archive, "format").item() if named else b"coo"
+            shape = tuple(int(extent) for extent in small_member(archive, "shape"))
     except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         msg = (
             f"{name}: expected a sparse matrix as scipy.sparse.save_npz writes it, or members "

@@ -22,7 +22,7 @@ from bigspec.conversion.entries import EntryStream, MatrixStream
 from bigspec.conversion.outcome import Conversion
 from bigspec.conversion.work import Work
 from bigspec.conversion.writing import CHUNK, GroupWriter
-from bigspec.errors import DataError
+from bigspec.errors import DataError, MemoryLimitError, format_bytes
 from bigspec.watch import Observer
 
 __all__ = ["SHARE", "Run", "Target"]
@@ -33,6 +33,10 @@ SHARE = 8
 """A bucket takes this part of the memory: sorting holds it about four times, writing once more."""
 CAPACITY_BYTES = 256 << 20
 """More does not sort faster."""
+MOST_BUCKETS = 4096
+"""More take longer to keep account of than to sort."""
+POINTERS_AN_ENTRY = 64
+"""Rows (columns) for each stored entry, beyond which pointers are most of what is written."""
 SAVE_ENTRIES = 1 << 23
 """Entries that a kill while scattering costs."""
 
@@ -59,13 +63,43 @@ class Target:
 
     @property
     def capacity(self) -> int:
-        """Entries of a bucket."""
-        return max(1, min(self.limit // SHARE, CAPACITY_BYTES) // self.kind.itemsize)
+        """Entries of a bucket; more than sort fast only where the buckets would be too many."""
+        size, least = self.kind.itemsize, -(-self.source.most // MOST_BUCKETS)
+        return max(1, min(self.limit // SHARE // size, max(CAPACITY_BYTES // size, least)))
 
     @property
     def in_order(self) -> bool:
         """Whether the source has the wanted order already."""
         return isinstance(self.source, MatrixStream) and self.source.form == self.form
+
+    def check(self) -> None:
+        """Refuse sizes that cannot be sorted, or written, within the limit.
+
+        Raises
+        ------
+        MemoryLimitError
+            The least limit for the sort.
+        DataError
+            Nearly all that is written would be pointers of empty rows (columns).
+        """
+        most, majors = self.source.most, self.shape[0]
+        if not self.in_order and most > MOST_BUCKETS * self.capacity:
+            least = -(-most // MOST_BUCKETS) * self.kind.itemsize * SHARE
+            msg = (
+                f"memory_limit: expected at least {format_bytes(least)} to sort {most} entries "
+                f"in, got {format_bytes(self.limit)}"
+            )
+            raise MemoryLimitError(msg)
+        pointers = 8 * (majors + 1)
+        if pointers > self.limit // SHARE and majors > POINTERS_AN_ENTRY * most:
+            what, other = ("rows", "csc") if self.form == "csr" else ("columns", "csr")
+            msg = (
+                f"{self.source.name}: expected no more than {POINTERS_AN_ENTRY} {what} for each "
+                f"stored entry, got {majors} {what} for {most}, so that pointers of "
+                f"{format_bytes(pointers)} would be nearly all that is written; give --format "
+                f"{other} (format={other!r}), or leave out the {what} that are empty"
+            )
+            raise DataError(msg)
 
     def cast(self, values: Array) -> Array:
         """Return values in the wanted type.

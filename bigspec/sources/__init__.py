@@ -18,7 +18,8 @@ from scipy.sparse.linalg import LinearOperator
 from bigspec.errors import ArgumentError, UnsupportedTypeError
 from bigspec.matrices import Matrix
 from bigspec.sources.binsparse import is_binsparse, open_binsparse
-from bigspec.sources.files import FILES, open_file
+from bigspec.sources.checks import half_of_memory
+from bigspec.sources.files import is_file_format, open_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
 from bigspec.sources.locations import local_file, locate, open_node
 from bigspec.sources.memory import (
@@ -67,7 +68,8 @@ def open_source(
         fsspec knows, or a local HDF5, .npy, .npz or .mtx file; ``::/X`` at its end points at a
         matrix inside.
     memory : int, optional
-        Bytes that a matrix which has to be loaded whole may take, where that can be known first.
+        Bytes that may be held for a matrix that is loaded whole, for pointers that are read when
+        it is opened, and for a chunk; by default half of what this machine has.
     rows : sequence of str, optional
         Dimensions of a netCDF variable that make the rows.
     fill : number, optional
@@ -84,9 +86,12 @@ def open_source(
         The place cannot be opened; the message says what is there instead.
     DataError, UnsupportedTypeError
         It holds no numeric matrix, or `a` is of another type.
+    MemoryLimitError
+        It says that it needs more than that; nothing was loaded.
     ArgumentError
         `rows` or `fill` for something else than a netCDF variable, or not of this one.
     """
+    memory = half_of_memory() if memory is None else memory
     if isinstance(a, str) and not a:
         msg = "expected a path or URL, got an empty text; is a variable unset?"
         raise ArgumentError(msg)
@@ -127,29 +132,29 @@ def _open_variable(a: Any, rows: Sequence[str] | str | None, fill: complex | Non
     return open_netcdf(*local, os.fspath(a), rows, fill)
 
 
-def _open_group(group: Any, name: str, memory: int | None) -> Matrix | None:
+def _open_group(group: Any, name: str, memory: int) -> Matrix | None:
     """Open a Zarr or HDF5 group if it is a sparse matrix."""
     if is_binsparse(group):
         return open_binsparse(group, name, memory)
-    return None if sparse_format(group) is None else open_sparse_group(group, name)
+    return None if sparse_format(group) is None else open_sparse_group(group, name, memory)
 
 
-def _open_path(a: str | os.PathLike[str], memory: int | None) -> Matrix:
+def _open_path(a: str | os.PathLike[str], memory: int) -> Matrix:
     text = os.fspath(a)
     if not isinstance(text, str):
         msg = f"expected a path as str, got {type(text).__name__}; decode it with os.fsdecode"
         raise UnsupportedTypeError(msg)
     if (local := local_file(text)) is not None:
         path, inside = local
-        if not inside and path.name.endswith(FILES):
-            return open_file(path, text)
+        if not inside and is_file_format(path):
+            return open_file(path, text, memory)
         if is_netcdf(path):
             return open_netcdf(path, inside, text, None, None)
         if is_hdf5(path):
             opened = open_hdf5(path, inside, text)
             if isinstance(opened, Matrix):
                 return opened
-            return _open_group(*opened, memory) or open_sparse_group(*opened)
+            return _open_group(*opened, memory) or open_sparse_group(*opened, memory)
     location = locate(text)
     node = open_node(location)
     if isinstance(node, zarr.Array):

@@ -62,7 +62,7 @@ def is_binsparse(group: Any) -> bool:
     return "binsparse" in group.attrs
 
 
-def open_binsparse(group: Any, name: str, memory: int | None) -> Matrix:
+def open_binsparse(group: Any, name: str, memory: int) -> Matrix:
     """Open a matrix; what gives the rows (columns) of its entries is read once, they are not.
 
     Coordinates that are not sorted, and matrices of which only a triangle is stored, cannot be
@@ -73,8 +73,8 @@ def open_binsparse(group: Any, name: str, memory: int | None) -> Matrix:
     group : zarr.Group or h5py.Group
     name : str
         What messages call it.
-    memory : int or None
-        Bytes that a matrix which has to be loaded may take.
+    memory : int
+        Bytes that a matrix which has to be loaded may take, or a chunk.
 
     Raises
     ------
@@ -88,29 +88,30 @@ def open_binsparse(group: Any, name: str, memory: int | None) -> Matrix:
     """
     said = _descriptor(group, name)
     if said.filled:
-        _check_fill(group, said, name)
+        _check_fill(group, said, name, memory)
     order, kind = FORMATS[said.format]
-    data = typed(stored_vector(group, "values", name), said.types, "values", said.stored, name)
-    indices = _index(group, "indices_1", said, name)
+    values = stored_vector(group, "values", name, memory)
+    data = typed(values, said.types, "values", said.stored, name)
+    indices = _index(group, "indices_1", said, name, memory)
     lines: Pointers | ListedPointers | Coordinates
     if kind is Pointers:
-        lines = Pointers(_index(group, "pointers_to_1", said, name), said.stored, name)
+        lines = Pointers(_index(group, "pointers_to_1", said, name, memory), said.stored, name)
     elif kind is ListedPointers:
         listed, pointers = (
-            _index(group, part, said, name) for part in ("indices_0", "pointers_to_1")
+            _index(group, part, said, name, memory) for part in ("indices_0", "pointers_to_1")
         )
         lines = ListedPointers(listed, pointers, said.stored, name)
     else:
-        lines = Coordinates(_index(group, "indices_0", said, name), said.stored, name)
+        lines = Coordinates(_index(group, "indices_0", said, name, memory), said.stored, name)
     if said.structure is not None:
         why = f"only a triangle of it is stored ({said.structure})"
-        _check_room(name, why, 2 * said.stored, data, memory)
+        _check_room(name, why, (2 * said.stored, sum(said.shape)), data, memory)
     try:
-        matrix = assemble(name, order, said.shape, data, indices, lines)
+        matrix = assemble(name, order, said.shape, (data, indices, lines), memory)
     except Unsorted as found:
         part = lines.parts[0].name.rpartition("/")[2]
         why = f"its coordinates are not sorted ({part}[{found.args[0]}] is less than the one before"
-        _check_room(name, f"{why})", said.stored, data, memory)
+        _check_room(name, f"{why})", (said.stored, sum(said.shape)), data, memory)
         return _loaded(_scattered(name, said, order, data, indices, lines.parts[0]), said, name)
     if said.structure is None:
         return matrix
@@ -167,23 +168,26 @@ def _format(held: dict[str, Any]) -> str:
     return "custom" if both is None else both[transpose == [1, 0]]
 
 
-def _index(group: Any, part: str, said: Descriptor, name: str) -> Vector:
-    vector = stored_vector(group, part, name)
+def _index(group: Any, part: str, said: Descriptor, name: str, memory: int) -> Vector:
+    vector = stored_vector(group, part, name, memory)
     checked = typed(vector, said.types, part, None, name)
     return OneBased(checked) if said.base else checked
 
 
-def _check_fill(group: Any, said: Descriptor, name: str) -> None:
-    fill = typed(stored_vector(group, "fill_value", name), said.types, "fill_value", 1, name)
+def _check_fill(group: Any, said: Descriptor, name: str, memory: int) -> None:
+    held = stored_vector(group, "fill_value", name, memory)
+    fill = typed(held, said.types, "fill_value", 1, name)
     value = fill.read(0, 1, Buffers(), "fill")[0]
     if value != 0:
         msg = f"{name}: expected a fill_value of 0, got {value}: this matrix is dense; store it so"
         raise DataError(msg)
 
 
-def _check_room(name: str, why: str, entries: int, data: Vector, memory: int | None) -> None:
-    needed = 2 * entries * (data.dtype.itemsize + 16)  # as it is stored, and as CSR or CSC
-    if memory is not None and needed > memory:
+def _check_room(name: str, why: str, counts: tuple[int, int], data: Vector, memory: int) -> None:
+    entries, extents = counts
+    # Entries as they are stored, and as CSR or CSC, with its pointers.
+    needed = 2 * entries * (data.dtype.itemsize + 16) + 8 * extents
+    if needed > memory:
         msg = (
             f"{name}: {why}, so that it has to be loaded, which takes {format_bytes(needed)} of "
             f"{format_bytes(memory)}; write it as CSR with 'bigspec convert'"

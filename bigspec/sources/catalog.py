@@ -127,14 +127,23 @@ def _entry(path: str, document: dict[str, Any]) -> Entry | None:
         kind = document.get("data_type", document.get("dtype", "unknown"))
         if isinstance(kind, dict):
             kind = kind.get("name", "unknown")
-        return Entry(path, kind if isinstance(kind, str) else "records", tuple(document["shape"]))
-    attributes = document.get("attributes") or {}
+        return Entry(
+            path, kind if isinstance(kind, str) else "records", _extents(document["shape"])
+        )
+    attributes = document.get("attributes")
+    attributes = attributes if isinstance(attributes, dict) else {}
     encoding = attributes.get("encoding-type")
     if encoding in ("csr_matrix", "csc_matrix"):
-        return Entry(path, f"sparse group ({encoding})", tuple(attributes.get("shape", ())))
+        return Entry(path, f"sparse group ({encoding})", _extents(attributes.get("shape")))
     described = attributes.get("binsparse")
     if isinstance(described, dict):
-        described = described.get("binsparse", described)
+        inner = described.get("binsparse", described)
+        described = inner if isinstance(inner, dict) else {}
         kind = f"sparse group (binsparse {described.get('format')})"
-        return Entry(path, kind, tuple(described.get("shape", ())))
+        return Entry(path, kind, _extents(described.get("shape")))
     return None
+
+
+def _extents(shape: Any) -> tuple[int, ...]:
+    """Return a shape as it is written; empty if that is none."""
+    return tuple(shape) if isinstance(shape, list) else ()

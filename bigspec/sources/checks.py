@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
 
 from bigspec.errors import DataError, UnsupportedTypeError
 
-__all__ = ["check_dtype", "check_shape"]
+__all__ = ["check_dtype", "check_shape", "half_of_memory"]
+
+
+def half_of_memory() -> int:
+    """Return half the bytes of this machine: what opening may take if nobody says."""
+    return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES")) // 2
 
 
 def check_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:

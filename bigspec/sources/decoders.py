@@ -7,7 +7,10 @@ keeps a corrupted header from steering a read or a write.
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numcodecs
@@ -16,13 +19,19 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DECODERS", "DamagedChunk"]
+__all__ = ["DECODERS", "FILLERS", "DamagedChunk", "lzma_filler"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 _BLOSC, _LZ4, _ZSTD = numcodecs.Blosc(), numcodecs.LZ4(), numcodecs.Zstd()
 _BLOSC_HEADER = 16
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED = 0x184D2A50
+_ZSTD_BLOCK = 128 << 10
+FAR = 16 << 20
+"""Bytes that a zstd frame without a size may decode to besides twice what is expected."""
+DICTIONARY_BYTES = 256 << 20
+"""Of lzma, which numcodecs' highest preset fills to a quarter."""
 
 
 class DamagedChunk(ValueError):  # noqa: N818 - never leaves this package: a ChunkError does
@@ -35,67 +44,151 @@ def _expect(found: int, expected: int) -> None:
         raise DamagedChunk(msg)
 
 
-def _blosc(encoded: Bytes, out: Bytes) -> None:
+def _fit(found: int, out: Bytes) -> int:
+    if found > out.nbytes:
+        _expect(found, out.nbytes)
+    return found
+
+
+def _blosc(encoded: Bytes, out: Bytes) -> int:
     if encoded.nbytes < _BLOSC_HEADER:
         msg = f"{encoded.nbytes} bytes stored, fewer than a Blosc header has"
         raise DamagedChunk(msg)
     # Blosc 1 header: 4 bytes of versions and flags, then decoded, block and encoded sizes.
     decoded, _block, stored = np.frombuffer(encoded[4:_BLOSC_HEADER].tobytes(), "<u4").tolist()
-    _expect(decoded, out.nbytes)
+    _fit(decoded, out)
     if not _BLOSC_HEADER <= stored <= encoded.nbytes:
         msg = f"{encoded.nbytes} bytes stored, {stored} expected by the Blosc header"
         raise DamagedChunk(msg)
-    _BLOSC.decode(encoded[:stored], out=out)
+    if decoded:  # c-blosc takes an empty chunk for a damaged one
+        _BLOSC.decode(encoded[:stored], out=out[:decoded])
+    return int(decoded)
 
 
-def _lz4(encoded: Bytes, out: Bytes) -> None:
+def _lz4(encoded: Bytes, out: Bytes) -> int:
     if encoded.nbytes < 4:
         msg = f"{encoded.nbytes} bytes stored, fewer than an LZ4 header has"
         raise DamagedChunk(msg)
-    _expect(int.from_bytes(encoded[:4].tobytes(), "little"), out.nbytes)
-    _LZ4.decode(encoded, out=out)
+    size = _fit(int.from_bytes(encoded[:4].tobytes(), "little"), out)
+    if size:
+        _LZ4.decode(encoded, out=out[:size])
+    return size
 
 
-def _zstd(encoded: Bytes, out: Bytes) -> None:
-    declared = _zstd_content_size(encoded[:18].tobytes())
-    if declared == out.nbytes:
-        _ZSTD.decode(encoded, out=out)
-        return
-    if declared is not None and declared > out.nbytes:
-        _expect(declared, out.nbytes)  # before memory of that size is asked for
-    # Streaming writers leave the size out, and the first of several frames has only its own.
-    decoded = np.frombuffer(_ZSTD.decode(encoded), np.uint8)
-    _expect(decoded.nbytes, out.nbytes)
-    out[:] = decoded
+def _zstd(encoded: Bytes, out: Bytes) -> int:
+    filled, at = 0, 0
+    raw = encoded.tobytes()
+    while at < len(raw) or not raw:
+        frame = _zstd_frame(raw, at)
+        if frame is None:
+            msg = f"there is no whole zstd frame at byte {at}"
+            raise DamagedChunk(msg)
+        if frame.size is not None:
+            size = _fit(filled + frame.size, out) - filled
+            if size:
+                _ZSTD.decode(encoded[at : frame.stop], out=out[filled : filled + size])
+        else:
+            size = _zstd_unsized(encoded[at:], frame, out[filled:])
+        filled, at = filled + size, frame.stop
+    return filled
+
+
+def _zstd_unsized(encoded: Bytes, frame: _Frame, out: Bytes) -> int:
+    """Decode a frame of a streaming writer, which leaves the size out.
+
+    libzstd would go on to its end, however far that is. If its blocks could reach far, it is told
+    that the size is what there is room for, and stops there.
+    """
+    raw = encoded[: frame.length].tobytes()
+    if frame.most > 2 * out.nbytes + FAR:
+        _ZSTD.decode(_sized(raw, out.nbytes), out=out)
+        return out.nbytes
+    decoded = np.frombuffer(_ZSTD.decode(raw), np.uint8)
+    size = _fit(decoded.nbytes, out)
+    out[:size] = decoded
+    return size
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A zstd frame: its length, where it ends, its decoded size if its header has it, at most."""
+
+    length: int
+    stop: int
+    size: int | None
+    most: int
+
+
+def _zstd_frame(raw: bytes, at: int) -> _Frame | None:
+    """Walk over the blocks of a frame (RFC 8878, 3.1.1); None if it is none or cut short."""
+    magic = int.from_bytes(raw[at : at + 4], "little")
+    if magic & 0xFFFFFFF0 == _ZSTD_SKIPPED and len(raw) >= at + 8:
+        stop = at + 8 + int.from_bytes(raw[at + 4 : at + 8], "little")
+        return _Frame(stop - at, stop, 0, 0) if stop <= len(raw) else None
+    if len(raw) < at + 6 or raw[at : at + 4] != _ZSTD_MAGIC:
+        return None
+    begin = at + 5 + _zstd_fields(raw[at + 4])[0]
+    place, most, last = begin, 0, False
+    while not last:
+        head = int.from_bytes(raw[place : place + 3], "little")
+        last, kind, size = bool(head & 1), head >> 1 & 3, head >> 3
+        place += 3 + (1 if kind == 1 else size)
+        most += _ZSTD_BLOCK if kind == 2 else size
+        if kind == 3 or place > len(raw):
+            return None
+    stop = place + 4 * (raw[at + 4] >> 2 & 1)
+    if stop > len(raw):
+        return None
+    return _Frame(stop - at, stop, _zstd_content_size(raw[at : at + 18]), most)
+
+
+def _zstd_fields(descriptor: int) -> tuple[int, int]:
+    """Return the bytes between the descriptor and the blocks, and those of the size in them."""
+    flag, single_segment, dictionary = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
+    size = single_segment if flag == 0 else 1 << flag
+    return (1 - single_segment) + (0, 1, 2, 4)[dictionary] + size, size
+
+
+def _sized(frame: bytes, size: int) -> bytes:
+    """Return a frame whose header has its decoded size."""
+    descriptor = frame[4]
+    length, held = _zstd_fields(descriptor)
+    if held:
+        return frame
+    head = bytes([descriptor | 0b11000000]) + frame[5 : 5 + length] + size.to_bytes(8, "little")
+    return frame[:4] + head + frame[5 + length :]
 
 
 def _zstd_content_size(header: bytes) -> int | None:
     """Return the decoded size that a zstd frame header declares (RFC 8878, 3.1.1.1)."""
     if len(header) < 6 or header[:4] != _ZSTD_MAGIC:
         return None
-    descriptor = header[4]
-    flag, single_segment, dictionary = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
-    if flag == 0 and not single_segment:
+    length, held = _zstd_fields(header[4])
+    if held == 0:
         return None
-    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[dictionary]
-    size = int.from_bytes(header[start : start + (1, 2, 4, 8)[flag]], "little")
-    return size + 256 if flag == 1 else size
+    size = int.from_bytes(header[5 + length - held : 5 + length], "little")
+    return size + 256 if held == 2 else size
 
 
-def _zlib(encoded: Bytes, out: Bytes) -> None:
-    _inflate(encoded, out, zlib.MAX_WBITS)
+def _zlib(encoded: Bytes, out: Bytes) -> int:
+    # What lies behind the stream is not looked at, as zlib.decompress would.
+    return _stream(lambda: zlib.decompressobj(zlib.MAX_WBITS), encoded, out, members=False)
 
 
-def _gzip(encoded: Bytes, out: Bytes) -> None:
-    _inflate(encoded, out, zlib.MAX_WBITS + 16)
+def _gzip(encoded: Bytes, out: Bytes) -> int:
+    return _stream(lambda: zlib.decompressobj(zlib.MAX_WBITS + 16), encoded, out)
 
 
-def _inflate(encoded: Bytes, out: Bytes, window: int) -> None:
-    """Inflate one zlib stream, or the members of a gzip file, never past the expected size."""
-    rest = encoded.tobytes()
-    filled = 0
+def _bz2(encoded: Bytes, out: Bytes) -> int:
+    return _stream(bz2.BZ2Decompressor, encoded, out)
+
+
+def _stream(start: Callable[[], Any], encoded: Bytes, out: Bytes, *, members: bool = True) -> int:
+    """Decode one stream, or several with zeros as padding, never past the room there is."""
+    rest, filled = encoded.tobytes(), 0
     while True:
-        stream = zlib.decompressobj(window)
+        stream = start()
+        # One byte more than fits tells a stream that is too long; 0 would be no limit.
         piece = stream.decompress(rest, out.nbytes - filled + 1)
         if filled + len(piece) > out.nbytes:
             msg = f"it decodes to more than the {out.nbytes} bytes expected"
@@ -105,18 +198,43 @@ def _inflate(encoded: Bytes, out: Bytes, window: int) -> None:
         if not stream.eof:
             msg = "the compressed data ends early"
             raise DamagedChunk(msg)
-        # A gzip file may hold further members, and zeros as padding.
         rest = stream.unused_data.lstrip(b"\0")
-        if window == zlib.MAX_WBITS or not rest:
-            break
-    _expect(filled, out.nbytes)
+        if not members or not rest:
+            return filled
 
 
-DECODERS: dict[str, Callable[[Bytes, Bytes], None]] = {
+def lzma_filler(
+    format_: int, filters: list[dict[str, Any]] | None
+) -> Callable[[Bytes, Bytes], int]:
+    """Return what fills from LZMA as numcodecs writes it, with a dictionary of at most 256 MiB."""
+    limit = None if format_ == lzma.FORMAT_RAW else DICTIONARY_BYTES
+    if any(int(held.get("dict_size", 0)) > DICTIONARY_BYTES for held in filters or ()):
+        msg = f"its dictionary is larger than {DICTIONARY_BYTES} bytes"
+        raise DamagedChunk(msg)
+
+    def start() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(format=format_, memlimit=limit, filters=filters)
+
+    return lambda encoded, out: _stream(start, encoded, out)
+
+
+FILLERS: dict[str, Callable[[Bytes, Bytes], int]] = {
     "blosc": _blosc,
+    "bz2": _bz2,
     "gzip": _gzip,
     "lz4": _lz4,
     "zlib": _zlib,
     "zstd": _zstd,
 }
-"""Decoder of each compressor that can work without zarr: ``decode(encoded, out)``."""
+"""``fill(encoded, out)`` decodes into `out`, and returns how much of it was filled."""
+
+
+def _exactly(fill: Callable[[Bytes, Bytes], int]) -> Callable[[Bytes, Bytes], None]:
+    def decode(encoded: Bytes, out: Bytes) -> None:
+        _expect(fill(encoded, out), out.nbytes)
+
+    return decode
+
+
+DECODERS = {name: _exactly(FILLERS[name]) for name in ("blosc", "gzip", "lz4", "zlib", "zstd")}
+"""Decoder of each compressor that can work without zarr: ``decode(encoded, out)`` fills `out`."""

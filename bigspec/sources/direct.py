@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["DirectArray", "plan_direct"]
 
 
+MOST_EXTRA = 1 << 16
+"""Bytes of an encoded chunk besides twice those of a decoded one."""
+
+
 @dataclass(frozen=True)
 class DirectArray:
     """How the chunks of a local array are named, stored and encoded; picklable and small.
@@ -131,6 +135,9 @@ class DirectArray:
                     msg = f"{size} bytes stored, {out.nbytes + 4 * self.checksum} expected"
                     raise DamagedChunk(msg)
                 encoded = out
+            elif payload > 2 * out.nbytes + MOST_EXTRA:
+                msg = f"{size} bytes stored for {out.nbytes}, which no compressor writes"
+                raise DamagedChunk(msg)
             else:
                 encoded = buffers.take("source.encoded", (max(payload, 0),), np.uint8)
             _fill(file, encoded)

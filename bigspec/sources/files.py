@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import scipy.io
 import scipy.sparse as sp
 
-from bigspec.errors import DataError, SourceError
+from bigspec.errors import BigspecError, DataError, MemoryLimitError, SourceError, format_bytes
 from bigspec.matrices import Matrix
+from bigspec.sources.archives import loading_nbytes
+from bigspec.sources.matrix_market import BLOCK_BYTES, Entries, Market, expanded, open_market
 from bigspec.sources.memory import open_numpy, open_sparse
 
-__all__ = ["FILES", "loading_nbytes", "open_file"]
+__all__ = ["is_file_format", "is_market", "open_file"]
 
 FILES = (".npy", ".npz", ".mtx", ".mtx.gz")
 
 
-def open_file(path: Path, name: str) -> Matrix:
+def is_file_format(path: Path) -> bool:
+    """Whether a file's name says that it is read here, in any case of letters."""
+    return path.name.lower().endswith(FILES)
+
+
+def is_market(path: Path) -> bool:
+    """Whether a file's name says Matrix Market, in any case of letters."""
+    return path.name.lower().endswith((".mtx", ".mtx.gz"))
+
+
+def open_file(path: Path, name: str, memory: int) -> Matrix:
     """Map an .npy file; load a sparse .npz or a Matrix Market file into memory.
 
     Nothing is unpickled. Symmetric, skew and Hermitian Matrix Market files are expanded, patterns
     become ones.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        What messages call it.
+    memory : int
+        Bytes that loading may take.
 
     Raises
     ------
@@ -34,16 +51,24 @@ def open_file(path: Path, name: str) -> Matrix:
         The file cannot be read as what its name says.
     DataError, UnsupportedTypeError
         It was read, and is no numeric matrix.
+    MemoryLimitError
+        It says that it holds more than fits; nothing was loaded.
     """
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             a: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-        elif path.suffix == ".npz":
+        elif path.suffix.lower() == ".npz":
+            check_room(loading_nbytes(path, name), memory, name)
             a = sp.load_npz(path)
         else:
-            a = _read_market(path)
+            market = open_market(path, name)
+            check_room(market.header.loading_nbytes, memory, name, market.header.coordinate)
+            market.header.check_length(path, name)
+            a = _loaded(market)
         if hasattr(a, "check_format"):
             a.check_format(full_check=True)  # SciPy's products would read outside
+    except BigspecError:
+        raise
     except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
         msg = f"{name}: cannot be read as {_kind(path)} ({type(error).__name__}: {error})"
         raise SourceError(msg) from error
@@ -54,45 +79,45 @@ def open_file(path: Path, name: str) -> Matrix:
     return replace(opened, name=name)
 
 
-def loading_nbytes(path: Path) -> int | None:
-    """Return what loading a Matrix Market file holds for a moment, by its header.
-
-    Triplets, and the compressed rows that are made of them. None if the header says nothing.
-    """
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        words = file.readline(1 << 12).decode("latin-1").lower().split()
-        while (line := file.readline(1 << 16)) and (not line.strip() or line.startswith(b"%")):
-            pass
-    sizes = line.split()
-    if words[2:3] != ["coordinate"] or len(sizes) != 3 or not all(s.isdigit() for s in sizes):
-        return None
-    m, n, count = map(int, sizes)
-    index = 4 if max(m, n) <= np.iinfo(np.int32).max else 8
-    value = 16 if "complex" in words else 8
-    stored = count if "general" in words else 2 * count
-    return stored * (2 * value + 3 * index) + (m + 1) * index
+def check_room(needed: int, memory: int, name: str, sparse: bool = True) -> None:
+    """Refuse to load what does not fit."""
+    if needed > memory:
+        advice = (
+            f"Convert it once, in bounded memory, and take the result: bigspec convert {name} "
+            "A.zarr"
+            if sparse
+            else "Write it as a chunked Zarr array, or as .npy, which is mapped"
+        )
+        msg = (
+            f"memory_limit: expected at least {format_bytes(needed)} for loading {name}, got "
+            f"{format_bytes(memory)}. {advice}"
+        )
+        raise MemoryLimitError(msg)
 
 
-def _read_market(path: Path) -> Any:
-    """Read it with SciPy, which since 1.12 is fast_matrix_market.
-
-    NUL bytes, and text behind the last value without a line end, end the process there (scipy
-    issue 19949): the former are refused, a last line end is added.
-    """
-    last = b""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        while part := file.read(1 << 20):
-            last = part[-1:]
-            if b"\0" in part:
-                msg = "it holds NUL bytes"
-                raise ValueError(msg)
-        if last == b"\n":
-            return scipy.io.mmread(path)
-        file.seek(0)
-        return scipy.io.mmread(io.BytesIO(file.read() + b"\n"))
+def _loaded(market: Market) -> Any:
+    """Read all entries, into a dense array or one in coordinates, with both triangles."""
+    head = market.header
+    if not head.coordinate:
+        A = np.zeros(head.shape, head.dtype)
+        for part in market.blocks(BLOCK_BYTES, []):
+            rows, columns, values = expanded(part, head.symmetry)
+            A[rows, columns] = values
+        return A
+    index = np.int32 if max(head.shape) <= np.iinfo(np.int32).max else np.int64
+    # The file was found long enough for so many.
+    rows, columns = (np.empty(head.announced, index) for _ in range(2))
+    values, done = np.empty(head.announced, head.dtype), 0
+    for part in market.blocks(BLOCK_BYTES, []):
+        cut = slice(done, done + part.values.size)
+        rows[cut], columns[cut], values[cut] = part.rows, part.columns, part.values
+        done = cut.stop
+    whole = Entries(rows, columns, values, [], 0)
+    rows, columns, values = expanded(whole, head.symmetry)
+    return sp.coo_array((values, (rows, columns)), shape=head.shape)
 
 
 def _kind(path: Path) -> str:
     return {".npy": "a NumPy array", ".npz": "a SciPy sparse matrix"}.get(
-        path.suffix, "a Matrix Market file"
+        path.suffix.lower(), "a Matrix Market file"
     )

@@ -16,6 +16,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
+from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.locations import open_failure
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class DatasetHandle:
 
     def __init__(self, path: str, inside: str) -> None:
         self.path, self.inside = path, inside
+        self.checked: set[tuple[int, ...]] = set()
         self._dataset: Any = None
         self._lock = threading.Lock()
 
@@ -77,7 +79,9 @@ def _read(handle: DatasetHandle, name: str, selection: Any, block: Any, buffers:
         return
 
     def read() -> None:
-        handle.open().read_direct(block, selection)
+        dataset = handle.open()
+        check_chunks(dataset, selection, handle.checked)
+        dataset.read_direct(block, selection)
 
     try:
         retries.with_retries(read, buffers)

@@ -36,6 +36,11 @@ RANGE = 1 << 20
 """Pointers or coordinates that are read at once while a store is opened."""
 TALLEST = 1 << 20
 """Lines between two cuts, where empty lines are not stored and could be any number."""
+MOST_TALL = 1 << 16
+"""Cuts that are made for their sake; a matrix of more lines is cut farther apart."""
+PROBED_BYTES = 1 << 30
+"""Pointers of more than this, and of more than fits, are looked at here and there first."""
+PROBES = 64
 
 
 class Vector(Protocol):
@@ -131,6 +136,15 @@ class Pointers:
             raise DataError(msg)
         return pointers
 
+    def check(self, minors: int, memory: int) -> None:
+        """Refuse so many pointers if those of whole stretches of lines do not move.
+
+        Raises
+        ------
+        DataError
+        """
+        _check_moves(self.indptr, self.nbytes, 0, memory, self.name)
+
     def ranges(self) -> Iterator[tuple[Array, Array, int]]:
         """Yield ``(lines, pointers, first line)`` of all of them, checked."""
         return _all_pointers(self.indptr, self.stored, self.name)
@@ -181,9 +195,13 @@ class ListedPointers:
         spread[lines - cut.start + 1] = np.diff(pointers)
         return spread.cumsum()
 
+    def check(self, minors: int, memory: int) -> None:
+        """Refuse so many pointers if they do not move; as of `Pointers`."""
+        _check_moves(self.indptr, self.nbytes, 0, memory, self.name)
+
     def cut(self, length: int, entries: int) -> tuple[ListedPointers, Cuts]:
         """Cut about every so many entries, or `TALLEST` lines; as of `Pointers`."""
-        cuts = _cut(self._stream(length), length, entries, TALLEST)
+        cuts = _cut(self._stream(length), length, entries, _tallest(length))
         places = (*cuts.places, len(self.listed))
         return replace(self, at=cuts.lines, places=places), cuts
 
@@ -241,6 +259,10 @@ class Coordinates:
             raise DataError(_changed(self.name, self.listed, first, last))
         return first + np.searchsorted(lines, np.arange(cut.start, cut.stop + 1)).astype(np.int64)
 
+    def check(self, minors: int, memory: int) -> None:
+        """Refuse so many coordinates if a line holds more of them than it has places."""
+        _check_moves(self.listed, self.nbytes, minors, memory, self.name)
+
     def cut(self, length: int, entries: int) -> tuple[Coordinates, Cuts]:
         """Cut about every so many entries, or `TALLEST` lines; as of `Pointers`.
 
@@ -250,7 +272,7 @@ class Coordinates:
         DataError
             A coordinate is out of range.
         """
-        cuts = _cut(self._stream(length), length, entries, TALLEST)
+        cuts = _cut(self._stream(length), length, entries, _tallest(length))
         return replace(self, at=cuts.lines, places=cuts.pointers), cuts
 
     def _stream(self, length: int) -> Iterator[tuple[Array, Array, int]]:
@@ -266,6 +288,32 @@ class Coordinates:
             before = int(lines[-1])
             yield lines[begins], start + begins, start
         yield np.array([length]), np.array([self.stored]), self.stored
+
+
+def _tallest(length: int) -> int:
+    return max(TALLEST, -(-length // MOST_TALL))
+
+
+def _check_moves(vector: Vector, nbytes: int, still: int, memory: int, name: str) -> None:
+    """Look at every 64th part of what is too long to be read in vain.
+
+    A store of a few bytes can declare any number of lines: what is not stored reads as one value
+    for ever. Real pointers, and real coordinates after `still` of them, move on.
+    """
+    if nbytes <= max(memory, PROBED_BYTES):
+        return
+    places = [k * (len(vector) - 1) // PROBES for k in range(PROBES + 1)]
+    held = np.array([_integers(vector, at, at + 1, Buffers(), "sparse.probe")[0] for at in places])
+    steps = np.diff(held)
+    stands = int(np.argmax(steps <= 0))
+    if steps[stands] <= 0 and places[1] > still:
+        part, first, last = vector.name.rpartition("/")[2], places[stands], places[stands + 1]
+        msg = (
+            f"{name}: expected values that grow in {part}, which takes {nbytes} bytes, got "
+            f"{held[stands]} at {first} and {held[stands + 1]} at {last}: chunks are missing, or "
+            "nearly all rows or columns are empty; leave those out, and write the matrix again"
+        )
+        raise DataError(msg)
 
 
 Lines = Pointers | ListedPointers | Coordinates

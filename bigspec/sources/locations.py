@@ -80,8 +80,8 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _remote_store(url: str, name: str) -> Store:
-    if url.endswith(LOCAL_ONLY):
-        ending = next(ending for ending in LOCAL_ONLY if url.endswith(ending))
+    if (lower := url.lower()).endswith(LOCAL_ONLY):
+        ending = next(ending for ending in LOCAL_ONLY if lower.endswith(ending))
         msg = (
             f"{name}: expected a Zarr store at a URL, got a {ending} file, which is read from a "
             "path only; copy it to a disk that every worker sees, or write it as Zarr there"

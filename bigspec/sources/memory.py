@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.errors import DataError
+from bigspec.errors import DataError, MemoryLimitError
 from bigspec.kernels import scratch_nbytes
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
-from bigspec.sources.checks import check_dtype, check_shape
+from bigspec.sources.checks import check_dtype, check_shape, half_of_memory
 
 __all__ = [
     "ArrayMatrix",
@@ -204,6 +204,12 @@ def open_sparse(a: Any) -> SparseMatrix:
     name = f"SciPy {a.format} array {a.shape}"
     dtype = check_dtype(a.dtype, name)
     shape = check_shape(a.shape, name)
+    if a.format not in ("csr", "csc") and 8 * (shape[0] + 1) > half_of_memory():
+        msg = (
+            f"{name}: expected rows whose pointers fit this machine, got {shape[0]} of them, which "
+            "take more than half of it; leave out the rows that are empty"
+        )
+        raise MemoryLimitError(msg)
     by_columns = a.format == "csc"
     entries = canonical(sp.csc_array(a) if by_columns else sp.csr_array(a))
     cut = _even_grid(entries.indptr)

@@ -28,6 +28,7 @@ from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.classic_netcdf import classic_variables
+from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.packing import Packing, packing_of
 
 __all__ = ["NetCDFMatrix", "is_netcdf", "open_netcdf"]
@@ -65,6 +66,7 @@ class VariableHandle:
 
     def __init__(self, path: str, inside: str) -> None:
         self.path, self.inside = path, inside
+        self.checked: set[tuple[int, ...]] = set()
         self._file: Any = None  # h5netcdf's variables hold it weakly
         self._variable: Any = None
         self._lock = threading.Lock()
@@ -224,7 +226,9 @@ class NetCDFMatrix(Matrix):
 
     def _stored(self, selection: tuple[slice, ...], buffers: Buffers) -> np.ndarray[Any, Any]:
         def read() -> np.ndarray[Any, Any]:
-            held = np.asarray(self.handle.open()[selection])
+            variable = self.handle.open()
+            check_chunks(getattr(variable, "_h5ds", None), selection, self.handle.checked)
+            held = np.asarray(variable[selection])
             # A view of a classic file is copied: once the file goes, it would point nowhere.
             return np.array(held, dtype=held.dtype.newbyteorder("="))
 

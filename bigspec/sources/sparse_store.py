@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import zarr
 
-from bigspec.errors import DataError, SourceError
+from bigspec.errors import DataError, MemoryLimitError, SourceError, format_bytes
 from bigspec.kernels import scratch_nbytes
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
@@ -22,10 +22,13 @@ from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5 import HDF5Vector
 from bigspec.sources.lines import PIECE_BYTES, Lines, ListedPointers, Pointers, Vector
+from bigspec.sources.locations import open_failure
 from bigspec.sources.zarr_store import ZarrVector
 
 __all__ = ["StoredSparse", "assemble", "open_sparse_group", "sparse_format", "stored_vector"]
 
+MOST_EXTENTS = 8
+"""Of a shape that is an array: enough to say that it has other than two."""
 TENX = {"data", "indices", "indptr", "shape", "barcodes"}
 
 
@@ -169,7 +172,7 @@ def sparse_format(group: Any) -> str | None:
     return known.get(str(named))
 
 
-def open_sparse_group(group: Any, name: str) -> StoredSparse:
+def open_sparse_group(group: Any, name: str, memory: int) -> StoredSparse:
     """Open a CSR or CSC group; the pointers are read once, the entries are not.
 
     Parameters
@@ -178,11 +181,15 @@ def open_sparse_group(group: Any, name: str) -> StoredSparse:
         With ``data``, ``indices`` and ``indptr``; see `sparse_format`.
     name : str
         What messages call it.
+    memory : int
+        Bytes that a chunk, which is decoded whole, may take.
 
     Raises
     ------
     SourceError
         Something is missing, or of another version.
+    MemoryLimitError
+        A chunk does not fit.
     DataError
         Lengths, pointers or shape do not fit together.
     UnsupportedTypeError
@@ -196,35 +203,42 @@ def open_sparse_group(group: Any, name: str) -> StoredSparse:
             f"{group.attrs.get('encoding-type')} of version {version}; write it with anndata"
         )
         raise SourceError(msg)
-    shape = check_shape(_shape(group, name), name)
+    shape = check_shape(_shape(group, name, memory), name)
     data, indices, indptr = (
-        stored_vector(group, part, name) for part in ("data", "indices", "indptr")
+        stored_vector(group, part, name, memory) for part in ("data", "indices", "indptr")
     )
-    return assemble(name, format_, shape, data, indices, Pointers(indptr, len(data), name))
+    lines = Pointers(indptr, len(data), name)
+    return assemble(name, format_, shape, (data, indices, lines), memory)
 
 
 def assemble(
-    name: str, format_: str, shape: tuple[int, int], data: Vector, indices: Vector, lines: Lines
+    name: str,
+    format_: str,
+    shape: tuple[int, int],
+    parts: tuple[Vector, Vector, Lines],
+    memory: int,
 ) -> StoredSparse:
-    """Check that the parts fit together, and cut the matrix.
+    """Check that the parts (values, indices, lines) fit together, and cut the matrix.
 
     Raises
     ------
     DataError, UnsupportedTypeError
         See `open_sparse_group`.
     """
+    data, indices, lines = parts
     dtype, stored, axis = check_dtype(data.dtype, name), len(data), 0 if format_ == "csr" else 1
     _check_lengths(name, shape, axis, stored, indices, lines)
     for part in (indices, *lines.parts):
         if part.dtype.kind not in "iu":
             msg = f"{name}: expected integers in {_part(part)}, got {part.dtype}"
             raise DataError(msg)
+    lines.check(shape[1 - axis], memory)
     entry = dtype.itemsize + indices.dtype.itemsize
     lines, cuts = lines.cut(shape[axis], max(1, PIECE_BYTES // entry))
     grid = Grid.irregular(tuple(np.diff(cuts.lines).tolist()))
     other = Grid(shape[1 - axis], shape[1 - axis])
-    parts = (data, indices, *lines.parts)
-    token = hashlib.sha256("".join(part.token for part in parts).encode()).hexdigest()
+    tokens = "".join(part.token for part in (data, indices, *lines.parts))
+    token = hashlib.sha256(tokens.encode()).hexdigest()
     piece = cuts.most * entry + grid.step * max(part.dtype.itemsize for part in lines.parts)
     found = StoredSparse(
         shape,
@@ -265,10 +279,11 @@ def _part(vector: Vector) -> str:
     return vector.name.rpartition("/")[2]
 
 
-def _shape(group: Any, name: str) -> tuple[int, ...]:
+def _shape(group: Any, name: str, memory: int) -> tuple[int, ...]:
     shape: Any = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
-    if shape is None and "shape" in group:
-        shape = group["shape"][...]
+    if shape is None and _holds(group, "shape"):
+        held = stored_vector(group, "shape", name, memory)
+        shape = held.read(0, min(len(held), MOST_EXTENTS), Buffers(), "sparse.shape")
     try:
         return tuple(int(extent) for extent in shape)
     except (TypeError, ValueError):
@@ -276,21 +291,42 @@ def _shape(group: Any, name: str) -> tuple[int, ...]:
         raise SourceError(msg) from None
 
 
-def stored_vector(group: Any, part: str, name: str) -> ZarrVector | HDF5Vector:
-    """Open a 1-D array of a Zarr or HDF5 group.
+def _holds(group: Any, part: str) -> bool:
+    try:
+        return part in group
+    except (ValueError, TypeError):  # it is there, and zarr cannot read its metadata
+        return True
+
+
+def stored_vector(group: Any, part: str, name: str, memory: int) -> ZarrVector | HDF5Vector:
+    """Open a 1-D array of a Zarr or HDF5 group whose chunks fit `memory`.
 
     Raises
     ------
     SourceError
         It is missing, or has other than one dimension.
+    UnsupportedTypeError
+        It does not hold numbers.
+    MemoryLimitError
+        A chunk of it does not fit.
     """
     try:
         array = retries.with_retries(lambda: group.get(part))
+    except (ValueError, TypeError) as error:
+        raise open_failure(error, f"{name}/{part}") from error
     except Exception as error:
         raise retries.named_failure(error, name, part) from error
     if len(getattr(array, "shape", ())) != 1:
         msg = f"{name}: expected a one-dimensional array {part!r} in the group, got {array!r}"
         raise SourceError(msg)
-    if isinstance(array, zarr.Array):
-        return ZarrVector.of(array, f"{name}/{part}")
-    return HDF5Vector.of(array, f"{name}/{part}")
+    check_dtype(np.dtype(array.dtype), f"{name}/{part}")
+    kind: Any = ZarrVector if isinstance(array, zarr.Array) else HDF5Vector
+    vector: ZarrVector | HDF5Vector = kind.of(array, f"{name}/{part}")
+    if vector.chunk_nbytes > memory:
+        msg = (
+            f"memory_limit: expected at least {format_bytes(vector.chunk_nbytes)} for a chunk of "
+            f"{vector.name}, which is decoded whole, got {format_bytes(memory)}; write it in "
+            "smaller chunks"
+        )
+        raise MemoryLimitError(msg)
+    return vector

@@ -21,6 +21,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import catalog, retries
 from bigspec.sources.checks import check_dtype, check_shape
+from bigspec.sources.codecs import capped, check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
 from bigspec.sources.locations import open_failure, read_metadata
 
@@ -37,7 +38,7 @@ class ArrayHandle:
     """
 
     def __init__(self, array: zarr.Array[Any] | None, packed: bytes, name: str) -> None:
-        self._array = array
+        self._array = None if array is None else capped(array)
         self._packed = packed
         self._name = name
         self._lock = threading.Lock()
@@ -72,7 +73,8 @@ class ArrayHandle:
         if not isinstance(array, zarr.Array):
             msg = f"no Zarr array at {sent.path!r} any more"
             raise FileNotFoundError(msg)
-        return array
+        check_codecs(array, self._name)  # the metadata may be another by now
+        return capped(array)
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,15 @@ class ZarrVector:
 
     @classmethod
     def of(cls, array: zarr.Array[Any], name: str) -> ZarrVector:
-        """Wrap an open array."""
+        """Wrap an open array of numbers."""
+        check_codecs(array, name)
+        steps = _steps(array, name)
         resident, packed = _packed(array)
         document = _local_document(array)
         return cls(
             ArrayHandle(array, packed, name),
             int(array.shape[0]),
-            int((array.shards or array.chunks)[0]),
+            steps[0],
             np.dtype(array.dtype),
             name,
             _where(array),
@@ -274,11 +278,8 @@ def open_zarr_array(array: zarr.Array[Any], name: str | None = None) -> ZarrMatr
     name = where if name is None else name
     dtype = check_dtype(np.dtype(array.dtype), name)
     shape = check_shape(array.shape, name)
-    try:
-        steps = array.shards or array.chunks
-    except NotImplementedError as error:
-        msg = f"{name}: expected a regular chunk grid, got one this version cannot cut ({error})"
-        raise SourceError(msg) from error
+    check_codecs(array, name)
+    steps = _steps(array, name)
     document = _local_document(array)
     direct = plan_direct(array, name, document)
     grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
@@ -296,6 +297,19 @@ def open_zarr_array(array: zarr.Array[Any], name: str | None = None) -> ZarrMatr
         resident=resident,
         transient_nbytes=_zarr_scratch(array, grids) if direct is None else direct.scratch_nbytes,
     )
+
+
+def _steps(array: zarr.Array[Any], name: str) -> tuple[int, ...]:
+    """Return the extents of a chunk, or of a shard."""
+    try:
+        steps = tuple(int(step) for step in array.shards or array.chunks)
+    except NotImplementedError as error:
+        msg = f"{name}: expected a regular chunk grid, got one this version cannot cut ({error})"
+        raise SourceError(msg) from error
+    if min((*steps, *array.chunks), default=1) < 1:
+        msg = f"{name}: expected chunks of positive length, got {steps}; write the array again"
+        raise SourceError(msg)
+    return steps
 
 
 def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceError:

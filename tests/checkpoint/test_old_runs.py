@@ -5,10 +5,10 @@ import shutil
 
 import dask
 import pytest
-from bigspec.solve import SAVED_TYPES
 
 import bigspec
 from bigspec.errors import ArgumentError, ResumeError
+from bigspec.run.state import SAVED_TYPES
 from tests.bits import described, differences, environment, number
 from tests.checkpoint.old_runs import NAMES, PLACE, RUNS, folder, load, reads, shown, warm
 

@@ -35,7 +35,8 @@ def run(at, source, destination, form):
     import zarr.storage._local as local_store
 
     from bigspec import convert
-    from bigspec.conversion import matrix_market, running, work, writing
+    from bigspec.conversion import running, work, writing
+    from bigspec.sources import matrix_market
 
     signal.alarm(SECONDS)
     count = 0

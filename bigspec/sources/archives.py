@@ -1,0 +1,110 @@
+"""What the members of an .npz say about themselves, before one of them is loaded."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bigspec.errors import DataError
+
+__all__ = ["check_member", "loading_nbytes", "member_header", "small_member"]
+
+SMALL_BYTES = 1 << 12
+"""The format and the shape of a matrix take no more."""
+DEFLATED = 1032
+"""Bytes that one byte of a deflated member can stand for, at most."""
+UNNOTICED = 1 << 20
+
+
+def member_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read the header of an .npy at the beginning of `file`; ValueError if there is none."""
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    return tuple(int(extent) for extent in shape), dtype
+
+
+def check_member(
+    info: zipfile.ZipInfo, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
+) -> int:
+    """Return the bytes of a member, which its packed ones must be able to hold.
+
+    Raises
+    ------
+    DataError
+        They cannot.
+    ValueError
+        It holds Python objects, or has no length.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        msg = f"{name}: expected {info.filename!r} stored or deflated, got another compression"
+        raise DataError(msg)
+    if dtype.hasobject or any(extent < 0 for extent in shape):
+        msg = f"{info.filename} holds {dtype} {shape}, which are no numbers"
+        raise ValueError(msg)
+    held = min(info.file_size, DEFLATED * info.compress_size)
+    if size > held + UNNOTICED:
+        msg = (
+            f"{name}: expected {size} bytes in {info.filename!r} for {dtype} {shape}, got a member "
+            f"of {info.compress_size} packed bytes, which cannot hold them; write it again"
+        )
+        raise DataError(msg)
+    return size
+
+
+def loading_nbytes(path: Path, name: str) -> int:
+    """Return what loading SciPy's .npz holds for a moment, by the headers of its members.
+
+    Raises
+    ------
+    DataError
+        A member says what it cannot hold.
+    ValueError, OSError, KeyError, zipfile.BadZipFile
+        It is no such file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        total = 0
+        for info in archive.infolist():
+            if info.filename.endswith(".npy"):
+                with archive.open(info) as file:
+                    total += check_member(info, *member_header(file), name)
+        if "format.npy" not in archive.namelist():
+            return 2 * total  # SciPy says what is missing
+        form = _text(small_member(archive, "format"))
+        shape = small_member(archive, "shape").reshape(-1)
+    # Everything but CSR and CSC is made CSR, with a pointer for each row.
+    rows = int(shape[0]) if form not in ("csr", "csc") and shape.size else 0
+    return 2 * total + 8 * max(rows, 0)
+
+
+def small_member(archive: zipfile.ZipFile, member: str) -> np.ndarray[Any, Any]:
+    """Load a member that says what the others are.
+
+    Raises
+    ------
+    KeyError
+        There is none.
+    ValueError
+        It is too large for that, or holds Python objects.
+    """
+    with archive.open(f"{member}.npy") as file:
+        shape, dtype = member_header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or not 0 <= size <= SMALL_BYTES:
+            msg = f"{member} holds {dtype} {shape}, which does not say what the matrix is"
+            raise ValueError(msg)
+        return np.frombuffer(file.read(size), dtype).reshape(shape)
+
+
+def _text(value: np.ndarray[Any, Any]) -> str:
+    held = value.reshape(-1)[0] if value.size else b""
+    return held.decode("latin-1") if isinstance(held, bytes) else str(held)

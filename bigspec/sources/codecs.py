@@ -1,0 +1,188 @@
+"""Which codecs of a Zarr array are run at all, and none of them past what its metadata declares.
+
+Metadata is data of strangers: it may name a codec that runs code (numcodecs' pickle), and a chunk
+of some kilobytes may decode to gigabytes. So the names are looked at before the first byte, and
+compressors are replaced by `bigspec.sources.decoders`, which fill memory of the declared size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numcodecs.abc import Codec
+from numcodecs.compat import ensure_contiguous_ndarray
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import ShardingCodec
+
+from bigspec.errors import SourceError
+from bigspec.sources.decoders import FILLERS, DamagedChunk, lzma_filler
+
+if TYPE_CHECKING:
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer
+
+__all__ = ["capped", "check_codecs"]
+
+COMPRESSORS = {*FILLERS, "lzma"}
+CHECKSUMS = {"adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"}
+FILTERS = {
+    "astype", "bitround", "delta", "fixedscaleoffset", "packbits", "quantize", "shuffle",
+}  # fmt: skip
+ALLOWED = COMPRESSORS | CHECKSUMS | FILTERS
+ZARR_3 = {"bytes", "transpose", "cast_value", "scale_offset"}
+WIDEST = 16
+"""Bytes of an element behind a filter, at most: of complex128."""
+SPARE = 1 << 16
+
+
+def check_codecs(array: zarr.Array[Any], name: str) -> None:
+    """Refuse an array with a codec that is not known to decode numbers and nothing else.
+
+    Raises
+    ------
+    SourceError
+        Names the codec.
+    """
+    for codec in _names(array):
+        if codec not in ALLOWED | ZARR_3:
+            msg = (
+                f"{name}: expected codecs that decode numbers ({', '.join(sorted(ALLOWED))}), got "
+                f"{codec[:40]!a}, which is not run; write the array again, with blosc or zstd"
+            )
+            raise SourceError(msg)
+
+
+def _names(array: zarr.Array[Any]) -> list[str]:
+    metadata: Any = array.metadata
+    if metadata.zarr_format == 2:
+        held = [*(metadata.filters or ()), metadata.compressor]
+        return [str(codec.codec_id) for codec in held if codec is not None]
+    return [name for codec in metadata.codecs for name in _names_v3(codec)]
+
+
+def _names_v3(codec: Any) -> list[str]:
+    if isinstance(codec, ShardingCodec):
+        return [name for held in (*codec.codecs, *codec.index_codecs) for name in _names_v3(held)]
+    return [_name(codec)]
+
+
+def _name(codec: Any) -> str:
+    return str(codec.to_dict()["name"]).removeprefix("numcodecs.")
+
+
+def capped(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return the same array, whose compressors decode to what its metadata declares, or fail."""
+    metadata: Any = copy.copy(array.metadata)
+    if metadata.zarr_format == 2:
+        elements = math.prod(metadata.chunks)
+        size = elements * int(array.dtype.itemsize)
+        filtered = bool(metadata.filters)
+        most = elements * WIDEST + SPARE if filtered else size
+        filters = tuple(_capped_v2(held, most, False) for held in metadata.filters or ())
+        object.__setattr__(
+            metadata, "compressor", _capped_v2(metadata.compressor, most, not filtered)
+        )
+        object.__setattr__(metadata, "filters", filters or metadata.filters)
+    else:
+        object.__setattr__(metadata, "codecs", _capped_v3(metadata.codecs))
+    inner = array.async_array
+    return zarr.Array(type(inner)(metadata, inner.store_path, inner.config))
+
+
+def _capped_v2(codec: Any, most: int, exact: bool) -> Any:
+    if codec is None or codec.codec_id not in COMPRESSORS:
+        return codec
+    return CappedNumcodec(codec, most, exact)
+
+
+def _capped_v3(codecs: Any) -> tuple[Any, ...]:
+    made: list[Any] = []
+    exact = all(_name(codec) not in FILTERS for codec in codecs)
+    for codec in codecs:
+        if isinstance(codec, ShardingCodec):
+            made.append(
+                ShardingCodec(
+                    chunk_shape=codec.chunk_shape,
+                    codecs=_capped_v3(codec.codecs),
+                    index_codecs=codec.index_codecs,
+                    index_location=codec.index_location,
+                )
+            )
+        elif _name(codec) in COMPRESSORS:
+            made.append(CappedCodec(codec, exact))
+            exact = False  # what a compressor hands to another one has no declared size
+        else:
+            exact = exact and _name(codec) not in CHECKSUMS  # they add their own bytes
+            made.append(codec)
+    return tuple(made)
+
+
+def _decode(codec: Any, encoded: Any, most: int, exact: bool) -> np.ndarray[Any, Any]:
+    """Decode to `most` bytes exactly, or to as many at most."""
+    name = getattr(codec, "codec_id", None) or _name(codec)
+    if name == "lzma":
+        held = getattr(codec, "_codec", codec)
+        fill: Callable[[Any, Any], int] = lzma_filler(held.format, held.filters)
+    else:
+        fill = FILLERS[name]
+    raw = np.frombuffer(encoded, np.uint8)
+    out = np.empty(most, np.uint8)
+    filled = fill(raw, out)
+    if exact and filled != most:
+        msg = f"it decodes to {filled} bytes, {most} expected"
+        raise DamagedChunk(msg)
+    return out[:filled]
+
+
+class CappedNumcodec(Codec):  # type: ignore[misc]
+    """A numcodecs compressor that is decoded to so many bytes (at most, unless `exact`)."""
+
+    def __init__(self, inner: Any, most: int, exact: bool) -> None:
+        self.inner, self.most, self.exact = inner, most, exact
+        self.codec_id = inner.codec_id
+
+    def encode(self, buf: Any) -> Any:
+        """Encode as it would."""
+        return self.inner.encode(buf)
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """Decode, and no further than allowed."""
+        return _decode(self.inner, ensure_contiguous_ndarray(buf), self.most, self.exact)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return that of the compressor."""
+        return dict(self.inner.get_config())
+
+
+@dataclass(frozen=True)
+class CappedCodec(BytesBytesCodec):
+    """A compressor of Zarr 3, decoded to the bytes of a chunk (some more, unless `exact`)."""
+
+    inner: Any
+    exact: bool
+    is_fixed_size = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the metadata says."""
+        return dict(self.inner.to_dict())
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        elements = math.prod(chunk_spec.shape)
+        itemsize = int(chunk_spec.dtype.to_native_dtype().itemsize)
+        most = elements * itemsize if self.exact else elements * WIDEST + SPARE
+        made = _decode(self.inner, chunk_bytes.as_numpy_array(), most, self.exact)
+        return chunk_spec.prototype.buffer.from_array_like(made)
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        """Not known."""
+        raise NotImplementedError
