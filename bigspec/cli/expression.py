@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from bigspec.api import open_matrix
+from bigspec.cli.reading import Reading
 from bigspec.compose import centered, scaled, standardized
 from bigspec.errors import SourceError
 
@@ -33,17 +33,24 @@ def expression_options(function: Function) -> Function:
 
 
 def expressed(
-    source: Any, minus: str | None, center: bool, scale: str | None, memory_limit: int | str | None
+    source: str,
+    reading: Reading,
+    minus: str | None,
+    center: bool,
+    scale: str | None,
+    memory_limit: int | str | None,
 ) -> Any:
     """Return SRC as it is, or the expression that the options make of it.
 
     Means and deviations are computed here, in a pass of its own.
     """
     if minus is None and not center and scale is None:
-        return source
-    matrix = open_matrix(source)
-    if minus is not None:
-        matrix = matrix - open_matrix(minus)
+        return reading.source(source)
+    if minus is None:
+        matrix = reading.matrices(source)[0]
+    else:
+        first, second = reading.matrices(source, minus)
+        matrix = first - second
     if scale == "std":
         return standardized(matrix, center=center, memory_limit=memory_limit)
     if center:
