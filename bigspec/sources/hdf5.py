@@ -216,17 +216,25 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
         msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
         raise SourceError(msg) from error
     if node is None:
-        msg = f"{name}: nothing lies at {inside!r}; the file holds {_listed(file)}"
+        msg = f"{name}: {_nothing(file, inside)}; the file holds {_listed(file)}"
         raise MissingSourceError(msg)
     if _is_dataset(node):
         return _dense(node, name, wanted)
     if not _sparse(node):
         msg = (
-            f"{name}: expected a matrix, got a group; the file holds {_listed(file)}. Point at one "
-            f"with '::', as in {path.name}::/X"
+            f"{name}: expected a matrix, got a {type(node).__name__.lower()}; the file holds "
+            f"{_listed(file)}. Point at one with '::', as in {path.name}::/X"
         )
         raise SourceError(msg)
     return node, name
+
+
+def _nothing(file: h5py.File, inside: str) -> str:
+    link = file.get(inside, getlink=True)
+    if not hasattr(link, "path"):
+        return f"nothing lies at {inside!r}"
+    target = f"{getattr(link, 'filename', '')}::{link.path}".removeprefix("::")
+    return f"{inside!r} is a link to {target}, which is not there"
 
 
 def _is_dataset(node: Any) -> bool:
@@ -270,6 +278,7 @@ def _dense(dataset: h5py.Dataset, name: str, wanted: Wanted) -> Matrix:
     if dataset.shape is None:
         msg = f"{name}: expected a matrix, got an empty dataset (its dataspace is null)"
         raise DataError(msg)
+    token = _token(dataset, name)  # first: without its sources a virtual one may have no rows
     flattened(_dims(dataset), dataset.shape, wanted, name)
     axes = axes_of(_dims(dataset), dataset.shape, wanted.rows, name)
     native = dtype.newbyteorder("=")
@@ -277,7 +286,6 @@ def _dense(dataset: h5py.Dataset, name: str, wanted: Wanted) -> Matrix:
     packing = packing.filled(wanted.fill, native, name)
     path = str(dataset.file.filename)
     handle, where = DatasetHandle(path, dataset.name), f"{path}::{dataset.name}"
-    token = _token(dataset, name)
     if packing.idle and axes[0].dims == (0,) and len(dataset.shape) == 2:
         shape = check_shape(dataset.shape, name)
         steps = dataset.chunks or (SMALL_STEP, shape[1])

@@ -289,7 +289,7 @@ def stored_vector(group: Any, part: str, name: str) -> ZarrVector | HDF5Vector:
         array = retries.with_retries(lambda: group.get(part))
     except Exception as error:
         raise retries.named_failure(error, name, part) from error
-    if len(getattr(array, "shape", ())) != 1:
+    if len(getattr(array, "shape", None) or ()) != 1:  # an empty HDF5 dataset has none
         msg = f"{name}: expected a one-dimensional array {part!r} in the group, got {array!r}"
         raise SourceError(msg)
     if isinstance(array, zarr.Array):
