@@ -181,7 +181,11 @@ def _column_sums(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array,
 
 
 def open_matrix(
-    a: Any, *, rows: Sequence[str] | str | None = None, fill: complex | None = None
+    a: Any,
+    *,
+    rows: Sequence[str] | str | None = None,
+    fill: complex | None = None,
+    raw: bool = False,
 ) -> Matrix:
     """Open anything bigspec can multiply.
 
@@ -194,10 +198,12 @@ def open_matrix(
         Paths and URLs name a Zarr array or a sparse group of AnnData's or binsparse's; paths also
         an HDF5, netCDF, .npy, .npz or Matrix Market file. ``::`` goes inside a file or store.
     rows : sequence of str, optional
-        Dimensions of a netCDF variable that make the rows, in this order; the others make the
-        columns, in theirs. Needed for a variable of more than two.
+        Dimensions of a netCDF variable, Zarr array or HDF5 dataset that make the rows, in this
+        order; the others make the columns, in theirs. Needed where there are more than two.
     fill : number, optional
-        Taken for missing values of a netCDF variable, in unpacked units.
+        Taken for their missing values, in unpacked units.
+    raw : bool
+        Take the stored numbers, whatever attributes say of scale, offset and missing values.
 
     Returns
     -------
@@ -210,22 +216,27 @@ def open_matrix(
     DataError, UnsupportedTypeError
         It was opened and is no numeric 2-D matrix. A missing value is found when it is read.
     ArgumentError
-        `rows` or `fill` for something else than a netCDF variable, or not of this one.
+        `rows`, `fill` or `raw` for what has no dimensions or attributes, or not of this one.
     MemoryLimitError
         It would have to be loaded, and does not fit.
     """
-    if is_dask_array(a) and rows is None and fill is None:
-        return open_dask_array(a)
-    return open_source(a, find_executor(True).memory() // 2, rows, fill)
+    return open_within(a, None, rows=rows, fill=fill, raw=raw)
 
 
-def open_within(a: Any, limit: int | None) -> Matrix:
+def open_within(
+    a: Any,
+    limit: int | None,
+    *,
+    rows: Sequence[str] | str | None = None,
+    fill: complex | None = None,
+    raw: bool = False,
+) -> Matrix:
     """Open a matrix; what has to be loaded, or read to be opened, must fit `limit`.
 
     Raises
     ------
     MemoryLimitError
     """
-    if is_dask_array(a):
+    if is_dask_array(a) and rows is None and fill is None and not raw:
         return open_dask_array(a)
-    return open_source(a, limit or find_executor(True).memory() // 2)
+    return open_source(a, limit or find_executor(True).memory() // 2, rows, fill, raw)

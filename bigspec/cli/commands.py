@@ -13,14 +13,13 @@ from bigspec.cli.options import (
     cluster_of,
     debug_option,
     json_option,
-    matrix_of,
-    netcdf_options,
     seconds_or_text,
     shared_options,
     writable_place,
 )
 from bigspec.cli.output import conclude, deliver, ending, shows_blocks, write, write_figure
 from bigspec.cli.performance import performance_option, performance_reported, written
+from bigspec.cli.reading import Reading, reading_options
 from bigspec.cli.recording import gate_of, history_options, past_of, resumable, series_name
 from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
@@ -40,7 +39,7 @@ def main() -> None:
 @main.command("norm", cls=Command, epilog=STATUSES)
 @shared_options
 @expression_options
-@netcdf_options
+@reading_options
 @click.option("--seed", type=int, metavar="N", help="Of the random start; recorded in any case.")
 @click.option(
     "--start",
@@ -94,6 +93,7 @@ def norm_command(
     scale: str | None,
     rows: str | None,
     fill: float | None,
+    raw: bool,
     seed: int | None,
     start: str | None,
     checkpoint: str | None,
@@ -121,7 +121,9 @@ def norm_command(
     cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
     kept = _kept(checkpoint, checkpoint_interval, keep_blocks=keep_blocks, steal=steal)
     changes = max_change is not None
-    view = {"--rows": rows, "--fill": fill, "--minus": minus, "--center": center, "--scale": scale}
+    reading = Reading(rows, fill, raw)
+    view = {"--rows": rows, "--fill": fill, "--raw": raw, "--minus": minus}
+    view |= {"--center": center, "--scale": scale}
     name = series_name(source, view)
     past = past_of(history, series, name, warm=warm, changes=changes, checkpoint=checkpoint)
     gate = gate_of(past, max_norm, min_norm, max_change)
@@ -133,7 +135,7 @@ def norm_command(
             past.warn(observer)
         with performance_reported(observer) as performance:
             estimate = norm(
-                expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
+                expressed(source, reading, minus, center, scale, memory_limit),
                 rtol=rtol,
                 failure_probability=failure_probability,
                 algorithm=algorithm,
@@ -186,7 +188,7 @@ def show_command(run: str, json_file: str | None) -> None:
 
 @main.command("plan", cls=Command)
 @shared_options
-@netcdf_options
+@reading_options
 @click.option("-k", "count", type=int, metavar="K", help="Plan `svds` of K triplets, not `norm`.")
 def plan_command(
     source: str,
@@ -201,12 +203,13 @@ def plan_command(
     json_file: str | None,
     rows: str | None,
     fill: float | None,
+    raw: bool,
     count: int | None,
 ) -> None:
     """Say what a run on SRC would read, hold and cost, without reading it."""
     with cluster_of(scheduler, scheduler_file, workers, memory_limit):
         planned = plan(
-            matrix_of(source, rows, fill),
+            Reading(rows, fill, raw).source(memory_limit, source),
             rtol=rtol,
             failure_probability=failure_probability,
             algorithm=algorithm,

@@ -31,6 +31,7 @@ __all__ = ["convert_command"]
     help="What the work may hold, such as 512MiB. [default: half of what the process has]",
 )
 @click.option("--scratch", metavar="DIR", help="For what is sorted. [default: beside DST]")
+@click.option("--raw", is_flag=True, help="Take stored numbers, whatever attributes say.")
 @click.option("--overwrite", is_flag=True, help="Replace what lies at DST, when it is complete.")
 @click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
 @watching_options
@@ -43,6 +44,7 @@ def convert_command(
     dtype: str | None,
     memory_limit: int | str | None,
     scratch: str | None,
+    raw: bool,
     overwrite: bool,
     quiet: bool,
     json_file: str | None,
@@ -61,6 +63,7 @@ def convert_command(
             dtype=dtype,
             memory_limit=memory_limit,
             scratch=scratch,
+            raw=raw,
             overwrite=overwrite,
             progress=observer,
         )

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from bigspec.api.arguments import as_bytes
-from bigspec.api.matrices import centered, open_within, scaled, standardized
+from bigspec.api.matrices import centered, scaled, standardized
+from bigspec.cli.reading import Reading
 from bigspec.errors import SourceError
 
 __all__ = ["expressed", "expression_options"]
@@ -33,18 +33,24 @@ def expression_options(function: Function) -> Function:
 
 
 def expressed(
-    source: Any, minus: str | None, center: bool, scale: str | None, memory_limit: int | str | None
+    source: str,
+    reading: Reading,
+    minus: str | None,
+    center: bool,
+    scale: str | None,
+    memory_limit: int | str | None,
 ) -> Any:
     """Return SRC as it is, or the expression that the options make of it.
 
     Means and deviations are computed here, in a pass of its own.
     """
     if minus is None and not center and scale is None:
-        return source
-    limit = as_bytes(memory_limit)
-    matrix = open_within(source, limit)
-    if minus is not None:
-        matrix = matrix - open_within(minus, limit)
+        return reading.source(memory_limit, source)
+    if minus is None:
+        matrix = reading.matrices(memory_limit, source)[0]
+    else:
+        first, second = reading.matrices(memory_limit, source, minus)
+        matrix = first - second
     if scale == "std":
         return standardized(matrix, center=center, memory_limit=memory_limit)
     if center:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import click
 
 from bigspec.api.cluster import connect
-from bigspec.api.matrices import open_matrix
 from bigspec.cli.config import SOURCES
 
 __all__ = [
@@ -20,8 +19,6 @@ __all__ = [
     "count_or_text",
     "debug_option",
     "json_option",
-    "matrix_of",
-    "netcdf_options",
     "seconds_or_text",
     "shared_options",
     "source_options",
@@ -120,26 +117,6 @@ def source_options(function: Function) -> Function:
     )):  # fmt: skip
         function = add(function)
     return function
-
-
-def netcdf_options(function: Function) -> Function:
-    """Add what makes a matrix of a netCDF variable; see `matrix_of`."""
-    for add in (
-        click.option("--fill", type=float, metavar="X",
-                     help="Taken for missing values of a netCDF variable."),
-        click.option("--rows", metavar="DIM,DIM",
-                     help="Dimensions of a netCDF variable that make the rows."),
-    ):  # fmt: skip
-        function = add(function)
-    return function
-
-
-def matrix_of(source: str, rows: str | None, fill: float | None) -> Any:
-    """Return what the Python door is to open, or, with these options, has opened."""
-    if rows is None and fill is None:
-        return source
-    names = None if rows is None else [name.strip() for name in rows.split(",")]
-    return open_matrix(source, rows=names, fill=fill)
 
 
 def cluster_of(

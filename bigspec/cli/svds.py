@@ -13,14 +13,13 @@ from bigspec.cli.expression import expressed, expression_options
 from bigspec.cli.interrupts import terminable
 from bigspec.cli.options import (
     cluster_of,
-    matrix_of,
-    netcdf_options,
     seconds_or_text,
     source_options,
     writable_place,
 )
 from bigspec.cli.output import deliver
 from bigspec.cli.performance import performance_option, performance_reported, written
+from bigspec.cli.reading import Reading, reading_options
 from bigspec.cli.recording import resumable
 from bigspec.cli.statuses import SAVED, STATUSES, CannotWriteError, Command
 from bigspec.cli.watching import say, watched, watching_options
@@ -31,7 +30,7 @@ __all__ = ["svds_command"]
 
 @click.command("svds", cls=Command, epilog=STATUSES)
 @source_options
-@netcdf_options
+@reading_options
 @expression_options
 @click.option("-k", "count", type=int, required=True, metavar="K", help="How many triplets.")
 @click.option("--u", "u_store", metavar="URL", help="Write the left vectors there, as Zarr.")
@@ -66,6 +65,7 @@ def svds_command(
     json_file: str | None,
     rows: str | None,
     fill: float | None,
+    raw: bool,
     minus: str | None,
     center: bool,
     scale: str | None,
@@ -98,7 +98,7 @@ def svds_command(
         performance_reported(observer) as performance,
     ):
         triplets = svds(
-            expressed(matrix_of(source, rows, fill), minus, center, scale, memory_limit),
+            expressed(source, Reading(rows, fill, raw), minus, center, scale, memory_limit),
             count,
             rtol=rtol,
             failure_probability=failure_probability,

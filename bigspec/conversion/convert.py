@@ -47,6 +47,7 @@ def convert(
     shape: tuple[int, int] | None = None,
     memory_limit: int | str | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    raw: bool = False,
     overwrite: bool = False,
     progress: bool | Observer = False,
 ) -> Conversion:
@@ -72,6 +73,9 @@ def convert(
     scratch : path, optional
         A folder for the triplets on their way; by default beside `dst`. Needed only for what is
         sorted, then ``itemsize + 8`` (16 for extents beyond 2^31) bytes an entry.
+    raw : bool
+        Take the stored numbers of a sparse group, whatever attributes say of scale, offset and
+        missing values; without it such a group is refused.
     overwrite : bool
         Replace what lies at `dst`, once the new matrix is complete.
     progress : bool or Observer
@@ -101,7 +105,7 @@ def convert(
     if format not in (None, "csr", "csc"):
         msg = f"format: expected 'csr' or 'csc', got {format!r}"
         raise ArgumentError(msg)
-    source = _open(src, shape, limit)
+    source = _open(src, shape, raw, limit)
     target = Target(source, format or source.form, _value_type(dtype, source), limit)
     target.check()
     work = Work(_local(dst), _folder(scratch), target.wanted(), overwrite=overwrite)
@@ -130,8 +134,19 @@ def convert(
     return outcome
 
 
-def _open(src: Any, shape: Any, limit: int) -> EntryStream:
+def _open(src: Any, shape: Any, raw: bool, limit: int) -> EntryStream:
     """Open a source as triplets."""
+    opened = _without_attributes(src, shape)
+    if opened is None:
+        return MatrixStream.of(open_source(src, limit, raw=raw), limit)
+    if raw:
+        msg = f"raw: expected only with a sparse group, whose attributes it is about, got {src!r}"
+        raise ArgumentError(msg)
+    return opened
+
+
+def _without_attributes(src: Any, shape: Any) -> EntryStream | None:
+    """Open triplets in memory or in a file of triplets; None if it is neither."""
     three = isinstance(src, tuple) and len(src) == 2 and isinstance(src[1], (tuple, list))
     if shape is not None and not three:
         msg = "shape: expected only beside (data, (row, col)), got it with a source that has one"
@@ -146,7 +161,7 @@ def _open(src: Any, shape: Any, limit: int) -> EntryStream:
         scipys = not inside and path.suffix.lower() == ".npz"
         if scipys and (opened := open_npz(path, name)) is not None:
             return opened
-    return MatrixStream.of(open_source(src, limit), limit)
+    return None
 
 
 def _value_type(dtype: Any, source: EntryStream) -> np.dtype[Any]:

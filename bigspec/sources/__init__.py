@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ import scipy.sparse as sp
 import zarr
 from scipy.sparse.linalg import LinearOperator
 
-from bigspec.errors import ArgumentError, UnsupportedTypeError
+from bigspec.errors import ArgumentError, SourceError, UnsupportedTypeError
 from bigspec.matrices import Matrix
+from bigspec.sources import retries
 from bigspec.sources.binsparse import is_binsparse, open_binsparse
 from bigspec.sources.checks import half_of_memory
 from bigspec.sources.files import is_file_format, open_file
@@ -30,18 +32,21 @@ from bigspec.sources.memory import (
     open_numpy,
     open_sparse,
 )
-from bigspec.sources.netcdf import NetCDFMatrix, is_netcdf, open_netcdf
+from bigspec.sources.netcdf import is_netcdf, open_netcdf
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
+from bigspec.sources.packing import named_convention, packing_of
 from bigspec.sources.sparse_store import StoredSparse, open_sparse_group, sparse_format
-from bigspec.sources.zarr_store import ZarrMatrix, open_zarr_array, refuse_group
+from bigspec.sources.variable import VariableMatrix, Wanted
+from bigspec.sources.zarr_store import ZarrMatrix, refuse_group
+from bigspec.sources.zarr_variable import open_zarr
 
 __all__ = [
     "ArrayMatrix",
     "HDF5Matrix",
     "LinearOperatorMatrix",
-    "NetCDFMatrix",
     "SparseMatrix",
     "StoredSparse",
+    "VariableMatrix",
     "ZarrMatrix",
     "open_source",
 ]
@@ -53,11 +58,16 @@ ACCEPTED = (
 )
 
 
+PARTS = ("data", "indices", "indptr", "values", "indices_0", "indices_1", "pointers_to_1")
+"""Arrays that sparse groups are made of."""
+
+
 def open_source(
     a: Any,
     memory: int | None = None,
     rows: Sequence[str] | str | None = None,
     fill: complex | None = None,
+    raw: bool = False,
 ) -> Matrix:
     """Open anything that is a matrix, except dask arrays, which need a pass to be read.
 
@@ -71,9 +81,11 @@ def open_source(
         Bytes that may be held for a matrix that is loaded whole, for pointers that are read when
         it is opened, and for a chunk; by default half of what this machine has.
     rows : sequence of str, optional
-        Dimensions of a netCDF variable that make the rows.
+        Dimensions of a netCDF variable, Zarr array or HDF5 dataset that make the rows.
     fill : number, optional
-        Taken for missing values of a netCDF variable.
+        Taken for their missing values.
+    raw : bool
+        Take the stored numbers, whatever attributes say of scale, offset and missing values.
 
     Returns
     -------
@@ -89,25 +101,29 @@ def open_source(
     MemoryLimitError
         It says that it needs more than that; nothing was loaded.
     ArgumentError
-        `rows` or `fill` for something else than a netCDF variable, or not of this one.
+        `rows`, `fill` or `raw` for something that has no dimensions or attributes.
     """
     memory = half_of_memory() if memory is None else memory
     if isinstance(a, str) and not a:
         msg = "expected a path or URL, got an empty text; is a variable unset?"
         raise ArgumentError(msg)
-    if rows is not None or fill is not None:
-        return _open_variable(a, rows, fill)
-    if isinstance(a, Matrix):
-        return a
+    wanted = Wanted(rows, fill, raw)
     if isinstance(a, (str, os.PathLike)):
-        return _open_path(a, memory)
+        return _open_path(a, memory, wanted)
     if isinstance(a, zarr.Array):
-        return open_zarr_array(a)
+        return open_zarr(a, None, wanted)
     if isinstance(a, zarr.Group):
         name = f"zarr group {a.name}"
-        if (opened := _open_group(a, name, memory)) is not None:
+        if (opened := _open_group(a, name, memory, wanted)) is not None:
             return opened
         raise refuse_group(a.store, a.path, name, "pass group[{!r}]")
+    _refuse(wanted, a, raw=True)
+    return _open_object(a)
+
+
+def _open_object(a: Any) -> Matrix:
+    if isinstance(a, Matrix):
+        return a
     if isinstance(a, np.ndarray):
         return open_numpy(a)
     if sp.issparse(a):
@@ -124,22 +140,58 @@ def open_source(
     raise UnsupportedTypeError(msg)
 
 
-def _open_variable(a: Any, rows: Sequence[str] | str | None, fill: complex | None) -> Matrix:
-    local = local_file(os.fspath(a)) if isinstance(a, (str, os.PathLike)) else None
-    if local is None or not (is_netcdf(local[0]) or is_hdf5(local[0])):
-        msg = f"rows and fill: expected the path of a netCDF file, such as A.nc::/T, got {a!r}"
-        raise ArgumentError(msg)
-    return open_netcdf(*local, os.fspath(a), rows, fill)
+def _refuse(wanted: Wanted, a: Any, *, raw: bool) -> None:
+    """Refuse `rows` and `fill`, and `raw` where that is said, for what has no use for them."""
+    if wanted.rows is None and wanted.fill is None and not (raw and wanted.raw):
+        return
+    got = repr(os.fspath(a)) if isinstance(a, (str, os.PathLike)) else type(a).__name__
+    msg = (
+        "rows, fill and raw: expected a netCDF variable, a Zarr array or an HDF5 dataset, such as "
+        f"A.nc::/T, got {got}"
+    )
+    raise ArgumentError(msg)
 
 
-def _open_group(group: Any, name: str, memory: int) -> Matrix | None:
+def _open_group(group: Any, name: str, memory: int, wanted: Wanted) -> Matrix | None:
     """Open a Zarr or HDF5 group if it is a sparse matrix."""
-    if is_binsparse(group):
-        return open_binsparse(group, name, memory)
-    return None if sparse_format(group) is None else open_sparse_group(group, name, memory)
+    described = is_binsparse(group)
+    if not described and sparse_format(group) is None:
+        return None
+    _refuse(wanted, name, raw=False)
+    if not wanted.raw:
+        _refuse_conventions(group, name)
+    opening = open_binsparse if described else open_sparse_group
+    return opening(group, name, memory)
 
 
-def _open_path(a: str | os.PathLike[str], memory: int) -> Matrix:
+def _refuse_conventions(group: Any, name: str) -> None:
+    """Refuse a sparse group whose attributes say that it is packed or masked.
+
+    Its format knows nothing of that, and an entry that is not stored is 0 there, packed or not.
+    """
+    said = named_convention(group.attrs)
+    for part in PARTS:
+        try:
+            array = retries.with_retries(partial(group.get, part))
+        except Exception as error:
+            raise retries.named_failure(error, name, part) from error
+        attrs = getattr(array, "attrs", {})
+        key = named_convention(attrs)
+        if key is None or not hasattr(array, "dtype"):
+            continue
+        dtype = np.dtype(array.dtype).newbyteorder("=")
+        if dtype.kind not in "biufc" or not packing_of(attrs, dtype, f"{name}/{part}").idle:
+            said = f"{key} of {part}"
+    if said is not None:
+        msg = (
+            f"{name}: expected a sparse group that holds its values as they are, got the attribute "
+            f"{said}, which its format does not know. Write the values unpacked, or take the "
+            "numbers as they are stored with raw=True (--raw)"
+        )
+        raise SourceError(msg)
+
+
+def _open_path(a: str | os.PathLike[str], memory: int, wanted: Wanted) -> Matrix:
     text = os.fspath(a)
     if not isinstance(text, str):
         msg = f"expected a path as str, got {type(text).__name__}; decode it with os.fsdecode"
@@ -147,23 +199,27 @@ def _open_path(a: str | os.PathLike[str], memory: int) -> Matrix:
     if (local := local_file(text)) is not None:
         path, inside = local
         if not inside and is_file_format(path):
+            _refuse(wanted, text, raw=True)
             return open_file(path, text, memory)
         if is_netcdf(path):
-            return open_netcdf(path, inside, text, None, None)
+            return open_netcdf(path, inside, text, wanted)
         if is_hdf5(path):
-            opened = open_hdf5(path, inside, text)
+            opened = open_hdf5(path, inside, text, wanted)
             if isinstance(opened, Matrix):
                 return opened
-            return _open_group(*opened, memory) or open_sparse_group(*opened, memory)
+            return _open_group(*opened, memory, wanted) or open_sparse_group(*opened, memory)
+    return _open_store(text, memory, wanted)
+
+
+def _open_store(text: str, memory: int, wanted: Wanted) -> Matrix:
     location = locate(text)
     node = open_node(location)
+    if not isinstance(node, zarr.Array):
+        whole = node.attrs.get("encoding-type") == "anndata" and not location.path
+        node = open_node(replace(location, path="X")) if whole else node
     if isinstance(node, zarr.Array):
-        return open_zarr_array(node, location.name)
-    if node.attrs.get("encoding-type") == "anndata" and not location.path:
-        node = open_node(replace(location, path="X"))
-        if isinstance(node, zarr.Array):
-            return open_zarr_array(node, location.name)
-    if (sparse := _open_group(node, location.name, memory)) is not None:
+        return open_zarr(node, location.name, wanted)
+    if (sparse := _open_group(node, location.name, memory, wanted)) is not None:
         return sparse
     outer = text.removesuffix("/")
     inside = "/{}" if location.path else "::/{}"

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import scipy.io
 
+from bigspec.sources.packing import BESIDE, CONVENTIONS
+
 __all__ = ["ClassicVariable", "classic_variables"]
 
-ATTRIBUTES = (
-    "_FillValue", "missing_value", "valid_range", "valid_min", "valid_max", "scale_factor",
-    "add_offset", "_Unsigned",
-)  # fmt: skip
+ATTRIBUTES = (*CONVENTIONS, *BESIDE)
 
 
 @dataclass(frozen=True)

@@ -5,26 +5,27 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.errors import BigspecError, MissingSourceError, SourceError
+from bigspec.errors import BigspecError, DataError, MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5_filters import check_chunks
-from bigspec.sources.locations import open_failure
+from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of
+from bigspec.sources.packing import RAW, packing_of
+from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 
 if TYPE_CHECKING:
     import h5py
 
 __all__ = ["HDF5Matrix", "HDF5Vector", "is_hdf5", "open_hdf5"]
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SMALL_STEP = 64  # rows that a contiguous dataset is cut by
 
 
@@ -38,11 +39,19 @@ def is_hdf5(path: Path) -> bool:
 
 
 class DatasetHandle:
-    """A dataset of a file that is opened in the process that first reads it."""
+    """A dataset of a file that is opened in the process that first reads it.
+
+    Attributes
+    ----------
+    path, inside : str
+    parts : Parts
+        Other files that it needs, once it is open.
+    """
 
     def __init__(self, path: str, inside: str) -> None:
         self.path, self.inside = path, inside
         self.checked: set[tuple[int, ...]] = set()
+        self.parts = Parts()
         self._dataset: Any = None
         self._lock = threading.Lock()
 
@@ -50,11 +59,27 @@ class DatasetHandle:
         return (DatasetHandle, (self.path, self.inside))
 
     def open(self) -> h5py.Dataset:
-        """Return the dataset."""
+        """Return the dataset; the first call in a process looks whether all of it is there."""
         with self._lock:
             if self._dataset is None:
-                self._dataset = _file(self.path, self.path)[self.inside]
+                dataset = _file(self.path, self.path)[self.inside]
+                self.parts = parts_of(dataset, self.path)
+                self._dataset = dataset
             return self._dataset
+
+    def read(
+        self, selection: tuple[slice, ...], name: str, buffers: Buffers
+    ) -> np.ndarray[Any, Any]:
+        """Read a box into `buffers`, in native byte order."""
+        shape = tuple(across.stop - across.start for across in selection)
+        dtype = np.dtype(self.open().dtype).newbyteorder("=")
+        block = buffers.take("source.block", shape, dtype)
+        _read(self, name, selection, block, buffers)
+        return block
+
+    def chunk_at(self, place: tuple[int, ...]) -> str:
+        """Say nothing: HDF5 has no names for chunks."""
+        return ""
 
 
 def _file(path: str, name: str) -> h5py.File:
@@ -78,16 +103,20 @@ def _read(handle: DatasetHandle, name: str, selection: Any, block: Any, buffers:
     if block.size == 0:
         return
 
+    place = ", ".join(f"{s.start}:{s.stop}" for s in selection)
+    place = f"[{place}] of {handle.inside}"
+
     def read() -> None:
         dataset = handle.open()
         check_chunks(dataset, selection, handle.checked)
-        dataset.read_direct(block, selection)
+        with final_failures(name, place):
+            dataset.read_direct(block, selection)
 
     try:
         retries.with_retries(read, buffers)
     except Exception as error:
-        place = ", ".join(f"{s.start}:{s.stop}" for s in selection)
-        raise retries.named_failure(error, name, f"[{place}] of {handle.inside}") from error
+        raise retries.named_failure(error, name, place) from error
+    handle.parts.check_still(name)
 
 
 @dataclass(frozen=True)
@@ -114,7 +143,7 @@ class HDF5Vector:
             np.dtype(dataset.dtype),
             name,
             f"{path}::{dataset.name}",
-            _token(dataset),
+            _token(dataset, name),
         )
 
     def __len__(self) -> int:
@@ -165,7 +194,7 @@ class HDF5Matrix(Matrix):
         return block
 
 
-def open_hdf5(path: Path, inside: str, name: str) -> Matrix | tuple[Any, str]:
+def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tuple[Any, str]:
     """Open what lies at `inside`, or, if that is empty, the one matrix that the file is about.
 
     Returns
@@ -175,34 +204,55 @@ def open_hdf5(path: Path, inside: str, name: str) -> Matrix | tuple[Any, str]:
     Raises
     ------
     SourceError, MissingSourceError
-        Nothing there, or no matrix; the message says what is.
-    DataError, UnsupportedTypeError
+        Nothing there, or no matrix, or not all of it; the message says what is.
+    ArgumentError
+        `rows` are not dimensions of it, `fill` is not of its type.
+    DataError, UnsupportedTypeError, ChunkError
     """
+    file = _file(str(path), name)
     try:
-        file = _file(str(path), name)
-        inside = inside or ("" if "binsparse" in file.attrs else _only(file))
-        node = file.get(inside) if inside else file
+        with final_failures(name, inside or "its root"):
+            inside = inside or ("" if "binsparse" in file.attrs else _only(file))
+            node = file.get(inside) if inside else file
     except BigspecError:
         raise
     except Exception as error:
-        raise open_failure(error, name) from error
+        msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
+        raise SourceError(msg) from error
     if node is None:
-        msg = f"{name}: nothing lies at {inside!r}; the file holds {_listed(file)}"
+        msg = f"{name}: {_nothing(file, inside)}; the file holds {_listed(file)}"
         raise MissingSourceError(msg)
-    if hasattr(node, "dtype"):
-        return _dense(node, name)
+    if _is_dataset(node):
+        return _dense(node, name, wanted)
     if not _sparse(node):
         msg = (
-            f"{name}: expected a matrix, got a group; the file holds {_listed(file)}. Point at one "
-            f"with '::', as in {path.name}::/X"
+            f"{name}: expected a matrix, got a {type(node).__name__.lower()}; the file holds "
+            f"{_listed(file)}. Point at one with '::', as in {path.name}::/X"
         )
         raise SourceError(msg)
     return node, name
 
 
-def _sparse(group: h5py.Group) -> bool:
+def _nothing(file: h5py.File, inside: str) -> str:
+    link = file.get(inside, getlink=True)
+    if not hasattr(link, "path"):
+        return f"nothing lies at {inside!r}"
+    target = f"{getattr(link, 'filename', '')}::{link.path}".removeprefix("::")
+    return f"{inside!r} is a link to {target}, which is not there"
+
+
+def _is_dataset(node: Any) -> bool:
+    import h5py
+
+    return isinstance(node, h5py.Dataset)
+
+
+def _sparse(node: Any) -> bool:
+    """Whether a group holds the parts of a sparse matrix; a type that has a name holds nothing."""
+    if not hasattr(node, "keys"):
+        return False
     parts = {"data", "indices", "indptr"}
-    return "binsparse" in group.attrs or (group.name != "/" and parts <= set(group))
+    return "binsparse" in node.attrs or (node.name != "/" and parts <= set(node))
 
 
 def _only(file: h5py.File) -> str:
@@ -217,9 +267,9 @@ def _listed(file: h5py.File) -> str:
     found: list[str] = []
 
     def note(path: str, node: Any) -> bool | None:
-        if hasattr(node, "shape") and len(node.shape) == 2:
+        if _is_dataset(node) and len(node.shape or ()) >= 2:
             found.append(f"/{path} {node.shape} {node.dtype}")
-        elif hasattr(node, "keys") and _sparse(node):
+        elif _sparse(node):
             found.append(f"/{path} (sparse)")
         return True if len(found) >= 10 else None  # ends the visit
 
@@ -227,25 +277,47 @@ def _listed(file: h5py.File) -> str:
     return "; ".join(found) if found else "no matrices"
 
 
-def _dense(dataset: h5py.Dataset, name: str) -> HDF5Matrix:
+def _dense(dataset: h5py.Dataset, name: str, wanted: Wanted) -> Matrix:
     dtype = check_dtype(np.dtype(dataset.dtype), name)
-    shape = check_shape(dataset.shape, name)
-    steps = dataset.chunks or (SMALL_STEP, shape[1])
-    grids = (Grid(shape[0], min(steps[0], shape[0])), Grid(shape[1], min(steps[1], shape[1])))
+    if dataset.shape is None:
+        msg = f"{name}: expected a matrix, got an empty dataset (its dataspace is null)"
+        raise DataError(msg)
+    token = _token(dataset, name)  # first: without its sources a virtual one may have no rows
+    flattened(_dims(dataset), dataset.shape, wanted, name)
+    axes = axes_of(_dims(dataset), dataset.shape, wanted.rows, name)
+    native = dtype.newbyteorder("=")
+    packing = RAW if wanted.raw else packing_of(dataset.attrs, native, name)
+    packing = packing.filled(wanted.fill, native, name)
     path = str(dataset.file.filename)
-    return HDF5Matrix(
-        shape,
-        dtype,
-        name,
-        grids,
-        DatasetHandle(path, dataset.name),
-        f"{path}::{dataset.name}",
-        _token(dataset),
-        transient_nbytes=int(np.prod(steps)) * dtype.itemsize,
-    )
+    handle, where = DatasetHandle(path, dataset.name), f"{path}::{dataset.name}"
+    if packing.idle and axes[0].dims == (0,) and len(dataset.shape) == 2:
+        shape = check_shape(dataset.shape, name)
+        steps = dataset.chunks or (SMALL_STEP, shape[1])
+        grids = (Grid(shape[0], min(steps[0], shape[0])), Grid(shape[1], min(steps[1], shape[1])))
+        nbytes = int(np.prod(steps)) * dtype.itemsize
+        return HDF5Matrix(shape, dtype, name, grids, handle, where, token, transient_nbytes=nbytes)
+    chunks = dataset.chunks or _steps(dataset.shape)
+    reading = reading_of(axes, packing)
+    made = variable(handle, name, native, chunks, axes, packing)
+    return replace(made, where=where, token=token, reading=reading)
 
 
-def _token(dataset: h5py.Dataset) -> str:
+def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Cut a contiguous dataset by its first dimensions, and a matrix by some rows at once."""
+    return (SMALL_STEP, shape[1]) if len(shape) == 2 else (1,) * len(shape)
+
+
+def _dims(dataset: h5py.Dataset) -> tuple[str, ...]:
+    """Return the names of the dimensions: their labels, their scales, or their numbers."""
+    names = []
+    for number, dim in enumerate(dataset.dims):
+        scale = next((str(scale.name).rpartition("/")[2] for scale in dim.values()), "")
+        names.append(dim.label or scale or f"dim_{number}")
+    return tuple(names)
+
+
+def _token(dataset: h5py.Dataset, name: str) -> str:
     status = os.stat(dataset.file.filename)  # noqa: PTH116
     evidence = repr((status.st_size, status.st_mtime_ns, dataset.shape, str(dataset.dtype)))
+    evidence += parts_of(dataset, name).evidence
     return hashlib.sha256(evidence.encode()).hexdigest()[:32]

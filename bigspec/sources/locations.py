@@ -189,10 +189,10 @@ def _not_zarr(location: Location) -> Exception:
 
 
 def open_failure(error: Exception, name: str) -> Exception:
-    """Return what to raise for a source whose opening ended in `error`."""
+    """Return what to raise for a source whose opening ended in `error`; see `named_failure`."""
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, (BigspecError, MemoryError)):
-        return error
+        raise error
     if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
         return SourceError(
             f"{name}: this process may not read it ({cause}); check the permissions, or the "

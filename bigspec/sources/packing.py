@@ -1,16 +1,23 @@
-"""How netCDF stores values: packed by scale and offset, missing by conventions (CF 2.5.1, 8.1)."""
+"""How stored numbers become values: packed by scale and offset, missing by conventions.
+
+The one reading behind every door (netCDF, Zarr, HDF5) of the attributes that CF (2.5.1, 8.1) and
+xarray share: ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``, ``valid_min``,
+``valid_max``, ``valid_range``, ``_Unsigned``, and HDF-EOS's ``ScaleFactor``, ``Offset`` and
+``MissingValue``. Times stay numbers in the ``units`` that they are stored in.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from bigspec.errors import ArgumentError
+from bigspec.errors import ArgumentError, DataError
+from bigspec.sources.attributes import flag, number, numbers, refuse, text_of
 
-__all__ = ["Packing", "packing_of"]
+__all__ = ["BESIDE", "CONVENTIONS", "RAW", "Packing", "named_convention", "packing_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -26,10 +33,29 @@ DEFAULT_FILL = {
 }
 """What netCDF leaves where nothing was written (netcdf.h, NC_FILL_*); bytes have no such value."""
 
+CONVENTIONS = (
+    "scale_factor", "add_offset", "_FillValue", "missing_value", "valid_range", "valid_min",
+    "valid_max", "_Unsigned", "ScaleFactor", "MissingValue",
+)  # fmt: skip
+"""Attributes of which any one says that the stored numbers are not simply the values."""
+BESIDE = ("Offset", "units", "scale_factor_err", "add_offset_err", "calibrated_nt")
+"""Attributes that change what these mean, and mean nothing without them."""
+OTHER_CALIBRATION = BESIDE[2:]
+"""HDF4's marks: its ``add_offset`` is subtracted before scaling, CF's is added after it."""
+TIMES = {
+    f"{unit}{plural}"
+    for unit in ("day", "hour", "minute", "second", "millisecond", "microsecond", "nanosecond")
+    for plural in ("", "s")
+}
+NAT = np.iinfo(np.int64).min
+"""What xarray and NumPy store for a time that is missing, beside whatever the attributes say."""
+
 
 @dataclass(frozen=True)
 class Packing:
     """From stored values to values.
+
+    Its text is part of the identity of a matrix: fields that came later are not in it.
 
     Attributes
     ----------
@@ -44,6 +70,8 @@ class Packing:
         Stored integers are to be read as unsigned ones.
     fill : number or None
         Taken for missing values.
+    signed : bool
+        Stored unsigned integers are to be read as signed ones.
     """
 
     missing: tuple[Any, ...]
@@ -54,17 +82,51 @@ class Packing:
     offset: float | None
     unsigned: bool
     fill: Any
+    signed: bool = field(default=False, repr=False)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every stored number is its value, but for a NaN for which nothing is given."""
+        limits = self.least is not None or self.most is not None
+        packed = self.scale is not None or self.offset is not None
+        marked = any(value == value for value in self.missing)
+        filled = bool(self.missing) and self.fill is not None
+        return not (limits or packed or marked or filled or self.unsigned or self.signed)
 
     def dtype(self, stored: np.dtype[Any]) -> np.dtype[Any]:
-        """Return the type of the values: float64 where they are packed."""
+        """Return the type of the values: float64 (complex128) where they are packed."""
         if self.scale is not None or self.offset is not None:
-            return np.dtype(np.float64)
-        return _unsigned(stored) if self.unsigned else stored
+            return np.dtype(np.complex128 if stored.kind == "c" else np.float64)
+        return self.kind(stored)
+
+    def kind(self, stored: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the type that stored numbers are read as before they are unpacked."""
+        if not (self.unsigned or self.signed):
+            return stored
+        return np.dtype(f"{'u' if self.unsigned else 'i'}{stored.itemsize}")
+
+    def filled(self, fill: Any, stored: np.dtype[Any], name: str) -> Packing:
+        """Take a number for what is missing.
+
+        Raises
+        ------
+        ArgumentError
+            It is no finite number of the type of the values.
+        """
+        if fill is None:
+            return self
+        dtype = self.dtype(stored)
+        fits = isinstance(fill, (int, float, complex, np.number)) and np.isfinite(fill)
+        if fits and dtype.kind != "c":
+            fits = np.isreal(fill) and (dtype.kind in "fV" or _holds(dtype, np.real(fill)))
+        if not fits:
+            msg = f"fill: expected a finite number that {dtype} of {name} holds, got {fill!r}"
+            raise ArgumentError(msg)
+        return replace(self, fill=fill)
 
     def unpack(self, stored: Array, dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
         """Return the values, and which of them are missing (None if none is)."""
-        if self.unsigned:
-            stored = stored.view(_unsigned(stored.dtype))
+        stored = stored.view(self.kind(stored.dtype))
         missing: Array | None = None
         for value in self.missing:
             here = np.isnan(stored) if value != value else stored == value
@@ -82,90 +144,164 @@ class Packing:
         return values, missing if missing is not None and missing.any() else None
 
 
-def packing_of(variable: Any, dtype: np.dtype[Any], fill: Any, name: str) -> Packing:
-    """Read the attributes of a variable that say how it is stored.
+RAW = Packing((), None, None, False, None, None, False, None)
+"""Stored numbers as they are."""
+
+
+def named_convention(attrs: Mapping[str, Any]) -> str | None:
+    """Return the first attribute of these conventions that there is, or None."""
+    return next((key for key in CONVENTIONS if attrs.get(key) is not None), None)
+
+
+def packing_of(
+    attrs: Mapping[str, Any],
+    dtype: np.dtype[Any],
+    name: str,
+    *,
+    mark: Any = None,
+    netcdf: bool = False,
+) -> Packing:
+    """Read the attributes of an array that say how it is stored.
+
+    Parameters
+    ----------
+    attrs : mapping
+    dtype : numpy.dtype
+        As stored.
+    name : str
+        What messages call the array.
+    mark : number, optional
+        What its format marks missing values by where there is no ``_FillValue``.
+    netcdf : bool
+        Whether netCDF's default marks hold.
 
     Raises
     ------
-    ArgumentError
-        `fill` is no finite number of the variable's type.
+    DataError
+        An attribute does not say clearly what is meant.
     """
-    attribute = variable.attrs.get
-    flagged = attribute("_Unsigned")
-    unsigned = dtype.kind == "i" and _text(flagged).lower() == "true"
-    kind = _unsigned(dtype) if unsigned else dtype
-    scale, offset = (_number(attribute(part)) for part in ("scale_factor", "add_offset"))
-    scale = None if scale == 1 else scale
-    offset = None if offset == 0 else offset
-    own = _values(attribute("_FillValue"), kind)
-    default = DEFAULT_FILL.get(f"{kind.kind}{kind.itemsize}")
+    unsigned, signed = _sign(attrs, dtype, name)
+    kind = replace(RAW, unsigned=unsigned, signed=signed).kind(dtype)
+    scale, offset = _scaling(attrs, name)
+    read = _Reader(attrs, kind, unsigned or signed, name)
+    own = read.marks("_FillValue")
+    if not own and mark is not None:
+        own = read.stored(np.asarray(mark).reshape(-1), "fill_value")
+    default = DEFAULT_FILL.get(f"{kind.kind}{kind.itemsize}") if netcdf else None
     if not own and default is not None:
         own = (kind.type(default),)
-    missing = own + _values(attribute("missing_value"), kind)
-    limits = attribute("valid_range")
-    least, most = (attribute("valid_min"), attribute("valid_max")) if limits is None else limits
-    unpacked = dtype.kind in "iu" and any(
-        np.asarray(limit).dtype.kind == "f" for limit in (least, most) if limit is not None
-    )
-    if not unpacked:
-        least, most = (next(iter(_values(limit, kind)), None) for limit in (least, most))
-    packing = Packing(
-        tuple(dict.fromkeys(missing)),
-        _plain(least),
-        _plain(most),
-        unpacked,
-        scale,
-        offset,
-        unsigned,
-        fill,
-    )
-    if fill is not None:
-        _check_fill(fill, packing.dtype(dtype), name)
-    return packing
+    missing = own + read.marks("missing_value") + read.marks("MissingValue")
+    if kind.kind == "i" and kind.itemsize == 8 and _is_time(attrs.get("units")):
+        missing += (kind.type(NAT),)
+    least, most, unpacked = read.limits(dtype)
+    missing = tuple(dict.fromkeys(missing))
+    return Packing(missing, least, most, unpacked, scale, offset, unsigned, None, signed)
 
 
-def _check_fill(fill: Any, dtype: np.dtype[Any], name: str) -> None:
-    fits = isinstance(fill, (int, float, complex, np.number)) and np.isfinite(fill)
-    if fits and dtype.kind != "c":
-        fits = np.isreal(fill) and (dtype.kind == "f" or _holds(dtype, np.real(fill)))
-    if not fits:
-        msg = f"fill: expected a finite number that {dtype} of {name} holds, got {fill!r}"
-        raise ArgumentError(msg)
+def _sign(attrs: Mapping[str, Any], dtype: np.dtype[Any], name: str) -> tuple[bool, bool]:
+    """Say whether integers are to be read as unsigned ones, or as signed ones."""
+    said = flag(attrs.get("_Unsigned"), "_Unsigned", name)
+    return said is True and dtype.kind == "i", said is False and dtype.kind == "u"
+
+
+def _scaling(attrs: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
+    """Return scale and offset, None where they change nothing."""
+    scale, offset = (number(attrs.get(key), key, name) for key in ("scale_factor", "add_offset"))
+    other = number(attrs.get("ScaleFactor"), "ScaleFactor", name)
+    moved = other is not None and number(attrs.get("Offset"), "Offset", name)
+    if moved:
+        # Written both as s * x + o and as s * (x - o); the file does not say which.
+        refuse(attrs["Offset"], "Offset", name, "0")
+    if other is not None and scale not in (None, other):
+        refuse(other, "ScaleFactor", name, f"{scale}, as in scale_factor,")
+    scale = other if scale is None else scale
+    if scale == 0:
+        refuse(scale, "scale_factor", name, "a number other than 0")
+    marked = next((key for key in OTHER_CALIBRATION if key in attrs), None)
+    if offset and marked:
+        msg = (
+            f"{name}: expected CF's scale_factor and add_offset, got HDF4's, which are applied in "
+            f"another order ({marked} says so). Unpack it where it came from, or take the numbers "
+            "as they are stored with raw=True (--raw)"
+        )
+        raise DataError(msg)
+    return (None if scale == 1 else scale), (None if offset == 0 else offset)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Attributes as stored values of type `kind`; `turned` if they are stored in another sign."""
+
+    attrs: Mapping[str, Any]
+    kind: np.dtype[Any]
+    turned: bool
+    name: str
+
+    def limits(self, dtype: np.dtype[Any]) -> tuple[Any, Any, bool]:
+        """Return the limits of valid values, and whether they are those of unpacked ones."""
+        both = numbers(self.attrs.get("valid_range"), "valid_range", self.name)
+        if both is not None and both.size != 2:
+            refuse(self.attrs["valid_range"], "valid_range", self.name, "two numbers")
+        found: list[Any] = []
+        for place, key in enumerate(("valid_min", "valid_max")):
+            given = numbers(self.attrs.get(key), key, self.name) if both is None else both
+            if given is not None:
+                given = given if both is None else given[place : place + 1]
+                if given.size != 1 or "c" in (given.dtype.kind, dtype.kind) or given != given:
+                    refuse(given, key, self.name, "one real number for real entries")
+            found.append(given)
+        kinds = {limit.dtype.kind for limit in found if limit is not None}
+        unpacked = dtype.kind in "iu" and "f" in kinds
+        least, most = (None if x is None else x[0] if unpacked else self._limit(x) for x in found)
+        return least, most, unpacked
+
+    def marks(self, key: str) -> tuple[Any, ...]:
+        """Return the stored values that an attribute says are missing."""
+        given = numbers(self.attrs.get(key), key, self.name)
+        if given is None:
+            return ()
+        if key == "_FillValue" and self.kind.kind == "c" and given.size == 2:
+            given = np.asarray([complex(given[0], given[1])])  # xarray's pair of parts
+        return self.stored(given, key)
+
+    def stored(self, given: Array, key: str) -> tuple[Any, ...]:
+        """Return numbers as stored values.
+
+        A NaN is left out of integers: none of them is one. Any other number that the type does
+        not hold is refused, for it says that the stored values were meant in another type.
+        """
+        if given.dtype.kind == "c" and self.kind.kind != "c":
+            refuse(given, key, self.name, f"a number that {self.kind} holds")
+        if self.kind.kind not in "iub":
+            with np.errstate(invalid="ignore", over="ignore"):
+                return tuple(given.astype(self.kind))
+        return tuple(self._whole(value, key) for value in given[given == given])
+
+    def _limit(self, given: Array) -> Any:
+        """Return a limit; one that the stored type does not reach as a Python integer."""
+        if self.kind.kind in "iub" and not _holds(self.kind, given[0]) and not self.turned:
+            return int(given[0])
+        return self.stored(given, "valid_range")[0]
+
+    def _whole(self, value: Any, key: str) -> Any:
+        whole = int(value) if np.isfinite(value) and value == int(value) else None
+        if whole is not None and not _holds(self.kind, whole):
+            # The attribute has the stored type, the values have the other sign (_Unsigned).
+            same = value.dtype.kind == "i" and value.dtype.itemsize == self.kind.itemsize
+            other = 2 ** (8 * self.kind.itemsize) * (1 if whole < 0 else -1)
+            meant = self.turned or (same and self.kind.kind == "u")
+            half = abs(other) // 2
+            meant = meant and (-half <= whole < 0 or half <= whole < 2 * half)
+            whole = whole + other if meant else None
+        if whole is None:
+            refuse(value, key, self.name, f"a number that {self.kind} holds")
+        return self.kind.type(whole)
+
+
+def _is_time(units: Any) -> bool:
+    return units is not None and text_of(units).lower().partition(" since ")[0] in TIMES
 
 
 def _holds(dtype: np.dtype[Any], value: Any) -> bool:
     limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return bool(value == int(value) and limits[0] <= int(value) <= limits[1])
-
-
-def _text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
-
-
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    number = float(np.asarray(value).reshape(-1)[0])
-    return number if math.isfinite(number) else None
-
-
-def _values(value: Any, kind: np.dtype[Any]) -> tuple[Any, ...]:
-    """Return the numbers of an attribute as stored values; what cannot be stored is left out."""
-    if value is None or isinstance(value, (str, bytes)):
-        return ()
-    given = np.asarray(value).reshape(-1)
-    if given.dtype.kind not in "iufc":
-        return ()
-    with np.errstate(invalid="ignore", over="ignore"):
-        if given.dtype.kind == "i" and kind.kind == "u" and given.dtype.itemsize == kind.itemsize:
-            return tuple(given.astype(given.dtype.newbyteorder("=")).view(kind))  # _Unsigned
-        cast = given.astype(kind)
-    return tuple(cast if kind.kind in "fc" else cast[cast == given])
-
-
-def _plain(value: Any) -> Any:
-    return None if value is None else np.asarray(value).reshape(-1)[0]
-
-
-def _unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(f"u{dtype.itemsize}")

@@ -91,7 +91,9 @@ def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
 
 
 def named_failure(error: Exception, name: str, key: str) -> Exception:
-    """Return what to raise for a chunk whose reading ended in `error`.
+    """Return what to raise for a chunk whose reading ended in `error`; raise it if it says enough.
+
+    An error that is raised from itself has no end of causes, and Dask's workers follow them all.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ def named_failure(error: Exception, name: str, key: str) -> Exception:
         The matrix, and the chunk's key in its store.
     """
     if isinstance(error, (BigspecError, MemoryError)):
-        return error
+        raise error
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, PermissionError):
         return SourceError(f"{name}: chunk {key} may not be read by this process ({cause})")

@@ -316,7 +316,7 @@ def stored_vector(group: Any, part: str, name: str, memory: int) -> ZarrVector |
         raise open_failure(error, f"{name}/{part}") from error
     except Exception as error:
         raise retries.named_failure(error, name, part) from error
-    if len(getattr(array, "shape", ())) != 1:
+    if len(getattr(array, "shape", None) or ()) != 1:  # an empty HDF5 dataset has none
         msg = f"{name}: expected a one-dimensional array {part!r} in the group, got {array!r}"
         raise SourceError(msg)
     check_dtype(np.dtype(array.dtype), f"{name}/{part}")

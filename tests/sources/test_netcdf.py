@@ -19,7 +19,7 @@ from bigspec.cli import main
 from bigspec.errors import ArgumentError, DataError, MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources import open_source
-from bigspec.sources.netcdf import NetCDFMatrix
+from bigspec.sources.variable import VariableMatrix
 
 DIMS = ("time", "lat", "lon")
 KINDS = ["NETCDF4", "NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET"]
@@ -233,9 +233,13 @@ def test_what_is_asked_wrongly(tmp_path: Path) -> None:
             bigspec.open_matrix(path, rows="time", fill=fill)
     with pytest.raises(MissingSourceError, match=r"no variable lies at '/U'; the file holds /T"):
         open_source(f"{path}::/U")
-    for other in (np.ones((3, 2)), tmp_path / "A.zarr"):
-        with pytest.raises(ArgumentError, match="expected the path of a netCDF file"):
-            bigspec.open_matrix(other, rows="time")
+    np.save(tmp_path / "A.npy", np.ones((3, 2)))
+    for other in (np.ones((3, 2)), tmp_path / "A.npy"):
+        for options in ({"rows": "time"}, {"fill": 0}, {"raw": True}):
+            with pytest.raises(ArgumentError, match="expected a netCDF variable, a Zarr array or"):
+                bigspec.open_matrix(other, **options)
+    with pytest.raises(ArgumentError, match="fill: expected only without raw"):
+        bigspec.open_matrix(path, rows="time", fill=0, raw=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -256,7 +260,7 @@ def test_a_classic_file_of_the_fifth_kind_says_how_to_convert(tmp_path: Path) ->
 def test_a_file_that_went_away(tmp_path: Path) -> None:
     path = write(tmp_path / "A.nc", CUBE[0], dims=("y", "x"))
     matrix = open_source(path)
-    assert isinstance(matrix, NetCDFMatrix)
+    assert isinstance(matrix, VariableMatrix)
     path.unlink()
     with pytest.raises(MissingSourceError, match=r"A.nc: this process does not see it"):
         whole(matrix)

@@ -1,0 +1,72 @@
+"""Options that say how arrays are read: which dimensions make the rows, what is missing, raw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from bigspec.api.arguments import as_bytes
+from bigspec.api.matrices import open_within
+from bigspec.errors import ArgumentError
+from bigspec.matrices import Matrix
+
+__all__ = ["Reading", "reading_options"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def reading_options(function: Function) -> Function:
+    """Add ``--rows``, ``--fill`` and ``--raw``; see `Reading`."""
+    for add in (
+        click.option("--raw", is_flag=True,
+                     help="Take stored numbers, whatever attributes say of them."),
+        click.option("--fill", type=float, metavar="X",
+                     help="Taken for missing values of a netCDF, Zarr or HDF5 array."),
+        click.option("--rows", metavar="DIM,DIM",
+                     help="Dimensions of a netCDF, Zarr or HDF5 array that make the rows."),
+    ):  # fmt: skip
+        function = add(function)
+    return function
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What these options said."""
+
+    rows: str | None
+    fill: float | None
+    raw: bool
+
+    def source(self, memory_limit: int | str | None, source: str) -> Any:
+        """Return what the Python door is to open, or, with these options, has opened."""
+        if self.rows is None and self.fill is None and not self.raw:
+            return source
+        return self.matrices(memory_limit, source)[0]
+
+    def matrices(self, memory_limit: int | str | None, *sources: str) -> list[Matrix]:
+        """Open each source with the options that are meant for it.
+
+        They are meant for every source that takes them: with ``--minus`` one of the two may be a
+        file without dimensions or attributes, but not both.
+
+        Raises
+        ------
+        ArgumentError
+            No source takes them.
+        """
+        names = None if self.rows is None else [name.strip() for name in self.rows.split(",")]
+        limit = as_bytes(memory_limit)
+        opened: list[Matrix] = []
+        refusals: list[ArgumentError] = []
+        for source in sources:
+            try:
+                opened.append(open_within(source, limit, rows=names, fill=self.fill, raw=self.raw))
+            except ArgumentError as error:
+                refusals.append(error)
+                if len(refusals) == len(sources):
+                    raise refusals[0] from None
+                opened.append(open_within(source, limit))
+        return opened

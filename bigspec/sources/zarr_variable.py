@@ -1,0 +1,202 @@
+"""Zarr arrays read by their attributes: packed, masked, of any number of dimensions.
+
+Zarr's own ``fill_value`` is what a chunk that is not stored holds; it marks no missing values. In
+format 2 xarray and netCDF's NCZarr store ``_FillValue`` in its place, though, and in no other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from bigspec.errors import MissingSourceError
+from bigspec.kernels.buffers import Buffers
+from bigspec.matrices import Grid, Matrix
+from bigspec.sources import retries
+from bigspec.sources.checks import check_dtype
+from bigspec.sources.packing import RAW, Packing, named_convention, packing_of
+from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
+from bigspec.sources.zarr_store import ZarrMatrix, ZarrVector, open_zarr_array
+
+__all__ = ["open_zarr"]
+
+Array = np.ndarray[Any, Any]
+DIMENSIONS = "_ARRAY_DIMENSIONS"
+"""The mark of xarray and NCZarr in format 2."""
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    """The stored numbers of a matrix."""
+
+    matrix: ZarrMatrix = field(repr=False)
+
+    def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
+        """Read a rectangle of whole chunks."""
+        block = np.asarray(self.matrix.read(selection[0], selection[1], buffers))
+        return block.astype(block.dtype.newbyteorder("="), copy=False)
+
+    def chunk_at(self, place: tuple[int, ...]) -> str:
+        """Name a chunk by its key."""
+        return self.matrix.chunk_at(place[0], place[1])
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The stored numbers of an array of any number of dimensions.
+
+    Attributes
+    ----------
+    base : ZarrVector
+        What opens the array, and what it says of itself.
+    grids : tuple of Grid
+        Its chunks, or its shards, along each dimension.
+    """
+
+    base: ZarrVector = field(repr=False)
+    grids: tuple[Grid, ...]
+
+    def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
+        """Read a box of whole chunks."""
+        array = self.base.handle.open(buffers)
+        try:
+            block: Any = array.get_basic_selection(selection)
+        except Exception as error:  # noqa: BLE001, RUF100 - chunk by chunk it is told which
+            buffers.retries += retries.is_transient(error)
+            block = self._read_by_chunk(array, selection, name, buffers)
+        document = self.base.document
+        if document is not None and not Path(document).exists():
+            msg = f"{name}: the store went away while it was read ({document} is gone)"
+            raise MissingSourceError(msg)
+        return np.asarray(block, np.dtype(array.dtype).newbyteorder("="))
+
+    def chunk_at(self, place: tuple[int, ...]) -> str:
+        """Name a chunk by its key."""
+        return f"chunk {self._key(place)}"
+
+    def _read_by_chunk(
+        self, array: zarr.Array[Any], selection: tuple[slice, ...], name: str, buffers: Buffers
+    ) -> Array:
+        block = np.empty([s.stop - s.start for s in selection], array.dtype)
+        for box in itertools.product(*map(_pieces, self.grids, selection)):
+            try:
+                part: Any = retries.with_retries(partial(array.get_basic_selection, box), buffers)
+            except Exception as error:
+                key = self._key(tuple(s.start for s in box))
+                raise retries.named_failure(error, name, key) from error
+            there = (
+                slice(b.start - s.start, b.stop - s.start)
+                for b, s in zip(box, selection, strict=True)
+            )
+            block[tuple(there)] = part
+        return block
+
+    def _key(self, place: tuple[int, ...]) -> str:
+        numbers = tuple(grid.piece(p) for grid, p in zip(self.grids, place, strict=True))
+        return str(self.base.handle.open().metadata.encode_chunk_key(numbers))
+
+
+def _pieces(grid: Grid, across: slice) -> Iterator[slice]:
+    for number in range(grid.piece(across.start), grid.piece(across.stop - 1) + 1):
+        yield slice(max(grid.cut(number), across.start), min(grid.cut(number + 1), across.stop))
+
+
+def open_zarr(
+    array: zarr.Array[Any], name: str | None = None, wanted: Wanted | None = None
+) -> Matrix:
+    """Open a Zarr array as its attributes say; no entry is read.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    name : str, optional
+        What messages call it; by default where it lies.
+    wanted : Wanted, optional
+
+    Returns
+    -------
+    Matrix
+        A `ZarrMatrix` if every stored number is its value and the first of two dimensions makes
+        the rows.
+
+    Raises
+    ------
+    ArgumentError
+        `rows` are not dimensions of it, `fill` is not of its type.
+    DataError, UnsupportedTypeError, SourceError
+    """
+    wanted = Wanted() if wanted is None else wanted
+    if array.ndim < 3:
+        plain = open_zarr_array(array, name)  # which refuses what is no matrix
+        name, dtype = plain.name, plain.dtype.newbyteorder("=")
+        axes = axes_of(_dims(array), plain.shape, wanted.rows, name)
+        packing = _packing(array, dtype, name, wanted)
+        if packing.idle and axes[0].dims == (0,):
+            return plain
+        steps = tuple(grid.step for grid in plain.grids)
+        made = variable(Rectangles(plain), name, dtype, steps, axes, packing)
+        scratch, base = plain.transient_nbytes, (plain.where, plain.token, plain.resident)
+    else:
+        held = ZarrVector.of(array, name or str(array.store_path))
+        name, dtype = held.name, check_dtype(held.dtype, held.name).newbyteorder("=")
+        flattened(_dims(array), tuple(array.shape), wanted, name)
+        axes = axes_of(_dims(array), tuple(array.shape), wanted.rows, name)
+        packing = _packing(array, dtype, name, wanted)
+        steps = array.shards or array.chunks
+        grids = tuple(Grid(*both) for both in zip(array.shape, steps, strict=True))
+        made = variable(Boxes(held, grids), name, dtype, steps, axes, packing)
+        scratch, base = _scratch(grids, dtype), (held.where, held.token, held.resident)
+    return replace(
+        made,
+        where=base[0],
+        token=base[1],
+        resident=base[2],
+        reading=reading_of(axes, packing),
+        transient_nbytes=made.transient_nbytes + scratch,
+    )
+
+
+def _scratch(grids: tuple[Grid, ...], dtype: np.dtype[Any]) -> int:
+    """Return what zarr holds for a moment: encoded and decoded copies of its chunks."""
+    at_once = int(zarr.config.get("async.concurrency") or 10)
+    at_once = min(at_once, math.prod(grid.count for grid in grids))
+    return 2 * at_once * math.prod(grid.step for grid in grids) * dtype.itemsize
+
+
+def _packing(array: zarr.Array[Any], dtype: np.dtype[Any], name: str, wanted: Wanted) -> Packing:
+    if wanted.raw:
+        return RAW
+    attrs = array.attrs.asdict()
+    fill = array.metadata.fill_value
+    if fill is not None and fill == fill and not _marks(array, attrs, fill):
+        fill = None
+    return packing_of(attrs, dtype, name, mark=fill).filled(wanted.fill, dtype, name)
+
+
+def _marks(array: zarr.Array[Any], attrs: dict[str, Any], fill: Any) -> bool:
+    """Whether the fill value of an array is its ``_FillValue``.
+
+    Only in format 2, where attributes of these conventions are. A 0 is what zarr-python puts
+    there by itself, so it is one only where xarray, which never does, packed the array: there a
+    stored 0 would become the offset.
+    """
+    if array.metadata.zarr_format != 2:
+        return False
+    if fill != 0:
+        return DIMENSIONS in attrs or named_convention(attrs) is not None
+    return DIMENSIONS in attrs and ("scale_factor" in attrs or "add_offset" in attrs)
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get(DIMENSIONS)
+    if not isinstance(names, (list, tuple)) or len(names) != array.ndim:
+        names = [None] * array.ndim
+    return tuple(str(dim) if dim else f"dim_{i}" for i, dim in enumerate(names))
