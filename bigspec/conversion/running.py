@@ -35,6 +35,7 @@ CAPACITY_BYTES = 256 << 20
 """More does not sort faster."""
 MOST_BUCKETS = 4096
 """More take longer to keep account of than to sort."""
+HARMLESS = 1 << 20  # bytes of pointers that are written without a question
 POINTERS_AN_ENTRY = 64
 """Rows (columns) for each stored entry, beyond which pointers are most of what is written."""
 SAVE_ENTRIES = 1 << 23
@@ -91,7 +92,7 @@ class Target:
             )
             raise MemoryLimitError(msg)
         pointers = 8 * (majors + 1)
-        if pointers > self.limit // SHARE and majors > POINTERS_AN_ENTRY * most:
+        if pointers > max(self.limit // SHARE, HARMLESS) and majors > POINTERS_AN_ENTRY * most:
             what, other = ("rows", "csc") if self.form == "csr" else ("columns", "csr")
             msg = (
                 f"{self.source.name}: expected no more than {POINTERS_AN_ENTRY} {what} for each "
