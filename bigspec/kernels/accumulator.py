@@ -24,12 +24,18 @@ from bigspec.kernels.entries import (
     load_tile,
     loaded_ranges,
     safe_exponent,
-    scale_entries,
     working_dtype,
 )
 from bigspec.kernels.non_finite import NonFiniteFound, first_non_finite
 from bigspec.kernels.partials import Partial, RawFacts
-from bigspec.kernels.sparse import SparseFacts, SparseTile, add_products, gram_matrix
+from bigspec.kernels.sparse import (
+    SparseFacts,
+    SparseTile,
+    add_backward,
+    add_forward,
+    add_products,
+    gram_matrix,
+)
 
 __all__ = ["Accumulator"]
 
@@ -302,29 +308,39 @@ class Accumulator:
             return
         if self.searching:
             self._raise_exponent(peak(block))
-        X = sp.csr_array(block.S.conj().T if self.transposed else block.S).astype(self.work)
+        tile = SparseTile.along_rows(block.S, transposed=self.transposed)
         L, R = (part.astype(self.work) for part in (block.factors.U, block.factors.W))
         L, R = (R, L) if self.transposed else (L, R)
-        scale_entries(X.data, self.exponent)
         factors = Factors(L, R).scaled(self.exponent)
         L, R = factors.U, factors.W
-        inner = None if self.V is None else self._inner(R, self.V)
         step = max(1, TILE_BYTES // (self.work.itemsize * self.Z.shape[1]))
-        for start in range(0, X.shape[0], step):
-            rows = slice(start, start + step)
-            X_rows, L_rows = X[rows], L[rows]
-            if inner is None:
-                D = X_rows.toarray() + L_rows @ R.conj().T
-                self.Z += D.conj().T @ D
-                continue
-            Y = X_rows @ self.V
-            Y += L_rows @ inner.projected
-            self.Z += X_rows.conj().T @ Y
-            inner.sum += L_rows.conj().T @ Y
-            self.gram += Y.conj().T @ Y
+        for start in range(0, tile.height, step):
+            rows = start, min(start + step, tile.height)
+            self._add_rows_of_sum(tile, rows, L[slice(*rows)], R)
         if self.facts:
-            self._note_sparse_sum(X, L, R)
+            whole = tile.cut((0, tile.height), self._values)
+            self._note_sparse_sum(whole, L, R)
             self._note_magnitude([(0, block)])
+
+    def _add_rows_of_sum(self, tile: SparseTile, rows: tuple[int, int], L: Array, R: Array) -> None:
+        """Add a range of rows of ``X + L R^H``, given L of these rows."""
+        values = self._values
+        if self.V is None:
+            D = tile.cut(rows, values).toarray() + L @ R.conj().T
+            self.Z += D.conj().T @ D
+            return
+        inner = self._inner(R, self.V)
+        Y = self.buffers.take("kernel.rows", (rows[1] - rows[0], self.V.shape[1]), self.work)
+        Y.fill(0)
+        add_forward(tile, np.ascontiguousarray(self.V, self.work), Y, values, rows)
+        Y += L @ inner.projected
+        # Summed by itself first: the bits are those of a product of these rows.
+        product = self.buffers.take("kernel.product", self.Z.shape, self.work)
+        product.fill(0)
+        add_backward(tile, Y, product, values, rows)
+        self.Z += product
+        inner.sum += L.conj().T @ Y
+        self.gram += Y.conj().T @ Y
 
     def _inner(self, R: Array, V: Array) -> Inner:
         """Return what the slabs share that have the same right factor."""

@@ -100,6 +100,19 @@ class SparseTile:
         by_rows = (block.format == "csr") != transposed
         return cls(offset, height, width, by_rows, block.indptr, block.indices, block.data)
 
+    @classmethod
+    def along_rows(cls, block: Any, *, transposed: bool) -> SparseTile:
+        """View a block whose rows of S can be told apart, after a conversion if they cannot."""
+        wanted = "csc" if transposed else "csr"
+        return cls.of(0, block.asformat(wanted), transposed=transposed, distinct=False)
+
+    def cut(self, rows: tuple[int, int], values: Values) -> Any:
+        """Return some rows, of a tile compressed along them, as a CSR block in the working type."""
+        part = _Part.of(self, *rows)
+        entries = values.entries(part.stored).copy()
+        shape = rows[1] - rows[0], self.width
+        return sp.csr_array((entries, part.indices, part.pointers), shape=shape)
+
     def ranges(
         self, start: int, stop: int, most: int, entries: int | None
     ) -> Iterator[tuple[int, int]]:

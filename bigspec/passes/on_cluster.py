@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from bigspec.errors import BigspecError, ClusterError
 from bigspec.kernels.partials import Partial
 from bigspec.panels.context import Context
 from bigspec.panels.fused import sum_partials
+from bigspec.panels.limit import Abandoned, Limit
 from bigspec.panels.rows import Rows
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.executor import (
@@ -29,6 +31,7 @@ __all__ = ["ClusterExecutor", "current_client", "find_executor"]
 
 ATTEMPTS = 4  # times in a row that rounds are sent again, at least
 RETURN = 60.0  # seconds that a pass waits for a worker when all are gone, or for any progress
+MOMENT = 0.05
 PAUSES = 0.1, 5.0  # seconds before rounds are sent again: the first time, and at most
 
 
@@ -82,9 +85,9 @@ class ClusterExecutor(Executor):
     ) -> Partial:
         """Add the rounds; see `Executor.sum_rounds`."""
         in_flight = window(context.layout, self.threads)
-        total = done.total
+        total, context = done.total, replace(context, limit=Limit(deadline))
         with _out_of_the_pool():
-            flight = _Flight(self.client, context, done.rounds, on_panels, deadline)
+            flight = _Flight(self.client, context, done.rounds, on_panels)
             try:
                 for index in range(done.rounds, context.layout.rounds):
                     while flight.next < min(index + in_flight, context.layout.rounds):
@@ -92,6 +95,8 @@ class ClusterExecutor(Executor):
                     part = flight.land()
                     total = part if total is None else sum_partials([total, part])
                     on_sum(index + 1, total)
+            except Abandoned:  # a task saw that the time is up before this process did
+                raise DeadlinePassed from None
             finally:
                 flight.cancel()
         assert total is not None
@@ -115,18 +120,10 @@ def _out_of_the_pool() -> Iterator[None]:
 class _Flight:
     """The rounds of one pass that are on the cluster."""
 
-    def __init__(
-        self,
-        client: Any,
-        context: Context,
-        first: int,
-        on_panels: OnPanels,
-        deadline: float | None,
-    ) -> None:
-        self.client, self.context = client, context
+    def __init__(self, client: Any, context: Context, first: int, on_panels: OnPanels) -> None:
+        self.client, self.context, self.limit = client, context, context.limit
         self.address = client.scheduler.address  # a client that has been closed forgets it
-        self.on_panels, self.deadline = on_panels, deadline
-        self.next = first
+        self.on_panels, self.next = on_panels, first
         self.failures, self.failing_since = 0, 0.0
         self.told = 0  # panels of the oldest round that were reported
         self.rounds: deque[tuple[int, dict[Any, int], Any]] = deque()
@@ -140,7 +137,7 @@ class _Flight:
             key = f"bigspec-iterate-{self.token}"
             try:
                 self.reference = self._guard(
-                    self.client.scatter, {key: self.context}, timeout=RETURN
+                    self.client.scatter, {key: self.context}, timeout=self._patience(RETURN)
                 )[key]
             except BigspecError:
                 raise
@@ -171,7 +168,7 @@ class _Flight:
             _, steps, root = self.rounds[0]
             try:
                 self._watch(steps, root)
-                result = self._guard(root.result)
+                result = self._guard(root.result, timeout=self._patience(None))
             except (CancelledError, KilledWorker) as error:
                 self._send_again(error)
                 continue
@@ -186,13 +183,11 @@ class _Flight:
 
         waiting, summed = dict(steps), 0
         while waiting:
-            left = None if self.deadline is None else self.deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise DeadlinePassed
-            try:
-                done = wait(list(waiting), timeout=left, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                raise DeadlinePassed from None
+            self.limit.check()
+            left = self._patience(None)
+            done = self._guard(
+                wait, list(waiting), timeout=left, return_when="FIRST_COMPLETED"
+            ).done
             for future in done:
                 panels = waiting.pop(future)
                 if future.status == "finished":
@@ -222,7 +217,9 @@ class _Flight:
                 "them more, or pass a smaller memory_limit."
             )
             raise ClusterError(msg) from error
-        time.sleep(min(PAUSES[0] * 2.0 ** (self.failures - 1), PAUSES[1]))
+        pause = self._patience(min(PAUSES[0] * 2.0 ** (self.failures - 1), PAUSES[1]))
+        time.sleep(pause or 0.0)
+        self.limit.check()
         lost = [index for index, _, _ in self.rounds]
         self.cancel()
         self._send_context()
@@ -237,14 +234,27 @@ class _Flight:
         self.rounds.clear()
         self.reference = None
 
+    def _patience(self, most: float | None) -> float | None:
+        """Return how long to wait for something: until just after the deadline, or `most`."""
+        left = self.limit.left
+        if left is None:
+            return most
+        left = max(left, 0.0) + MOMENT  # not before the deadline, whatever a timer rounds to
+        return left if most is None else min(left, most)
+
     def _guard(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call into the client; a scheduler that is gone becomes a `ClusterError`."""
+        """Call into the client; a scheduler that is gone becomes a `ClusterError`.
+
+        What came too late becomes `Abandoned`.
+        """
         try:
             return call(*args, **options)
         except BigspecError:
             raise
         except (OSError, TimeoutError) as error:
-            if self.client.status == "running" and not isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError):
+                self.limit.check()
+            elif self.client.status == "running":
                 raise
             where = self.address
             msg = (

@@ -292,7 +292,8 @@ class _Planner:
         block = layout.iterate_length * (b + self.wishes.extra) * item
         short, long_ = layout.iterate_length * k * item, layout.swept.extent * k * item
         rows = layout.orientation == "rows"
-        vectors = 2 * short + (0 if rows and self.wishes.stored else 3 * long_)
+        # The rows of the last pass, LAPACK's copy of them, its vectors, and these in C order.
+        vectors = 2 * short + (0 if rows and self.wishes.stored else 4 * long_)
         blocks = 1 if self.wishes.shelved else max(3, 1 + -(-(k + 8) // b))
         basis = memory.spare - vectors
         if basis >= blocks * block:
