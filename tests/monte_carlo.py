@@ -183,7 +183,7 @@ class Run:
             if not whole and (w < self.q_whole or risky or self.check):
                 bounds = algorithm.bounds(state, cell.delta, complex_=cell.complex_)
                 assert bounds.lower <= self.l1 * (1 + 1e-14)
-                whole = min(u.value for u in bounds.uppers) < self.l1
+                whole = min(u.values[0] for u in bounds.uppers) < self.l1
                 assert w < self.q_whole or risky or not whole, (
                     "both events hold: so must all bounds"
                 )
@@ -256,7 +256,7 @@ def simulate_top(cell, first, count, *, passes=3, factor=1.0, monkeypatch=None, 
     algorithm = TopLanczos(cell.b, basis_bytes=1 << 30, count=cell.k)
     if factor != 1.0:  # a mistake to be caught
         wrong = replace(event, roots=factor * event.roots)
-        monkeypatch.setattr("bigspec.certificate.top.windows", lambda *_, **__: wrong)
+        monkeypatch.setattr("bigspec.certificate.bounds.windows", lambda *_, **__: wrong)
     total = Tally()
     for number in range(first, first + count):
         entropy = cell.offset + number

@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 
 from bigspec.algorithms import TopLanczos
-from bigspec.certificate import Relation, christoffel
+from bigspec.certificate import Relation, bound_leading, christoffel, right_coordinates
 from bigspec.certificate.counting import (
     Windows,
     _low_part,
     counting_bound,
-    half_steps,
     lehmann_values,
     windows,
 )
 from bigspec.certificate.quantiles import column_quantile
-from bigspec.certificate.top import right_coordinates, top_bounds
+from bigspec.certificate.ritz import half_steps
 from tests.monte_carlo import TOP_CELLS, DiagonalPass, assert_failure_rate, simulate_top, states
 
 pytestmark = pytest.mark.usefixtures("blas_of_a_run")
@@ -127,7 +126,7 @@ def test_event_spends_delta_on_windows_of_each_size():
 
 def test_zero_operator_without_facts():
     relation = Relation(np.zeros((4, 4)), np.zeros((0, 4)), np.eye(4), 0.0, orthonormal=True)
-    bounds = top_bounds(relation, None, 3, 10, 1e-6, complex_=False)
+    bounds = bound_leading(relation, None, 3, 10, 1e-6, complex_=False)
     assert [u.values.tolist() for u in bounds.uppers] == [[0.0] * 3]
     assert bounds.lower.tolist() == [0.0] * 3
 

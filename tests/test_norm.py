@@ -322,19 +322,18 @@ def test_observer_hears_the_run_in_order(matrix):
 
 def test_event_of_probability_delta_leaves_only_certain_bounds():
     """A start block orthogonal to x_1: the probabilistic bound fails, and it is noticed."""
-    from bigspec.algorithms import Bounds
-    from bigspec.certificate import UpperBound
+    from bigspec.certificate import Bounds, UpperBound
     from bigspec.run import Running
 
     running = Running()
-    certain = UpperBound(100.0, "Frobenius", True)
-    running = running.updated(
-        Bounds(4.0, "Ritz value", (certain, UpperBound(5.0, "Christoffel", False)), (), 0.0), 0
-    )
+
+    def bounds(lower, likely):
+        uppers = UpperBound([100.0], "Frobenius", True), UpperBound([likely], "Christoffel", False)
+        return Bounds(np.array([lower]), ("Ritz value",), uppers, (), 0.0)
+
+    running = running.updated(bounds(4.0, 5.0), 0)
     assert running.interval.upper_bound == "Christoffel"
-    running = running.updated(
-        Bounds(9.0, "Ritz value", (certain, UpperBound(10.0, "Christoffel", False)), (), 0.0), 0
-    )
+    running = running.updated(bounds(9.0, 10.0), 0)
     interval = running.interval
     assert running.failed
     assert (interval.upper_bound, interval.deterministic) == ("Frobenius", True)

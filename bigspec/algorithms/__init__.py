@@ -1,6 +1,6 @@
 """The algorithms: each a frozen value with ``init``, ``step`` and ``bounds``, and no loop."""
 
-from bigspec.algorithms.contract import Algorithm, Bounds, Shelf, State, StoredBlock
+from bigspec.algorithms.contract import Algorithm, Shelf, State, StoredBlock
 from bigspec.algorithms.gram import Gram, GramState
 from bigspec.algorithms.lanczos import Lanczos
 from bigspec.algorithms.power import Power, PowerState
@@ -9,7 +9,6 @@ from bigspec.algorithms.top import TopLanczos, TopState
 
 __all__ = [
     "Algorithm",
-    "Bounds",
     "Gram",
     "GramState",
     "Lanczos",

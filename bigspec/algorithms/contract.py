@@ -7,14 +7,14 @@ that it can be saved and loaded without code of its own. Everything in it is sca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from bigspec.certificate import Facts, TopBounds, UpperBound
+from bigspec.certificate import Bounds, Facts
 
-__all__ = ["Algorithm", "Bounds", "Products", "Shelf", "State", "StoredBlock"]
+__all__ = ["Algorithm", "Products", "Shelf", "State", "StoredBlock"]
 
 Array = np.ndarray[Any, Any]
 
@@ -95,33 +95,6 @@ class Shelf(Protocol):
 S = TypeVar("S")
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Bounds of l_1 after a step, in the scaled units of H.
-
-    Attributes
-    ----------
-    lower : float
-    lower_name : str
-    uppers : tuple of UpperBound
-    ritz_values : tuple of float
-        Largest Ritz values of H.
-    eps : float
-        Rounding margin eps_H.
-    """
-
-    lower: float
-    lower_name: str
-    uppers: tuple[UpperBound, ...]
-    ritz_values: tuple[float, ...]
-    eps: float
-
-    def of_zero(self) -> Bounds:
-        """Return what holds with certainty when every entry is zero."""
-        certain = tuple(bound for bound in self.uppers if bound.deterministic)
-        return replace(self, lower=0.0, uppers=certain)
-
-
 class Algorithm(Protocol, Generic[S]):
     """The contract. `init` makes the first pass, each `step` one more."""
 
@@ -133,7 +106,7 @@ class Algorithm(Protocol, Generic[S]):
     def step(self, passes: Products, state: S) -> S:
         """Make one more pass."""
 
-    def bounds(self, state: S, delta: float, *, complex_: bool) -> Bounds | TopBounds:
+    def bounds(self, state: S, delta: float, *, complex_: bool) -> Bounds:
         """Bound l_1, or l_1 .. l_k, with failure probability `delta`; no pass, no I/O."""
 
     def has_room(self, state: S) -> bool:

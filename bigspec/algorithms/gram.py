@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.linalg as sla
 
-from bigspec.algorithms.contract import Bounds, Products
-from bigspec.certificate import Facts, UpperBound, product_error
+from bigspec.algorithms.contract import Products
+from bigspec.certificate import Bounds, Facts, UpperBound, product_error
 from bigspec.certificate.rounding import UNIT_ROUNDOFF, hermitian
 
 __all__ = ["Gram", "GramState"]
@@ -78,9 +78,10 @@ class Gram:
     def bounds(self, state: GramState, delta: float, *, complex_: bool) -> Bounds:
         """Return the largest eigenvalue with its rounding margin."""
         top = float(state.values[0])
-        uppers = (UpperBound(top + 2 * state.eps, "Gram eigenvalue", True),)
-        lower = max(top - 2 * state.eps, 0.0)
-        return Bounds(lower, "Gram eigenvalue", uppers, tuple(state.values.tolist()), state.eps)
+        name = "Gram eigenvalue"
+        upper = UpperBound(np.array([top + 2 * state.eps]), name, True)
+        lower = np.array([max(top - 2 * state.eps, 0.0)])
+        return Bounds(lower, (name,), (upper,), tuple(state.values.tolist()), state.eps)
 
     def has_room(self, state: GramState) -> bool:
         """Whether another step fits: always, because the state does not grow."""

@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bigspec.algorithms.contract import Bounds
 from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
-from bigspec.certificate import UpperBound, collatz_wielandt, half_step, upper_bounds
+from bigspec.certificate import Bounds, UpperBound, bound_largest, collatz_wielandt, half_step
 
 __all__ = ["Lanczos"]
 
@@ -40,17 +39,11 @@ class Lanczos(Recurrence):
 
     def bounds(self, state: LanczosState, delta: float, *, complex_: bool) -> Bounds:
         """Bound l_1 from the relation and the facts."""
-        relation = state.relation
-        theta = float(relation.theta[0])
-        lower, name = theta - 2 * relation.eps, "Ritz value"
-        if relation.orthonormal and theta > 0:
-            half, _ = half_step(relation)
-            lower, name = max((lower, name), (half, "left Ritz value"))
-        uppers = upper_bounds(relation, state.facts, delta, complex_=complex_)
+        bounds = bound_largest(state.relation, state.facts, delta, complex_=complex_)
         if np.isfinite(state.collatz):
-            uppers.append(UpperBound(state.collatz, "Collatz-Wielandt", True))
-        ritz = tuple(float(t) for t in relation.theta[:8])
-        return Bounds(max(lower, 0.0), name, tuple(uppers), ritz, relation.eps)
+            positive = UpperBound(np.array([state.collatz]), "Collatz-Wielandt", True)
+            bounds = replace(bounds, uppers=(*bounds.uppers, positive))
+        return bounds
 
     def has_room(self, state: LanczosState) -> bool:
         """Whether another step fits: always, because the basis may be dropped."""

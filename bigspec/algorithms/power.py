@@ -14,16 +14,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bigspec.algorithms.contract import Bounds, Products
+from bigspec.algorithms.contract import Products
 from bigspec.algorithms.iterates import rank_revealing_qr
 from bigspec.algorithms.rounding import rounding
 from bigspec.algorithms.start import start_block
 from bigspec.certificate import (
+    Bounds,
     Facts,
     Relation,
     at_rounding_floor,
+    bound_largest,
     half_step,
-    upper_bounds,
 )
 from bigspec.certificate.rounding import hermitian
 
@@ -137,15 +138,7 @@ class Power:
 
     def bounds(self, state: PowerState, delta: float, *, complex_: bool) -> Bounds:
         """Bound l_1 from the one-block relation, the powers and the facts."""
-        relation = state.relation
-        theta = float(relation.theta[0])
-        lower, name = theta - 2 * relation.eps, "Ritz value"
-        if theta > 0:
-            half, _ = half_step(relation)
-            lower, name = max((lower, name), (half, "left Ritz value"))
-        uppers = upper_bounds(relation, state.facts, delta, complex_=complex_)
-        ritz = tuple(float(t) for t in relation.theta[:8])
-        return Bounds(max(lower, 0.0), name, tuple(uppers), ritz, relation.eps)
+        return bound_largest(state.relation, state.facts, delta, complex_=complex_)
 
     def has_room(self, state: PowerState) -> bool:
         """Whether another step fits: always, because the state does not grow."""

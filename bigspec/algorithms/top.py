@@ -18,7 +18,7 @@ import numpy as np
 from bigspec.algorithms.contract import Shelf, StoredBlock
 from bigspec.algorithms.iterates import gaussian_block, orthogonalize
 from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
-from bigspec.certificate import Relation, TopBounds, right_coordinates, top_bounds
+from bigspec.certificate import Bounds, Relation, bound_leading, right_coordinates
 
 __all__ = ["TopLanczos", "TopState"]
 
@@ -88,10 +88,10 @@ class TopLanczos(Recurrence):
         held = sum(block.nbytes for block in state.basis if isinstance(block, np.ndarray))
         return self.shelf is not None or held + state.V_next.nbytes <= self.basis_bytes
 
-    def bounds(self, state: LanczosState, delta: float, *, complex_: bool) -> TopBounds:
+    def bounds(self, state: LanczosState, delta: float, *, complex_: bool) -> Bounds:
         """Bound l_1 .. l_k from the relation and the facts."""
         n = len(state.V_last)
-        return top_bounds(state.relation, state.facts, self.count, n, delta, complex_=complex_)
+        return bound_leading(state.relation, state.facts, self.count, n, delta, complex_=complex_)
 
     def vector(self, state: LanczosState) -> Array:
         """Form k orthonormal iterates: those of the half step; fresh ones where N < k."""

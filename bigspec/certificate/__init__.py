@@ -1,4 +1,4 @@
-r"""The certificate: from a Krylov relation and a Gaussian start to an interval for sigma_1.
+r"""The certificate: a Krylov relation and a Gaussian start make intervals of sigma_1 .. sigma_k.
 
 Everything here is about ``H = A^H A`` with eigenvalues ``l_1 >= l_2 >= ...`` and a relation
 
@@ -15,7 +15,13 @@ where V (n, N) has unit blocks, E selects the last block of V, and ``T = Y Theta
 ``t = l_1``. Values here are in the units of H (squared), scaled by the algorithm. No I/O.
 """
 
-from bigspec.certificate.bounds import UpperBound, upper_bounds
+from bigspec.certificate.bounds import (
+    Bounds,
+    UpperBound,
+    bound_largest,
+    bound_leading,
+    upper_bounds,
+)
 from bigspec.certificate.christoffel import (
     at_rounding_floor,
     christoffel,
@@ -24,17 +30,23 @@ from bigspec.certificate.christoffel import (
     joint_bounds,
 )
 from bigspec.certificate.relation import Facts, Relation, product_error
-from bigspec.certificate.ritz import bordered_frobenius, collatz_wielandt, half_step, lehmann
-from bigspec.certificate.top import TopBounds, UpperBounds, right_coordinates, top_bounds
+from bigspec.certificate.ritz import (
+    bordered_frobenius,
+    collatz_wielandt,
+    half_step,
+    lehmann,
+    right_coordinates,
+)
 
 __all__ = [
+    "Bounds",
     "Facts",
     "Relation",
-    "TopBounds",
     "UpperBound",
-    "UpperBounds",
     "at_rounding_floor",
     "bordered_frobenius",
+    "bound_largest",
+    "bound_leading",
     "christoffel",
     "christoffel_bound",
     "collatz_wielandt",
@@ -44,6 +56,5 @@ __all__ = [
     "lehmann",
     "product_error",
     "right_coordinates",
-    "top_bounds",
     "upper_bounds",
 ]

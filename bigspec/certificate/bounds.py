@@ -1,28 +1,89 @@
-"""All upper bounds together, and how the failure probability is spent on them."""
+"""All bounds of l_1, or of l_1 .. l_k, and how the failure probability is spent on them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bigspec.certificate.christoffel import christoffel_bound, exact_crossing, joint_bounds
+from bigspec.certificate.counting import (
+    Windows,
+    counting_bound,
+    lehmann_values,
+    promising_gaps,
+    windows,
+)
 from bigspec.certificate.quantiles import column_quantile, smallest_singular_quantile
 from bigspec.certificate.relation import Facts, Relation
-from bigspec.certificate.ritz import bordered_frobenius, lehmann
+from bigspec.certificate.ritz import (
+    bordered_frobenius,
+    half_step,
+    half_steps,
+    lehmann,
+    pairs_above_rounding,
+)
 
-__all__ = ["UpperBound", "upper_bounds"]
+__all__ = ["Bounds", "UpperBound", "bound_largest", "bound_leading", "upper_bounds"]
+
+Array = np.ndarray[Any, Any]
 
 AUDIT_ORDER = 200  # exact crossings up to this order: 0.05 s on one core
-LEHMANN_SHIFTS = (0.0, 0.01, 0.1, 0.3, 0.6)
+SHIFTS = (0.0, 0.01, 0.1, 0.3, 0.6)
 
 
 class UpperBound(NamedTuple):
-    """An upper bound of l_1, its name, and whether it holds with certainty."""
+    """Upper bounds of l_1 .. l_k, their name, and whether they hold with certainty."""
 
-    value: float
+    values: Array
     name: str
     deterministic: bool
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of l_1 .. l_k after a step, in the scaled units of H.
+
+    Attributes
+    ----------
+    lower : ndarray (k,)
+    lower_names : tuple of str
+    uppers : tuple of UpperBound
+    ritz_values : tuple of float
+        Largest Ritz values of H, at most eight.
+    eps : float
+        Rounding margin eps_H.
+    """
+
+    lower: Array
+    lower_names: tuple[str, ...]
+    uppers: tuple[UpperBound, ...]
+    ritz_values: tuple[float, ...]
+    eps: float
+
+    def of_zero(self) -> Bounds:
+        """Return what holds with certainty when every entry is zero."""
+        certain = tuple(bound for bound in self.uppers if bound.deterministic)
+        return replace(self, lower=np.zeros_like(self.lower), uppers=certain)
+
+
+def bound_largest(
+    relation: Relation, facts: Facts | None, delta: float, *, complex_: bool = False
+) -> Bounds:
+    """Bound l_1 from the relation and the facts; parameters are those of `upper_bounds`."""
+    theta = float(relation.theta[0])
+    lower, name = theta - 2 * relation.eps, "Ritz value"
+    if relation.orthonormal and theta > 0:
+        half, _ = half_step(relation)
+        lower, name = max((lower, name), (half, "left Ritz value"))
+    uppers = upper_bounds(relation, facts, delta, complex_=complex_)
+    ends = np.array([max(lower, 0.0)])
+    return Bounds(ends, (name,), tuple(uppers), _ritz_values(relation), relation.eps)
+
+
+def _ritz_values(relation: Relation) -> tuple[float, ...]:
+    return tuple(float(t) for t in relation.theta[:8])
 
 
 def upper_bounds(
@@ -49,19 +110,12 @@ def upper_bounds(
     audit : bool
         Compare the scan for tau_0 with the exact crossings where that is cheap.
     """
-    bounds = []
-    ceiling = np.inf
-    if facts is not None:
-        frobenius, sums = facts.frobenius_squared + facts.trace_error, facts.sums_squared
-        bounds += [UpperBound(frobenius, "Frobenius", True), UpperBound(sums, "1-inf norm", True)]
-        if relation.orthonormal:
-            bordered = bordered_frobenius(relation, facts)
-            bounds.append(UpperBound(bordered, "bordered Frobenius", True))
-        ceiling = min(bound.value for bound in bounds)
+    bounds = _certain(relation, facts, 1)
+    ceiling = min((float(bound.values[0]) for bound in bounds), default=np.inf)
     positive = bool(relation.theta[0] > 0)
     if not positive and relation.eps == 0.0:
         # The products vanish exactly: for a Gaussian block that means H = 0.
-        bounds.append(UpperBound(0.0, "Christoffel", False))
+        bounds.append(UpperBound(np.zeros(1), "Christoffel", False))
         return bounds
     b = len(relation.start)
     r = min(4, b - 4) if b >= 6 else min(b, 2)
@@ -71,13 +125,29 @@ def upper_bounds(
     if audit and _auditable(relation, tau):
         tau = min(max(tau, exact_crossing(relation, q)), ceiling)
     if tau < ceiling:
-        bounds.append(UpperBound(tau, "Christoffel", False))
+        bounds.append(UpperBound(np.array([tau]), "Christoffel", False))
     if joint and positive and relation.orthonormal:
         q_joint = smallest_singular_quantile(delta / 2, b, r, complex_=complex_)
-        known = min((bound.value for bound in bounds), default=np.inf)
+        known = min(ceiling, tau)
         value = _best_lehmann(relation, q_joint, r, known)
         if value < known:
-            bounds.append(UpperBound(value, "Lehmann", False))
+            bounds.append(UpperBound(np.array([value]), "Lehmann", False))
+    return bounds
+
+
+def _certain(relation: Relation, facts: Facts | None, k: int) -> list[UpperBound]:
+    """Bounds that need no probability: norms, and the trace."""
+    if facts is None:
+        return []
+    frobenius, sums = facts.frobenius_squared + facts.trace_error, facts.sums_squared
+    # i l_i <= l_1 + .. + l_i
+    bounds = [
+        UpperBound(frobenius / np.arange(1, k + 1), "Frobenius", True),
+        UpperBound(np.full(k, sums), "1-inf norm", True),
+    ]
+    if relation.orthonormal:
+        bordered = bordered_frobenius(relation, facts, k)
+        bounds.append(UpperBound(bordered, "bordered Frobenius", True))
     return bounds
 
 
@@ -96,7 +166,75 @@ def _best_lehmann(relation: Relation, q: float, r: int, known: float) -> float:
     for s, tau in enumerate(joint_bounds(relation, q, r), start=1):
         if not tau < theta[s - 1]:
             continue
-        shifted = [tau + x * (theta[s - 1] - tau) for x in LEHMANN_SHIFTS]
+        shifted = [tau + x * (theta[s - 1] - tau) for x in SHIFTS]
         for t in shifted:
             best = min(best, lehmann(relation, s, t, best))
     return best
+
+
+def bound_leading(
+    relation: Relation, facts: Facts | None, k: int, n: int, delta: float, *, complex_: bool
+) -> Bounds:
+    """Bound l_1 .. l_k.
+
+    Parameters
+    ----------
+    relation : Relation
+        With an orthonormal basis.
+    facts : Facts or None
+        None for operators.
+    k : int
+    n : int
+        Order of H.
+    delta : float
+        Failure probability of all bounds of all passes together: one event, that of
+        `bigspec.certificate.counting`, carries them.
+    complex_ : bool
+        Whether the start block was complex.
+    """
+    theta, eps = relation.theta, relation.eps
+    lower, names = _lower(relation, k)
+    uppers = []
+    if len(theta) == n:
+        uppers = [UpperBound(theta[:k] + 2 * eps, "Rayleigh-Ritz on the whole space", True)]
+    uppers += _certain(relation, facts, k)
+    if len(theta) < n:
+        known = min((float(bound.values[0]) for bound in uppers), default=np.inf)
+        event = windows(k, n, len(relation.start), delta, complex_=complex_)
+        uppers += _likely(relation, event, k, known)
+    return Bounds(lower, names, tuple(uppers), _ritz_values(relation), eps)
+
+
+def _lower(relation: Relation, k: int) -> tuple[Array, tuple[str, ...]]:
+    theta = relation.theta[:k]
+    lower = np.zeros(k)
+    lower[: len(theta)] = theta - 2 * relation.eps
+    left = np.zeros(k, bool)
+    for kept in pairs_above_rounding(relation, k):
+        half = half_steps(relation, kept)[0][:k]
+        better = half > lower[: len(half)]
+        lower[: len(half)][better] = half[better]
+        left[: len(half)] |= better
+    names = tuple("left Ritz value" if half else "Ritz value" for half in left)
+    return np.maximum(lower, 0.0), names
+
+
+def _likely(relation: Relation, event: Windows, k: int, known: float) -> list[UpperBound]:
+    """Bounds on the event: counting, and Lehmann's below each count."""
+    theta = relation.theta
+    if theta[0] <= 0.0 and relation.eps == 0.0:
+        # The products vanish exactly: for a Gaussian block that means H = 0.
+        return [UpperBound(np.zeros(k), "Christoffel", False)]
+    first = christoffel_bound(relation, float(event.roots[0]) ** 2, ceiling=known)
+    bounds = [UpperBound(np.full(k, first), "Christoffel", False)] if first < known else []
+    counted, lehmann = np.full(k, np.inf), np.full(k, np.inf)
+    for s in promising_gaps(relation, k, min(event.count, len(theta))):
+        tau = counting_bound(relation, event, s, min(first, known))
+        if np.isinf(tau):
+            continue
+        counted[s:] = np.minimum(counted[s:], tau)
+        for share in SHIFTS:
+            values = lehmann_values(relation, s, tau + share * (theta[s - 1] - tau))[:k]
+            lehmann[: len(values)] = np.minimum(lehmann[: len(values)], values)
+    bounds += [UpperBound(counted, "counting", False), UpperBound(lehmann, "Lehmann", False)]
+    return bounds

@@ -61,7 +61,7 @@ from bigspec.certificate.quantiles import smallest_singular_quantile
 from bigspec.certificate.relation import Relation
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
-__all__ = ["Windows", "counting_bound", "half_steps", "lehmann_values", "windows"]
+__all__ = ["Windows", "counting_bound", "lehmann_values", "promising_gaps", "windows"]
 
 Array = np.ndarray[Any, Any]
 
@@ -69,6 +69,7 @@ POINTS_AN_OCTAVE = 8
 NARROWEST = 1e-5  # nor than this share of ||F||, where the scan would lose its digits
 LARGE = 1e300
 BATCH = 1 << 18  # entries at once in the scan
+GAPS = (3, 1)  # gaps that are tried of each kind: behind l_k, and before it
 NEAREST = 0.02  # tau no nearer to theta_{s+1} than this share of the gap above it
 
 
@@ -220,23 +221,21 @@ def lehmann_values(relation: Relation, s: int, tau: float) -> Array:
     return np.asarray(moved + values + 2 * relation.eps)
 
 
-def half_steps(relation: Relation, kept: int) -> tuple[Array, Array]:
-    """Lower bounds of l_1, l_2, .. from the left Ritz space of the first `kept` Ritz pairs.
+def promising_gaps(relation: Relation, k: int, most: int) -> list[int]:
+    """Positions s of the gaps between theta_s and theta_{s+1} that are tried.
 
-    Returns
-    -------
-    lower : ndarray (kept,)
-    coordinates : ndarray (N + b_next, kept)
-        In ``[V Y, V_+]``: right vectors ``A^H u_i``, not normalised.
+    Relatively wide ones give the better Lehmann bounds, those that are wide beside the residuals at
+    both sides can be counted sooner.
     """
-    theta, F = relation.theta[:kept], relation.F[:kept]
-    root = np.sqrt(theta)
-    K = F / root[:, None]
-    values, vectors = np.linalg.eigh(np.diag(theta) + K @ K.conj().T)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    least = theta[-1]
-    reached = np.maximum(np.sqrt(np.maximum(values, 0)) - relation.eps / np.sqrt(least), 0.0)
-    lower = reached**2 / (1 + relation.eps / least) - 2 * relation.eps
-    z = vectors / root[:, None]
-    blank = np.zeros((len(relation.theta) - kept, kept), z.dtype)
-    return lower, np.concatenate([theta[:, None] * z, blank, F.conj().T @ z])
+    if most < 2:
+        return []
+    theta, size = relation.theta[:most], np.linalg.norm(relation.F[:most], axis=1)
+    gap = theta[:-1] - theta[1:]
+    least = 1e-30 * abs(float(theta[0])) + relation.eps
+    wide = np.argsort(-gap / np.maximum(theta[:-1], least), kind="stable") + 1
+    sure = np.argsort(-gap / (size[:-1] + size[1:] + least), kind="stable") + 1
+    chosen: list[int] = []
+    for order in (wide, sure):
+        chosen += [int(s) for s in order if s >= k][: GAPS[0]]
+        chosen += [int(s) for s in order if s < k][: GAPS[1]]
+    return list(dict.fromkeys(chosen))

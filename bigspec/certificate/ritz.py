@@ -1,4 +1,4 @@
-"""Bounds from the Ritz pairs alone: Lehmann, the half step, bordered Frobenius, Collatz."""
+"""Bounds from the Ritz pairs alone: Lehmann, the half steps, bordered Frobenius, Collatz."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ import numpy as np
 from bigspec.certificate.relation import Facts, Relation
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
-__all__ = ["bordered_frobenius", "collatz_wielandt", "half_step", "lehmann"]
+__all__ = [
+    "bordered_frobenius",
+    "collatz_wielandt",
+    "half_step",
+    "half_steps",
+    "lehmann",
+    "pairs_above_rounding",
+    "right_coordinates",
+]
 
 Array = np.ndarray[Any, Any]
+
+CUTS = (0.5, 1e-3, 1e-6)  # of theta_k: Ritz pairs that the half steps use
 
 
 def lehmann(relation: Relation, s: int, tau: float, ceiling: float = np.inf) -> float:
@@ -99,19 +109,78 @@ def half_step(relation: Relation) -> tuple[float, Array]:
     return best, coordinates / np.linalg.norm(coordinates)
 
 
-def bordered_frobenius(relation: Relation, facts: Facts) -> float:
-    """Deterministic upper bound of l_1 from the trace that the basis has not seen.
+def half_steps(relation: Relation, kept: int) -> tuple[Array, Array]:
+    """Lower bounds of l_1, l_2, .. from the left Ritz space of the first `kept` Ritz pairs.
 
-    The part of H outside span(V) is positive semidefinite with trace
-    ``||A||_F^2 - tr T``, hence below that trace times the identity.
+    Returns
+    -------
+    lower : ndarray (kept,)
+    coordinates : ndarray (N + b_next, kept)
+        In ``[V Y, V_+]``: right vectors ``A^H u_i``, not normalised.
+    """
+    theta, F = relation.theta[:kept], relation.F[:kept]
+    root = np.sqrt(theta)
+    K = F / root[:, None]
+    values, vectors = np.linalg.eigh(np.diag(theta) + K @ K.conj().T)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    least = theta[-1]
+    reached = np.maximum(np.sqrt(np.maximum(values, 0)) - relation.eps / np.sqrt(least), 0.0)
+    lower = reached**2 / (1 + relation.eps / least) - 2 * relation.eps
+    z = vectors / root[:, None]
+    blank = np.zeros((len(relation.theta) - kept, kept), z.dtype)
+    return lower, np.concatenate([theta[:, None] * z, blank, F.conj().T @ z])
+
+
+def pairs_above_rounding(relation: Relation, k: int) -> list[int]:
+    """Return how many Ritz pairs the half steps try, without those of the size of rounding."""
+    theta = relation.theta
+    safe = int(np.count_nonzero(theta > max(16 * relation.eps, 0.0)))
+    least = theta[min(k, safe) - 1] if safe else 0.0
+    counts = {min(safe, int(np.count_nonzero(theta >= cut * least))) for cut in CUTS}
+    return sorted(count for count in counts if count)
+
+
+def right_coordinates(relation: Relation, k: int) -> Array:
+    """Return coordinates in ``[V Y, V_+]`` of k orthonormal vectors near x_1 .. x_k.
+
+    Right vectors ``A^H u_i`` of the left Ritz vectors where they are above rounding, Ritz
+    vectors after them.
+
+    Returns
+    -------
+    ndarray (N + b_next, min(k, N))
+    """
+    N, b = relation.F.shape
+    count = min(k, N)
+    kept = next(iter(pairs_above_rounding(relation, k)), 0)
+    if not kept:
+        return np.eye(N + b, count, dtype=relation.T.dtype)
+    _, half = half_steps(relation, kept)
+    half = half[:, :count] / np.linalg.norm(half[:, :count], axis=0)
+    others = np.eye(N + b, count, dtype=half.dtype)[:, half.shape[1] :]
+    return np.asarray(np.linalg.qr(np.concatenate([half, others], axis=1))[0])
+
+
+def bordered_frobenius(relation: Relation, facts: Facts, k: int = 1) -> Array:
+    """Bound l_1 .. l_k with certainty by the trace that the basis has not seen.
+
+    The part of H outside span(V) is positive semidefinite with trace ``||A||_F^2 - tr T``, hence
+    below that trace times the identity. So H is at most the bordered matrix, continued by ``rest``
+    times the identity: its i-th eigenvalue is the i-th of the border's or ``rest``, whichever is
+    larger (Weyl; section 5 of the method).
+
+    Returns
+    -------
+    ndarray (k,)
     """
     theta, F = relation.theta, relation.F
-    b = F.shape[1]
     trace_error = (len(theta) + 8) * relation.eps + facts.trace_error
     rest = max(facts.frobenius_squared - float(theta.sum()), 0.0) + trace_error
-    border = np.block([[np.diag(theta), F], [F.conj().T, rest * np.eye(b)]])
-    top = float(np.linalg.eigvalsh(border)[-1])
-    return max(top, rest) + 2 * relation.eps
+    border = np.block([[np.diag(theta), F], [F.conj().T, rest * np.eye(F.shape[1])]])
+    values = np.full(k, rest)
+    top = np.linalg.eigvalsh(border)[::-1][:k]
+    values[: len(top)] = np.maximum(top, rest)
+    return values + 2 * relation.eps
 
 
 def collatz_wielandt(w: Array, Hw: Array, error: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import Bounds
+from bigspec.certificate import Bounds
 from bigspec.results import Interval, PassRecord
 
 __all__ = ["Running", "in_units", "unscaled"]
@@ -44,17 +44,18 @@ class Running:
 
     def updated(self, bounds: Bounds, exponent: int) -> Running:
         """Take in the bounds after a pass."""
-        lower, name = unscaled(bounds.lower, exponent, down=True), bounds.lower_name
+        attained, (name,) = float(bounds.lower[0]), bounds.lower_names
+        lower = unscaled(attained, exponent, down=True)
         if not lower > self.lower:
             lower, name = self.lower, self.lower_name
         certain, likely = self.certain, self.likely
         for bound in bounds.uppers:
-            value = (unscaled(bound.value, exponent, down=False), bound.name)
+            value = (unscaled(float(bound.values[0]), exponent, down=False), bound.name)
             if bound.deterministic:
                 certain = min(certain, value)
             else:
                 likely = min(likely, value)
-        top = float(max(bounds.lower, np.finfo(float).tiny))
+        top = float(max(attained, np.finfo(float).tiny))
         failed = self.failed or likely[0] < lower
         return Running(lower, name, certain, likely, failed, 2 * float(bounds.eps) / top)
 

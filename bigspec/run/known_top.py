@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bigspec.certificate import TopBounds
+from bigspec.certificate import Bounds
 from bigspec.results import Interval, PassRecord, TripletPass, relative_width
 from bigspec.run.known import unscaled
 
@@ -51,7 +51,7 @@ class RunningTop:
         nothing = ((math.inf, "none"),) * k
         return cls(((0.0, "none"),) * k, nothing, nothing, False, (math.inf,) * k, (math.inf,) * k)
 
-    def updated(self, bounds: TopBounds, exponent: int) -> RunningTop:
+    def updated(self, bounds: Bounds, exponent: int) -> RunningTop:
         """Take in the bounds after a pass."""
         new = zip(bounds.lower.tolist(), bounds.lower_names, strict=True)
         attained = [(unscaled(value, exponent, down=True), name) for value, name in new]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import Algorithm, Bounds
-from bigspec.certificate import TopBounds
+from bigspec.algorithms import Algorithm
+from bigspec.certificate import Bounds
 from bigspec.checkpoint import Writer
 from bigspec.passes import Begun, DeadlinePassed, Pass
 from bigspec.results import Interval, PassRecord
@@ -203,7 +203,7 @@ def _share_of_the_least(intervals: tuple[Interval, ...]) -> float:
 def _record(
     number: int,
     interval: Interval,
-    bounds: Bounds | TopBounds,
+    bounds: Bounds,
     state: Any,
     passes: Pass,
     seconds: float,
