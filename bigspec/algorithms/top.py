@@ -114,6 +114,11 @@ class TopLanczos(Recurrence):
             V = np.concatenate([V, np.linalg.qr(more)[0]], axis=1)
         return np.ascontiguousarray(V)
 
+    def leading(self, state: LanczosState, count: int) -> Array | None:
+        """Form k vectors, unless blocks of the basis lie where this run has no shelf."""
+        elsewhere = any(isinstance(block, StoredBlock) for block in state.basis)
+        return None if elsewhere and self.shelf is None else self.vector(state)[:, :count]
+
 
 @dataclass(frozen=True)
 class _Blocks:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["INLINE", "Codec", "Wire", "array_digest", "restored"]
+__all__ = ["INLINE", "Codec", "UnknownClassError", "Wire", "array_digest", "restored"]
 
 Array = np.ndarray[Any, Any]
 
@@ -74,6 +74,10 @@ class Wire:
     def table(self) -> dict[str, str]:
         """From the names in a record to the Python fields, in the order they are written."""
         return {name: self.renamed.get(name, name) for name in self.fields.split()}
+
+
+class UnknownClassError(KeyError):
+    """A record holds an object of a class that is not on the list."""
 
 
 class Codec:
@@ -133,6 +137,8 @@ class Codec:
         if not isinstance(data, dict):
             return data
         if "object" in data:
+            if data["object"] not in self.by_name:
+                raise UnknownClassError(data["object"])
             kind, table = self.by_name[data["object"]]
             items = data["fields"].items()
             return kind(**{table[key]: self.decode(item, get) for key, item in items})

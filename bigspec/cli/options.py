@@ -13,6 +13,7 @@ import click
 from bigspec.api.cluster import connect
 from bigspec.api.matrices import open_matrix
 from bigspec.cli.config import SOURCES
+from bigspec.run.plan import ALGORITHMS
 
 __all__ = [
     "PERFORMANCE",
@@ -85,7 +86,7 @@ debug_option = click.option(
 
 algorithm_option = click.option(
     "--algorithm",
-    type=click.Choice(["auto", "lanczos", "power", "gram"]),
+    type=click.Choice(ALGORITHMS),
     default="auto",
     show_default=True,
 )

@@ -3,7 +3,7 @@
 from bigspec.run.known import Running
 from bigspec.run.known_top import RunningTop
 from bigspec.run.loop import Outcome, solve
-from bigspec.run.state import SAVED_TYPES, KeptBlocks, Progress
+from bigspec.run.state import SAVED_TYPES, KeptBlocks, Progress, saved_types
 from bigspec.run.stop import Budget, check_budget
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Running",
     "RunningTop",
     "check_budget",
+    "saved_types",
     "solve",
 ]
