@@ -107,10 +107,12 @@ class TopLanczos(Recurrence):
             start = stop
         missing = self.count - V.shape[1]
         if missing > 0:
-            # The Krylov space is invariant and smaller than k: the other values are zero, or as
-            # small as rounding, or repeated more often than the block is wide.
+            # The Krylov space is smaller than k. If it is invariant, the other values are zero, or
+            # as small as rounding, or repeated more often than the block is wide. If not, the run
+            # was stopped early, and V has a part outside the basis.
             more = gaussian_block(len(V), missing, N, complex_=bool(np.iscomplexobj(V)))
-            more = orthogonalize(more, self._near(state.basis))
+            invariant = state.V_next.shape[1] == 0
+            more = orthogonalize(more, self._near(state.basis) if invariant else [V])
             V = np.concatenate([V, np.linalg.qr(more)[0]], axis=1)
         return np.ascontiguousarray(V)
 
