@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from bigspec.algorithms import Gram, Lanczos, Power
-from bigspec.algorithms.iterates import gaussian_block, rank_revealing_qr
+from bigspec.algorithms.iterates import draw_block, rank_revealing_qr
 from bigspec.certificate import (
     Relation,
     at_rounding_floor,
@@ -45,7 +45,7 @@ def test_power_iterates_are_tied_to_the_start_through_the_powers(warm, complex_)
     H = passes.A.conj().T @ passes.A
     values, X = np.linalg.eigh(H)
     W = gaussian(rng, 30, 2, complex_) if warm else None
-    G = gaussian_block(30, 4, 6, complex_=complex_)
+    G = draw_block(30, 4, 6, complex_=complex_)
     for state in states(Power(4), passes, 6, W, 8):
         relation = state.relation
         carried = np.exp(relation.log_scale) * relation.start @ (state.V.conj().T @ X[:, -1])
@@ -61,7 +61,7 @@ def test_w_is_at_least_the_start_component_of_every_eigenvector_above_theta(algo
     passes = DensePass(with_spectrum(rng, np.linspace(1, 0.2, 30), complex_))
     values, X = np.linalg.eigh(passes.A.conj().T @ passes.A)
     for entropy in range(20):
-        G = gaussian_block(30, 4, entropy, complex_=complex_)
+        G = draw_block(30, 4, entropy, complex_=complex_)
         for state in states(algorithm, passes, entropy, None, 4):
             relation = state.relation
             for i in range(4):
@@ -85,7 +85,7 @@ def relations(count, b=4, n=30, passes=3):
         values = np.sort(rng.random(n) ** 2)[::-1]
         stand_in = DiagonalPass(values / values[0])
         *_, state = states(Lanczos(b, 1 << 30), stand_in, entropy, None, passes)
-        yield state.relation, stand_in.values[:, 0], gaussian_block(n, b, entropy)
+        yield state.relation, stand_in.values[:, 0], draw_block(n, b, entropy)
 
 
 def test_scan_and_exact_crossing_agree_to_one_percent_of_the_width():
@@ -138,7 +138,7 @@ def test_tau_of_the_actual_start_component_is_sharp():
     for entropy in range(50):
         values = np.concatenate([[1.0], np.linspace(0.5, 0.1, 29)])
         *_, state = states(Lanczos(4, 1 << 30), DiagonalPass(values), entropy, None, 4)
-        q = np.linalg.norm(gaussian_block(30, 4, entropy)[0]) ** 2
+        q = np.linalg.norm(draw_block(30, 4, entropy)[0]) ** 2
         tau, theta = christoffel_bound(state.relation, q * (1 - 1e-9)), state.relation.theta[0]
         assert tau >= 1.0
         assert tau - theta <= 1.2 * (1.0 - theta) + 1e-12

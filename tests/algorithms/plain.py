@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bigspec.algorithms import StateType
-from bigspec.algorithms.iterates import gaussian_block
+from bigspec.algorithms.iterates import draw_block
 from bigspec.certificate import Bounds, Facts, UpperBound, product_error
 
 
@@ -28,7 +28,7 @@ class Plain:
 
     def init(self, passes, entropy, start):
         b = min(self.block_size, passes.length)
-        V = np.linalg.qr(gaussian_block(passes.length, b, entropy, complex_=passes.complex_))[0]
+        V = np.linalg.qr(draw_block(passes.length, b, entropy, complex_=passes.complex_))[0]
         result = passes.run(V)
         return PlainState(1, result.exponent, result.facts, V, result.Z)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bigspec.algorithms import REGISTRY, Gram, Lanczos, Power, TopLanczos
-from bigspec.algorithms.iterates import gaussian_block
+from bigspec.algorithms.iterates import draw_block
 from bigspec.checkpoint import Codec
 from bigspec.run import saved_types
 from tests.algorithms.dense import DensePass, gaussian, residual_of, with_spectrum
@@ -95,7 +95,7 @@ def test_the_relation_holds_within_eps_after_every_step(name, warm, passes, comp
             tight = 1e-6 if getattr(state, "basis", None) == () else 1e-13
             np.testing.assert_allclose(V.conj().T @ V, np.eye(V.shape[1]), atol=tight)
         if row.basis is all_blocks:
-            G = gaussian_block(N, 3, 5, complex_=complex_)
+            G = draw_block(N, 3, 5, complex_=complex_)
             tie = state.tie @ blocks[0].conj().T
             np.testing.assert_allclose(tie, G.conj().T, atol=state.start_defect)
             near = np.concatenate([near, after], axis=1)
