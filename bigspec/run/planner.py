@@ -155,7 +155,8 @@ class _Planner:
         matrix, wishes, gram = self.matrix, self.wishes, REGISTRY.named("gram")
         own = not isinstance(wishes.algorithm, str) or wishes.count > 0
         closed = own or wishes.block_size is not None or wishes.algorithm == gram.name
-        dense_here = matrix.resident and matrix.streams and matrix.nbytes == _dense_bytes(matrix)
+        dense = matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize
+        dense_here = matrix.resident and matrix.streams and matrix.nbytes == dense
         sparse = matrix.piece_nbytes is not None
         enough = MEASURE_SPARSE_FROM if sparse else MEASURE_FROM
         known = isinstance(matrix, OperatorMatrix) or dense_here or not matrix.streams
@@ -221,11 +222,8 @@ class _Planner:
         """Yield what may be tried in turn: what is open shrinks until it fits."""
         (row, b), wishes = wished, self.wishes
         own = not isinstance(wishes.algorithm, str)
-        rows = (
-            [row]
-            if own or row.several or wishes.algorithm != "auto" or row.entries
-            else [row, REGISTRY.named("power")]
-        )
+        given = wishes.algorithm != "auto" or row.several or row.entries
+        rows = [row] if given else [row, REGISTRY.named("power")]
         fixed = own or row.entries or wishes.block_size is not None
         narrower = NARROWER_SEVERAL if row.several else NARROWER
         for size in [b] if fixed else [b, *(size for size in narrower if size < b)]:
@@ -300,7 +298,3 @@ class _Planner:
             f"{' or '.join(['more memory', *advice])}."
         )
         raise MemoryLimitError(msg)
-
-
-def _dense_bytes(matrix: Matrix) -> int:
-    return matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize
