@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from bigspec.algorithms import Lanczos, Power, TopLanczos
-from bigspec.algorithms.iterates import gaussian_block
+from bigspec.algorithms.iterates import draw_block
 from bigspec.certificate import christoffel, christoffel_bound
 from bigspec.certificate.counting import windows
 from bigspec.certificate.quantiles import column_quantile, smallest_singular_quantile
@@ -197,7 +197,7 @@ class Run:
         cell, r = self.cell, self.r
         if r < 2:
             return False
-        G = gaussian_block(cell.n, cell.b, self.entropy, complex_=cell.complex_)
+        G = draw_block(cell.n, cell.b, self.entropy, complex_=cell.complex_)
         smallest = np.linalg.svd(G.conj().T @ self.X[:, :r], compute_uv=False)[-1]
         quantile = smallest_singular_quantile(cell.delta / 2, cell.b, r, complex_=cell.complex_)
         return smallest**2 < quantile
@@ -238,7 +238,7 @@ TOP_CELLS = [TopCell(False, 4, 2), TopCell(True, 4, 3), TopCell(False, 8, 5), To
 
 def event_fails(cell, event, entropy):
     """Whether a window of rows of G (X is the identity) has too small a singular value."""
-    G = gaussian_block(cell.n, cell.b, entropy, complex_=cell.complex_)
+    G = draw_block(cell.n, cell.b, entropy, complex_=cell.complex_)
     for size, root in enumerate(event.roots, start=1):
         stack = np.stack([G[first : first + size] for first in range(event.count - size + 1)])
         if np.linalg.svd(stack, compute_uv=False)[:, -1].min() < root * np.sqrt(size):

@@ -1,16 +1,14 @@
 """The mathematics of the certificate, on relations made by the shipped algorithms."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from bigspec.algorithms import Gram, Lanczos, Power
-from bigspec.algorithms.iterates import gaussian_block, rank_revealing_qr
+from bigspec.algorithms.iterates import draw_block, rank_revealing_qr
 from bigspec.certificate import (
-    Facts,
     Relation,
     at_rounding_floor,
     bordered_frobenius,
@@ -25,6 +23,7 @@ from bigspec.certificate import (
 )
 from bigspec.certificate.quantiles import column_quantile, smallest_singular_quantile
 from bigspec.run import Known
+from tests.algorithms.dense import DensePass, gaussian, with_spectrum
 from tests.monte_carlo import DiagonalPass, states
 
 pytestmark = pytest.mark.usefixtures("blas_of_a_run")
@@ -32,75 +31,10 @@ pytestmark = pytest.mark.usefixtures("blas_of_a_run")
 EPS = np.finfo(float).eps
 
 
-class DensePass:
-    """A matrix in memory as a pass, with its facts."""
-
-    def __init__(self, A):
-        self.A, self.length, self.complex_ = A, A.shape[1], np.iscomplexobj(A)
-        self.depth = float(A.shape[0])
-        size = np.abs(A)
-        nonnegative = not self.complex_ and bool((A >= 0).all())
-        sums = float(size.sum(axis=0).max()), float(size.sum(axis=1).max())
-        self.facts = Facts(float((size**2).sum()), *sums, float(size.max()), nonnegative)
-
-    def run(self, V, *, exponent=None):
-        facts = self.facts if exponent is None else None
-        Z = self.A.conj().T @ (self.A if V is None else self.A @ V)
-        return SimpleNamespace(Z=Z, defect=0.0, exponent=0, facts=facts)
-
-
-def gaussian(rng, m, n, complex_):
-    X = rng.standard_normal((m, n))
-    return X + 1j * rng.standard_normal((m, n)) if complex_ else X
-
-
-def with_spectrum(rng, sigma, complex_=False):
-    n = len(sigma)
-    U, V = (np.linalg.qr(gaussian(rng, n, n, complex_))[0] for _ in range(2))
-    return (U * sigma) @ V.conj().T
-
-
-def residual_of(relation, H, V, V_plus):
-    """``|| H V - V T - V_+ B E^H ||_2``."""
-    R = H @ V - V @ relation.T
-    R[:, V.shape[1] - relation.B.shape[1] :] -= V_plus @ relation.B
-    return np.linalg.norm(R, 2)
-
-
-LANCZOS = {"basis": Lanczos(3, 1 << 30), "three blocks": Lanczos(3, 0)}
-# The basis is given up after four blocks of 3 columns of 40 entries.
-LANCZOS["basis dropped"] = Lanczos(3, 4 * 3 * 40 * 8)
 DTYPES = pytest.mark.parametrize("complex_", [False, True], ids=["real", "complex"])
 
 
 # --- the relation -------------------------------------------------------------------------
-
-
-@DTYPES
-@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("memory", LANCZOS)
-def test_lanczos_relation_holds_within_eps_after_every_step(memory, warm, complex_):
-    rng = np.random.default_rng(1)
-    passes = DensePass(with_spectrum(rng, np.arange(1, 41) ** -1.0, complex_))
-    H, W = passes.A.conj().T @ passes.A, None
-    if warm:  # exact, twice, and almost: S is rank-deficient and B ill-conditioned
-        x = np.linalg.eigh(H)[1][:, -1:]
-        W = np.concatenate([x, x, x + 1e-9 * gaussian(rng, 40, 1, complex_)], axis=1)
-    blocks = []
-    for state in states(LANCZOS[memory], passes, 5, W, 12):
-        blocks.append(state.V_last)
-        V, relation = np.concatenate(blocks, axis=1), state.relation
-        assert residual_of(relation, H, V, state.V_next) <= relation.eps
-        near = np.concatenate([*blocks[-2:], state.V_next], axis=1)
-        # Three blocks in a row, always; a QR is orthonormal to a few units a column.
-        np.testing.assert_allclose(near.conj().T @ near, np.eye(near.shape[1]), atol=1e-14)
-        if relation.orthonormal:
-            gram = V.conj().T @ V
-            tight = 1e-13 if state.basis else 1e-6
-            np.testing.assert_allclose(gram, np.eye(len(gram)), atol=tight)
-        G = gaussian_block(40, 3, 5, complex_=complex_)
-        tie = state.tie @ blocks[0].conj().T
-        np.testing.assert_allclose(tie, G.conj().T, atol=state.start_defect)
 
 
 @DTYPES
@@ -111,7 +45,7 @@ def test_power_iterates_are_tied_to_the_start_through_the_powers(warm, complex_)
     H = passes.A.conj().T @ passes.A
     values, X = np.linalg.eigh(H)
     W = gaussian(rng, 30, 2, complex_) if warm else None
-    G = gaussian_block(30, 4, 6, complex_=complex_)
+    G = draw_block(30, 4, 6, complex_=complex_)
     for state in states(Power(4), passes, 6, W, 8):
         relation = state.relation
         carried = np.exp(relation.log_scale) * relation.start @ (state.V.conj().T @ X[:, -1])
@@ -127,7 +61,7 @@ def test_w_is_at_least_the_start_component_of_every_eigenvector_above_theta(algo
     passes = DensePass(with_spectrum(rng, np.linspace(1, 0.2, 30), complex_))
     values, X = np.linalg.eigh(passes.A.conj().T @ passes.A)
     for entropy in range(20):
-        G = gaussian_block(30, 4, entropy, complex_=complex_)
+        G = draw_block(30, 4, entropy, complex_=complex_)
         for state in states(algorithm, passes, entropy, None, 4):
             relation = state.relation
             for i in range(4):
@@ -151,7 +85,7 @@ def relations(count, b=4, n=30, passes=3):
         values = np.sort(rng.random(n) ** 2)[::-1]
         stand_in = DiagonalPass(values / values[0])
         *_, state = states(Lanczos(b, 1 << 30), stand_in, entropy, None, passes)
-        yield state.relation, stand_in.values[:, 0], gaussian_block(n, b, entropy)
+        yield state.relation, stand_in.values[:, 0], draw_block(n, b, entropy)
 
 
 def test_scan_and_exact_crossing_agree_to_one_percent_of_the_width():
@@ -204,7 +138,7 @@ def test_tau_of_the_actual_start_component_is_sharp():
     for entropy in range(50):
         values = np.concatenate([[1.0], np.linspace(0.5, 0.1, 29)])
         *_, state = states(Lanczos(4, 1 << 30), DiagonalPass(values), entropy, None, 4)
-        q = np.linalg.norm(gaussian_block(30, 4, entropy)[0]) ** 2
+        q = np.linalg.norm(draw_block(30, 4, entropy)[0]) ** 2
         tau, theta = christoffel_bound(state.relation, q * (1 - 1e-9)), state.relation.theta[0]
         assert tau >= 1.0
         assert tau - theta <= 1.2 * (1.0 - theta) + 1e-12

@@ -42,7 +42,7 @@ def test_rademacher_start_is_caught(monkeypatch):
     def signs(n, b, entropy, *, complex_):
         return np.random.default_rng(entropy).choice([-1.0, 1.0], (n, b))
 
-    monkeypatch.setattr("bigspec.algorithms.start.gaussian_block", signs)
+    monkeypatch.setattr("bigspec.algorithms.iterates.draw_block", signs)
     tally = simulate(cell, 0, runs, setting=setting)
     with pytest.raises(AssertionError, match="too often"):
         assert_failure_rate(tally.bare, runs, cell.delta)

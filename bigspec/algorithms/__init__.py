@@ -1,13 +1,15 @@
-"""The algorithms: each a frozen value with ``init``, ``step`` and ``bounds``, and no loop."""
+"""The algorithms: each one file and one row here, without a loop."""
 
 from bigspec.algorithms.contract import Algorithm, Shelf, State, StoredBlock
 from bigspec.algorithms.gram import Gram, GramState
 from bigspec.algorithms.lanczos import Lanczos
 from bigspec.algorithms.power import Power, PowerState
 from bigspec.algorithms.recurrence import LanczosState
+from bigspec.algorithms.registry import Registry, Row, StateType
 from bigspec.algorithms.top import TopLanczos, TopState
 
 __all__ = [
+    "REGISTRY",
     "Algorithm",
     "Gram",
     "GramState",
@@ -15,9 +17,62 @@ __all__ = [
     "LanczosState",
     "Power",
     "PowerState",
+    "Row",
     "Shelf",
     "State",
+    "StateType",
     "StoredBlock",
     "TopLanczos",
     "TopState",
 ]
+
+# Of block Lanczos for a gap of 0.7 (method, section 9).
+PASSES = {1: 15, 2: 11, 4: 8, 8: 7, 16: 6, 32: 5}
+RECURRENCE = "passes exponent facts V_last V_next T B tie basis eps start_defect narrowest collatz"
+
+REGISTRY = Registry(
+    Row(
+        "lanczos",
+        Lanczos,
+        lambda block_size, basis_bytes, _: Lanczos(block_size, basis_bytes=basis_bytes),
+        states=(StateType(LanczosState, "LanczosState", RECURRENCE),),
+        basis=True,
+        event="chi-square of the start block",
+        passes=PASSES,
+    ),
+    Row(
+        "power",
+        Power,
+        lambda block_size, *_: Power(block_size),
+        states=(
+            StateType(
+                PowerState,
+                "PowerState",
+                "passes exponent facts V Z product log_scale log_norms eps start_defect",
+            ),
+        ),
+        blocks=5,
+        event="chi-square of the start block",
+    ),
+    Row(
+        "gram",
+        Gram,
+        lambda *_: Gram(),
+        states=(
+            StateType(GramState, "GramState", "passes exponent facts values top eps exhausted"),
+        ),
+        blocks=3,
+        entries=True,
+        always=512,
+        most=4096,
+    ),
+    Row(
+        "lanczos",
+        TopLanczos,
+        lambda block_size, basis_bytes, k: TopLanczos(block_size, basis_bytes=basis_bytes, count=k),
+        states=(StateType(TopState, "TopState", RECURRENCE),),
+        several=True,
+        basis=True,
+        event="windows of the start block",
+    ),
+)

@@ -96,7 +96,16 @@ S = TypeVar("S")
 
 
 class Algorithm(Protocol, Generic[S]):
-    """The contract. `init` makes the first pass, each `step` one more."""
+    """The contract. `init` makes the first pass, each `step` one more.
+
+    An object of this contract may be given as `algorithm`. It has a `name` that no algorithm of
+    bigspec has, and the columns that it multiplies as `block_size`. It may also say, and need not:
+
+    - ``blocks``: blocks of the iterate's size that a run holds (6);
+    - ``basis_bytes``: what it may come to hold besides them (0);
+    - ``entries``: that it calls ``passes.run(None)``, for H itself, and has no block size (False);
+    - ``states``: a tuple of `StateType`, without which a run of it has no checkpoint.
+    """
 
     name: ClassVar[str]
 
@@ -117,3 +126,6 @@ class Algorithm(Protocol, Generic[S]):
 
         With bounds of l_1 .. l_k, k orthonormal iterates as columns.
         """
+
+    def leading(self, state: S, count: int) -> Array | None:
+        """Return at most `count` columns that a later run starts from, if the state has them."""

@@ -1,4 +1,10 @@
-"""Small dense algebra on n x b blocks: start blocks, rank-revealing QR, orthogonalisation."""
+"""All that is computed with n x b blocks, the iterates: the only code that looks inside one.
+
+These functions are the protocol. To an algorithm a block is opaque: it has ``shape``, ``dtype``
+and ``nbytes``, comes from `draw_block` or from a pass, and goes through the functions here. So
+blocks that lie in a store or on a GPU need no other algorithm, only other functions. Small
+matrices, with no side of length n, are NumPy arrays everywhere; a vector of length n is a block.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,28 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["gaussian_block", "orthogonalize", "rank_revealing_qr"]
+from bigspec.certificate import collatz_wielandt
+
+__all__ = [
+    "add",
+    "apply",
+    "beside",
+    "column",
+    "columns",
+    "combine",
+    "difference",
+    "draw_block",
+    "frobenius",
+    "inner",
+    "normalized",
+    "orthogonalize",
+    "orthonormal",
+    "positive_ratio",
+    "rank_revealing_qr",
+    "scaled_columns",
+    "spectral_norm",
+    "subtract",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -18,7 +45,7 @@ Array = np.ndarray[Any, Any]
 _STREAM = 0x62696773706563
 
 
-def gaussian_block(n: int, b: int, entropy: int, *, complex_: bool = False) -> Array:
+def draw_block(n: int, b: int, entropy: int, *, complex_: bool = False) -> Array:
     """Draw the standard Gaussian start block from recorded entropy.
 
     Parameters
@@ -82,3 +109,94 @@ def orthogonalize(W: Array, basis: Iterable[Array]) -> Array:
         for V in basis:
             W = W - V @ (V.conj().T @ W)
     return W
+
+
+def orthonormal(W: Array) -> Array:
+    """Return an orthonormal basis of the columns of W, of full rank."""
+    return np.linalg.qr(W)[0]
+
+
+def inner(V: Array, W: Array) -> Array:
+    """Return the small matrix ``V^H W``."""
+    return np.asarray(V.conj().T @ W)
+
+
+def apply(V: Array, C: Array) -> Array:
+    """Return ``V C`` for a small matrix or vector C."""
+    return np.asarray(V @ C)
+
+
+def difference(W: Array, V: Array, C: Array) -> Array:
+    """Return ``W - V C``."""
+    return np.asarray(W - V @ C)
+
+
+def subtract(W: Array, V: Array, C: Array) -> None:
+    """Update W to ``W - V C``."""
+    W -= V @ C
+
+
+def add(W: Array, V: Array, C: Array) -> None:
+    """Update W to ``W + V C``."""
+    W += V @ C
+
+
+def combine(basis: Iterable[Array], C: Array) -> Array:
+    """Return ``V C`` for V given in blocks; C is a vector or a matrix."""
+    out, start = None, 0
+    for block in basis:
+        if out is None:
+            out = np.zeros((len(block), *C.shape[1:]), np.result_type(block, C))
+        stop = start + block.shape[1]
+        out += block @ C[start:stop]
+        start = stop
+    assert out is not None
+    return out
+
+
+def columns(V: Array, first: int, stop: int) -> Array:
+    """Return some columns of a block."""
+    return V[:, first:stop]
+
+
+def column(V: Array, number: int) -> Array:
+    """Return one column of a block, as a vector."""
+    return np.ascontiguousarray(V[:, number])
+
+
+def beside(*parts: Array) -> Array:
+    """Put blocks and vectors beside one another."""
+    return np.column_stack(parts)
+
+
+def normalized(V: Array) -> Array:
+    """Divide a vector, or each column that is not zero, by its norm."""
+    if V.ndim == 1:
+        return np.asarray(V / np.linalg.norm(V))
+    norms = np.linalg.norm(V, axis=0)
+    return np.asarray(V / np.where(norms > 0, norms, 1.0))
+
+
+def scaled_columns(W: Array, dtype: Any) -> Array:
+    """Bring old vectors to the size of Gaussian columns, and drop those that are zero."""
+    W = np.asarray(W, dtype)
+    peaks = np.maximum(np.abs(W.real), np.abs(W.imag)).max(axis=0)  # norms may overflow
+    W = W[:, peaks > 0] / peaks[peaks > 0]
+    return np.asarray(W * (np.sqrt(len(W)) / np.linalg.norm(W, axis=0)))
+
+
+def frobenius(W: Array) -> float:
+    """Return the Frobenius norm."""
+    return float(np.linalg.norm(W))
+
+
+def spectral_norm(W: Array) -> float:
+    """Return the largest singular value of a block, or of a small matrix."""
+    return float(np.linalg.norm(W, 2))
+
+
+def positive_ratio(w: Array, Hw: Array, error: float) -> float:
+    """Bound l_1 of a non-negative H by `collatz_wielandt` at w or -w."""
+    if w.sum() < 0:
+        w, Hw = -w, -Hw
+    return collatz_wielandt(w, Hw, error)

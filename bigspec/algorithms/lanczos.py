@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
-from bigspec.certificate import Bounds, UpperBound, bound_largest, collatz_wielandt, half_step
+from bigspec.certificate import Bounds, UpperBound, bound_largest, half_step
 
 __all__ = ["Lanczos"]
 
@@ -55,11 +56,11 @@ class Lanczos(Recurrence):
             return None
         relation = state.relation
         if relation.theta[0] <= 0:
-            return np.ascontiguousarray(state.basis[0][:, 0])
+            return iterates.column(state.basis[0], 0)
         _, y = half_step(relation)
         head = relation.ritz[1] @ y[: len(state.T)]
-        v = _combine(state.basis, head)
-        v += state.V_next @ y[len(state.T) :]
+        v = iterates.combine(state.basis, head)
+        iterates.add(v, state.V_next, y[len(state.T) :])
         return v
 
     def leading(self, state: LanczosState, count: int) -> Array | None:
@@ -67,7 +68,8 @@ class Lanczos(Recurrence):
         v = self.vector(state)
         if v is None:
             return None
-        return np.column_stack([v, _combine(state.basis, state.relation.ritz[1][:, 1:count])])
+        others = iterates.combine(state.basis, state.relation.ritz[1][:, 1:count])
+        return iterates.beside(v, others)
 
 
 def _collatz(state: LanczosState) -> float:
@@ -76,20 +78,7 @@ def _collatz(state: LanczosState) -> float:
         return np.inf
     relation = state.relation
     y = relation.ritz[1][:, 0]
-    w = _combine(state.basis, y)
-    if w.sum() < 0:
-        w, y = -w, -y
-    Hw = _combine(state.basis, state.T @ y)
-    Hw += state.V_next @ (state.B @ y[len(y) - state.B.shape[1] :])
-    return collatz_wielandt(w, Hw, 2 * state.eps)
-
-
-def _combine(basis: tuple[Array, ...], y: Array) -> Array:
-    """Return ``V y`` for V given in blocks; y is a vector or a matrix."""
-    out = np.zeros((len(basis[0]), *y.shape[1:]), np.result_type(basis[0], y))
-    start = 0
-    for block in basis:
-        stop = start + block.shape[1]
-        out += block @ y[start:stop]
-        start = stop
-    return out
+    w = iterates.combine(state.basis, y)
+    Hw = iterates.combine(state.basis, state.T @ y)
+    iterates.add(Hw, state.V_next, state.B @ y[len(y) - state.B.shape[1] :])
+    return iterates.positive_ratio(w, Hw, 2 * state.eps)

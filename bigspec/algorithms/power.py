@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.algorithms.contract import Products
-from bigspec.algorithms.iterates import rank_revealing_qr
 from bigspec.algorithms.rounding import rounding
 from bigspec.algorithms.start import start_block
 from bigspec.certificate import (
@@ -75,11 +75,11 @@ class PowerState:
     @cached_property
     def relation(self) -> Relation:
         """One-block relation ``H V = V A + V_+ B`` tied to the start through the powers."""
-        A = hermitian(self.V.conj().T @ self.Z)
-        W = self.Z - self.V @ A
-        W -= self.V @ (self.V.conj().T @ W)
-        room = len(self.V) - self.V.shape[1]
-        _, B, dropped = rank_revealing_qr(W, self.eps / 8, room)
+        A = hermitian(iterates.inner(self.V, self.Z))
+        W = iterates.difference(self.Z, self.V, A)
+        iterates.subtract(W, self.V, iterates.inner(self.V, W))
+        room = self.V.shape[0] - self.V.shape[1]
+        _, B, dropped = iterates.rank_revealing_qr(W, self.eps / 8, room)
         # 1.25: each step's QR dropped at most eps / 8.
         return Relation(
             A,
@@ -121,7 +121,7 @@ class Power:
 
     def step(self, passes: Products, state: PowerState) -> PowerState:
         """Orthonormalise the image, and multiply it by H."""
-        V, R, _ = rank_revealing_qr(state.Z, state.eps / 8, state.V.shape[1])
+        V, R, _ = iterates.rank_revealing_qr(state.Z, state.eps / 8, state.V.shape[1])
         size = max(float(np.linalg.norm(state.product, 2)), np.finfo(float).tiny)
         product = (state.product / size) @ R.conj().T
         result = passes.run(V, exponent=state.exponent)
@@ -148,17 +148,15 @@ class Power:
         """Form the unit vector of the half step, which is the image of a vector in the block."""
         relation = state.relation
         if relation.theta[0] <= 0:
-            return np.ascontiguousarray(state.V[:, 0])
+            return iterates.column(state.V, 0)
         _, c = half_step(relation)
         head = c[: len(relation.theta)]
         y = np.divide(head, relation.theta, out=np.zeros_like(head), where=head != 0)
-        v = state.Z @ (relation.ritz[1] @ y)
-        return np.asarray(v / np.linalg.norm(v))
+        return iterates.normalized(iterates.apply(state.Z, relation.ritz[1] @ y))
 
     def leading(self, state: PowerState, count: int) -> Array | None:
         """Form the images of the leading Ritz vectors of the block."""
         v = self.vector(state)
         assert v is not None
-        others = state.Z @ state.relation.ritz[1][:, 1:count]
-        norms = np.linalg.norm(others, axis=0)
-        return np.column_stack([v, others / np.where(norms > 0, norms, 1.0)])
+        others = iterates.apply(state.Z, state.relation.ritz[1][:, 1:count])
+        return iterates.beside(v, iterates.normalized(others))

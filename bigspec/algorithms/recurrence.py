@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.algorithms.contract import Products
-from bigspec.algorithms.iterates import orthogonalize, rank_revealing_qr
 from bigspec.algorithms.rounding import rounding
 from bigspec.algorithms.start import start_block
 from bigspec.certificate import Facts, Relation, at_rounding_floor
@@ -127,7 +127,7 @@ class Recurrence:
             passes=0,
             exponent=result.exponent,
             facts=result.facts,
-            V_last=V[:, :0],
+            V_last=iterates.columns(V, 0, 0),
             V_next=V,
             T=np.zeros((0, 0), V.dtype),
             B=np.zeros((V.shape[1], 0), V.dtype),
@@ -148,23 +148,23 @@ class Recurrence:
 
     def _extend(self, passes: Products, state: LanczosState, result: Any) -> LanczosState:
         V, Z = state.V_next, result.Z
-        A = hermitian(V.conj().T @ Z)
-        W = Z - V @ A
+        A = hermitian(iterates.inner(V, Z))
+        W = iterates.difference(Z, V, A)
         if state.passes:
-            W -= state.V_last @ state.B.conj().T
+            iterates.subtract(W, state.V_last, state.B.conj().T)
         T = _bordered(state.T, state.B, A)
         eps = max(state.eps, rounding(passes, state.facts or result.facts, result, T))
         basis = self._kept(state, V)
         # Without the basis, three blocks in a row are kept orthonormal: an ill-conditioned B
         # would otherwise lose even that, and with it the relation.
         near = self._near(basis) if basis else [state.V_last, V]
-        W = orthogonalize(W, near)
+        W = iterates.orthogonalize(W, near)
         room = passes.length - sum(block.shape[1] for block in basis or near)
         tolerance = eps / (8 * np.sqrt(state.passes + 1))  # below rounding: nothing is lost
-        V_next, B, _ = rank_revealing_qr(W, tolerance, max(room, 0))
+        V_next, B, _ = iterates.rank_revealing_qr(W, tolerance, max(room, 0))
         if V_next.shape[1]:
-            V_next = np.linalg.qr(orthogonalize(V_next, near))[0]
-            B = V_next.conj().T @ W
+            V_next = iterates.orthonormal(iterates.orthogonalize(V_next, near))
+            B = iterates.inner(V_next, W)
         after = replace(
             state,
             passes=state.passes + 1,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.algorithms.contract import Products
 from bigspec.certificate import Facts, product_error
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
@@ -27,7 +28,7 @@ def rounding(
         A matrix of the size of H on the block: T, or H V. Its norm and its columns scale the
         rounding of the recurrence.
     """
-    size = float(np.linalg.norm(small, 2))
+    size = iterates.spectral_norm(small)
     recurrence = 16 * UNIT_ROUNDOFF * float(np.sqrt(small.shape[1])) * size
     if facts is None:
         return float(8 * result.defect + 4 * recurrence)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms.iterates import gaussian_block, rank_revealing_qr
+from bigspec.algorithms import iterates
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
 __all__ = ["start_block"]
@@ -38,14 +38,11 @@ def start_block(
         ``||G^H x||`` may be of the size of rounding.
     """
     b = min(block_size, n)
-    S = gaussian_block(n, b, entropy, complex_=complex_)
+    S = iterates.draw_block(n, b, entropy, complex_=complex_)
     if start is not None:
-        W = np.asarray(start, S.dtype)
-        peaks = np.maximum(np.abs(W.real), np.abs(W.imag)).max(axis=0)  # norms may overflow
-        W = W[:, peaks > 0] / peaks[peaks > 0]
-        W = W * (np.sqrt(n) / np.linalg.norm(W, axis=0))
-        S = np.concatenate([W[:, : n - b], S], axis=1)
-    tolerance = 8 * UNIT_ROUNDOFF * float(np.linalg.norm(S))
-    V, R, _ = rank_revealing_qr(S, tolerance, S.shape[1])
+        W = iterates.scaled_columns(start, S.dtype)
+        S = iterates.beside(iterates.columns(W, 0, n - b), S)
+    tolerance = 8 * UNIT_ROUNDOFF * iterates.frobenius(S)
+    V, R, _ = iterates.rank_revealing_qr(S, tolerance, S.shape[1])
     # Contiguous, as all arrays of a state: a checkpoint restores their memory order.
     return V, np.ascontiguousarray(R[:, R.shape[1] - b :].conj().T), 2 * tolerance

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.algorithms.contract import Shelf, StoredBlock
-from bigspec.algorithms.iterates import gaussian_block, orthogonalize
 from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
 from bigspec.certificate import Bounds, Relation, bound_leading, right_coordinates
 
@@ -71,7 +71,7 @@ class TopLanczos(Recurrence):
         return TopState(**fields)
 
     def _kept(self, state: LanczosState, V: Array) -> Basis:
-        held = sum(block.nbytes for block in state.basis if isinstance(block, np.ndarray))
+        held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
         kept: Any = V
         if self.shelf is not None and held + V.nbytes > self.basis_bytes:
             kept = self.shelf.put(V)
@@ -85,12 +85,12 @@ class TopLanczos(Recurrence):
 
     def has_room(self, state: LanczosState) -> bool:
         """Whether the next block of the basis fits in memory, or lies on the shelf."""
-        held = sum(block.nbytes for block in state.basis if isinstance(block, np.ndarray))
+        held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
         return self.shelf is not None or held + state.V_next.nbytes <= self.basis_bytes
 
     def bounds(self, state: LanczosState, delta: float, *, complex_: bool) -> Bounds:
         """Bound l_1 .. l_k from the relation and the facts."""
-        n = len(state.V_last)
+        n = state.V_last.shape[0]
         return bound_leading(state.relation, state.facts, self.count, n, delta, complex_=complex_)
 
     def vector(self, state: LanczosState) -> Array:
@@ -99,20 +99,31 @@ class TopLanczos(Recurrence):
         N = len(relation.theta)
         coordinates = right_coordinates(relation, self.count)
         y = relation.ritz[1] @ coordinates[:N]
-        V = state.V_next @ coordinates[N:]
+        V = iterates.apply(state.V_next, coordinates[N:])
         start = 0
         for block in self._near(state.basis):
             stop = start + block.shape[1]
-            V += block @ y[start:stop]
+            iterates.add(V, block, y[start:stop])
             start = stop
         missing = self.count - V.shape[1]
         if missing > 0:
-            # The Krylov space is invariant and smaller than k: the other values are zero, or as
-            # small as rounding, or repeated more often than the block is wide.
-            more = gaussian_block(len(V), missing, N, complex_=bool(np.iscomplexobj(V)))
-            more = orthogonalize(more, self._near(state.basis))
-            V = np.concatenate([V, np.linalg.qr(more)[0]], axis=1)
-        return np.ascontiguousarray(V)
+            # The Krylov space is smaller than k. If it is invariant, the other values are zero, or
+            # as small as rounding, or repeated more often than the block is wide. If not, the run
+            # was stopped early, and V has a part outside the basis.
+            more = iterates.draw_block(V.shape[0], missing, N, complex_=V.dtype.kind == "c")
+            invariant = state.V_next.shape[1] == 0
+            more = iterates.orthogonalize(more, self._near(state.basis) if invariant else [V])
+            V = iterates.beside(V, iterates.orthonormal(more))
+        return V
+
+    def leading(self, state: LanczosState, count: int) -> Array | None:
+        """Form k vectors, unless blocks of the basis lie where this run has no shelf."""
+        elsewhere = any(isinstance(block, StoredBlock) for block in state.basis)
+        return (
+            None
+            if elsewhere and self.shelf is None
+            else iterates.columns(self.vector(state), 0, count)
+        )
 
 
 @dataclass(frozen=True)

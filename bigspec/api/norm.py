@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.algorithms import Algorithm
 from bigspec.api.arguments import (
     as_bytes,
     as_count,
@@ -46,7 +47,7 @@ def plan(
     *,
     rtol: float = 1e-3,
     failure_probability: float = 1e-6,
-    algorithm: str = "auto",
+    algorithm: str | Algorithm[Any] = "auto",
     block_size: int | None = None,
     memory_limit: int | str | None = None,
     k: int | None = None,
@@ -79,7 +80,7 @@ def norm(
     *,
     rtol: float = 1e-3,
     failure_probability: float = 1e-6,
-    algorithm: str = "auto",
+    algorithm: str | Algorithm[Any] = "auto",
     block_size: int | None = None,
     start: Any = None,
     seed: int | None = None,
@@ -102,9 +103,10 @@ def norm(
     failure_probability : float
         Accepted probability, over the random start alone, that the interval misses. Small
         values are nearly free.
-    algorithm : {"auto", "lanczos", "power", "gram"}
+    algorithm : {"auto", "lanczos", "power", "gram"} or Algorithm
         Block Lanczos needs the fewest passes, block power iteration the least memory, the Gram
-        matrix one pass if the smaller side is at most a few thousand.
+        matrix one pass if the smaller side is at most a few thousand. Or an object of your own,
+        which has the contract of `bigspec.algorithms.Algorithm`.
     block_size : int, optional
         Random columns of the start block. Default: chosen from what reading and multiplying the
         first slab cost, 16 for small matrices.
@@ -174,7 +176,7 @@ def norm(
     )
     observer = make_observer(progress)
     try:
-        with one_blas_thread(), kept(checkpoint, observer) as (writer, held):
+        with one_blas_thread(), kept(checkpoint, observer, algorithm) as (writer, held):
             chosen, held, W = prepared(
                 held, Progress(), executor, matrix, wishes, failure_probability, seed, loaded
             )

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["INLINE", "Codec", "Former", "Wire", "array_digest", "restored"]
+__all__ = ["INLINE", "Codec", "Former", "UnknownClassError", "Wire", "array_digest", "restored"]
 
 Array = np.ndarray[Any, Any]
 
@@ -100,6 +100,10 @@ class Former:
         return {name: name for name in self.fields.split()}
 
 
+class UnknownClassError(KeyError):
+    """A record holds an object of a class that is not on the list."""
+
+
 class Codec:
     """Encodes and decodes values.
 
@@ -160,6 +164,8 @@ class Codec:
         if not isinstance(data, dict):
             return data
         if "object" in data:
+            if data["object"] not in self.readers:
+                raise UnknownClassError(data["object"])
             read, table = self.readers[data["object"]]
             items = data["fields"].items()
             return read(**{table[key]: self.decode(item, get) for key, item in items})

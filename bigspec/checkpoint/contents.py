@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint.codec import Codec, Former, Wire
+from bigspec.checkpoint.codec import Codec, Former, UnknownClassError, Wire
 from bigspec.checkpoint.store import Damaged, Store
 from bigspec.errors import CheckpointError
 
@@ -50,6 +50,12 @@ def newest(
                     continue
                 value = codec.decode(data["value"], cache(read_block))
                 return Found(value, number, data["kind"], data["saved"]), damage
+            except UnknownClassError as error:  # the checksum is right: it was written so
+                msg = (
+                    f"{store.where}: expected states of a known algorithm, got {error.args[0]!r}. "
+                    "To go on with this run, give the algorithm that made it, as an object"
+                )
+                raise CheckpointError(msg) from error
             except Damaged as error:
                 damage.append(str(error))
             except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -133,9 +133,19 @@ class Writer:
         ------
         CheckpointInUseError
             Another process has taken the checkpoint over.
+        CheckpointError
+            The value holds an object that no record has a name for.
         """
         if self._refused is not None:
             raise self._refused
+        try:  # here, and not in the background, where it would look like a store that fails
+            self.codec.encode(value, lambda _: "")
+        except TypeError as error:
+            msg = (
+                f"{self.store.where}: cannot save the state of this algorithm: {error}. Name its "
+                "class as a bigspec.algorithms.StateType, or run without a checkpoint"
+            )
+            raise CheckpointError(msg) from error
         self._saved_at = time.monotonic()
         with self._change:
             if self._queue and not (self.options.keep_blocks and self._queue[-1][0] == "step"):

@@ -12,6 +12,7 @@ import click
 
 from bigspec.api.cluster import connect
 from bigspec.cli.config import SOURCES
+from bigspec.run.plan import ALGORITHMS
 
 __all__ = [
     "PERFORMANCE",
@@ -82,7 +83,7 @@ debug_option = click.option(
 
 algorithm_option = click.option(
     "--algorithm",
-    type=click.Choice(["auto", "lanczos", "power", "gram"]),
+    type=click.Choice(ALGORITHMS),
     default="auto",
     show_default=True,
 )

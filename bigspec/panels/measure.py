@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 MEASURED_BYTES = 4 << 20  # of a sparse matrix
 
 
-STEEP = 2.5  # no wider block saves so many passes (`bigspec.run.planner.PASSES`)
+STEEP = 2.5  # no wider block saves so many passes (`bigspec.algorithms.PASSES`)
 
 
 @dataclass(frozen=True)

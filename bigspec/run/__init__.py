@@ -2,7 +2,7 @@
 
 from bigspec.run.known import Known
 from bigspec.run.loop import Outcome, solve
-from bigspec.run.state import SAVED_TYPES, KeptBlocks, Progress
+from bigspec.run.state import SAVED_TYPES, KeptBlocks, Progress, saved_types
 from bigspec.run.stop import Budget, check_budget
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Outcome",
     "Progress",
     "check_budget",
+    "saved_types",
     "solve",
 ]

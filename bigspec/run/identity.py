@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.algorithms import REGISTRY, Algorithm
 from bigspec.checkpoint import Checkpoint, Writer, array_digest
 from bigspec.errors import (
     ArgumentError,
@@ -24,9 +25,9 @@ from bigspec.errors import (
     ResumeError,
 )
 from bigspec.passes import Executor
-from bigspec.run import SAVED_TYPES, Progress
-from bigspec.run.plan import Plan, Wishes
-from bigspec.run.planner import check_wishes, make_plan, resume_plan
+from bigspec.run import Progress, saved_types
+from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
+from bigspec.run.planner import make_plan, resume_plan
 from bigspec.run.start import Start, entropy_of, start_vectors
 from bigspec.watch import Observer
 
@@ -43,13 +44,16 @@ RUN = {
 
 
 @contextmanager
-def kept(checkpoint: Any, observer: Observer) -> Iterator[tuple[Writer | None, Progress | None]]:
+def kept(
+    checkpoint: Any, observer: Observer, algorithm: str | Algorithm[Any] = "auto"
+) -> Iterator[tuple[Writer | None, Progress | None]]:
     """Own a checkpoint while inside, and load what it holds; with None, do nothing."""
     options = as_checkpoint(checkpoint)
     if options is None:
         yield None, None
         return
-    writer = Writer(options, SAVED_TYPES)
+    check_algorithm(algorithm)
+    writer = Writer(options, saved_types(algorithm))
     try:
         progress = writer.open()
         if progress is not None:
@@ -80,6 +84,7 @@ def begin(
     chosen: Plan, wishes: Wishes, failure_probability: float, entropy: int, start: Array | None
 ) -> dict[str, Any]:
     """Describe a new run, so that another process can go on with it and no other."""
+    event = REGISTRY.of(chosen.algorithm).event
     return {
         "id": uuid.uuid4().hex,
         "matrix": chosen.matrix.identity,
@@ -90,7 +95,7 @@ def begin(
         "count": wishes.count,
         "basis_bytes": chosen.layout.memory.spare,
         "failure_probability": failure_probability,
-        "delta_ledger": _ledger(chosen.algorithm.name, wishes.count, failure_probability),
+        "delta_ledger": [{"event": event, "delta": failure_probability}] if event else [],
         "entropy": entropy,
         "start": _digest(start),
         "cut": chosen.layout.cut,
@@ -101,15 +106,6 @@ def begin(
         "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "by": f"process {os.getpid()} on {socket.gethostname()}",
     }
-
-
-def _ledger(algorithm: str, count: int, delta: float) -> list[dict[str, Any]]:
-    """Say what the failure probability is spent on: once a run, and on nothing by gram."""
-    if algorithm == "gram":
-        return []
-    if count:
-        return [{"event": "windows of the start block", "delta": delta}]
-    return [{"event": "chi-square of the start block", "delta": delta}]
 
 
 def prepared(
@@ -185,11 +181,17 @@ def go_on(
     """
     check_wishes(matrix, wishes)
     run = progress.run
+    if run["algorithm"] not in ALGORITHMS and isinstance(wishes.algorithm, str):
+        msg = (
+            f"checkpoint: expected the object {run['algorithm']!r} that the run was begun with, "
+            f"got {wishes.algorithm!r}; give it as `algorithm`"
+        )
+        raise ResumeError(msg)
     rows = run["cut"]["orientation"] == "rows"
     vectors = None if start is None else start.side(rows=rows)
     asked = {
         "failure_probability": failure_probability,
-        "algorithm": run["algorithm"] if wishes.algorithm == "auto" else wishes.algorithm,
+        "algorithm": run["algorithm"] if wishes.name == "auto" else wishes.name,
         "block_size": _block_size(wishes, run),
         "k": wishes.count or "none (the norm)",
         "seed": run["entropy"] if seed is None else seed,
@@ -229,10 +231,11 @@ def go_on(
 
 def _block_size(wishes: Wishes, run: dict[str, Any]) -> int:
     """Return the block size asked for; one above the order of the matrix is cut to it."""
-    if wishes.block_size is None:
+    asked = wishes.block_size or wishes.own_block
+    if asked is None:
         return int(run["block_size"])
     order = min(run["matrix"]["shape"])
-    return min(wishes.block_size, int(order))
+    return min(asked, int(order))
 
 
 def _differences(name: str, was: Any, now: Any) -> list[str]:

@@ -1,16 +1,19 @@
-"""A plan: what a run would read, hold and do, and what the caller fixed."""
+"""Wishes of a caller, checked, and the plan that comes of them: what a run reads, holds, does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from bigspec.algorithms import Algorithm
-from bigspec.errors import format_bytes
-from bigspec.matrices import Matrix
+from bigspec.algorithms import REGISTRY, Algorithm, Row
+from bigspec.errors import ArgumentError, format_bytes
+from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.layout import Layout
 
-__all__ = ["Plan", "Wishes"]
+__all__ = ["ALGORITHMS", "Plan", "Wishes", "check_algorithm", "check_wishes"]
+
+ALGORITHMS = ("auto", *REGISTRY.names)
+CONTRACT = ("name", "init", "step", "bounds", "has_room", "vector", "leading")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Wishes:
 
     Attributes
     ----------
-    algorithm : str
+    algorithm : str or Algorithm
+        A name, or an object.
     block_size : int or None
     extra : int
         Columns of a warm start.
@@ -33,13 +37,35 @@ class Wishes:
         Whether the left vectors are written to a store.
     """
 
-    algorithm: str = "auto"
+    algorithm: str | Algorithm[Any] = "auto"
     block_size: int | None = None
     extra: int = 0
     memory_limit: int | None = None
     count: int = 0
     shelved: bool = False
     stored: bool = False
+
+    @property
+    def row(self) -> Row | None:
+        """What the registry knows of the algorithm; None while it is open."""
+        if not isinstance(self.algorithm, str):
+            return REGISTRY.of(self.algorithm)
+        if self.algorithm == "auto" or (self.count and self.algorithm != "lanczos"):
+            return None
+        return REGISTRY.named(self.algorithm, several=self.count > 0)
+
+    @property
+    def own_block(self) -> int | None:
+        """Block size of an object given; None for a name, and for an algorithm on H itself."""
+        given: Any = self.algorithm
+        if isinstance(given, str) or REGISTRY.of(given).entries:
+            return None
+        return int(given.block_size)
+
+    @property
+    def name(self) -> str:
+        """Name of the algorithm, or ``"auto"``."""
+        return self.algorithm if isinstance(self.algorithm, str) else self.algorithm.name
 
 
 @dataclass(frozen=True)
@@ -107,3 +133,78 @@ class Plan:
             f"  memory      {held}",
         ]
         return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
+
+
+def check_algorithm(algorithm: Any) -> None:
+    """Raise `ArgumentError` for what is neither a name nor an object of the contract."""
+    if isinstance(algorithm, str):
+        if algorithm not in ALGORITHMS:
+            msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {algorithm!r}"
+            raise ArgumentError(msg)
+        return
+    if isinstance(algorithm, type):
+        msg = f"algorithm: expected an object, got the class {algorithm.__name__}; call it"
+        raise ArgumentError(msg)
+    lacking = [part for part in CONTRACT if not hasattr(algorithm, part)]
+    if lacking:
+        msg = (
+            f"algorithm: expected one of {', '.join(ALGORITHMS)}, or an object with "
+            f"{', '.join(CONTRACT)}, got {algorithm!r} without {', '.join(lacking)}"
+        )
+        raise ArgumentError(msg)
+    row = REGISTRY.of(algorithm)
+    if row.several:
+        msg = f"algorithm: expected one that bounds sigma_1 alone, got {algorithm!r}; see svds"
+        raise ArgumentError(msg)
+    if row.make is None and row.name in ALGORITHMS:
+        msg = (
+            f"algorithm: expected an object with a name of its own, got {type(algorithm).__name__} "
+            f"with the name {row.name!r} of another one"
+        )
+        raise ArgumentError(msg)
+    size = getattr(algorithm, "block_size", None)
+    if not row.entries and not (isinstance(size, int) and size >= 1):
+        msg = (
+            f"algorithm: expected an object with a block_size of at least 1, got {algorithm!r} "
+            f"with {size!r}; or set its attribute `entries`, if it asks for H itself"
+        )
+        raise ArgumentError(msg)
+
+
+def check_wishes(matrix: Matrix, wishes: Wishes) -> None:
+    """Raise `ArgumentError` for wishes that contradict the matrix or one another."""
+    check_algorithm(wishes.algorithm)
+    order, given = min(matrix.shape), not isinstance(wishes.algorithm, str)
+    if wishes.count < 0 or wishes.count > order:
+        msg = (
+            f"k: expected 1 <= k <= min(m, n) = {order} for {matrix.name} {matrix.shape}, got "
+            f"{wishes.count}"
+        )
+        raise ArgumentError(msg)
+    row = wishes.row
+    if wishes.count and (row is None or not row.several) and wishes.algorithm != "auto":
+        msg = f"algorithm: expected 'lanczos' or 'auto' for triplets, got {wishes.algorithm!r}"
+        raise ArgumentError(msg)
+    if wishes.block_size is not None and wishes.block_size < 1:
+        msg = f"block_size: expected at least 1, got {wishes.block_size!r}; 16 is a good choice"
+        raise ArgumentError(msg)
+    if wishes.block_size is not None and given:
+        msg = (
+            f"block_size: expected none beside an algorithm that is an object, which has its own, "
+            f"got {wishes.block_size}"
+        )
+        raise ArgumentError(msg)
+    if row is None or not row.entries:
+        return
+    if wishes.block_size is not None:
+        msg = (
+            f"block_size: expected none with algorithm={row.name!r}, which has no random block, "
+            f"got {wishes.block_size}"
+        )
+        raise ArgumentError(msg)
+    if isinstance(matrix, OperatorMatrix):
+        msg = (
+            f"algorithm: expected 'lanczos' or 'power' for the operator {matrix.name}, got "
+            f"{row.name!r}, which needs entries"
+        )
+        raise ArgumentError(msg)

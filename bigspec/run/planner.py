@@ -1,33 +1,33 @@
-"""Choosing the algorithm, the block size and the layout, and saying why."""
+"""Choosing what the caller left open: one planner, for the norm and for k triplets alike."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from bigspec.algorithms import Algorithm, Gram, Lanczos, Power, TopLanczos
-from bigspec.errors import ArgumentError, MemoryLimitError, format_bytes
+from bigspec.algorithms import REGISTRY, Algorithm, Row
+from bigspec.errors import MemoryLimitError, format_bytes
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.layout import Layout, choose_layout, keep_layout
 from bigspec.passes import Executor, Measurement, measure, where, with_factors
-from bigspec.run.plan import Plan, Wishes
+from bigspec.run.choices import (
+    DEFAULT_BLOCK,
+    Setting,
+    algorithm_choice,
+    block_choice,
+    layout_choices,
+    triplet_choices,
+    widest_block,
+)
+from bigspec.run.plan import Plan, Wishes, check_wishes
 
-__all__ = ["ALGORITHMS", "check_wishes", "make_plan", "resume_plan"]
+__all__ = ["make_plan", "resume_plan"]
 
-ALGORITHMS = ("auto", "lanczos", "power", "gram")
-DEFAULT_BLOCK = 16
-# Blocks of the iterate's size held at the client: the recurrence, the image, temporaries.
-BLOCKS = {"lanczos": 6, "power": 5, "gram": 3}
-# Typical passes to a relative width of 1e-3 by block size (method, section 9: a gap of 0.7).
-PASSES = {1: 15, 2: 11, 4: 8, 8: 7, 16: 6, 32: 5}
 MEASURE_FROM = 256 << 20  # smaller matrices are done before a measurement pays
 MEASURE_SPARSE_FROM = 16 << 20  # there blocks differ by more, and a part is measured
-PREFER_DEFAULT = 0.85  # another block size must be this much cheaper, or noise would choose
-WHOLE = 256  # order up to which the block for triplets spans the whole space
-GRAM_ALWAYS = 512  # order up to which H is formed without measuring
-GRAM_MOST = 4096
-FLOPS = 2e10  # of one core, for the eigenproblem of the Gram matrix
+NARROWER, NARROWER_SEVERAL = (8, 4, 1), (64, 32, 16, 8)  # blocks where a wider one does not fit
 
 
 def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool = True) -> Plan:
@@ -49,10 +49,7 @@ def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool 
     check_wishes(matrix, wishes)
     limit = wishes.memory_limit or executor.memory() // 2
     planner = _Planner(matrix, executor, wishes, limit)
-    if wishes.count:
-        return planner.plan_top()
-    measured = planner.measure() if look else None
-    return planner.plan(measured)
+    return planner.plan(planner.measure() if look else None)
 
 
 def resume_plan(
@@ -78,14 +75,15 @@ def resume_plan(
     MemoryLimitError
         The run does not fit any more, or only with iterates of another length.
     """
-    name, b, cut = run["algorithm"], run["block_size"], run["cut"]
+    b, cut, count = run["block_size"], run["cut"], wishes.count
     limit = wishes.memory_limit or executor.memory() // 2
+    row = wishes.row or REGISTRY.named(run["algorithm"], several=count > 0)
     planner = _Planner(matrix, executor, replace(wishes, extra=run["extra"]), limit)
     choices = list(run["choices"])
-    layout = planner.kept_layout(name, b, cut)
+    layout = planner.kept_layout(row, b, cut)
     kept = layout is not None
     if layout is None:
-        layout = planner.layout(name, b)
+        layout = planner.layout(row, b)
         if layout.orientation != cut["orientation"]:
             msg = (
                 f"memory_limit: expected room for the panels of {cut['orientation']} that the "
@@ -98,58 +96,16 @@ def resume_plan(
             "last bits are not those of an uninterrupted run, and panels are not compared with "
             "the first pass"
         )
-    if wishes.count:
-        algorithm: Algorithm[Any] = planner.top(b, layout)
-        return Plan(matrix, algorithm, b, layout, where(matrix, executor), tuple(choices)), kept
-    basis = min(run["basis_bytes"], layout.memory.spare)
-    if name == "lanczos" and basis < run["basis_bytes"]:
-        choices.append(
-            f"basis of at most {format_bytes(basis)}, less than before: once it no longer fits, "
-            "the bits are not those of an uninterrupted run"
-        )
-    algorithm = _build(name, b, basis)
-    return Plan(
-        matrix, algorithm, b, layout, where(matrix, executor), tuple(choices), run["measured_bytes"]
-    ), kept
-
-
-def _build(name: str, block_size: int, basis_bytes: int) -> Algorithm[Any]:
-    if name == "lanczos":
-        # The basis lives at the client; a cluster's limit says nothing about that process.
-        return Lanczos(block_size, basis_bytes=basis_bytes)
-    return Gram() if name == "gram" else Power(block_size)
-
-
-def check_wishes(matrix: Matrix, wishes: Wishes) -> None:
-    """Raise `ArgumentError` for wishes that contradict the matrix or one another."""
-    if wishes.algorithm not in ALGORITHMS:
-        msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {wishes.algorithm!r}"
-        raise ArgumentError(msg)
-    order = min(matrix.shape)
-    if wishes.count < 0 or wishes.count > order:
-        msg = (
-            f"k: expected 1 <= k <= min(m, n) = {order} for {matrix.name} {matrix.shape}, got "
-            f"{wishes.count}"
-        )
-        raise ArgumentError(msg)
-    if wishes.count and wishes.algorithm not in ("auto", "lanczos"):
-        msg = f"algorithm: expected 'lanczos' or 'auto' for triplets, got {wishes.algorithm!r}"
-        raise ArgumentError(msg)
-    if wishes.block_size is not None and wishes.block_size < 1:
-        msg = f"block_size: expected at least 1, got {wishes.block_size!r}; 16 is a good choice"
-        raise ArgumentError(msg)
-    if wishes.algorithm == "gram" and wishes.block_size is not None:
-        msg = (
-            f"block_size: expected none with algorithm='gram', which has no random block, got "
-            f"{wishes.block_size}"
-        )
-        raise ArgumentError(msg)
-    if wishes.algorithm == "gram" and isinstance(matrix, OperatorMatrix):
-        msg = (
-            f"algorithm: expected 'lanczos' or 'power' for the operator {matrix.name}, got 'gram', "
-            "which needs entries"
-        )
-        raise ArgumentError(msg)
+    basis = layout.memory.spare
+    if not count:
+        basis = min(run["basis_bytes"], basis)
+        if row.basis and basis < run["basis_bytes"]:
+            choices.append(
+                f"basis of at most {format_bytes(basis)}, less than before: once it no longer "
+                "fits, the bits are not those of an uninterrupted run"
+            )
+    algorithm = planner.algorithm(row, b, layout, basis)
+    return planner.planned(algorithm, b, layout, choices, run["measured_bytes"]), kept
 
 
 class _Room(TypedDict):
@@ -170,25 +126,25 @@ class _Planner:
     def order(self) -> int:
         return min(self.matrix.shape)
 
-    def layout(self, algorithm: str, block_size: int) -> Layout:
-        columns = self.columns(algorithm, block_size)
-        layout = choose_layout(self.matrix, columns, **self.room(algorithm))
+    def layout(self, row: Row, block_size: int) -> Layout:
+        columns = self.columns(row, block_size)
+        layout = choose_layout(self.matrix, columns, **self.room(row))
         return with_factors(layout, self.matrix, columns)
 
-    def kept_layout(self, algorithm: str, block_size: int, cut: dict[str, Any]) -> Layout | None:
-        columns = self.columns(algorithm, block_size)
-        layout = keep_layout(self.matrix, cut, columns, **self.room(algorithm))
+    def kept_layout(self, row: Row, block_size: int, cut: dict[str, Any]) -> Layout | None:
+        columns = self.columns(row, block_size)
+        layout = keep_layout(self.matrix, cut, columns, **self.room(row))
         try:
             return None if layout is None else with_factors(layout, self.matrix, columns)
         except MemoryLimitError:
             return None
 
-    def columns(self, algorithm: str, block_size: int) -> int:
-        return block_size + (0 if algorithm == "gram" else self.wishes.extra)
+    def columns(self, row: Row, block_size: int) -> int:
+        return block_size + (0 if row.entries else self.wishes.extra)
 
-    def room(self, algorithm: str) -> _Room:
+    def room(self, row: Row) -> _Room:
         return {
-            "blocks": BLOCKS[algorithm],
+            "blocks": row.blocks,
             "limit": self.limit,
             "tasks": 1 if isinstance(self.matrix, OperatorMatrix) else self.executor.tasks,
             "local": self.executor.local,
@@ -196,91 +152,123 @@ class _Planner:
 
     def measure(self) -> Measurement | None:
         """Time the first slab, if something is open and the matrix large enough to care."""
-        matrix, wishes = self.matrix, self.wishes
-        open_ = wishes.block_size is None and wishes.algorithm != "gram"
-        dense_here = matrix.resident and matrix.streams and matrix.nbytes == _dense_bytes(matrix)
+        matrix, wishes, gram = self.matrix, self.wishes, REGISTRY.named("gram")
+        own = not isinstance(wishes.algorithm, str) or wishes.count > 0
+        closed = own or wishes.block_size is not None or wishes.algorithm == gram.name
+        dense = matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize
+        dense_here = matrix.resident and matrix.streams and matrix.nbytes == dense
         sparse = matrix.piece_nbytes is not None
         enough = MEASURE_SPARSE_FROM if sparse else MEASURE_FROM
         known = isinstance(matrix, OperatorMatrix) or dense_here or not matrix.streams
-        if known or not open_ or matrix.nbytes < enough:
+        if known or closed or matrix.nbytes < enough:
             return None
         try:
-            layout = self.layout("lanczos", min(DEFAULT_BLOCK, self.order))
+            layout = self.layout(REGISTRY.named("lanczos"), min(DEFAULT_BLOCK, self.order))
         except MemoryLimitError:
             return None
         if layout.reads_per_pass == 2:
             return None
         # Not below 4: at flat edges one column may never certify (section 9 of the method).
         sizes = [b for b in (4, 8, 16, 32) if b <= self.order]
-        gram = wishes.algorithm == "auto" and self.order <= GRAM_MOST and self.gram_fits()
-        result = self.executor.call(measure, matrix, layout, sizes, gram)
+        forms = wishes.algorithm == "auto" and self.order <= gram.most and self.fits(gram)
+        result = self.executor.call(measure, matrix, layout, sizes, forms)
         assert isinstance(result, Measurement)
         return result
 
-    def gram_fits(self) -> bool:
+    def fits(self, row: Row) -> bool:
+        """Whether an algorithm on H itself fits in one read."""
         try:
-            return self.layout("gram", self.order).reads_per_pass == 1
+            return self.layout(row, self.order).reads_per_pass == 1
         except MemoryLimitError:
             return False
 
     def plan(self, measured: Measurement | None) -> Plan:
-        b, why_b = self.block_size(measured)
-        name, why = self.algorithm(b, measured)
-        choices = [why] if why else []
-        if name == "gram":
-            layout = self.layout("gram", self.order)
-            b = layout.iterate_length
-        else:
-            choices += [why_b] if why_b else []
-            name, b, layout, more = self.fit(name, b)
-            choices += more
-        choices += self.orientation(layout)
-        algorithm = _build(name, b, layout.memory.spare)
-        read = measured.bytes_read if measured else 0
-        return Plan(
-            self.matrix,
-            algorithm,
-            b,
-            layout,
-            where(self.matrix, self.executor),
-            tuple(choices),
-            read,
-        )
+        setting = Setting(self.matrix, self.wishes, self.executor.tasks, measured)
+        wished, choices = self.wished(setting)
+        row, b, layout, algorithm = self.fit(wished)
+        if row.several:
+            choices += triplet_choices(setting, b, layout)
+        elif (row, b) != wished:
+            choices += [f"{row.name} with a block of {b}: the largest that fits the memory limit"]
+        choices += layout_choices(setting, layout)
+        b = layout.iterate_length if row.entries else b
+        return self.planned(algorithm, b, layout, choices, measured.bytes_read if measured else 0)
 
-    def plan_top(self) -> Plan:
-        """Plan a run for the k largest triplets: the widest block that fits."""
-        k, n, wished = self.wishes.count, self.order, self.wishes.block_size
-        widest = n if n <= WHOLE else min(n, max(DEFAULT_BLOCK, k + 8))
-        sizes = (
-            {min(wished, n)} if wished else {widest, *(b for b in (64, 32, 16, 8) if b < widest)}
-        )
+    def planned(
+        self, algorithm: Algorithm[Any], b: int, layout: Layout, choices: list[str], read: int
+    ) -> Plan:
+        place = where(self.matrix, self.executor)
+        return Plan(self.matrix, algorithm, b, layout, place, tuple(choices), read)
+
+    def wished(self, setting: Setting) -> tuple[tuple[Row, int], list[str]]:
+        """Return the algorithm and the block that are best where memory does not matter."""
+        wishes, order, row = self.wishes, self.order, self.wishes.row
+        if wishes.count:
+            b = wishes.block_size or widest_block(wishes.count, order)
+            return (row or REGISTRY.named("lanczos", several=True), min(b, order)), []
+        if row is not None and row.entries:
+            return (row, order), []
+        if row is not None and wishes.own_block is not None:
+            return (row, min(wishes.own_block, order)), []
+        b, why_b = block_choice(setting)
+        if row is not None:
+            return (row, b), [why_b] if why_b else []
+        row, why = algorithm_choice(setting, b, self.fits)
+        if row.entries:
+            return (row, order), [why]
+        return (row, b), [why, why_b] if why_b else [why]
+
+    def candidates(self, wished: tuple[Row, int]) -> Iterator[tuple[Row, int]]:
+        """Yield what may be tried in turn: what is open shrinks until it fits."""
+        (row, b), wishes = wished, self.wishes
+        own = not isinstance(wishes.algorithm, str)
+        given = wishes.algorithm != "auto" or row.several or row.entries
+        rows = [row] if given else [row, REGISTRY.named("power")]
+        fixed = own or row.entries or wishes.block_size is not None
+        narrower = NARROWER_SEVERAL if row.several else NARROWER
+        for size in [b] if fixed else [b, *(size for size in narrower if size < b)]:
+            yield from ((candidate, size) for candidate in rows)
+
+    def fit(self, wished: tuple[Row, int]) -> tuple[Row, int, Layout, Algorithm[Any]]:
+        """Return the first candidate that fits the memory limit, or say why the first does not."""
         error: MemoryLimitError | None = None
-        for b in sorted(sizes, reverse=True):
+        for row, b in self.candidates(wished):
             try:
-                layout = self.layout("lanczos", b)
-                algorithm = self.top(b, layout)
+                layout = self.layout(row, b)
+                return row, b, layout, self.algorithm(row, b, layout, layout.memory.spare)
             except MemoryLimitError as refusal:
                 error = error or refusal
-                continue
-            why = f"block of {b}: the largest that fits the memory limit"
-            if b == widest:
-                why = (
-                    f"block of {b}: k + 8 columns (at least {DEFAULT_BLOCK}) need the fewest passes"
-                )
-                if n <= WHOLE:
-                    why = f"block of {b}: one pass over the whole space of order {n}"
-            choices = [why] if wished is None else []
-            side = "left" if layout.orientation == "rows" else "right"
-            choices += [f"one more pass for the {side} vectors"]
-            choices += self.orientation(layout)
-            return Plan(
-                self.matrix, algorithm, b, layout, where(self.matrix, self.executor), tuple(choices)
-            )
         assert error is not None
         raise error
 
-    def top(self, b: int, layout: Layout) -> TopLanczos:
-        """Return the algorithm for k triplets with the memory that a layout leaves.
+    def algorithm(self, row: Row, b: int, layout: Layout, basis: int) -> Algorithm[Any]:
+        """Make the algorithm, with at most so many bytes for its basis.
+
+        Raises
+        ------
+        MemoryLimitError
+            What it holds besides the blocks of a pass does not fit.
+        """
+        given = self.wishes.algorithm
+        if row.several:
+            basis = self.basis_beside_vectors(b, layout)
+        if isinstance(given, str):
+            assert row.make is not None
+            # The basis lives at the client; a cluster's limit says nothing about that process.
+            return row.make(b, basis, self.wishes.count)
+        holds = getattr(given, "basis_bytes", 0)
+        if holds > layout.memory.spare:
+            memory = layout.memory
+            msg = (
+                f"memory_limit: expected at least {format_bytes(memory.total + holds)} for "
+                f"{row.name} with {format_bytes(holds)} for its basis, got "
+                f"{format_bytes(memory.limit)}. Give it less, or more memory"
+            )
+            raise MemoryLimitError(msg)
+        return given
+
+    def basis_beside_vectors(self, b: int, layout: Layout) -> int:
+        """Return the bytes that a layout and the vectors of k triplets leave for the basis.
 
         Raises
         ------
@@ -297,7 +285,7 @@ class _Planner:
         blocks = 1 if self.wishes.shelved else max(3, 1 + -(-(k + 8) // b))
         basis = memory.spare - vectors
         if basis >= blocks * block:
-            return TopLanczos(b, basis_bytes=basis, count=k)
+            return basis
         least = memory.total + vectors + blocks * block
         advice = [] if self.wishes.shelved else ["a checkpoint, which takes the basis"]
         advice += (
@@ -311,83 +299,3 @@ class _Planner:
             f"{' or '.join(['more memory', *advice])}."
         )
         raise MemoryLimitError(msg)
-
-    def fit(self, name: str, b: int) -> tuple[str, int, Layout, list[str]]:
-        """Shrink what is open until the iterates fit."""
-        names = [name] if self.wishes.algorithm != "auto" else [name, "power"]
-        sizes = [b] if self.wishes.block_size is not None else sorted({b, 8, 4, 1}, reverse=True)
-        error: MemoryLimitError | None = None
-        for size in (size for size in sizes if size <= b):
-            for candidate in names:
-                try:
-                    layout = self.layout(candidate, size)
-                except MemoryLimitError as refusal:
-                    error = error or refusal
-                    continue
-                smaller = (candidate, size) != (name, b)
-                why = f"{candidate} with a block of {size}: the largest that fits the memory limit"
-                return candidate, size, layout, [why] if smaller else []
-        assert error is not None
-        raise error
-
-    def block_size(self, measured: Measurement | None) -> tuple[int, str]:
-        if self.wishes.block_size is not None:
-            return min(self.wishes.block_size, self.order), ""
-        default = min(DEFAULT_BLOCK, self.order)
-        if measured is None:
-            return default, f"block of {default}: the default, certifies soonest when reading rules"
-        cost = {b: PASSES[b] * (measured.reading + t) for b, t in measured.multiplying.items()}
-        best = min(cost, key=lambda b: cost[b])
-        if default in cost and cost[best] > PREFER_DEFAULT * cost[default]:
-            best = default
-        return best, (
-            f"block of {best}: measured per pass and core, reading {measured.reading:.2g} s, "
-            f"products {measured.multiplying[best]:.2g} s at {best} columns"
-        )
-
-    def algorithm(self, b: int, measured: Measurement | None) -> tuple[str, str]:
-        name, n = self.wishes.algorithm, self.order
-        if name != "auto":
-            return name, ""
-        if isinstance(self.matrix, OperatorMatrix):
-            return "lanczos", "lanczos: fewest passes, and an operator has no entries for gram"
-        if self.wishes.block_size is not None:
-            return "lanczos", "lanczos: fewest passes for the block size given"
-        if n <= GRAM_ALWAYS and self.gram_fits():
-            return "gram", f"gram: A^H A of order {n} is exact after one pass"
-        if measured is None or measured.gram is None:
-            return "lanczos", f"lanczos: fewest passes (gram would need A^H A of order {n})"
-        eig = 4 * n**3 / FLOPS
-        gram = measured.reading + measured.gram
-        other = PASSES.get(b, 6) * (measured.reading + measured.multiplying[b])
-        cores = max(1, self.executor.tasks)
-        if gram / cores + eig < other / cores:
-            return "gram", (
-                f"gram: one pass of {gram:.2g} core-seconds against about {PASSES.get(b, 6)} "
-                f"passes and {other:.2g} core-seconds for lanczos"
-            )
-        return "lanczos", f"lanczos: about {other:.2g} core-seconds against {gram:.2g} for gram"
-
-    def orientation(self, layout: Layout) -> list[str]:
-        m, n = self.matrix.shape
-        natural = "rows" if n <= m else "columns"
-        said = []
-        if layout.orientation != natural:
-            said.append(
-                f"panels of {layout.orientation}: a strip of chunks along the smaller side does "
-                "not fit the memory limit, one along the larger side does"
-            )
-        if layout.reads_per_pass == 2:
-            said.append("two reads a pass: no strip of chunks fits the memory limit")
-        if layout.memory.tasks < min(self.executor.tasks, layout.panels) and not isinstance(
-            self.matrix, OperatorMatrix
-        ):
-            said.append(
-                f"{layout.memory.tasks} of {self.executor.tasks} threads: more strips at once do "
-                "not fit the memory limit"
-            )
-        return said
-
-
-def _dense_bytes(matrix: Matrix) -> int:
-    return matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize

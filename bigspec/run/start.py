@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 import zarr
 
-from bigspec.algorithms import Gram, Lanczos, Power, StoredBlock, TopLanczos
+from bigspec.algorithms import REGISTRY, Algorithm
 from bigspec.checkpoint import load_latest
 from bigspec.errors import ArgumentError, MissingSourceError
 from bigspec.results import Estimate
@@ -133,13 +133,12 @@ def _of_estimate(estimate: Estimate) -> Start:
     return Start(right, left, frozenset({estimate.seed}))
 
 
-def leading_vectors(algorithm: Any, state: Any, block_size: int) -> Array | None:
+def leading_vectors(algorithm: Algorithm[Any], state: Any, block_size: int) -> Array | None:
     """Return what a later run starts from: a few leading Ritz vectors, if the state has them.
 
     Half as many as the block has columns, for each widens the later block by one: of matrices
     changed by a thousandth, 8 beside 16 were certified to 1e-3 in one pass where 1 took two.
     """
-    assert isinstance(algorithm, Lanczos | Power | Gram)
     return None if state is None else algorithm.leading(state, max(1, min(MOST, block_size // 2)))
 
 
@@ -149,12 +148,13 @@ def _of_checkpoint(where: str) -> Start:
     if state is None:
         msg = f"start: expected a checkpoint with at least one complete pass, got {where} with none"
         raise ArgumentError(msg)
-    if run.get("count"):
-        whole = not any(isinstance(block, StoredBlock) for block in state.basis)
-        block = TopLanczos(count=run["count"]).vector(state) if whole else state.V_last
-        return _for_panels(block, run)
-    algorithm = {"lanczos": Lanczos, "power": Power, "gram": Gram}[run["algorithm"]]()
-    block = leading_vectors(algorithm, state, run["block_size"])
+    k = run.get("count") or 0
+    row = REGISTRY.named(run["algorithm"], several=k > 0)
+    assert row.make is not None
+    algorithm = row.make(run["block_size"], 0, k)
+    block = (
+        algorithm.leading(state, k) if k else leading_vectors(algorithm, state, run["block_size"])
+    )
     return _for_panels(state.V_last if block is None else block, run)  # lanczos kept no basis
 
 

@@ -7,21 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import (
-    GramState,
-    LanczosState,
-    PowerState,
-    StoredBlock,
-    TopState,
-)
+from bigspec.algorithms import REGISTRY, StoredBlock
 from bigspec.certificate import Facts
-from bigspec.checkpoint import Former, Wire, Writer
+from bigspec.checkpoint import Codec, Former, Wire, Writer
+from bigspec.errors import ArgumentError
 from bigspec.kernels.partials import Partial, RawFacts
 from bigspec.passes import Carried, FirstRounds
 from bigspec.results import PassRecord
 from bigspec.run.known import Known, known_of_k, known_of_one
 
-__all__ = ["SAVED_TYPES", "KeptBlocks", "Progress"]
+__all__ = ["SAVED_TYPES", "KeptBlocks", "Progress", "saved_types"]
 
 Array = np.ndarray[Any, Any]
 
@@ -80,9 +75,8 @@ PASS = (
     "number lower upper upper_bound lower_bound deterministic ritz_values bytes_read seconds "
     "seconds_reading seconds_multiplying panels retries"
 )
-RECURRENCE = "passes exponent facts V_last V_next T B tie basis eps start_defect narrowest collatz"
 
-SAVED_TYPES = (
+SAVED_TYPES: tuple[Wire | Former, ...] = (
     Wire(
         Progress,
         "Progress",
@@ -105,14 +99,42 @@ SAVED_TYPES = (
     Wire(
         Facts, "Facts", "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared"
     ),
-    Wire(LanczosState, "LanczosState", RECURRENCE),
-    Wire(
-        PowerState,
-        "PowerState",
-        "passes exponent facts V Z product log_scale log_norms eps start_defect",
-    ),
-    Wire(GramState, "GramState", "passes exponent facts values top eps exhausted"),
-    Wire(TopState, "TopState", RECURRENCE),
+    *(Wire(one.kind, one.name, one.fields, one.renamed) for one in REGISTRY.states),
     Wire(StoredBlock, "StoredBlock", "block shape"),
 )
 """What a `Progress` is made of, by the names in records: see `Wire` before you rename anything."""
+
+
+def saved_types(algorithm: Any = "auto") -> tuple[Wire | Former, ...]:
+    """Return what a run with this algorithm saves.
+
+    Parameters
+    ----------
+    algorithm : str or Algorithm
+        An object of a class that is not registered names its own state types.
+
+    Raises
+    ------
+    ArgumentError
+        It names none, or not every field of them, or one by a name that is taken.
+    """
+    if isinstance(algorithm, str) or type(algorithm) in {row.kind for row in REGISTRY.rows}:
+        return SAVED_TYPES
+    states = REGISTRY.of(algorithm).states
+    if not states:
+        msg = (
+            f"checkpoint: expected an algorithm that names the classes of its states, got "
+            f"{algorithm.name!r} without. Give {type(algorithm).__name__} an attribute `states`, a "
+            "tuple of bigspec.algorithms.StateType, or run it without a checkpoint"
+        )
+        raise ArgumentError(msg)
+    try:
+        types = (
+            *SAVED_TYPES,
+            *(Wire(one.kind, one.name, one.fields, one.renamed) for one in states),
+        )
+        Codec(types)
+    except ValueError as error:
+        msg = f"algorithm: the states of {algorithm.name!r} cannot be saved: {error}"
+        raise ArgumentError(msg) from error
+    return types

@@ -69,7 +69,8 @@ def test_another_matrix_is_refused(tmp_path):
 
 def test_every_saved_class_lies_in_one_of_them():
     text = "".join(path.read_text() for path in PLACE.glob("*/records/*/zarr.json"))
-    assert set(re.findall(r'"object": "(\w+)"', text)) == {wire.name for wire in SAVED_TYPES}
+    newer = {"Known"}  # replaced "Running" and "RunningTop", which are still read
+    assert set(re.findall(r'"object": "(\w+)"', text)) == {w.name for w in SAVED_TYPES} - newer
 
 
 def test_an_answer_is_narrower_than_what_was_saved():

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import fields, is_dataclass
 
 import dask
 import numpy as np
@@ -15,7 +14,7 @@ import bigspec
 from bigspec.checkpoint import Checkpoint
 from bigspec.checkpoint.codec import INLINE, Codec, array_digest
 from bigspec.errors import CheckpointError, MemoryLimitError, ResumeError
-from bigspec.run import SAVED_TYPES, solve
+from bigspec.run import SAVED_TYPES
 from bigspec.watch import Observer
 from tests.checkpoint.runs import Stopper
 from tests.matrices import Chunked, decaying
@@ -327,42 +326,6 @@ def test_only_listed_classes_come_out():
         CODEC.decode({"object": "Popen", "fields": {"args": "true"}}, refuse)
     with pytest.raises(TypeError, match="listed dataclass, got Checkpoint"):
         CODEC.encode(Checkpoint("x"), refuse)
-
-
-@ALL
-def test_states_hold_contiguous_arrays(row, matrix, tmp_path, monkeypatch):
-    """The memory order of anything else could not be restored, and it decides the last bits."""
-    seen = []
-
-    def watching(passes, algorithm, *args, **kwargs):
-        inner = type(algorithm).bounds
-
-        def bounds(self, state, *more, **options):
-            seen.append(state)
-            return inner(self, state, *more, **options)
-
-        monkeypatch.setattr(type(algorithm), "bounds", bounds)
-        return solve(passes, algorithm, *args, **kwargs)
-
-    monkeypatch.setattr("bigspec.api.norm.solve", watching)
-    start = np.eye(60)[:, :2]
-    extra = {} if row == "gram" else {"start": start}
-    bigspec.norm(matrix, **options(row, monkeypatch, **extra))
-    assert seen
-    for state in seen:
-        for array in arrays(state):
-            assert array.flags.c_contiguous or array.flags.f_contiguous
-
-
-def arrays(value):
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from arrays(item)
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from arrays(getattr(value, field.name))
 
 
 def refuse(_):

@@ -1,0 +1,117 @@
+"""What the rest of bigspec knows of an algorithm: one row each, and rows for objects of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bigspec.algorithms.contract import Algorithm
+
+__all__ = ["Registry", "Row", "StateType"]
+
+BLOCKS = 6  # of an algorithm that does not say: the recurrence, the image, temporaries
+
+
+@dataclass(frozen=True)
+class StateType:
+    """A class of which states are made, and what a checkpoint calls it and its fields.
+
+    Attributes
+    ----------
+    kind : type
+        A frozen dataclass of arrays, numbers, texts, tuples, `Facts` and classes named like this.
+    name : str
+        Its name in a checkpoint. It never changes, whatever Python calls the class later.
+    fields : str
+        Names of its fields there, with a space between two, in the order they are written.
+    renamed : mapping, optional
+        From a name in `fields` to the Python field, where the two differ.
+    """
+
+    kind: type
+    name: str
+    fields: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An algorithm as the planner, the checkpoint, a warm start and the command know it.
+
+    Attributes
+    ----------
+    name : str
+        What a user calls it.
+    kind : type
+    make : callable
+        From block size, bytes for a basis and k to the algorithm; None for an object given.
+    states : tuple of StateType
+    blocks : int
+        Blocks of the iterate's size that a run holds.
+    entries : bool
+        Whether it asks a pass for H itself, which takes entries and no random block.
+    several : bool
+        Whether it bounds l_1 .. l_k, not l_1 alone.
+    basis : bool
+        Whether it keeps a basis where that fits.
+    event : str
+        What the failure probability is spent on; empty for nothing.
+    passes : mapping of int to int
+        Typical passes to a relative width of 1e-3, by block size.
+    always, most : int
+        Orders of H up to which it is chosen without measuring, and up to which it is considered.
+    """
+
+    name: str
+    kind: type
+    make: Callable[[int, int, int], Algorithm[Any]] | None = None
+    states: tuple[StateType, ...] = ()
+    blocks: int = BLOCKS
+    entries: bool = False
+    several: bool = False
+    basis: bool = False
+    event: str = ""
+    passes: Mapping[int, int] = field(default_factory=dict)
+    always: int = 0
+    most: int = 0
+
+
+class Registry:
+    """The rows of bigspec's own algorithms."""
+
+    def __init__(self, *rows: Row) -> None:
+        self.rows = rows
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a user may ask for by name, for the norm."""
+        return tuple(row.name for row in self.rows if not row.several)
+
+    @property
+    def states(self) -> tuple[StateType, ...]:
+        """The classes of all states."""
+        return tuple(state for row in self.rows for state in row.states)
+
+    def named(self, name: str, *, several: bool = False) -> Row:
+        """Return the row of a name, of those for one value or for several; `KeyError` if none."""
+        for row in self.rows:
+            if (row.name, row.several) == (name, several):
+                return row
+        raise KeyError(name)
+
+    def of(self, algorithm: Algorithm[Any]) -> Row:
+        """Return the row of an object: that of its class, or what it says of itself."""
+        for row in self.rows:
+            if type(algorithm) is row.kind:
+                return row
+        name = algorithm.name
+        return Row(
+            name=name,
+            kind=type(algorithm),
+            states=tuple(getattr(algorithm, "states", ())),
+            blocks=getattr(algorithm, "blocks", BLOCKS),
+            entries=getattr(algorithm, "entries", False),
+            basis=getattr(algorithm, "basis_bytes", 0) > 0,
+            event=f"bounds of {name}",
+        )
