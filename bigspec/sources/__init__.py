@@ -58,7 +58,8 @@ ACCEPTED = (
 )
 
 
-PARTS = ("data", "indices", "indptr", "values", "indices_0", "indices_1", "pointers_to_1")
+PARTS = ("data", "indices", "indptr")
+BINSPARSE_PARTS = ("values", "indices_0", "indices_1", "pointers_to_1")
 """Arrays that sparse groups are made of."""
 
 
@@ -159,18 +160,18 @@ def _open_group(group: Any, name: str, memory: int, wanted: Wanted) -> Matrix | 
         return None
     _refuse(wanted, name, raw=False)
     if not wanted.raw:
-        _refuse_conventions(group, name)
+        _refuse_conventions(group, BINSPARSE_PARTS if described else PARTS, name)
     opening = open_binsparse if described else open_sparse_group
     return opening(group, name, memory)
 
 
-def _refuse_conventions(group: Any, name: str) -> None:
+def _refuse_conventions(group: Any, parts: Sequence[str], name: str) -> None:
     """Refuse a sparse group whose attributes say that it is packed or masked.
 
     Its format knows nothing of that, and an entry that is not stored is 0 there, packed or not.
     """
     said = named_convention(group.attrs)
-    for part in PARTS:
+    for part in parts:
         try:
             array = retries.with_retries(partial(group.get, part))
         except Exception as error:

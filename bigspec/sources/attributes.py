@@ -106,13 +106,15 @@ def refuse(value: Any, key: str, name: str, expected: str) -> NoReturn:
 
 def _parsed(element: Any) -> Any:
     """Return a number that was given as text or as an object, or None."""
+    if isinstance(element, int) and not -(2**63) <= element < 2**64:
+        return float(element)  # JSON's 1e30 without an exponent
     if isinstance(element, (bool, int, float, complex)):
         return element
     if not isinstance(element, (str, bytes)):
         return None
     text = text_of(element)
     if WHOLE.fullmatch(text):
-        return int(text)
+        return _parsed(int(text))
     if DECIMAL.fullmatch(text):
         return float(text)
     if DOUBLE.fullmatch(text):

@@ -225,8 +225,9 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
     if _is_dataset(node):
         return _dense(node, name, wanted)
     if not _sparse(node):
+        kind = "group" if hasattr(node, "keys") else "type"
         msg = (
-            f"{name}: expected a matrix, got a {type(node).__name__.lower()}; the file holds "
+            f"{name}: expected a matrix, got a {kind}; the file holds "
             f"{_listed(file)}. Point at one with '::', as in {path.name}::/X"
         )
         raise SourceError(msg)
@@ -311,7 +312,10 @@ def _dims(dataset: h5py.Dataset) -> tuple[str, ...]:
     """Return the names of the dimensions: their labels, their scales, or their numbers."""
     names = []
     for number, dim in enumerate(dataset.dims):
-        scale = next((str(scale.name).rpartition("/")[2] for scale in dim.values()), "")
+        try:
+            scale = next((str(held.name).rpartition("/")[2] for held in dim.values()), "")
+        except (RuntimeError, ValueError, KeyError):  # the scale was removed
+            scale = ""
         names.append(dim.label or scale or f"dim_{number}")
     return tuple(names)
 

@@ -171,7 +171,7 @@ def packing_of(
     name : str
         What messages call the array.
     mark : number, optional
-        What its format marks missing values by where there is no ``_FillValue``.
+        What its format marks missing values by, beside ``_FillValue``.
     netcdf : bool
         Whether netCDF's default marks hold.
 
@@ -185,8 +185,8 @@ def packing_of(
     scale, offset = _scaling(attrs, name)
     read = _Reader(attrs, kind, unsigned or signed, name)
     own = read.marks("_FillValue")
-    if not own and mark is not None:
-        own = read.stored(np.asarray(mark).reshape(-1), "fill_value")
+    if mark is not None:
+        own += read.stored(np.asarray(mark).reshape(-1), "fill_value")
     default = DEFAULT_FILL.get(f"{kind.kind}{kind.itemsize}") if netcdf else None
     if not own and default is not None:
         own = (kind.type(default),)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from bigspec.errors import MissingSourceError
+from bigspec.errors import MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid, Matrix
 from bigspec.sources import retries
@@ -174,11 +174,23 @@ def _scratch(grids: tuple[Grid, ...], dtype: np.dtype[Any]) -> int:
 def _packing(array: zarr.Array[Any], dtype: np.dtype[Any], name: str, wanted: Wanted) -> Packing:
     if wanted.raw:
         return RAW
-    attrs = array.attrs.asdict()
+    attrs = _attributes(array)
+    if attrs is None:
+        msg = (
+            f"{name}: expected an object in JSON for attributes, got something else. Correct it, "
+            "or take the numbers as they are stored with raw=True (--raw)"
+        )
+        raise SourceError(msg)
     fill = array.metadata.fill_value
     if fill is not None and fill == fill and not _marks(array, attrs, fill):
         fill = None
     return packing_of(attrs, dtype, name, mark=fill).filled(wanted.fill, dtype, name)
+
+
+def _attributes(array: zarr.Array[Any]) -> dict[str, Any] | None:
+    """Return the attributes, or None if they are of another kind than a mapping."""
+    held: Any = array.metadata.attributes or {}
+    return dict(held) if isinstance(held, Mapping) else None
 
 
 def _marks(array: zarr.Array[Any], attrs: dict[str, Any], fill: Any) -> bool:
@@ -192,11 +204,13 @@ def _marks(array: zarr.Array[Any], attrs: dict[str, Any], fill: Any) -> bool:
         return False
     if fill != 0:
         return DIMENSIONS in attrs or named_convention(attrs) is not None
-    return DIMENSIONS in attrs and ("scale_factor" in attrs or "add_offset" in attrs)
+    packed = "scale_factor" in attrs or "add_offset" in attrs
+    return packed and DIMENSIONS in attrs and "_FillValue" not in attrs
 
 
 def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
-    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get(DIMENSIONS)
+    held = _attributes(array) or {}
+    names = getattr(array.metadata, "dimension_names", None) or held.get(DIMENSIONS)
     if not isinstance(names, (list, tuple)) or len(names) != array.ndim:
         names = [None] * array.ndim
     return tuple(str(dim) if dim else f"dim_{i}" for i, dim in enumerate(names))

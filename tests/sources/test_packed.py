@@ -378,6 +378,20 @@ def test_raw_numbers_have_the_identity_of_runs_that_were_saved_before(tmp_path: 
     assert set(raw.identity) == {"where", "shape", "dtype", "chunks", "token"}
 
 
+def test_a_chunk_that_is_not_stored_is_missing_where_its_value_is_no_value(tmp_path: Path) -> None:
+    A = numbered("i2")
+    attrs = {"_ARRAY_DIMENSIONS": DIMS, "_FillValue": -1, "scale_factor": 2.0}
+    for fill, expected in ((-9999, 7.0), (0, 0.0)):
+        array = zarr.create_array(
+            tmp_path / f"A{fill}", shape=SHAPE, dtype="i2", chunks=STEP, zarr_format=2,
+            fill_value=fill, attributes=attrs,
+        )  # fmt: skip
+        array[5:] = A[5:]
+        matrix = bigspec.open_matrix(tmp_path / f"A{fill}", fill=7)
+        np.testing.assert_array_equal(whole(matrix)[:5], np.full(STEP, expected))
+        np.testing.assert_array_equal(whole(matrix)[5:], 2.0 * A[5:])
+
+
 # What is not clear is refused.
 
 
@@ -407,6 +421,15 @@ def test_an_attribute_that_does_not_say_clearly_what_is_meant(
     with pytest.raises(DataError, match=rf"A\.(zarr|h5|nc): .*({said}).* raw=True \(--raw\)"):
         open_source(place)
     np.testing.assert_array_equal(whole(open_source(place, raw=True)), numbered("i2"))
+
+
+def test_attributes_that_are_no_object(tmp_path: Path) -> None:
+    A = numbered("f4")
+    zarr.create_array(tmp_path / "A", data=A, zarr_format=2)
+    (tmp_path / "A/.zattrs").write_text("[1]")
+    with pytest.raises(SourceError, match="expected an object in JSON for attributes"):
+        open_source(tmp_path / "A")
+    np.testing.assert_array_equal(whole(open_source(tmp_path / "A", raw=True)), A)
 
 
 @pytest.mark.parametrize("ending", ["zarr", "h5"])
