@@ -23,7 +23,7 @@ import pytest
 
 import bigspec
 from bigspec.errors import DataError
-from tests.hostile_child import DOORS, LIMIT, answers
+from tests.hostile_child import DOORS, LIMIT
 
 SPARE = 300 << 20
 """Beyond the memory limit: decoders, Python's own."""
@@ -495,9 +495,3 @@ def test_a_line_is_named_by_its_number_in_a_later_block(tmp_path, monkeypatch):
     (tmp_path / "A.mtx").write_text(HEAD + "99 99 99\n" + "".join(lines))
     with pytest.raises(DataError, match=r"line 93, .*'1.5.5' is no number"):
         bigspec.norm(tmp_path / "A.mtx")
-
-
-def test_answers_of_a_child_are_of_its_doors():
-    """The table of doors and that of the cases use the same names."""
-    assert {door for _, door in EVERY} <= set(DOORS)
-    assert callable(answers)

@@ -202,7 +202,10 @@ def _dense(name: str) -> SourceError:
 
 
 def _no_banner(first: bytes, packed: bool, name: str) -> SourceError:
-    msg = f"{name}: expected a first line such as '%%MatrixMarket matrix coordinate real general'"
+    msg = (
+        f"{name}: cannot be read as a Matrix Market file: expected a first line such as "
+        "'%%MatrixMarket matrix coordinate real general'"
+    )
     if first.startswith(b"\x1f\x8b") and not packed:
         return SourceError(f"{msg}, got a gzip file; name it .mtx.gz")
     if first[257:262] == b"ustar":
