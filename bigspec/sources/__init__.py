@@ -23,7 +23,7 @@ from bigspec.sources.binsparse import is_binsparse, open_binsparse
 from bigspec.sources.checks import half_of_memory
 from bigspec.sources.files import is_file_format, open_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
-from bigspec.sources.locations import local_file, locate, open_node
+from bigspec.sources.locations import local_file, locate, open_failure, open_node
 from bigspec.sources.memory import (
     ArrayMatrix,
     SparseMatrix,
@@ -174,6 +174,8 @@ def _refuse_conventions(group: Any, parts: Sequence[str], name: str) -> None:
     for part in parts:
         try:
             array = retries.with_retries(partial(group.get, part))
+        except (ValueError, TypeError) as error:
+            raise open_failure(error, f"{name}/{part}") from error
         except Exception as error:
             raise retries.named_failure(error, name, part) from error
         attrs = getattr(array, "attrs", {})

@@ -255,7 +255,7 @@ def test_hdf5_that_is_no_matrix_names_what_is_there(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "A.h5", "w") as file:
         file["obs"] = np.arange(3)
         file["deep/X"] = np.ones((4, 3))
-    with pytest.raises(SourceError, match=r"got a file; the file holds /deep/X \(4, 3\) float64"):
+    with pytest.raises(SourceError, match=r"got a group; the file holds /deep/X \(4, 3\) float64"):
         open_source(tmp_path / "A.h5")
     with pytest.raises(MissingSourceError, match=r"nothing lies at 'Y'; the file holds /deep/X"):
         open_source(f"{tmp_path}/A.h5::/Y")
