@@ -24,7 +24,7 @@ from bigspec.certificate import (
     upper_bounds,
 )
 from bigspec.certificate.quantiles import column_quantile, smallest_singular_quantile
-from bigspec.run import Running
+from bigspec.run import Known
 from tests.monte_carlo import DiagonalPass, states
 
 pytestmark = pytest.mark.usefixtures("blas_of_a_run")
@@ -478,15 +478,15 @@ def test_interval_is_honest_where_other_stop_rules_are_wrong(b, rule):
     passes = DiagonalPass(sigma**2)
     algorithm = Lanczos(b, 1 << 30) if rule == "residual" else Power(b)
     for entropy in range(4):
-        running, before, stopped = Running(), 0.0, None
+        known, before, stopped = Known(), 0.0, None
         for state in states(algorithm, passes, entropy, None, 12):
-            running = running.updated(algorithm.bounds(state, 1e-6, complex_=False), 0)
+            known = known.updated(algorithm.bounds(state, 1e-6, complex_=False), 0)
             theta = float(state.relation.theta[0])
-            assert running.interval.lower <= 1.05 <= running.interval.upper
+            assert known.interval.lower <= 1.05 <= known.interval.upper
             small = np.linalg.norm(state.relation.F[0]) <= 2e-2 * theta
             stagnant = abs(theta - before) <= 1e-2 * theta
             if stopped is None and (small if rule == "residual" else stagnant):
-                stopped = running.interval
+                stopped = known.interval
             before = theta
         assert stopped is not None
         if stopped.lower < 1.04:  # that rule would have been wrong, and the interval says so

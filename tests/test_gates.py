@@ -15,7 +15,7 @@ from bigspec.algorithms import Lanczos
 from bigspec.certificate import Facts
 from bigspec.errors import ArgumentError
 from bigspec.results.gate import relative_change
-from bigspec.run import Running
+from bigspec.run import Known
 from tests.checkpoint.runs import assert_same_bits
 from tests.matrices import gapped
 from tests.monte_carlo import DiagonalPass, states
@@ -160,7 +160,7 @@ def test_a_far_gate_takes_two_passes_at_most_and_a_near_one_what_it_needs(spectr
     """Block Lanczos at b = 16; sums of the matrix of no help."""
     values = SPECTRA[spectrum] ** 2
     facts = Facts(float(values.sum()), 1e9, 1e9, 1.0, False)
-    algorithm, running = Lanczos(16), Running()
+    algorithm, known = Lanczos(16), Known()
     waiting = {
         Gate(max_norm=share): most
         for share, most in zip((2.0, 0.5, 1.01, 0.99), TAKEN[spectrum], strict=True)
@@ -168,8 +168,8 @@ def test_a_far_gate_takes_two_passes_at_most_and_a_near_one_what_it_needs(spectr
     }
     passes, most = DiagonalPass(values, facts=facts), max(waiting.values())
     for number, state in enumerate(states(algorithm, passes, 0, None, most), start=1):
-        running = running.updated(algorithm.bounds(state, DELTA, complex_=False), 0)
-        ends = running.interval.lower, running.interval.upper
+        known = known.updated(algorithm.bounds(state, DELTA, complex_=False), 0)
+        ends = known.interval.lower, known.interval.upper
         assert all(number <= allowed for allowed in waiting.values())
         waiting = {gate: k for gate, k in waiting.items() if not gate.decides(*ends)}
         if not waiting:

@@ -324,19 +324,19 @@ def test_event_of_probability_delta_leaves_only_certain_bounds():
     """A start block orthogonal to x_1: the probabilistic bound fails, and it is noticed."""
     from bigspec.algorithms import Bounds
     from bigspec.certificate import UpperBound
-    from bigspec.run import Running
+    from bigspec.run import Known
 
-    running = Running()
+    known = Known()
     certain = UpperBound(100.0, "Frobenius", True)
-    running = running.updated(
+    known = known.updated(
         Bounds(4.0, "Ritz value", (certain, UpperBound(5.0, "Christoffel", False)), (), 0.0), 0
     )
-    assert running.interval.upper_bound == "Christoffel"
-    running = running.updated(
+    assert known.interval.upper_bound == "Christoffel"
+    known = known.updated(
         Bounds(9.0, "Ritz value", (certain, UpperBound(10.0, "Christoffel", False)), (), 0.0), 0
     )
-    interval = running.interval
-    assert running.failed
+    interval = known.interval
+    assert known.failed
     assert (interval.upper_bound, interval.deterministic) == ("Frobenius", True)
     assert interval.lower <= 3.0 <= 10.0 <= interval.upper
 

@@ -12,7 +12,7 @@ import pytest
 from bigspec.algorithms import Lanczos, Power
 from bigspec.certificate import Facts
 from bigspec.results import relative_width
-from bigspec.run import Running
+from bigspec.run import Known
 from tests.monte_carlo import DiagonalPass, states
 
 pytestmark = pytest.mark.usefixtures("blas_of_a_run")
@@ -64,14 +64,14 @@ PINNED = {
 
 
 def counts(algorithm, spectrum, most):
-    """Passes until the running interval is as narrow as each of RTOLS."""
+    """Passes until the known interval is as narrow as each of RTOLS."""
     values = SPECTRA[spectrum] ** 2
     facts = Facts(float(values.sum()), 2.0, 2.0, 1.0, False)
-    running, taken = Running(), {}
+    known, taken = Known(), {}
     passes = DiagonalPass(values, facts=facts)
     for number, state in enumerate(states(algorithm, passes, 0, None, most), start=1):
-        running = running.updated(algorithm.bounds(state, DELTA, complex_=False), 0)
-        interval = running.interval
+        known = known.updated(algorithm.bounds(state, DELTA, complex_=False), 0)
+        interval = known.interval
         assert interval.lower <= 1.0 <= interval.upper
         width = relative_width(interval.lower, interval.upper)
         for rtol in RTOLS:

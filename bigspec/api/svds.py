@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import replace
@@ -26,7 +27,7 @@ from bigspec.passes import (
     passes_over,
 )
 from bigspec.results.triplets import Triplets
-from bigspec.run import Budget, KeptBlocks, Outcome, Progress, RunningTop, check_budget, solve
+from bigspec.run import Budget, KeptBlocks, Known, Outcome, Progress, check_budget, solve
 from bigspec.run.identity import kept, prepared, versions
 from bigspec.run.plan import Plan, Wishes
 from bigspec.run.start import load_start
@@ -143,7 +144,7 @@ def svds(
     observer = make_observer(progress)
     try:
         with one_blas_thread(), kept(checkpoint, observer) as (writer, held):
-            fresh = Progress(running=RunningTop.begin(k))
+            fresh = Progress(running=Known.begin(k))
             chosen, held, W = prepared(
                 held, fresh, executor, matrix, wishes, failure_probability, seed, loaded
             )
@@ -189,7 +190,6 @@ def _triplets(
     """Assemble the answer."""
     intervals = outcome.intervals
     read = sum(record.bytes_read for record in outcome.history)
-    history: Any = outcome.history
     return Triplets(
         u=made.u,
         s=made.s,
@@ -206,7 +206,7 @@ def _triplets(
         upper_bounds=tuple(interval.upper_bound for interval in intervals),
         lower_bounds=tuple(interval.lower_bound for interval in intervals),
         certain=tuple(interval.deterministic for interval in intervals),
-        rounding=tuple(interval.rounding for interval in intervals),
+        rounding=tuple(one.rounding if one.lower > 0 else math.inf for one in intervals),
         frobenius=outcome.frobenius,
         algorithm=chosen.algorithm.name,
         block_size=chosen.block_size,
@@ -214,7 +214,7 @@ def _triplets(
         seed=held.run["entropy"],
         matrix=chosen.matrix.identity,
         layout=layout,
-        history=history,
+        history=outcome.history,
         vector_passes=0 if made.forward is None else 1,
         seconds=held.seconds + time.monotonic() - began,
         bytes_read=read + (0 if made.forward is None else made.forward.bytes_read),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["INLINE", "Codec", "Wire", "array_digest", "restored"]
+__all__ = ["INLINE", "Codec", "Former", "Wire", "array_digest", "restored"]
 
 Array = np.ndarray[Any, Any]
 
@@ -76,13 +76,37 @@ class Wire:
         return {name: self.renamed.get(name, name) for name in self.fields.split()}
 
 
+@dataclass(frozen=True)
+class Former:
+    """A class that older records hold, and that is another one by now; none is written any more.
+
+    Parameters
+    ----------
+    name : str
+        Its name in a record.
+    fields : str
+        Names of its fields there.
+    read : callable
+        Takes the fields by their names, and returns the value as it is now.
+    """
+
+    name: str
+    fields: str
+    read: Callable[..., Any]
+
+    @property
+    def table(self) -> dict[str, str]:
+        """From the names in a record to those that `read` takes: the same."""
+        return {name: name for name in self.fields.split()}
+
+
 class Codec:
     """Encodes and decodes values.
 
     Parameters
     ----------
-    types : iterable of Wire
-        The dataclasses that may occur.
+    types : iterable of Wire or Former
+        The dataclasses that may occur, and those that older records may hold.
 
     Raises
     ------
@@ -90,12 +114,15 @@ class Codec:
         Two of them have the same name, or the same class.
     """
 
-    def __init__(self, types: Iterable[Wire]) -> None:
-        wires = tuple(types)
-        self.by_name = {wire.name: (wire.kind, wire.table) for wire in wires}
+    def __init__(self, types: Iterable[Wire | Former]) -> None:
+        every = tuple(types)
+        wires = [wire for wire in every if isinstance(wire, Wire)]
+        self.readers: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
+            one.name: (one.kind if isinstance(one, Wire) else one.read, one.table) for one in every
+        }
         self.by_kind = {wire.kind: (wire.name, wire.table) for wire in wires}
-        if not len(self.by_name) == len(self.by_kind) == len(wires):
-            msg = f"expected one name for each class, got {[wire.name for wire in wires]}"
+        if len(self.readers) != len(every) or len(self.by_kind) != len(wires):
+            msg = f"expected one name for each class, got {[one.name for one in every]}"
             raise ValueError(msg)
 
     def encode(self, value: Any, put: Callable[[Array], str]) -> Any:
@@ -133,9 +160,9 @@ class Codec:
         if not isinstance(data, dict):
             return data
         if "object" in data:
-            kind, table = self.by_name[data["object"]]
+            read, table = self.readers[data["object"]]
             items = data["fields"].items()
-            return kind(**{table[key]: self.decode(item, get) for key, item in items})
+            return read(**{table[key]: self.decode(item, get) for key, item in items})
         ((tag, held),) = data.items()
         if tag == "float":
             return float(held)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint.codec import Codec, Wire
+from bigspec.checkpoint.codec import Codec, Former, Wire
 from bigspec.checkpoint.store import Damaged, Store
 from bigspec.errors import CheckpointError
 
@@ -65,7 +65,7 @@ def newest(
     raise CheckpointError(msg)
 
 
-def load_latest(where: str | os.PathLike[str], types: Iterable[Wire]) -> Any:
+def load_latest(where: str | os.PathLike[str], types: Iterable[Wire | Former]) -> Any:
     """Read the newest whole value of a checkpoint without owning it.
 
     Raises
@@ -78,7 +78,9 @@ def load_latest(where: str | os.PathLike[str], types: Iterable[Wire]) -> Any:
     return _there(found, store).value
 
 
-def describe(where: str | os.PathLike[str], types: Iterable[Wire]) -> tuple[Any, dict[str, Any]]:
+def describe(
+    where: str | os.PathLike[str], types: Iterable[Wire | Former]
+) -> tuple[Any, dict[str, Any]]:
     """Return the newest value without its blocks, and facts about where it lies.
 
     When it was saved, who owns it, how many blocks it has; the blocks are not read.

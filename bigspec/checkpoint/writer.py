@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint.codec import Codec, Wire, array_digest
+from bigspec.checkpoint.codec import Codec, Former, Wire, array_digest
 from bigspec.checkpoint.contents import block_names, newest
 from bigspec.checkpoint.lease import Lease
 from bigspec.checkpoint.options import Checkpoint
@@ -46,7 +46,7 @@ class Writer:
     Parameters
     ----------
     options : Checkpoint
-    types : iterable of Wire
+    types : iterable of Wire or Former
         Dataclasses that a saved value is made of.
 
     Attributes
@@ -55,7 +55,7 @@ class Writer:
         What the user should hear; whoever runs the loop takes them out.
     """
 
-    def __init__(self, options: Checkpoint, types: Iterable[Wire]) -> None:
+    def __init__(self, options: Checkpoint, types: Iterable[Wire | Former]) -> None:
         self.options = options
         self.codec = Codec(types)
         self.store = Store(options.where)

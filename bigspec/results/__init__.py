@@ -6,7 +6,6 @@ from bigspec.results.records import (
     Interval,
     PassRecord,
     Range,
-    TripletPass,
     plain_values,
     relative_width,
 )
@@ -18,7 +17,6 @@ __all__ = [
     "Interval",
     "PassRecord",
     "Range",
-    "TripletPass",
     "Triplets",
     "Verdict",
     "plain_values",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +167,7 @@ class Estimate:
         """
         apart = {"right", "left", "ritz_vectors", "history"}
         data = {k: v for k, v in vars(self).items() if k not in apart}
-        data["history"] = [asdict(record) for record in self.history]
+        data["history"] = [record.to_dict() for record in self.history]
         derived = {
             "schema": SCHEMA,
             "value": self.value,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["Interval", "PassRecord", "Range", "plain_values", "relative_width"]
 
-__all__ = ["Interval", "PassRecord", "Range", "TripletPass", "plain_values", "relative_width"]
+
+ENDS = {"lowers", "uppers"}
 
 
 class Range(NamedTuple):
@@ -65,7 +65,7 @@ class PassRecord:
     number : int
         Counting from 1.
     lower, upper : float
-        The interval after this pass (running maximum and minimum).
+        The interval of sigma_1 after this pass (running maximum and minimum).
     upper_bound, lower_bound : str
         Names of the active bounds.
     deterministic : bool
@@ -82,6 +82,9 @@ class PassRecord:
         Tasks of the pass.
     retries : int
         Reads that failed and were tried again.
+    lowers, uppers : tuple of float
+        In a run of `svds` the intervals of all k values after this pass, largest value first;
+        empty in one of `norm`.
     """
 
     number: int
@@ -97,30 +100,18 @@ class PassRecord:
     seconds_multiplying: float
     panels: int
     retries: int = 0
+    lowers: tuple[float, ...] = ()
+    uppers: tuple[float, ...] = ()
 
     @property
     def width(self) -> float:
         """Relative width ``upper / lower - 1`` after this pass; of several, the largest."""
-        return relative_width(self.lower, self.upper)
+        return max(map(relative_width, self.lowers or (self.lower,), self.uppers or (self.upper,)))
 
-
-@dataclass(frozen=True, kw_only=True)
-class TripletPass(PassRecord):
-    """One pass of a run for sigma_1 .. sigma_k; `lower` and `upper` are those of sigma_1.
-
-    Attributes
-    ----------
-    lowers, uppers : tuple of float
-        The intervals after this pass, largest value first.
-    """
-
-    lowers: tuple[float, ...]
-    uppers: tuple[float, ...]
-
-    @property
-    def width(self) -> float:
-        """Largest of the relative widths ``upper / lower - 1`` after this pass."""
-        return max(map(relative_width, self.lowers, self.uppers))
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields; without `lowers` and `uppers` in a run of `norm`."""
+        fields = dict(vars(self))
+        return fields if self.lowers else {k: v for k, v in fields.items() if k not in ENDS}
 
 
 def plain_values(value: Any) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bigspec.results import TripletPass, html, plain_values, relative_width, text
+from bigspec.results import PassRecord, html, plain_values, relative_width, text
 
 __all__ = ["SCHEMA", "Triplets"]
 
@@ -79,7 +79,7 @@ class Triplets:
         The entropy of the start block.
     matrix, layout : dict
         Identity of the matrix, and how it was cut.
-    history : tuple of TripletPass
+    history : tuple of PassRecord
         One record a pass; the last pass, which makes the vectors, has none.
     vector_passes : int
         Passes for the vectors: 1, or 0 if none was made.
@@ -114,7 +114,7 @@ class Triplets:
     seed: int
     matrix: dict[str, Any] = field(repr=False)
     layout: dict[str, Any] = field(repr=False)
-    history: tuple[TripletPass, ...] = field(repr=False)
+    history: tuple[PassRecord, ...] = field(repr=False)
     vector_passes: int
     seconds: float
     bytes_read: int
@@ -155,7 +155,7 @@ class Triplets:
         """
         data = {k: v for k, v in vars(self).items() if k not in {"u", "vh", "history"}}
         data |= {name: data[name].tolist() for name in ("s", "lower", "upper")}
-        data["history"] = [asdict(record) for record in self.history]
+        data["history"] = [record.to_dict() for record in self.history]
         derived = {
             "schema": SCHEMA,
             "k": self.k,

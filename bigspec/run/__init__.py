@@ -1,7 +1,6 @@
 """The only loop, and what it runs on: a budget, what is known so far, and when that is saved."""
 
-from bigspec.run.known import Running
-from bigspec.run.known_top import RunningTop
+from bigspec.run.known import Known
 from bigspec.run.loop import Outcome, solve
 from bigspec.run.state import SAVED_TYPES, KeptBlocks, Progress
 from bigspec.run.stop import Budget, check_budget
@@ -10,10 +9,9 @@ __all__ = [
     "SAVED_TYPES",
     "Budget",
     "KeptBlocks",
+    "Known",
     "Outcome",
     "Progress",
-    "Running",
-    "RunningTop",
     "check_budget",
     "solve",
 ]

@@ -1,24 +1,33 @@
-"""What a run knows: the interval so far, and all that a checkpoint holds."""
+"""What is certain so far of sigma_1 .. sigma_k; the norm is k = 1."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bigspec.algorithms import Bounds
-from bigspec.results import Interval, PassRecord
+from bigspec.certificate import TopBounds, UpperBounds
+from bigspec.results import Interval, relative_width
 
-__all__ = ["Running", "in_units", "unscaled"]
+__all__ = ["Known", "in_units", "known_of_k", "known_of_one", "unscaled"]
 
 Array = np.ndarray[Any, Any]
+End = tuple[float, str]
+Ends = tuple[End, ...]
+
+NOTHING = (math.inf, "none")
+FLOOR = 1.5  # margins, as `Known.rounding` gives them, below which no width falls in practice
+FEW, MANY = 16.0, 1e3  # floors within which an interval is at its end, and near it
+LARGE = 1e-2  # of the value: a floor that leaves little to be told
+STUCK = 2.0 / 3.0  # what is near its floor, and shrinks by less in a pass, is taken to be there
 
 
 @dataclass(frozen=True)
-class Running:
-    """The interval so far: running maximum and minimum, in the units of the matrix.
+class Known:
+    """The intervals of sigma_1 .. sigma_k so far, in the units of the matrix.
 
     All passes' bounds hold together (one event for the probabilistic ones), so the best of
     them may be combined. If a probabilistic bound falls below an attained value, the event of
@@ -26,69 +35,163 @@ class Running:
 
     Attributes
     ----------
-    lower : float
-    lower_name : str
-    certain, likely : tuple of (float, str)
-        Least deterministic and least probabilistic upper bound, with their names.
+    lower, certain, likely : tuple of (float, str)
+        Greatest lower, least deterministic and least probabilistic upper bound of each value, with
+        their names.
     failed : bool
         Whether the event of probability `delta` has happened.
-    rounding : float
+    rounding : tuple of float
+        Share of each relative width that covers rounding. Both ends are moved by 2 eps, and with
+        ``l = theta - 2 eps`` a converged interval is ``((l + 4 eps) / l)^(1/2) - 1`` wide, which
+        is at most ``2 eps / l``, and that to first order.
+    before : tuple of float
+        Upper ends one pass ago. Empty for the norm, whose algorithms tell themselves when
+        rounding rules their bounds.
     """
 
-    lower: float = 0.0
-    lower_name: str = "none"
-    certain: tuple[float, str] = (math.inf, "none")
-    likely: tuple[float, str] = (math.inf, "none")
+    lower: Ends = ((0.0, "none"),)
+    certain: Ends = (NOTHING,)
+    likely: Ends = (NOTHING,)
     failed: bool = False
-    rounding: float = 0.0
+    rounding: tuple[float, ...] = (0.0,)
+    before: tuple[float, ...] = ()
 
-    def updated(self, bounds: Bounds, exponent: int) -> Running:
+    @classmethod
+    def begin(cls, k: int) -> Known:
+        """Return what is known before the first pass of k values; of the norm if k is 0."""
+        if k == 0:
+            return cls()
+        nothing, infinite = (NOTHING,) * k, (math.inf,) * k
+        return cls(((0.0, "none"),) * k, nothing, nothing, False, infinite, infinite)
+
+    def updated(self, bounds: Bounds | TopBounds, exponent: int) -> Known:
         """Take in the bounds after a pass."""
-        lower, name = unscaled(bounds.lower, exponent, down=True), bounds.lower_name
-        if not lower > self.lower:
-            lower, name = self.lower, self.lower_name
+        bounds = _of_k(bounds)
+        values = bounds.lower.tolist()
+        new = zip(values, bounds.lower_names, strict=True)
+        attained = [(unscaled(value, exponent, down=True), name) for value, name in new]
+        lower = tuple(max(*pair, key=_value) for pair in zip(self.lower, attained, strict=True))
         certain, likely = self.certain, self.likely
         for bound in bounds.uppers:
-            value = (unscaled(bound.value, exponent, down=False), bound.name)
+            ends = [(unscaled(v, exponent, down=False), bound.name) for v in bound.values.tolist()]
             if bound.deterministic:
-                certain = min(certain, value)
+                certain = _least(certain, ends)
             else:
-                likely = min(likely, value)
-        top = float(max(bounds.lower, np.finfo(float).tiny))
-        failed = self.failed or likely[0] < lower
-        return Running(lower, name, certain, likely, failed, 2 * float(bounds.eps) / top)
-
-    @property
-    def interval(self) -> Interval:
-        """The interval now."""
-        deterministic = self.failed or self.certain[0] <= self.likely[0]
-        upper, name = self.certain if deterministic else self.likely
-        return Interval(
-            self.lower, max(upper, self.lower), name, self.lower_name, deterministic, self.rounding
+                likely = _least(likely, ends)
+        below = any(up[0] < low[0] for up, low in zip(likely, lower, strict=True))
+        margin, tiny = 2 * float(bounds.eps), float(np.finfo(float).tiny)
+        return replace(
+            self,
+            lower=lower,
+            certain=certain,
+            likely=likely,
+            failed=self.failed or below,
+            rounding=tuple(margin / max(value, tiny) for value in values),
+            before=tuple(interval.upper for interval in self.intervals) if self.before else (),
         )
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
-        """The intervals of all singular values that are asked for."""
-        return (self.interval,)
+        """The intervals of all values that are asked for, largest first."""
+        found: list[Interval] = []
+        rows = zip(self.lower, self.certain, self.likely, self.rounding, strict=True)
+        for (lower, lower_name), certain, likely, rounding in rows:
+            deterministic = self.failed or certain[0] <= likely[0]
+            upper, name = certain if deterministic else likely
+            upper = max(upper, lower)
+            if found and found[-1].upper < upper:  # sigma_i <= sigma_{i-1}, and what bounds that
+                before = found[-1]
+                upper, name, deterministic = before.upper, before.upper_bound, before.deterministic
+            found.append(Interval(lower, upper, name, lower_name, deterministic, rounding))
+        return tuple(found)
+
+    @property
+    def interval(self) -> Interval:
+        """The interval of sigma_1."""
+        return self.intervals[0]
 
     @property
     def widest(self) -> Interval:
         """The interval that the stop rule looks at."""
-        return self.interval
+        return max(self.intervals, key=lambda i: relative_width(i.lower, i.upper))
 
-    def record(self, plain: PassRecord) -> PassRecord:
-        """Put the intervals of all values into the record of a pass."""
-        return plain
+    @property
+    def ends(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Lower and upper ends for the record of a pass over k values; empty for the norm."""
+        intervals = self.intervals if self.before else ()
+        return tuple(one.lower for one in intervals), tuple(one.upper for one in intervals)
 
     def stalled(self, rtol: float) -> bool:
-        """Whether rounding keeps further passes from narrowing what is too wide."""
-        return False
+        """Whether rounding keeps further passes from narrowing what is too wide.
+
+        Values whose floor alone exceeds `rtol` cannot reach it. They are left at a few floors;
+        or, where the floor is of the size of the value or not far away, once the interval
+        shrank by less than a third in the last pass. That ends the effort; the intervals claim
+        no more than they are.
+        """
+        if not self.before:
+            return False
+        for interval, before in zip(self.intervals, self.before, strict=True):
+            width, floor = relative_width(interval.lower, interval.upper), FLOOR * interval.rounding
+            if width <= rtol or (rtol < floor < LARGE and width <= FEW * floor):
+                continue
+            shrinks = interval.upper - interval.lower < STUCK * (before - interval.lower)
+            if floor <= rtol or shrinks or not (floor >= LARGE or width <= MANY * floor):
+                return False
+        return True
+
+
+def known_of_one(
+    lower: float, lower_name: str, certain: End, likely: End, failed: bool, rounding: float
+) -> Known:
+    """Read what records of the norm held before they held k values."""
+    return Known(((lower, lower_name),), (certain,), (likely,), failed, (rounding,))
+
+
+def known_of_k(
+    lower: Ends,
+    certain: Ends,
+    likely: Ends,
+    failed: bool,
+    rounding: tuple[float, ...],
+    before: tuple[float, ...],
+) -> Known:
+    """Read what records of k values held: the floor of the stop rule, not the margin alone."""
+    return Known(lower, certain, likely, failed, tuple(r / FLOOR for r in rounding), before)
+
+
+def _of_k(bounds: Bounds | TopBounds) -> TopBounds:
+    """Return bounds of l_1 as bounds of l_1 .. l_k."""
+    if isinstance(bounds, TopBounds):
+        return bounds
+    return TopBounds(
+        np.array([bounds.lower]),
+        (bounds.lower_name,),
+        tuple(
+            UpperBounds(np.array([bound.value]), bound.name, bound.deterministic)
+            for bound in bounds.uppers
+        ),
+        bounds.ritz_values,
+        bounds.eps,
+    )
+
+
+def _value(end: End) -> float:
+    return end[0]
+
+
+def _least(known: Ends, new: list[End]) -> Ends:
+    """Return the lower of each two ends; of equal ones, the first by name, so that one stays."""
+    return tuple(
+        min(old, end) if math.isfinite(end[0]) else old for old, end in zip(known, new, strict=True)
+    )
 
 
 def unscaled(squared: float, exponent: int, *, down: bool) -> float:
     """Return ``sqrt(squared) * 2**exponent``, rounded outwards."""
-    if not squared > 0.0:
+    if math.isnan(squared):  # says nothing: no bound at all
+        return 0.0 if down else math.inf
+    if squared <= 0.0:
         return 0.0
     if math.isinf(squared):
         return math.inf

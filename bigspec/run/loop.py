@@ -124,9 +124,9 @@ def solve(
                 bounds = bounds.of_zero()
             running = progress.running.updated(bounds, state.exponent)
             seconds = time.monotonic() - before
-            record = running.record(
-                _record(number, running.interval, bounds, state, passes, seconds)
-            )
+            plain = _record(number, running.interval, bounds, state, passes, seconds)
+            lowers, uppers = running.ends
+            record = replace(plain, lowers=lowers, uppers=uppers)
             history = (*progress.history, record)
             progress = replace(
                 progress,

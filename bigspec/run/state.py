@@ -15,12 +15,11 @@ from bigspec.algorithms import (
     TopState,
 )
 from bigspec.certificate import Facts
-from bigspec.checkpoint import Wire, Writer
+from bigspec.checkpoint import Former, Wire, Writer
 from bigspec.kernels.partials import Partial, RawFacts
 from bigspec.passes import Begun, Carried
-from bigspec.results import PassRecord, TripletPass
-from bigspec.run.known import Running
-from bigspec.run.known_top import RunningTop
+from bigspec.results import PassRecord
+from bigspec.run.known import Known, known_of_k, known_of_one
 
 __all__ = ["SAVED_TYPES", "KeptBlocks", "Progress"]
 
@@ -53,7 +52,7 @@ class Progress:
         Which run it is; see `bigspec.run.identity`.
     state : State or None
         Of the algorithm, after the last complete pass.
-    running : Running or RunningTop
+    running : Known
     history : tuple of PassRecord
     begun : Begun
         The pass after that, as far as it got.
@@ -65,7 +64,7 @@ class Progress:
 
     run: dict[str, Any] = field(default_factory=dict)
     state: Any = None
-    running: Any = field(default_factory=Running)
+    running: Known = field(default_factory=Known)
     history: tuple[PassRecord, ...] = ()
     begun: Begun = field(default_factory=Begun)
     tokens: Array | None = None
@@ -85,10 +84,11 @@ RECURRENCE = "passes exponent facts V_last V_next T B tie basis eps start_defect
 
 SAVED_TYPES = (
     Wire(Progress, "Progress", "run state running history begun tokens carried"),
-    Wire(Running, "Running", "lower lower_name certain likely failed rounding"),
-    Wire(RunningTop, "RunningTop", "lower certain likely failed rounding before"),
-    Wire(PassRecord, "PassRecord", PASS),
-    Wire(TripletPass, "TripletPass", f"{PASS} lowers uppers"),
+    Wire(Known, "Known", "lower certain likely failed rounding before"),
+    Former("Running", "lower lower_name certain likely failed rounding", known_of_one),
+    Former("RunningTop", "lower certain likely failed rounding before", known_of_k),
+    Wire(PassRecord, "PassRecord", f"{PASS} lowers uppers"),
+    Former("TripletPass", f"{PASS} lowers uppers", PassRecord),
     Wire(Begun, "Begun", "rounds total seconds"),
     Wire(Carried, "Carried", "blocks images errors Z X outer inner whole"),
     Wire(

@@ -8,8 +8,7 @@ import numpy as np
 
 from bigspec.results import Interval, PassRecord, relative_width
 from bigspec.results.text import width_text
-from bigspec.run.known import Running
-from bigspec.run.known_top import RunningTop
+from bigspec.run.known import Known
 from bigspec.run.stop import Budget
 
 __all__ = ["status_text"]
@@ -17,13 +16,13 @@ __all__ = ["status_text"]
 
 def status_text(
     reason: str,
-    running: Running | RunningTop,
+    known: Known,
     history: tuple[PassRecord, ...],
     budget: Budget,
     failure_probability: float,
 ) -> str:
     """Say in a sentence or two what was reached, or what ended the run and what is missing."""
-    interval, intervals = running.widest, running.intervals
+    interval, intervals = known.widest, known.intervals
     width = width_text(interval.lower, interval.upper)
     what = "relative width" if len(intervals) == 1 else "largest relative width"
     are = "interval holds" if len(intervals) == 1 else "intervals hold"
@@ -34,7 +33,7 @@ def status_text(
         else f"except with probability {failure_probability:g} over the random start"
     )
     note = ""
-    if running.failed:
+    if known.failed:
         note = (
             " A probabilistic bound fell below an attained value, so only deterministic bounds "
             "are used; was the matrix made from the same random numbers as the start block?"

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Self, TextIO
 
@@ -86,7 +85,7 @@ class JsonLog(Observer):
     def pass_finished(self, record: PassRecord) -> None:
         """Say what the pass cost and what the interval is."""
         self._heartbeat.stop()
-        values = asdict(record)
+        values = record.to_dict()
         number = values.pop("number")
         self._event("pass_finished", **{"pass": number, "width": record.width, **values})
 

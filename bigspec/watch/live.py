@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Self, TextIO
 
 from bigspec.errors import ArgumentError
-from bigspec.results import Estimate, PassRecord, TripletPass
+from bigspec.results import Estimate, PassRecord
 from bigspec.results.text import (
     bytes_text,
     interval_text,
@@ -137,7 +137,7 @@ class LiveProgress(Observer):
         self.close()
         ends = interval_text(record.lower, record.upper)
         self._interval = f"sigma_1 in {ends}, width {width_text(record.lower, record.upper)}"
-        if isinstance(record, TripletPass):
+        if record.lowers:
             most = rounded_up(record.width)
             self._interval += f", largest width of {len(record.lowers)} values {most}"
         rate = rate_text(record.bytes_read, record.seconds)

@@ -1,26 +1,29 @@
 """What classes and fields are called in a record stays, whatever Python calls them."""
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pytest
 
 import bigspec
-from bigspec.checkpoint import Wire
+from bigspec.checkpoint import Former, Wire
 from bigspec.checkpoint.codec import Codec
-from bigspec.run import SAVED_TYPES
+from bigspec.results import PassRecord
+from bigspec.run import SAVED_TYPES, Known
 from tests.matrices import Chunked, decaying
 
 # Runs that are saved somewhere hold these names. Never change one; a new field goes to the end,
 # and needs a default.
 NAMES = {
     "Progress": "run state running history begun tokens carried",
+    "Known": "lower certain likely failed rounding before",
     "Running": "lower lower_name certain likely failed rounding",
     "RunningTop": "lower certain likely failed rounding before",
     "PassRecord": (
         "number lower upper upper_bound lower_bound deterministic ritz_values bytes_read seconds"
-        " seconds_reading seconds_multiplying panels retries"
+        " seconds_reading seconds_multiplying panels retries lowers uppers"
     ),
     "TripletPass": (
         "number lower upper upper_bound lower_bound deterministic ritz_values bytes_read seconds"
@@ -55,7 +58,11 @@ def test_names_in_records_are_those_of_runs_that_lie_somewhere():
     assert {wire.name: " ".join(wire.table) for wire in SAVED_TYPES} == NAMES
 
 
-@pytest.mark.parametrize("wire", SAVED_TYPES, ids=lambda wire: wire.name)
+WRITTEN = [one for one in SAVED_TYPES if isinstance(one, Wire)]
+READ_ONLY = [one for one in SAVED_TYPES if isinstance(one, Former)]
+
+
+@pytest.mark.parametrize("wire", WRITTEN, ids=lambda wire: wire.name)
 def test_every_field_of_a_saved_class_has_one_name(wire):
     assert sorted(wire.table.values()) == sorted(f.name for f in fields(wire.kind))
 
@@ -66,6 +73,59 @@ def test_a_run_is_described_by_the_names_of_runs_that_lie_somewhere(tmp_path):
     run = bigspec.show(tmp_path / "run").run
     assert list(run) == RUN.split()
     assert list(run["cut"]) == CUT.split()
+
+
+INFINITE = {"float": "inf"}
+# As records were written while one value and k values had classes of their own.
+ONE = {
+    "lower": 3.0, "lower_name": "Ritz value", "certain": {"tuple": [5.0, "Frobenius"]},
+    "likely": {"tuple": [4.0, "Lehmann"]}, "failed": False, "rounding": 2e-12,
+}  # fmt: skip
+ENDS = {"tuple": [{"tuple": [3.0, "Ritz value"]}, {"tuple": [0.0, "none"]}]}
+OPEN = {"tuple": [{"tuple": [5.0, "Frobenius"]}, {"tuple": [INFINITE, "none"]}]}
+SEVERAL = {
+    "lower": ENDS, "certain": OPEN, "likely": OPEN, "failed": True,
+    "rounding": {"tuple": [3e-12, INFINITE]}, "before": {"tuple": [6.0, INFINITE]},
+}  # fmt: skip
+PASS = {
+    "number": 2, "lower": 3.0, "upper": 5.0, "upper_bound": "Lehmann", "lower_bound": "Ritz value",
+    "deterministic": False, "ritz_values": {"tuple": [3.0]}, "bytes_read": 8, "seconds": 1.0,
+    "seconds_reading": 0.5, "seconds_multiplying": 0.25, "panels": 4, "retries": 0,
+}  # fmt: skip
+CODEC = Codec(SAVED_TYPES)
+
+
+def test_what_an_older_record_knows_of_one_value_is_known():
+    known = CODEC.decode({"object": "Running", "fields": ONE}, refuse)
+    assert known == Known(
+        ((3.0, "Ritz value"),), ((5.0, "Frobenius"),), ((4.0, "Lehmann"),), False, (2e-12,)
+    )
+    assert known.ends == ((), ())
+    assert not known.stalled(1e-15)
+
+
+def test_what_an_older_record_knows_of_k_values_is_known_with_the_margin_that_is_there():
+    known = CODEC.decode({"object": "RunningTop", "fields": SEVERAL}, refuse)
+    open_ = ((5.0, "Frobenius"), (math.inf, "none"))
+    assert (known.lower, known.certain) == (((3.0, "Ritz value"), (0.0, "none")), open_)
+    assert (known.failed, known.before) == (True, (6.0, math.inf))
+    assert known.rounding == (pytest.approx(2e-12), math.inf)  # 2 eps / l, where 3 was written
+    assert known.ends == ((3.0, 0.0), (5.0, 5.0))
+
+
+def test_a_pass_of_an_older_record_is_a_pass():
+    one = CODEC.decode({"object": "PassRecord", "fields": PASS}, refuse)
+    assert (one.number, one.lowers, one.width) == (2, (), 5.0 / 3.0 - 1)
+    ends = {"lowers": {"tuple": [3.0, 1.0]}, "uppers": {"tuple": [5.0, 4.0]}}
+    several = CODEC.decode({"object": "TripletPass", "fields": PASS | ends}, refuse)
+    assert (type(several), several.uppers, several.width) == (PassRecord, (5.0, 4.0), 3.0)
+
+
+@pytest.mark.parametrize("former", READ_ONLY, ids=lambda former: former.name)
+def test_what_is_written_has_no_name_of_the_past(former):
+    assert former.name not in {wire.name for wire in WRITTEN}
+    with pytest.raises(TypeError):  # a field that is not there
+        CODEC.decode({"object": former.name, "fields": {}}, refuse)
 
 
 # A class as it was when records were written, and what became of it since.
