@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.results import PassRecord, html, plain_values, relative_width, text
+from bigspec.results import html, text
+from bigspec.results.gate import Verdict
+from bigspec.results.records import PassRecord, plain_values, relative_width
 
 __all__ = ["SCHEMA", "Triplets"]
 
@@ -51,8 +53,9 @@ class Triplets:
     converged : bool
         Whether ``upper / lower - 1 <= rtol`` for all k.
     stopped_by : str
-        ``"converged"``, ``"exhausted"`` (values that are zero or below the rounding margin cannot
-        be told better), ``"memory"`` (the basis no longer fits), ``"passes"`` or ``"time"``.
+        ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (values that are zero or
+        below the rounding margin cannot be told better), ``"memory"`` (the basis no longer fits),
+        ``"passes"`` or ``"time"``.
     checkpoint : str or None
         Where the run is saved, with all that is needed to go on; None if it is not.
     status : str
@@ -89,6 +92,14 @@ class Triplets:
         Decoded bytes read from the matrix in the whole run, the last pass included.
     versions : dict
         Versions of what computed it.
+    gate : Verdict or None
+        What the gate says of the interval of sigma_1; None without a gate.
+    run_id : str
+        Names the run in logs, checkpoint and history; a run that goes on keeps it.
+    start_columns : int
+        Old vectors in the start block (a warm start).
+    iterates : ndarray (m, k) or None
+        For panels of columns whose `u` is not in memory: orthonormal left vectors of the run.
     """
 
     u: Any = field(repr=False)
@@ -119,6 +130,10 @@ class Triplets:
     seconds: float
     bytes_read: int
     versions: dict[str, str] = field(repr=False)
+    gate: Verdict | None = None
+    run_id: str = ""
+    start_columns: int = 0
+    iterates: Array | None = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.u, self.s, self.vh))
@@ -153,7 +168,9 @@ class Triplets:
 
         Infinite numbers become None, so that strict JSON parsers accept the result.
         """
-        data = {k: v for k, v in vars(self).items() if k not in {"u", "vh", "history"}}
+        apart = {"u", "vh", "history", "iterates"}
+        data = {k: v for k, v in vars(self).items() if k not in apart}
+        data["gate"] = None if self.gate is None else self.gate.to_dict()
         data |= {name: data[name].tolist() for name in ("s", "lower", "upper")}
         data["history"] = [record.to_dict() for record in self.history]
         derived = {

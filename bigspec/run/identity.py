@@ -23,8 +23,10 @@ from bigspec.errors import (
     MemoryLimitError,
     ResumeError,
 )
+from bigspec.matrices import Matrix
 from bigspec.passes import Executor
-from bigspec.run import SAVED_TYPES, Progress
+from bigspec.run import SAVED_TYPES, Known, Progress
+from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan, Wishes
 from bigspec.run.planner import check_wishes, make_plan, resume_plan
 from bigspec.run.start import Start, entropy_of, start_vectors
@@ -76,10 +78,9 @@ def check_progress(progress: Any, where: str) -> None:
         raise CheckpointError(msg)
 
 
-def begin(
-    chosen: Plan, wishes: Wishes, failure_probability: float, entropy: int, start: Array | None
-) -> dict[str, Any]:
+def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) -> dict[str, Any]:
     """Describe a new run, so that another process can go on with it and no other."""
+    wishes, failure_probability = options.wishes, options.failure_probability
     return {
         "id": uuid.uuid4().hex,
         "matrix": chosen.matrix.identity,
@@ -113,14 +114,7 @@ def _ledger(algorithm: str, count: int, delta: float) -> list[dict[str, Any]]:
 
 
 def prepared(
-    held: Progress | None,
-    fresh: Progress,
-    executor: Executor,
-    matrix: Any,
-    wishes: Wishes,
-    failure_probability: float,
-    seed: int | None,
-    start: Start | None,
+    held: Progress | None, matrix: Matrix, executor: Executor, options: RunOptions
 ) -> tuple[Plan, Progress, Array | None]:
     """Plan the run of a checkpoint, or a new one, and check its warm start.
 
@@ -128,8 +122,9 @@ def prepared(
     ----------
     held : Progress or None
         What the checkpoint holds.
-    fresh : Progress
-        What a new run knows before its first pass.
+    matrix : Matrix
+    executor : Executor
+    options : RunOptions
 
     Returns
     -------
@@ -139,9 +134,10 @@ def prepared(
         The vectors to start from.
     """
     if held is not None:
-        chosen, held = go_on(held, executor, matrix, wishes, failure_probability, seed, start)
-        chosen, W = _fitting(start, chosen)
+        chosen, held = go_on(held, matrix, executor, options)
+        chosen, W = _fitting(options.start, chosen)
         return chosen, held, W
+    wishes, start = options.wishes, options.start
     try:
         chosen, W = _fitting(start, make_plan(matrix, executor, wishes))
     except MemoryLimitError as error:
@@ -151,8 +147,8 @@ def prepared(
         chosen, W = make_plan(matrix, executor, wishes), None
         said = f"a cold start, for want of memory for old vectors: {error}"
         chosen = replace(chosen, choices=(*chosen.choices, said))
-    run = begin(chosen, wishes, failure_probability, entropy_of(seed, start), W)
-    return chosen, replace(fresh, run=run), W
+    run = begin(chosen, replace(options, wishes=wishes), entropy_of(options.seed, start), W)
+    return chosen, Progress(run, running=Known.begin(wishes.count)), W
 
 
 def _fitting(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
@@ -167,13 +163,7 @@ def _fitting(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
 
 
 def go_on(
-    progress: Progress,
-    executor: Executor,
-    matrix: Any,
-    wishes: Wishes,
-    failure_probability: float,
-    seed: int | None,
-    start: Start | None,
+    progress: Progress, matrix: Matrix, executor: Executor, options: RunOptions
 ) -> tuple[Plan, Progress]:
     """Check that this call means the run of the checkpoint, and plan the rest of it.
 
@@ -183,12 +173,13 @@ def go_on(
         Names everything that differs.
     MemoryLimitError
     """
+    wishes, seed, start = options.wishes, options.seed, options.start
     check_wishes(matrix, wishes)
     run = progress.run
     rows = run["cut"]["orientation"] == "rows"
     vectors = None if start is None else start.side(rows=rows)
     asked = {
-        "failure_probability": failure_probability,
+        "failure_probability": options.failure_probability,
         "algorithm": run["algorithm"] if wishes.algorithm == "auto" else wishes.algorithm,
         "block_size": _block_size(wishes, run),
         "k": wishes.count or "none (the norm)",

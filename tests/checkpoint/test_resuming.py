@@ -344,7 +344,7 @@ def test_states_hold_contiguous_arrays(row, matrix, tmp_path, monkeypatch):
         monkeypatch.setattr(type(algorithm), "bounds", bounds)
         return solve(passes, algorithm, *args, **kwargs)
 
-    monkeypatch.setattr("bigspec.api.norm.solve", watching)
+    monkeypatch.setattr("bigspec.run.course.solve", watching)
     start = np.eye(60)[:, :2]
     extra = {} if row == "gram" else {"start": start}
     bigspec.norm(matrix, **options(row, monkeypatch, **extra))
