@@ -1,43 +1,25 @@
-"""Options that make SRC an expression: SRC minus another matrix, centred, scaled."""
+"""The expression that options make of SRC: SRC minus another matrix, centred, scaled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import click
 import numpy as np
 
 from bigspec.api.matrices import centered, open_matrix, scaled, standardized
+from bigspec.cli.options import ViewFlags
 from bigspec.errors import SourceError
 
-__all__ = ["expressed", "expression_options"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+__all__ = ["expressed"]
 
 
-def expression_options(function: Function) -> Function:
-    """Add ``--minus``, ``--center`` and ``--scale``."""
-    for add in reversed((
-        click.option("--minus", metavar="SRC", help="Take the norm of SRC minus this matrix."),
-        click.option("--center", is_flag=True,
-                     help="Subtract the means of the columns: one more pass; sparse stays sparse."),
-        click.option("--scale", metavar="std|FILE.npy",
-                     help="Divide the columns by their standard deviations (by their root mean "
-                          "squares without --center), or multiply them by the weights in a file."),
-    )):  # fmt: skip
-        function = add(function)
-    return function
-
-
-def expressed(
-    source: Any, minus: str | None, center: bool, scale: str | None, memory_limit: int | str | None
-) -> Any:
+def expressed(source: Any, view: ViewFlags, memory_limit: int | str | None) -> Any:
     """Return SRC as it is, or the expression that the options make of it.
 
     Means and deviations are computed here, in a pass of its own.
     """
+    minus, center, scale = view.minus, view.center, view.scale
     if minus is None and not center and scale is None:
         return source
     matrix = open_matrix(source)

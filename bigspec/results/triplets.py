@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.results import html, text
+from bigspec.results import charts, html, text
 from bigspec.results.gate import Verdict
-from bigspec.results.records import PassRecord, plain_values, relative_width
+from bigspec.results.records import (
+    Interval,
+    PassRecord,
+    Range,
+    document,
+    relative_width,
+    stable_rank,
+    written_json,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["SCHEMA", "Triplets"]
 
@@ -159,6 +169,27 @@ class Triplets:
         return max(self.widths)
 
     @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The intervals of all values, largest first."""
+        rows = zip(
+            self.lower.tolist(), self.upper.tolist(), self.upper_bounds, self.lower_bounds,
+            self.certain, self.rounding, strict=True,
+        )  # fmt: skip
+        return tuple(Interval(*row) for row in rows)
+
+    @property
+    def stable_rank(self) -> Range | None:
+        """``||A||_F^2 / sigma_1^2`` as a range; None for operators; ``(0, 0)`` for zero."""
+        return stable_rank(self.frobenius, float(self.lower[0]), float(self.upper[0]))
+
+    @property
+    def ritz_vectors(self) -> Array | None:
+        """What a later run starts from: right vectors of panels of rows, left ones of columns."""
+        if self.layout["orientation"] == "rows":
+            return None if self.vh is None else self.vh.conj().T
+        return self.u if isinstance(self.u, np.ndarray) else self.iterates
+
+    @property
     def deterministic(self) -> bool:
         """Whether all upper ends hold whatever the random start was."""
         return all(self.certain)
@@ -168,11 +199,6 @@ class Triplets:
 
         Infinite numbers become None, so that strict JSON parsers accept the result.
         """
-        apart = {"u", "vh", "history", "iterates"}
-        data = {k: v for k, v in vars(self).items() if k not in apart}
-        data["gate"] = None if self.gate is None else self.gate.to_dict()
-        data |= {name: data[name].tolist() for name in ("s", "lower", "upper")}
-        data["history"] = [record.to_dict() for record in self.history]
         derived = {
             "schema": SCHEMA,
             "k": self.k,
@@ -181,20 +207,32 @@ class Triplets:
             "deterministic": self.deterministic,
             "passes": self.passes,
         }
-        plain = plain_values(derived | data)
-        assert isinstance(plain, dict)
-        return plain
+        return document(self, derived, {"u", "vh", "iterates"})
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON text; with `path`, write it there as well."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
+        return written_json(self.to_dict(), path)
 
     def summary(self) -> str:
         """Return a text block: each interval, rounded outward, the status, the cost."""
         return text.triplets_summary(self)
 
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return one self-contained HTML page; with `path`, write it there as well."""
+        text = html.triplets_page(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
     def _repr_html_(self) -> str:
         return html.triplets_fragment(self)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of the largest width, the values, and the Ritz values.
+
+        Raises
+        ------
+        ImportError
+            Matplotlib is missing: ``pip install "bigspec[plot]"``.
+        """
+        return charts.triplets_figure(self)
