@@ -8,7 +8,9 @@ import subprocess
 
 import pytest
 
+import bigspec
 from bigspec.history import page
+from tests.matrices import decaying
 from tests.test_history import ROWS
 from tests.test_render import closing_in
 
@@ -57,7 +59,11 @@ addEventListener("load", () => {
 </script>"""
 
 
-PAGES = {"report": closing_in().to_html(), "history": page(ROWS)}
+PAGES = {
+    "report": closing_in().to_html(),
+    "triplets": bigspec.svds(decaying(120, 90), 12, seed=1, block_size=4, rtol=1e-6).to_html(),
+    "history": page(ROWS),
+}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium")
@@ -89,7 +95,7 @@ def test_pages_fit_every_screen_and_are_legible(scheme, tmp_path):
         assert seen["dark"] == (scheme == "dark"), at
         assert seen["overflow"] <= 0, at
         assert seen["tables"] <= 0 or size == "phone", at  # where a wide one scrolls by itself
-        assert seen["charts"] == {"report": 3, "history": 1}[name], at
+        assert seen["charts"] == {"report": 3, "triplets": 3, "history": 1}[name], at
         assert seen["asked"] == 0, at
         assert seen["texts"] > 20, at
         assert seen["contrast"] >= 4.5, at

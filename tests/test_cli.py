@@ -670,7 +670,7 @@ def test_a_plan_of_triplets(stored_matrix):
         (["A.zarr", "-k", "41"], 2, "k: expected 1 <= k <= min(m, n) = 40"),
         (["A.zarr", "-k", "2", "--u", "A.zarr"], 2, "u_store: expected an empty place"),
         (["A.zarr", "-k", "2", "--v", "no/V.npz"], 2, "not a writable directory"),
-        (["A.zarr", "-k", "2", "--steal"], 2, "--steal needs --checkpoint"),
+        (["A.zarr", "-k", "2", "--steal"], 2, "--steal need --checkpoint"),
         (["B.zarr", "-k", "2"], 66, "nothing lies there"),
     ],
 )

@@ -10,18 +10,37 @@ import numpy as np
 
 from bigspec.errors import ArgumentError
 from bigspec.passes import parse_bytes, parse_timedelta
+from bigspec.run import Budget, check_budget
 
-__all__ = ["as_bytes", "as_count", "as_seconds", "as_seed", "as_whole", "check_probability"]
+__all__ = [
+    "as_budget",
+    "as_bytes",
+    "as_count",
+    "as_probability",
+    "as_seconds",
+    "as_seed",
+    "as_whole",
+]
 
 
-def check_probability(value: float) -> None:
-    """Raise `ArgumentError` for a failure probability out of range."""
+def as_probability(value: float) -> float:
+    """Check a failure probability."""
     if not isinstance(value, Real) or not 1e-300 <= value < 1.0:
         msg = (
             f"failure_probability: expected 1e-300 <= p < 1, got {value!r}; the default 1e-6 costs "
             "next to nothing"
         )
         raise ArgumentError(msg)
+    return float(value)
+
+
+def as_budget(
+    rtol: Any, max_passes: Any = None, time_limit: Any = None, gate: Any = None
+) -> Budget:
+    """Check what ends a run."""
+    budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit), gate)
+    check_budget(budget)
+    return budget
 
 
 def as_whole(name: str, value: Any) -> int | None:

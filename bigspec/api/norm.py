@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import Any
-
-import numpy as np
 
 from bigspec.algorithms import Algorithm
 from bigspec.api.arguments import (
+    as_budget,
     as_bytes,
     as_count,
-    as_seconds,
+    as_probability,
     as_seed,
     as_whole,
-    check_probability,
 )
 from bigspec.api.matrices import open_within
-from bigspec.passes import (
-    DeadlinePassed,
-    Forward,
-    Hooks,
-    Pass,
-    find_executor,
-    one_blas_thread,
-    passes_over,
-)
+from bigspec.passes import find_executor
 from bigspec.results import Estimate
 from bigspec.results.gate import Gate
-from bigspec.run import Budget, Outcome, Progress, check_budget, solve
-from bigspec.run.identity import kept, prepared, versions
+from bigspec.run.course import Ending, conduct
+from bigspec.run.identity import versions
+from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan, Wishes
 from bigspec.run.planner import make_plan
 from bigspec.run.start import leading_vectors, load_start
+from bigspec.run.vectors import OneVector
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
 __all__ = ["norm", "plan"]
-
-Array = np.ndarray[Any, Any]
 
 
 def plan(
@@ -62,8 +51,8 @@ def plan(
     MemoryLimitError
         The run cannot fit; the message has the numbers.
     """
-    check_budget(Budget(rtol))
-    check_probability(failure_probability)
+    as_budget(rtol)
+    as_probability(failure_probability)
     matrix = open_within(a, as_bytes(memory_limit))
     wishes = Wishes(
         algorithm,
@@ -161,115 +150,55 @@ def norm(
     origin in Hochstenbach, J. Sci. Comput. 57 (2013).
     """
     began = time.monotonic()
-    budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit), gate)
-    check_budget(budget)
-    check_probability(failure_probability)
-    failure_probability = float(failure_probability)
+    budget = as_budget(rtol, max_passes, time_limit, gate)
+    failure_probability = as_probability(failure_probability)
     seed, loaded = as_seed(seed), load_start(start)
-    matrix = open_within(a, as_bytes(memory_limit))
-    executor = find_executor(matrix.resident)
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
         0 if loaded is None else loaded.columns,
         as_bytes(memory_limit),
     )
+    matrix = open_within(a, wishes.memory_limit)
     observer = make_observer(progress)
-    try:
-        with one_blas_thread(), kept(checkpoint, observer, algorithm) as (writer, held):
-            chosen, held, W = prepared(
-                held, Progress(), executor, matrix, wishes, failure_probability, seed, loaded
-            )
-            observer.identified(held.run.get("id", ""))
-            layout = chosen.layout.to_dict() | {"where": chosen.where}
-            observer.run_started(matrix.name, layout)
-            passes = passes_over(matrix, chosen.layout, executor)
-            outcome = solve(
-                passes,
-                chosen.algorithm,
-                budget,
-                entropy=held.run["entropy"],
-                failure_probability=failure_probability,
-                start=W,
-                observer=observer,
-                progress=held,
-                writer=writer,
-            )
-            if right is None:  # not of a memory map, which a pass reads from the disk
-                entries = getattr(matrix, "entries", None)
-                mapped = isinstance(entries, np.memmap)
-                right = gate is None and entries is not None and not mapped
-            other = _other_vector(passes, outcome, observer) if right else None
-        columns = 0 if W is None else W.shape[1]
-        estimate = _estimate(chosen, outcome, other, budget, held, layout, columns, began)
-        observer.run_finished(estimate)
-    finally:
-        observer.close()
-    return estimate
+    options = RunOptions(
+        wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
+    )
+    return conduct(matrix, options, OneVector(right, gated=gate is not None), _estimate)
 
 
-def _other_vector(passes: Pass, outcome: Outcome, observer: Observer) -> Forward | None:
-    """Make one more pass over panels of columns: ``A^H u``, whose direction attains no less."""
-    rows, u = passes.layout.orientation == "rows", outcome.vector
-    if rows or u is None or outcome.stopped_by == "time" or outcome.interval.lower == 0.0:
-        return None
-    observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
-    with suppress(DeadlinePassed):
-        return passes.forward(
-            u[:, None],
-            exponent=outcome.exponent,
-            tokens=outcome.tokens,
-            hooks=Hooks(observer.panels_done, deadline=outcome.deadline),
-        )
-    return None
-
-
-def _estimate(
-    chosen: Plan,
-    outcome: Outcome,
-    other: Forward | None,
-    budget: Budget,
-    held: Progress,
-    layout: dict[str, Any],
-    columns: int,
-    began: float,
-) -> Estimate:
+def _estimate(ending: Ending) -> Estimate:
     """Assemble the answer."""
-    interval = outcome.interval
-    rows = chosen.layout.orientation == "rows"
-    read = chosen.measured_bytes + sum(record.bytes_read for record in outcome.history)
-    right = outcome.vector if rows else None
-    if other is not None and other.Y is not None:
-        read += other.cost.bytes_read
-        right = other.Y[:, 0] / np.linalg.norm(other.Y)
+    outcome, plan, options = ending.outcome, ending.plan, ending.options
+    interval, gate = outcome.interval, options.budget.gate
     return Estimate(
         lower=interval.lower,
         upper=interval.upper,
-        failure_probability=held.run["failure_probability"],
+        failure_probability=options.failure_probability,
         converged=outcome.converged,
         stopped_by=outcome.stopped_by,
         checkpoint=outcome.saved,
         status=outcome.status,
-        rtol=budget.rtol,
-        right=right,
-        left=None if rows else outcome.vector,
+        rtol=options.budget.rtol,
+        right=ending.vectors.right,
+        left=ending.vectors.left,
         frobenius=outcome.frobenius,
         upper_bound=interval.upper_bound,
         lower_bound=interval.lower_bound,
         deterministic=interval.deterministic,
         rounding=interval.rounding,
-        algorithm=chosen.algorithm.name,
-        block_size=chosen.block_size,
-        choices=chosen.choices,
-        seed=held.run["entropy"],
-        matrix=chosen.matrix.identity,
-        layout=layout,
+        algorithm=plan.algorithm.name,
+        block_size=plan.block_size,
+        choices=plan.choices,
+        seed=ending.run["entropy"],
+        matrix=plan.matrix.identity,
+        layout=ending.layout,
         history=outcome.history,
-        seconds=held.seconds + time.monotonic() - began,
-        bytes_read=read,
+        seconds=ending.seconds,
+        bytes_read=ending.bytes_read,
         versions=versions(),
-        gate=None if budget.gate is None else budget.gate.judge(interval.lower, interval.upper),
-        run_id=held.run.get("id", ""),
-        start_columns=columns,
-        ritz_vectors=leading_vectors(chosen.algorithm, outcome.state, chosen.block_size),
+        gate=None if gate is None else gate.judge(interval.lower, interval.upper),
+        run_id=ending.run.get("id", ""),
+        start_columns=ending.start_columns,
+        ritz_vectors=leading_vectors(plan.algorithm, outcome.state, plan.block_size),
     )

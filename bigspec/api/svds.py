@@ -5,40 +5,33 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import TopLanczos
 from bigspec.api.arguments import (
+    as_budget,
     as_bytes,
     as_count,
-    as_seconds,
+    as_probability,
     as_seed,
     as_whole,
-    check_probability,
 )
 from bigspec.api.matrices import open_within
 from bigspec.errors import ArgumentError
-from bigspec.passes import (
-    find_executor,
-    one_blas_thread,
-    passes_over,
-)
+from bigspec.results.gate import Gate
 from bigspec.results.triplets import Triplets
-from bigspec.run import Budget, KeptBlocks, Known, Outcome, Progress, check_budget, solve
-from bigspec.run.identity import kept, prepared, versions
-from bigspec.run.plan import Plan, Wishes
+from bigspec.run.course import Ending, conduct
+from bigspec.run.identity import versions
+from bigspec.run.options import RunOptions
+from bigspec.run.plan import Wishes
 from bigspec.run.start import load_start
-from bigspec.run.vectors import _Made, _Vectors
+from bigspec.run.vectors import KVectors
 from bigspec.sources.targets import check_target
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
 __all__ = ["svds"]
-
-Array = np.ndarray[Any, Any]
 
 
 def svds(
@@ -57,6 +50,7 @@ def svds(
     left: bool = True,
     u_store: str | os.PathLike[str] | None = None,
     progress: bool | Observer = False,
+    gate: Gate | None = None,
 ) -> Triplets:
     """Compute the k largest singular triplets, each value with a certified interval.
 
@@ -97,6 +91,9 @@ def svds(
         the last pass make it. Its attribute ``complete`` is true once it is.
     progress : bool or Observer
         Show a live line.
+    gate : Gate, optional
+        Limits of sigma_1: the run ends as soon as its interval decides them, or at `rtol`,
+        undecided, and makes its last pass. What became of them is `Triplets.gate`.
 
     Returns
     -------
@@ -120,18 +117,14 @@ def svds(
     about ``1e-7 sigma_1`` drown in the rounding of ``A^H A``: their intervals are honestly wide.
     """
     began = time.monotonic()
-    budget = Budget(rtol, as_whole("max_passes", max_passes), as_seconds(time_limit))
-    check_budget(budget)
-    check_probability(failure_probability)
-    failure_probability = float(failure_probability)
+    budget = as_budget(rtol, max_passes, time_limit, gate)
+    failure_probability = as_probability(failure_probability)
     if u_store is not None:
         if not left:
             msg = f"u_store: expected none with left=False, got {u_store!r}"
             raise ArgumentError(msg)
         check_target(u_store, "u_store")
     k, seed, loaded = as_count(k), as_seed(seed), load_start(start)
-    matrix = open_within(a, as_bytes(memory_limit))
-    executor = find_executor(matrix.resident)
     wishes = Wishes(
         "lanczos",
         as_whole("block_size", block_size),
@@ -141,82 +134,55 @@ def svds(
         shelved=checkpoint is not None,
         stored=u_store is not None or not left,
     )
+    matrix = open_within(a, wishes.memory_limit)
     observer = make_observer(progress)
-    try:
-        with one_blas_thread(), kept(checkpoint, observer) as (writer, held):
-            fresh = Progress(running=Known.begin(k))
-            chosen, held, W = prepared(
-                held, fresh, executor, matrix, wishes, failure_probability, seed, loaded
-            )
-            algorithm = chosen.algorithm
-            assert isinstance(algorithm, TopLanczos)
-            if writer is not None:
-                algorithm = replace(algorithm, shelf=KeptBlocks(writer))
-            layout = chosen.layout.to_dict() | {"where": chosen.where}
-            passes = passes_over(matrix, chosen.layout, executor)
-            vectors = _Vectors(passes, u_store, left=left)
-            vectors.check()
-            observer.identified(held.run.get("id", ""))
-            observer.run_started(matrix.name, layout)
-            outcome = solve(
-                passes,
-                algorithm,
-                budget,
-                entropy=held.run["entropy"],
-                failure_probability=failure_probability,
-                start=W,
-                observer=observer,
-                progress=held,
-                writer=writer,
-            )
-            made = vectors.make(outcome, observer)
-        answer = _triplets(chosen, outcome, made, budget, held, layout, began, u_store)
-        observer.run_finished(answer)
-    finally:
-        observer.close()
-    return answer
+    options = RunOptions(
+        wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
+    )
+    where = None if u_store is None else os.fspath(u_store)
+    return conduct(matrix, options, KVectors(where, left), lambda ending: _triplets(ending, where))
 
 
-def _triplets(
-    chosen: Plan,
-    outcome: Outcome,
-    made: _Made,
-    budget: Budget,
-    held: Progress,
-    layout: dict[str, Any],
-    began: float,
-    u_store: str | os.PathLike[str] | None,
-) -> Triplets:
+def _triplets(ending: Ending, u_store: str | None) -> Triplets:
     """Assemble the answer."""
-    intervals = outcome.intervals
-    read = sum(record.bytes_read for record in outcome.history)
+    outcome, plan, options, vectors = (
+        ending.outcome, ending.plan, ending.options, ending.vectors,
+    )  # fmt: skip
+    intervals, gate, u, v = outcome.intervals, options.budget.gate, vectors.left, vectors.right
+    first = outcome.interval
+    # What a later run starts from: for panels of columns the left vectors, wherever `u` went.
+    iterates = None if isinstance(u, np.ndarray) else outcome.vector
     return Triplets(
-        u=made.u,
-        s=made.s,
-        vh=made.vh,
+        u=u,
+        s=vectors.s,
+        vh=None if v is None else v.conj().T,
         lower=np.array([interval.lower for interval in intervals]),
         upper=np.array([interval.upper for interval in intervals]),
-        failure_probability=held.run["failure_probability"],
+        failure_probability=options.failure_probability,
         converged=outcome.converged,
         stopped_by=outcome.stopped_by,
         checkpoint=outcome.saved,
         status=outcome.status,
-        rtol=budget.rtol,
-        u_store=None if u_store is None or made.u is None else os.fspath(u_store),
+        rtol=options.budget.rtol,
+        u_store=None if u is None else u_store,
         upper_bounds=tuple(interval.upper_bound for interval in intervals),
         lower_bounds=tuple(interval.lower_bound for interval in intervals),
         certain=tuple(interval.deterministic for interval in intervals),
         rounding=tuple(one.rounding if one.lower > 0 else math.inf for one in intervals),
         frobenius=outcome.frobenius,
-        algorithm=chosen.algorithm.name,
-        block_size=chosen.block_size,
-        choices=chosen.choices,
-        seed=held.run["entropy"],
-        matrix=chosen.matrix.identity,
-        layout=layout,
+        algorithm=plan.algorithm.name,
+        block_size=plan.block_size,
+        choices=plan.choices,
+        seed=ending.run["entropy"],
+        matrix=plan.matrix.identity,
+        layout=ending.layout,
         history=outcome.history,
-        vector_passes=0 if made.forward is None else 1,
-        seconds=held.seconds + time.monotonic() - began,
-        bytes_read=read + (0 if made.forward is None else made.forward.cost.bytes_read),
+        vector_passes=vectors.passes,
+        seconds=ending.seconds,
+        bytes_read=ending.bytes_read,
         versions=versions(),
+        gate=None if gate is None else gate.judge(first.lower, first.upper),
+        run_id=ending.run.get("id", ""),
+        start_columns=ending.start_columns,
+        iterates=iterates if plan.layout.orientation == "columns" else None,
     )

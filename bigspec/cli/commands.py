@@ -5,26 +5,26 @@ from __future__ import annotations
 import click
 
 from bigspec.api.norm import norm, plan
-from bigspec.checkpoint import Checkpoint
-from bigspec.cli.expression import expressed, expression_options
-from bigspec.cli.gating import gate_options
-from bigspec.cli.interrupts import terminable
 from bigspec.cli.options import (
+    ACCURACY,
+    PlanFlags,
+    RunFlags,
+    algorithm_option,
     cluster_of,
     debug_option,
     json_option,
-    seconds_or_text,
-    shared_options,
-    writable_place,
+    matrix_of,
+    taking,
 )
-from bigspec.cli.output import conclude, deliver, ending, shows_blocks, write, write_figure
-from bigspec.cli.performance import performance_option, performance_reported, written
-from bigspec.cli.reading import Reading, reading_options
-from bigspec.cli.recording import gate_of, history_options, past_of, resumable, series_name
-from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
-from bigspec.cli.watching import say, watched, watching_options
+from bigspec.cli.output import deliver, shows_blocks, write, write_figure
+from bigspec.cli.performance import performance_option
+from bigspec.cli.runs import Inputs, run
+from bigspec.cli.statuses import STATUSES, Command
+from bigspec.cli.values import option, writable_place
+from bigspec.cli.watching import watching_options
 from bigspec.history import SCHEMA as HISTORY_SCHEMA
 from bigspec.history import History, figure, page, table
+from bigspec.results import Estimate
 from bigspec.run.described import show
 
 __all__ = ["main"]
@@ -37,143 +37,36 @@ def main() -> None:
 
 
 @main.command("norm", cls=Command, epilog=STATUSES)
-@shared_options
-@expression_options
-@reading_options
-@click.option("--seed", type=int, metavar="N", help="Of the random start; recorded in any case.")
-@click.option(
-    "--start",
-    metavar="FILE|URL",
-    help="Start from old vectors: .npz, .npy, a Zarr array, or another run's checkpoint.",
-)
-@click.option(
-    "--checkpoint",
-    metavar="URL",
-    help="Save the run there, and go on with the one saved there.",
-)
-@click.option(
-    "--checkpoint-interval",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds of work that a failure may cost.",
-)
-@click.option("--keep-blocks", is_flag=True, help="Keep all steps' blocks in the checkpoint.")
-@click.option("--steal", is_flag=True, help="Take the checkpoint from a process that runs on it.")
-@click.option("--max-passes", type=int, metavar="N", help="Stop after so many passes.")
-@click.option("--time-limit", callback=seconds_or_text, metavar="T", help="Such as 90 or 30min.")
-@click.option(
-    "--report",
-    type=click.Path(dir_okay=False, writable=True),
-    callback=writable_place,
-    metavar="FILE.html",
-    help="Write a self-contained page about the run.",
-)
+@taking(RunFlags)
+@algorithm_option
 @performance_option
-@gate_options
-@history_options
-@click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
 @watching_options
 @click.pass_context
-def norm_command(
-    ctx: click.Context,
-    source: str,
-    rtol: float,
-    failure_probability: float,
-    algorithm: str,
-    block_size: int | None,
-    memory_limit: int | str | None,
-    scheduler: str | None,
-    scheduler_file: str | None,
-    workers: int | None,
-    json_file: str | None,
-    minus: str | None,
-    center: bool,
-    scale: str | None,
-    rows: str | None,
-    fill: float | None,
-    raw: bool,
-    seed: int | None,
-    start: str | None,
-    checkpoint: str | None,
-    checkpoint_interval: float,
-    keep_blocks: bool,
-    steal: bool,
-    max_passes: int | None,
-    time_limit: float | str | None,
-    report: str | None,
-    max_norm: float | None,
-    min_norm: float | None,
-    history: str | None,
-    series: str | None,
-    warm: bool,
-    max_change: float | None,
-    quiet: bool,
-) -> None:
+def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
     """Compute the largest singular value of SRC as a certified interval.
 
     SRC is a path or URL of a supported store, such as A.zarr or s3://bucket/A.zarr.
     """
-    if warm and start is not None:
-        msg = "--warm and --start exclude each other: give at most one"
-        raise click.UsageError(msg)
-    cluster = cluster_of(scheduler, scheduler_file, workers, memory_limit)
-    kept = _kept(checkpoint, checkpoint_interval, keep_blocks=keep_blocks, steal=steal)
-    changes = max_change is not None
-    reading = Reading(rows, fill, raw)
-    view = {"--rows": rows, "--fill": fill, "--raw": raw, "--minus": minus}
-    view |= {"--center": center, "--scale": scale}
-    name = series_name(source, view)
-    past = past_of(history, series, name, warm=warm, changes=changes, checkpoint=checkpoint)
-    gate = gate_of(past, max_norm, min_norm, max_change)
-    old, warm_from = past.start()
-    # The cluster is left last: the bar is gone before its shutdown has anything to say.
-    resuming = resumable(ctx, checkpoint)
-    with terminable(), past.failures(ctx), resuming, cluster, watched(quiet=quiet) as observer:
-        if changes:
-            past.warn(observer)
-        with performance_reported(observer) as performance:
-            estimate = norm(
-                expressed(source, reading, minus, center, scale, memory_limit),
-                rtol=rtol,
-                failure_probability=failure_probability,
-                algorithm=algorithm,
-                block_size=block_size,
-                start=start if old is None else old,
-                seed=seed,
-                checkpoint=kept,
-                max_passes=max_passes,
-                time_limit=time_limit,
-                memory_limit=memory_limit,
-                progress=observer,
-                gate=gate,
-                right=False,
-            )
-    status, message = ending(estimate)
-    try:
-        conclude(estimate, json_file, report)
-    except CannotWriteError as error:
-        if not status:
-            raise
-        say(ctx, str(error), status, error=True)  # what the gate says matters more
-    finally:
-        if message:
-            say(ctx, message, status)
-        status = written(ctx, performance, status)
-        status = past.record(ctx, estimate, status, warm_from)
-    raise click.exceptions.Exit(status)
 
+    def compute(inputs: Inputs) -> Estimate:
+        return norm(
+            inputs.matrix,
+            rtol=flags.accuracy.rtol,
+            failure_probability=flags.accuracy.failure_probability,
+            algorithm=algorithm,
+            block_size=flags.accuracy.block_size,
+            start=inputs.start,
+            seed=flags.effort.seed,
+            checkpoint=inputs.checkpoint,
+            max_passes=flags.effort.max_passes,
+            time_limit=flags.effort.time_limit,
+            memory_limit=flags.place.memory_limit,
+            progress=inputs.observer,
+            gate=inputs.gate,
+            right=False,
+        )
 
-def _kept(
-    checkpoint: str | None, interval: float, *, keep_blocks: bool, steal: bool
-) -> Checkpoint | None:
-    if checkpoint is not None:
-        return Checkpoint(checkpoint, interval, keep_blocks, steal)
-    if keep_blocks or steal:
-        msg = "--keep-blocks and --steal need --checkpoint URL"
-        raise click.UsageError(msg)
-    return None
+    run(ctx, flags, compute)
 
 
 @main.command("show", cls=Command)
@@ -187,37 +80,22 @@ def show_command(run: str, json_file: str | None) -> None:
 
 
 @main.command("plan", cls=Command)
-@shared_options
-@reading_options
-@click.option("-k", "count", type=int, metavar="K", help="Plan `svds` of K triplets, not `norm`.")
-def plan_command(
-    source: str,
-    rtol: float,
-    failure_probability: float,
-    algorithm: str,
-    block_size: int | None,
-    memory_limit: int | str | None,
-    scheduler: str | None,
-    scheduler_file: str | None,
-    workers: int | None,
-    json_file: str | None,
-    rows: str | None,
-    fill: float | None,
-    raw: bool,
-    count: int | None,
-) -> None:
+@taking(PlanFlags)
+@algorithm_option
+@option(ACCURACY, "-k", "count", type=int, metavar="K", help="Number of triplets, to plan `svds`.")
+def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
     """Say what a run on SRC would read, hold and cost, without reading it."""
-    with cluster_of(scheduler, scheduler_file, workers, memory_limit):
+    with cluster_of(flags.place):
         planned = plan(
-            Reading(rows, fill, raw).source(memory_limit, source),
-            rtol=rtol,
-            failure_probability=failure_probability,
+            matrix_of(flags.source, flags.place.memory_limit),
+            rtol=flags.accuracy.rtol,
+            failure_probability=flags.accuracy.failure_probability,
             algorithm=algorithm,
-            block_size=block_size,
-            memory_limit=memory_limit,
+            block_size=flags.accuracy.block_size,
+            memory_limit=flags.place.memory_limit,
             k=count,
         )
-    deliver(str(planned), planned.to_dict(), json_file)
+    deliver(str(planned), planned.to_dict(), flags.json.json_file)
 
 
 @main.command("history", cls=Command)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from bigspec.cli.interrupts import terminable
-from bigspec.cli.options import count_or_text, debug_option, json_option
+from bigspec.cli.options import debug_option, json_option
 from bigspec.cli.output import deliver
 from bigspec.cli.statuses import Command
+from bigspec.cli.values import count_or_text
 from bigspec.cli.watching import watched, watching_options
 from bigspec.conversion import convert
 
@@ -23,17 +24,21 @@ __all__ = ["convert_command"]
     type=click.Choice(["csr", "csc"]),
     help="Compressed rows or columns. [default: as SRC; csr for triplets and Matrix Market]",
 )
-@click.option("--dtype", metavar="TYPE", help="Of the values, such as float32. [default: as SRC]")
+@click.option(
+    "--dtype", metavar="TYPE", help="Type of the values, such as float32. [default: as SRC]"
+)
 @click.option(
     "--memory-limit",
     callback=count_or_text,
     metavar="SIZE",
-    help="What the work may hold, such as 512MiB. [default: half of what the process has]",
+    help="Memory for the work, such as 512MiB. [default: half of what the process has]",
 )
-@click.option("--scratch", metavar="DIR", help="For what is sorted. [default: beside DST]")
-@click.option("--raw", is_flag=True, help="Take stored numbers, whatever attributes say.")
+@click.option("--scratch", metavar="DIR", help="Folder for what is sorted. [default: beside DST]")
+@click.option(
+    "--raw", is_flag=True, help="Stored numbers are taken, whatever attributes say of them."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what lies at DST, when it is complete.")
-@click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
+@click.option("--quiet", is_flag=True, help="No progress is shown on stderr.")
 @watching_options
 @json_option
 @debug_option

@@ -1,58 +1,50 @@
-"""Options that commands share, and the cluster they name."""
+"""The options of all commands that plan or make a run, each declared once.
+
+A class holds the values of one subject; `taking` declares the options of its classes on a command
+and hands it one frozen value. ``--help`` lists the options by subject.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, TypeVar, get_type_hints
 
 import click
 
 from bigspec.api.cluster import connect
+from bigspec.checkpoint import Checkpoint
 from bigspec.cli.config import SOURCES
-from bigspec.run.plan import ALGORITHMS
+from bigspec.cli.reading import Reading
+from bigspec.cli.values import (
+    Option,
+    count_or_text,
+    limit,
+    option,
+    seconds_or_text,
+    with_options,
+    writable_place,
+)
 
 __all__ = [
+    "ACCURACY",
     "PERFORMANCE",
+    "PlanFlags",
+    "RunFlags",
+    "algorithm_option",
     "cluster_of",
-    "count_or_text",
     "debug_option",
     "json_option",
-    "seconds_or_text",
-    "shared_options",
-    "source_options",
-    "writable_place",
+    "matrix_of",
+    "taking",
 ]
-
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 PERFORMANCE = "bigspec.performance"  # in the context's meta: the file of --performance-report
-
-
-def count_or_text(_ctx: object, _option: object, value: str | None) -> int | str | None:
-    """Read a number, or leave a text such as 4GiB to the Python door."""
-    return int(value) if value is not None and value.strip().isdecimal() else value
-
-
-def seconds_or_text(_ctx: object, _option: object, value: str | None) -> float | str | None:
-    """Read seconds, or leave a text such as 30min to the Python door."""
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        return value
-
-
-def writable_place(_ctx: object, _option: object, value: str | None) -> str | None:
-    """Refuse a place that cannot be written before the run, not hours later."""
-    if value is None or value == "-":
-        return value
-    folder = Path(value).absolute().parent
-    if not os.access(folder, os.W_OK | os.X_OK):
-        msg = f"{value!r} cannot be written: {str(folder)!r} is not a writable directory; create it"
-        raise click.BadParameter(msg)
-    return value
+MATRIX, ACCURACY, WHERE = "Matrix", "Accuracy and effort", "Where it runs"
+SAVING, PAST, OUTPUT = "Checkpoint", "Gate and history", "Output"
 
 
 def _remember_debug(ctx: click.Context, _option: object, value: bool) -> None:
@@ -64,76 +56,266 @@ def _remember_waiting(ctx: click.Context, option: click.Parameter, value: Any) -
         ctx.meta.setdefault("bigspec.waiting", {})[option.name] = value
 
 
-json_option = click.option(
-    "--json",
-    "json_file",
+json_option = option(
+    OUTPUT, "--json", "json_file", metavar="FILE|-", callback=writable_place,
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
-    callback=writable_place,
-    metavar="FILE|-",
-    help="Write JSON; '-' puts nothing but JSON on stdout.",
-)
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=_remember_debug,
-    help="Show the traceback of an error.",
-)
+    help="File for the result as JSON; '-' puts nothing but JSON on stdout.",
+)  # fmt: skip
+debug_option = option(
+    OUTPUT, "--debug", is_flag=True, expose_value=False, callback=_remember_debug,
+    help="An error shows its traceback.",
+)  # fmt: skip
+algorithm_option = option(
+    ACCURACY, "--algorithm", type=click.Choice(["auto", "lanczos", "power", "gram"]),
+    default="auto", show_default=True,
+    help="Algorithm: lanczos needs the fewest passes, power the least memory, gram one pass.",
+)  # fmt: skip
 
 
-algorithm_option = click.option(
-    "--algorithm",
-    type=click.Choice(ALGORITHMS),
-    default="auto",
-    show_default=True,
-)
+@dataclass(frozen=True)
+class SourceFlags:
+    """The matrix as it lies there."""
+
+    source: str
+    rows: str | None
+    fill: float | None
+    raw: bool
 
 
-def shared_options(function: Function) -> Function:
-    """Add what `norm` and `plan` have in common."""
-    return source_options(algorithm_option(function))
+@dataclass(frozen=True)
+class ViewFlags:
+    """What is made of SRC."""
+
+    minus: str | None
+    center: bool
+    scale: str | None
 
 
-def source_options(function: Function) -> Function:
-    """Add what every command has that plans a run."""
-    for add in reversed((
+@dataclass(frozen=True)
+class AccuracyFlags:
+    """What a plan needs to know of a run."""
+
+    rtol: float
+    failure_probability: float
+    block_size: int | None
+
+
+@dataclass(frozen=True)
+class EffortFlags:
+    """Where a run begins, and when it ends at the latest."""
+
+    seed: int | None
+    start: str | None
+    max_passes: int | None
+    time_limit: float | str | None
+
+
+@dataclass(frozen=True)
+class PlaceFlags:
+    """Where it runs."""
+
+    memory_limit: int | str | None
+    scheduler: str | None
+    scheduler_file: str | None
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class SavingFlags:
+    """The checkpoint."""
+
+    checkpoint: str | None
+    checkpoint_interval: float
+    keep_blocks: bool
+    steal: bool
+
+    def options(self) -> Checkpoint | None:
+        """Return them as the Python door takes them."""
+        if self.checkpoint is not None:
+            return Checkpoint(
+                self.checkpoint, self.checkpoint_interval, self.keep_blocks, self.steal
+            )
+        if self.keep_blocks or self.steal:
+            msg = "--keep-blocks and --steal need --checkpoint URL"
+            raise click.UsageError(msg)
+        return None
+
+
+@dataclass(frozen=True)
+class PastFlags:
+    """Limits, and the runs that came before."""
+
+    max_norm: float | None
+    min_norm: float | None
+    max_change: float | None
+    history: str | None
+    series: str | None
+    warm: bool
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """Where the answer goes."""
+
+    report: str | None
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class JsonFlags:
+    """The answer as JSON."""
+
+    json_file: str | None
+
+
+OPTIONS: dict[type, list[Option[Any]]] = {
+    SourceFlags: [
         click.argument("source", metavar="SRC"),
-        click.option("--rtol", type=float, default=1e-3, show_default=True, metavar="F",
-                     help="Stop when upper / lower - 1 is at most this."),
-        click.option("--failure-probability", type=float, default=1e-6, show_default=True,
-                     metavar="F", help="Chance, over the random start alone, of a wrong interval."),
-        click.option("--block-size", type=int, metavar="N", help="Columns of the start block."),
-        click.option("--memory-limit", callback=count_or_text, metavar="SIZE",
-                     help="What one process may hold, such as 4GiB. [default: half]"),
-        click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask cluster."),
-        click.option("--scheduler-file", metavar="F", help="The same, from a scheduler file."),
-        click.option("--workers", type=click.IntRange(min=1), metavar="N",
-                     help="Run on N worker processes of this machine."),
-        click.option("--min-workers", type=click.IntRange(min=1), metavar="N", expose_value=False,
-                     callback=_remember_waiting, help="Wait for so many workers."),
-        click.option("--worker-timeout", metavar="T", expose_value=False,
-                     callback=_remember_waiting, help="For how long. [default: 5min]"),
-        json_option,
-        debug_option,
-    )):  # fmt: skip
-        function = add(function)
-    return function
+        option(MATRIX, "--rows", metavar="DIM,DIM",
+               help="Dimensions of a netCDF, Zarr or HDF5 array that make the rows."),
+        option(MATRIX, "--fill", type=float, metavar="X",
+               help="Number that missing values of such an array are replaced by."),
+        option(MATRIX, "--raw", is_flag=True,
+               help="Stored numbers are taken, whatever attributes say of them."),
+    ],
+    ViewFlags: [
+        option(MATRIX, "--minus", metavar="SRC", help="Another matrix, which is subtracted."),
+        option(MATRIX, "--center", is_flag=True,
+               help="The means of the columns are subtracted: one more pass; sparse stays sparse."),
+        option(MATRIX, "--scale", metavar="std|FILE.npy",
+               help="The columns are divided by their standard deviations (by their root mean "
+                    "squares without --center), or multiplied by the weights in a file."),
+    ],
+    AccuracyFlags: [
+        option(ACCURACY, "--rtol", type=float, default=1e-3, show_default=True, metavar="F",
+               help="The run stops when upper / lower - 1 is at most this."),
+        option(ACCURACY, "--failure-probability", type=float, default=1e-6, show_default=True,
+               metavar="F", help="Chance, over the random start alone, of a wrong interval."),
+        option(ACCURACY, "--block-size", type=int, metavar="N",
+               help="Random columns of the start block. [default: chosen]"),
+    ],
+    EffortFlags: [
+        option(ACCURACY, "--seed", type=int, metavar="N",
+               help="Seed of the random start (always recorded)."),
+        option(ACCURACY, "--start", metavar="FILE|URL",
+               help="Old vectors to start from: .npz, .npy, a Zarr array, or another run's "
+                    "checkpoint."),
+        option(ACCURACY, "--max-passes", type=int, metavar="N",
+               help="The run stops after so many passes."),
+        option(ACCURACY, "--time-limit", callback=seconds_or_text, metavar="T",
+               help="The run stops after so much time, such as 90 (seconds) or 30min."),
+    ],
+    PlaceFlags: [
+        option(WHERE, "--memory-limit", callback=count_or_text, metavar="SIZE",
+               help="Memory that one process may hold, such as 4GiB. [default: half of what it "
+                    "has]"),
+        option(WHERE, "--scheduler", metavar="ADDRESS", help="Dask cluster that makes the passes."),
+        option(WHERE, "--scheduler-file", metavar="F", help="Scheduler file of such a cluster."),
+        option(WHERE, "--workers", type=click.IntRange(min=1), metavar="N",
+               help="Worker processes of this machine that make the passes."),
+        option(WHERE, "--min-workers", type=click.IntRange(min=1), metavar="N", expose_value=False,
+               callback=_remember_waiting, help="The run begins once so many workers are there."),
+        option(WHERE, "--worker-timeout", metavar="T", expose_value=False,
+               callback=_remember_waiting,
+               help="Time that it waits for workers. [default: 5min]"),
+    ],
+    SavingFlags: [
+        option(SAVING, "--checkpoint", metavar="URL",
+               help="The run is saved there, and goes on with the one saved there."),
+        option(SAVING, "--checkpoint-interval", type=click.FloatRange(min=0), default=60.0,
+               show_default=True, metavar="S", help="Seconds of work that a failure may cost."),
+        option(SAVING, "--keep-blocks", is_flag=True,
+               help="The checkpoint keeps the blocks of all steps."),
+        option(SAVING, "--steal", is_flag=True,
+               help="The checkpoint is taken from a process that runs on it."),
+    ],
+    PastFlags: [
+        option(PAST, "--max-norm", type=float, callback=limit, metavar="X",
+               help="The run fails (exit status 3) if the norm exceeds X. It stops as soon as the "
+                    "interval decides that; if nothing is decided at --rtol, it exits with 4."),
+        option(PAST, "--min-norm", type=float, callback=limit, metavar="X",
+               help="The run fails if the norm is below X."),
+        option(PAST, "--max-change", type=click.FloatRange(min=0), metavar="R",
+               help="The run fails if the norm changed by more than R relatively since the last "
+                    "accepted run of the history."),
+        option(PAST, "--history", type=click.Path(dir_okay=False), metavar="FILE",
+               help="SQLite file in which the run is recorded."),
+        option(PAST, "--series", metavar="NAME",
+               help="Series of the history that the run belongs to. [default: SRC]"),
+        option(PAST, "--warm", is_flag=True,
+               help="The run starts from the vectors of the last accepted run of the history."),
+    ],
+    OutputFlags: [
+        option(OUTPUT, "--report", type=click.Path(dir_okay=False, writable=True),
+               callback=writable_place, metavar="FILE.html",
+               help="File for a self-contained page about the run."),
+        option(OUTPUT, "--quiet", is_flag=True, help="No progress is shown on stderr."),
+    ],
+    JsonFlags: [json_option, debug_option],
+}  # fmt: skip
 
 
-def cluster_of(
-    scheduler: str | None,
-    scheduler_file: str | None,
-    workers: int | None,
-    memory_limit: int | str | None,
-) -> AbstractContextManager[None]:
+@dataclass(frozen=True)
+class PlanFlags:
+    """All options that `norm`, `svds` and `plan` have in common."""
+
+    source: SourceFlags
+    accuracy: AccuracyFlags
+    place: PlaceFlags
+    json: JsonFlags
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """All options that `norm` and `svds` have in common."""
+
+    source: SourceFlags
+    view: ViewFlags
+    accuracy: AccuracyFlags
+    effort: EffortFlags
+    place: PlaceFlags
+    saving: SavingFlags
+    past: PastFlags
+    output: OutputFlags
+    json: JsonFlags
+
+
+def taking(kind: type) -> Callable[[Function], Function]:
+    """Declare the options of `kind`, whose fields are the classes above, on a command.
+
+    The command gets one value of that kind as `flags`; options of its own come beside it.
+    """
+    groups: dict[str, type] = get_type_hints(kind)
+
+    def declare(function: Function) -> Function:
+        @wraps(function)
+        def call(**values: Any) -> Any:
+            flags = {
+                name: group(**{f.name: values.pop(f.name) for f in fields(group)})
+                for name, group in groups.items()
+            }
+            return function(flags=kind(**flags), **values)
+
+        options = [add for group in groups.values() for add in OPTIONS[group]]
+        return with_options(call, options)  # type: ignore[return-value]
+
+    return declare
+
+
+def matrix_of(flags: SourceFlags, memory_limit: int | str | None) -> Any:
+    """Return what the Python door is to open, or, with these options, has opened."""
+    return Reading(flags.rows, flags.fill, flags.raw).source(memory_limit, flags.source)
+
+
+def cluster_of(place: PlaceFlags) -> AbstractContextManager[None]:
     """Connect where the options say; without any, run in this process."""
     ctx = click.get_current_context()
     waiting = ctx.meta.get("bigspec.waiting", {})
-    places = {"scheduler": scheduler, "scheduler_file": scheduler_file, "workers": workers}
-    given = _strongest(ctx, [name for name, value in places.items() if value is not None])
+    names = ("scheduler", "scheduler_file", "workers")
+    given = _strongest(ctx, [name for name in names if getattr(place, name) is not None])
     if len(given) > 1:
-        names = " and ".join("--" + name.replace("_", "-") for name in given)
-        msg = f"{names} exclude each other: give at most one"
+        both = " and ".join("--" + name.replace("_", "-") for name in given)
+        msg = f"{both} exclude each other: give at most one"
         raise click.UsageError(msg)
     if not given:
         if waiting:
@@ -149,10 +331,10 @@ def cluster_of(
             raise click.UsageError(msg)
         return nullcontext()
     return connect(
-        scheduler=scheduler if "scheduler" in given else None,
-        scheduler_file=scheduler_file if "scheduler_file" in given else None,
-        workers=workers if "workers" in given else None,
-        memory_limit=memory_limit if "workers" in given else None,
+        scheduler=place.scheduler if "scheduler" in given else None,
+        scheduler_file=place.scheduler_file if "scheduler_file" in given else None,
+        workers=place.workers if "workers" in given else None,
+        memory_limit=place.memory_limit if "workers" in given else None,
         **waiting,
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bigspec.cli.statuses import SAVED, CannotWriteError
-from bigspec.results import Estimate
+from bigspec.results import Estimate, Triplets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,24 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["conclude", "deliver", "ending", "shows_blocks", "write", "write_figure"]
 
 
-def ending(estimate: Estimate) -> tuple[int, str]:
-    """Return the exit status of an answer, and what to say on stderr if it is not 0."""
-    gate, where = estimate.gate, estimate.checkpoint
+def ending(answer: Estimate | Triplets, *, lacking: bool = False) -> tuple[int, str]:
+    """Return the exit status of an answer, and what to say on stderr if it is not 0.
+
+    `lacking`: there was no time for something else that was asked for.
+    """
+    gate, where = answer.gate, answer.checkpoint
     if gate is not None and gate.exit_status:
         return gate.exit_status, f"{gate.outcome}: {gate.reason}"
-    if where is not None and estimate.stopped_by == "time":
+    if where is not None and (answer.stopped_by == "time" or lacking):
         message = f"the time limit is used up. Everything up to here is saved in {where}"
         return SAVED, f"{message}: run the same command again to go on."
     return 0, ""
 
 
-def conclude(estimate: Estimate, json_file: str | None, report: str | None) -> None:
+def conclude(answer: Estimate | Triplets, json_file: str | None, report: str | None) -> None:
     """Show and write the answer."""
     try:
-        deliver(estimate.summary(), estimate.to_dict(), json_file)
+        deliver(answer.summary(), answer.to_dict(), json_file)
     finally:
         if report is not None:
-            write(report, estimate.to_html())
+            write(report, answer.to_html())
 
 
 def deliver(text: str, data: dict[str, Any], json_file: str | None) -> None:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from bigspec.api.cluster import Recording, recorded
-from bigspec.cli.options import PERFORMANCE, writable_place
+from bigspec.cli.options import OUTPUT, PERFORMANCE
 from bigspec.cli.statuses import CANNOT_WRITE
+from bigspec.cli.values import option, with_options, writable_place
 from bigspec.cli.watching import say
 from bigspec.watch import Observer
 
@@ -21,21 +22,23 @@ __all__ = ["performance_option", "performance_reported", "written"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _remember(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+def _remember(ctx: click.Context, own: click.Parameter, value: str | None) -> None:
     if value is not None:
-        ctx.meta[PERFORMANCE] = writable_place(ctx, option, value)
+        ctx.meta[PERFORMANCE] = writable_place(ctx, own, value)
 
 
 def performance_option(function: Function) -> Function:
     """Add ``--performance-report``, which `performance_reported` reads."""
-    return click.option(
+    add = option(
+        OUTPUT,
         "--performance-report",
         type=click.Path(dir_okay=False, writable=True),
         callback=_remember,
         expose_value=False,
         metavar="FILE.html",
-        help="Write Dask's performance report of the run, on a cluster.",
-    )(function)
+        help="File for Dask's performance report of the run, on a cluster.",
+    )
+    return with_options(function, [add])
 
 
 @contextmanager

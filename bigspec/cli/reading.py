@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import click
+from typing import Any
 
 from bigspec.api.arguments import as_bytes
 from bigspec.api.matrices import open_within
 from bigspec.errors import ArgumentError
 from bigspec.matrices import Matrix
 
-__all__ = ["Reading", "reading_options"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def reading_options(function: Function) -> Function:
-    """Add ``--rows``, ``--fill`` and ``--raw``; see `Reading`."""
-    for add in (
-        click.option("--raw", is_flag=True,
-                     help="Take stored numbers, whatever attributes say of them."),
-        click.option("--fill", type=float, metavar="X",
-                     help="Taken for missing values of a netCDF, Zarr or HDF5 array."),
-        click.option("--rows", metavar="DIM,DIM",
-                     help="Dimensions of a netCDF, Zarr or HDF5 array that make the rows."),
-    ):  # fmt: skip
-        function = add(function)
-    return function
+__all__ = ["Reading"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What these options said."""
+    """What ``--rows``, ``--fill`` and ``--raw`` say."""
 
     rows: str | None
     fill: float | None

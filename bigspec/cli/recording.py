@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from bigspec.cli.options import PastFlags, RunFlags
 from bigspec.cli.statuses import CANNOT_WRITE, explained
 from bigspec.cli.watching import run_id, say
 from bigspec.errors import HistoryError
 from bigspec.history import History, Row
-from bigspec.results import Estimate
+from bigspec.results import Estimate, Triplets
 from bigspec.results.gate import Gate
 from bigspec.run.described import held_run
 from bigspec.run.start import Start
 from bigspec.watch import Observer
 
-__all__ = ["Past", "gate_of", "history_options", "past_of", "resumable", "series_name"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+__all__ = ["Past", "gate_of", "past_of", "resumable"]
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,18 @@ class Past:
             raise
 
     def record(
-        self, ctx: click.Context, estimate: Estimate, status: int, warm_from: str | None
+        self,
+        ctx: click.Context,
+        answer: Estimate | Triplets,
+        status: int,
+        warm_from: str | None,
     ) -> int:
         """Record an answer; return the exit status, which a history never makes better."""
         return self._write(
             ctx,
             status,
             lambda history: history.record(
-                estimate,
+                answer,
                 series=self.series,
                 source=self.source,
                 exit_status=status,
@@ -124,24 +127,7 @@ def resumable(ctx: click.Context, checkpoint: str | None) -> Iterator[None]:
         raise
 
 
-def series_name(source: str, view: Mapping[str, object]) -> str:
-    """Return the name of a series whose runs are of the same view or expression of SRC."""
-    given = {
-        name: value for name, value in view.items() if value is not None and value is not False
-    }
-    words = [name if value is True else f"{name} {value}" for name, value in given.items()]
-    return " ".join([source, *words])
-
-
-def past_of(
-    history: str | None,
-    series: str | None,
-    source: str,
-    *,
-    warm: bool,
-    changes: bool,
-    checkpoint: str | None,
-) -> Past:
+def past_of(flags: RunFlags) -> Past:
     """Open the history that the options name, before anything is computed.
 
     Raises
@@ -150,45 +136,41 @@ def past_of(
     click.UsageError
         An option needs a history, and none is given.
     """
-    if history is None:
-        if warm or changes or series is not None:
+    past, source = flags.past, series_name(flags)
+    if past.history is None:
+        if past.warm or past.max_change is not None or past.series is not None:
             msg = "--warm, --max-change and --series need --history FILE"
             raise click.UsageError(msg)
         return Past(None, "", source, warm=False, held={})
-    opened = History(history)
+    opened = History(past.history)
     opened.prepare()
     # SQLite's texts are UTF-8, which the bytes of a name need not be.
     name, place = (
-        text.encode(errors="backslashreplace").decode() for text in (series or source, source)
+        text.encode(errors="backslashreplace").decode() for text in (past.series or source, source)
     )
-    return Past(opened, name, place, warm=warm, held=held_run(checkpoint))
+    return Past(opened, name, place, warm=past.warm, held=held_run(flags.saving.checkpoint))
 
 
-def history_options(function: Function) -> Function:
-    """Add ``--history``, ``--series``, ``--warm`` and ``--max-change``."""
-    for add in (
-        click.option("--max-change", type=click.FloatRange(min=0), metavar="R",
-                     help="A gate: the same if the norm changed by more than R relatively since "
-                     "the last accepted run of the history."),
-        click.option("--warm", is_flag=True,
-                     help="Start from the vector of the last accepted run of the history."),
-        click.option("--series", metavar="NAME",
-                     help="Of the history, that this run belongs to. [default: SRC]"),
-        click.option("--history", type=click.Path(dir_okay=False), metavar="FILE",
-                     help="Record the run in this SQLite file."),
-    ):  # fmt: skip
-        function = add(function)
-    return function
+def series_name(flags: RunFlags) -> str:
+    """Return the name of a series whose runs are of the same view or expression of SRC."""
+    source, view = flags.source, flags.view
+    given = {
+        "--rows": source.rows, "--fill": source.fill, "--raw": source.raw, "--minus": view.minus,
+        "--center": view.center, "--scale": view.scale,
+    }  # fmt: skip
+    asked = {
+        name: value for name, value in given.items() if value is not None and value is not False
+    }
+    words = [name if value is True else f"{name} {value}" for name, value in asked.items()]
+    return " ".join([source.source, *words])
 
 
-def gate_of(
-    past: Past, max_norm: float | None, min_norm: float | None, max_change: float | None
-) -> Gate | None:
+def gate_of(past: Past, flags: PastFlags) -> Gate | None:
     """Return the gate that the options describe, if they describe one."""
-    if max_norm is None and min_norm is None and max_change is None:
+    if flags.max_norm is None and flags.min_norm is None and flags.max_change is None:
         return None
-    row = past.reference if max_change is not None else None
+    row = past.reference if flags.max_change is not None else None
     reference = None
     if row is not None and row.lower is not None and row.upper is not None:
         reference = row.lower, row.upper
-    return Gate(max_norm, min_norm, max_change, reference)
+    return Gate(flags.max_norm, flags.min_norm, flags.max_change, reference)

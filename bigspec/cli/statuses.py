@@ -19,6 +19,12 @@ EXCEEDED, UNDECIDED = EXIT_STATUSES["failed"], EXIT_STATUSES["undecided"]
 BUG, CANNOT_WRITE, SAVED = 70, 74, 75
 INTERRUPTED, TERMINATED = 130, 143
 
+SUBJECTS = (
+    "Matrix", "Triplets", "Accuracy and effort", "Where it runs", "Checkpoint",
+    "Gate and history", "Output",
+)  # fmt: skip
+"""Of options, in the order of ``--help``."""
+
 STATUSES = """Every option can also be given as BIGSPEC_ and its long name (BIGSPEC_RTOL), or in
 the file of --config. Flags win, then the environment, then the file.
 
@@ -56,6 +62,23 @@ class Command(click.Command):
         super().__init__(*args, **attributes)
         self.params.append(config_option())
         add_sources(self)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options by subject; those without one come last."""
+        subjects: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                subjects.setdefault(getattr(parameter, "group", ""), []).append(record)
+        others = subjects.pop("", [])
+        named = {
+            subject: subjects.pop(subject) for subject in SUBJECTS if subject in subjects
+        } | subjects
+        for subject, records in named.items():
+            with formatter.section(subject):
+                formatter.write_dl(records)
+        with formatter.section("Others" if named else "Options"):
+            formatter.write_dl(others)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options; what is wrong with one that is not in `args` names its source."""

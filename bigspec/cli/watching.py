@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from bigspec.cli.values import option, with_options
 from bigspec.watch import Observer
 from bigspec.watch.json_log import JsonLog, taking_over
 from bigspec.watch.live import LiveProgress
@@ -39,20 +40,18 @@ def _remember_heartbeat(ctx: click.Context, _option: object, value: float) -> No
 
 def watching_options(function: Function) -> Function:
     """Add ``--log-format`` and ``--heartbeat``, which `watched` reads."""
-    for add in (
-        click.option(
-            "--heartbeat", type=click.FloatRange(min=0, min_open=True), default=60.0,
+    return with_options(function, (
+        option(
+            "Output", "--log-format", type=click.Choice(["text", "json"]), default="text",
+            show_default=True, expose_value=False, callback=_remember_log, is_eager=True,
+            help="Format of what is written to stderr; json is one object a line.",
+        ),
+        option(
+            "Output", "--heartbeat", type=click.FloatRange(min=0, min_open=True), default=60.0,
             show_default=True, metavar="S", expose_value=False, callback=_remember_heartbeat,
             help="Seconds within a pass after which a log says how far it is.",
         ),
-        click.option(
-            "--log-format", type=click.Choice(["text", "json"]), default="text",
-            show_default=True, expose_value=False, callback=_remember_log, is_eager=True,
-            help="Of what is written to stderr; json is one object a line.",
-        ),
-    ):  # fmt: skip
-        function = add(function)
-    return function
+    ))  # fmt: skip
 
 
 @contextmanager

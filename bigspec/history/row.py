@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from bigspec.results import Estimate, relative_width
+from bigspec.results import Estimate, Triplets, relative_width
 
 __all__ = ["COLUMNS", "Row", "now"]
 
@@ -93,27 +93,34 @@ class Row:
 
     @classmethod
     def of(
-        cls, estimate: Estimate, series: str, source: str, exit_status: int, warm_from: str | None
+        cls,
+        answer: Estimate | Triplets,
+        series: str,
+        source: str,
+        exit_status: int,
+        warm_from: str | None,
     ) -> Row:
         """Make the row of a run that answered; it is accepted if `exit_status` is 0."""
-        plain = estimate.to_dict()  # JSON-ready
-        rank = estimate.stable_rank
+        plain, first = answer.to_dict(), answer.intervals[0]  # JSON-ready
+        rank = answer.stable_rank
         same = (
-            "lower", "upper", "frobenius", "failure_probability", "rtol", "converged",
-            "deterministic", "stopped_by", "passes", "bytes_read", "seconds", "algorithm",
-            "block_size", "checkpoint",
+            "frobenius", "failure_probability", "rtol", "converged", "stopped_by", "passes",
+            "bytes_read", "seconds", "algorithm", "block_size", "checkpoint",
         )  # fmt: skip
         return cls(
-            run_id=estimate.run_id,
+            run_id=answer.run_id,
             series=series,
             source=source,
             exit_status=exit_status,
-            accepted=exit_status == 0 and math.isfinite(estimate.upper),
+            accepted=exit_status == 0 and math.isfinite(first.upper),
+            lower=first.lower,
+            upper=first.upper,
+            deterministic=first.deterministic,
             stable_rank_lower=None if rank is None else rank.lower,
             stable_rank_upper=None if rank is None else rank.upper,
-            seed=str(estimate.seed),
-            warm_from=warm_from if estimate.start_columns else None,
-            **{name: getattr(estimate, name) for name in same},
+            seed=str(answer.seed),
+            warm_from=warm_from if answer.start_columns else None,
+            **{name: getattr(answer, name) for name in same},
             **{name: plain[name] for name in AS_JSON},
         )
 

@@ -20,7 +20,7 @@ import numpy as np
 from bigspec.checkpoint import array_digest
 from bigspec.errors import ArgumentError, HistoryError
 from bigspec.history.row import COLUMNS, Row
-from bigspec.results import Estimate
+from bigspec.results import Estimate, Triplets
 from bigspec.results.gate import REFERENCE_SHARE, Gate
 from bigspec.results.text import rounded_up
 from bigspec.run.start import Start
@@ -80,7 +80,7 @@ class History:
 
     def record(
         self,
-        estimate: Estimate,
+        estimate: Estimate | Triplets,
         *,
         series: str,
         source: str = "",
@@ -91,7 +91,8 @@ class History:
 
         Parameters
         ----------
-        estimate : Estimate
+        estimate : Estimate or Triplets
+            Of triplets, the row is of the largest value.
         series : str
         source : str
             The path or URL; by default the matrix's.

@@ -1,4 +1,4 @@
-"""The charts of an estimate: SVG without dependencies, and a matplotlib figure."""
+"""The charts of an answer: SVG without dependencies, and a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bigspec.results.text import interval_text, rounded_up, width_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bigspec.results import Estimate
+    from bigspec.results import Estimate, Triplets
 
-__all__ = ["ends_chart", "figure", "ritz_chart", "width_chart"]
+__all__ = [
+    "ends_chart",
+    "figure",
+    "ritz_chart",
+    "spectrum_chart",
+    "triplets_figure",
+    "width_chart",
+]
 
 Points = Sequence[tuple[float, float]]
 
@@ -49,7 +56,12 @@ class _Axes:
         )
 
     def frame(
-        self, title: str, description: str, ticks: Sequence[tuple[float, str]], body: str
+        self,
+        title: str,
+        description: str,
+        ticks: Sequence[tuple[float, str]],
+        body: str,
+        along: str = "pass",
     ) -> str:
         """Put axes, ticks and a title around `body`; ticks ``(level, label)``, dearest first."""
         return (
@@ -58,7 +70,7 @@ class _Axes:
             'style="width:100%;max-width:480px;height:auto;display:block" '
             'font-family="system-ui,sans-serif" font-size="15" fill="currentColor">'
             f"<title>{escape(title)}</title>{self._levels(ticks)}{self._numbers()}{body}"
-            '<text x="252" y="265" text-anchor="middle">pass</text></svg>'
+            f'<text x="252" y="265" text-anchor="middle">{along}</text></svg>'
         )
 
     def _levels(self, ticks: Sequence[tuple[float, str]]) -> str:
@@ -86,7 +98,7 @@ def _text(x: float, y: float, words: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="600">{words}</text>'
 
 
-def width_chart(est: Estimate) -> str:
+def width_chart(est: Estimate | Triplets) -> str:
     """Chart of the relative width on a logarithmic scale, with the width that was asked for."""
     closed = [r for r in est.history if r.width < math.inf]
     # Doubles cannot be told apart below 1e-16; a width of 0 is drawn there.
@@ -107,11 +119,13 @@ def width_chart(est: Estimate) -> str:
         f'stroke-dasharray="5 4"/>{words}' + axes.line(points, _UPPER)
     )
     description = (
-        f"From {width_text(closed[0].lower, closed[0].upper)} after pass {closed[0].number} to "
-        f"{width_text(closed[-1].lower, closed[-1].upper)} after pass {closed[-1].number}; "
+        f"From {rounded_up(closed[0].width)} after pass {closed[0].number} to "
+        f"{rounded_up(closed[-1].width)} after pass {closed[-1].number}; "
         f"asked for {rounded_up(est.rtol)}"
     )
-    return axes.frame("Relative width of the interval", description, ticks, body)
+    several = bool(closed[0].lowers)
+    title = "Largest relative width" if several else "Relative width of the interval"
+    return axes.frame(title, description, ticks, body)
 
 
 def _ends(est: Estimate) -> tuple[float, list[tuple[int, float, float]]]:
@@ -157,7 +171,42 @@ def ends_chart(est: Estimate) -> str:
     return axes.frame("Both ends, relative to the final value", description, ticks, body)
 
 
-def _ritz_curves(est: Estimate) -> list[list[tuple[int, float]]]:
+def _spectrum(tri: Triplets) -> list[tuple[int, float, float]]:
+    """Return ``(i, lower, upper)`` of the values that a logarithmic scale can show."""
+    return [
+        (i, one.lower, one.upper)
+        for i, one in enumerate(tri.intervals, start=1)
+        if one.lower > 0.0 and math.isfinite(one.upper)
+    ]
+
+
+def spectrum_chart(tri: Triplets) -> str:
+    """Chart of all values with their intervals on a logarithmic scale."""
+    rows = [(i, math.log10(low), math.log10(high)) for i, low, high in _spectrum(tri)]
+    if not rows:
+        return ""
+    bottom = math.floor(min(low for _, low, _ in rows))
+    top = max(math.ceil(max(high for _, _, high in rows)), bottom + 1)
+    axes = _Axes(tri.k, bottom, top)
+    wide = min(300 / tri.k * 0.6, 14.0)
+    bars = []
+    for i, low, high in rows:
+        above, below = axes.y(high), axes.y(low)
+        tall = max(below - above, 3.0)  # what is narrower than a line is drawn as one
+        bars.append(
+            f'<rect x="{axes.x(i) - wide / 2:.1f}" y="{(above + below - tall) / 2:.1f}" '
+            f'width="{wide:.1f}" height="{tall:.1f}" rx="1.5" fill="{_UPPER}"/>'
+        )
+    ticks = [(k, f"1e{k:+03d}") for k in range(bottom, top + 1)]
+    first, last = tri.intervals[0], tri.intervals[-1]
+    description = (
+        f"sigma_1 in {interval_text(first.lower, first.upper)}, sigma_{tri.k} in "
+        f"{interval_text(last.lower, last.upper)}. A table of all values comes before"
+    )
+    return axes.frame("Singular values", description, ticks, "".join(bars), along="number")
+
+
+def _ritz_curves(est: Estimate | Triplets) -> list[list[tuple[int, float]]]:
     """Return ``(pass, value)`` of the largest Ritz value, of the second, ..., where positive."""
     count = max((len(r.ritz_values) for r in est.history), default=0)
     curves = [
@@ -171,7 +220,7 @@ def _ritz_curves(est: Estimate) -> list[list[tuple[int, float]]]:
     return [curve for curve in curves if curve]
 
 
-def ritz_chart(est: Estimate) -> str:
+def ritz_chart(est: Estimate | Triplets) -> str:
     """Chart of the largest Ritz values after each pass on a logarithmic scale."""
     curves = _ritz_curves(est)
     if not curves:
@@ -196,45 +245,83 @@ def ritz_chart(est: Estimate) -> str:
 
 
 def figure(est: Estimate) -> Figure:
-    """Draw the three charts with matplotlib, without touching pyplot's state."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as exc:
-        msg = 'Estimate.plot needs matplotlib; install it with: pip install "bigspec[plot]"'
-        raise ImportError(msg) from exc
-    drawn = Figure(figsize=(12.6, 3.6), layout="constrained")
-    widths, ends, ritz = drawn.subplots(1, 3)
-    numbers = [r.number for r in est.history]
-    mark = "o-" if len(numbers) <= 40 else "-"
-    widths.semilogy(numbers, [max(r.width, 1e-16) for r in est.history], mark, color=_UPPER)
-    widths.axhline(max(est.rtol, 1e-16), color="0.4", linestyle="--", label="asked for")
-    widths.set(ylabel="relative width")
-    widths.legend()
+    """Draw width, both ends and Ritz values with matplotlib, without touching pyplot's state."""
+    drawn, widths, ends, ritz = _three_axes("Estimate.plot")
+    _draw_widths(widths, est)
     unit, rows = _ends(est)
     if rows:
         number, low, high = zip(*rows, strict=True)
+        mark = _mark(est)
         ends.fill_between(number, low, high, color=_UPPER, alpha=0.15)
         ends.plot(number, high, mark, color=_UPPER, label="upper end")
         ends.plot(number, low, mark, color=_LOWER, label="lower end")
         ends.set_yscale("symlog", linthresh=unit)
         ends.set_yticks(_sparse_ticks(unit, min(low), max(high)))
         ends.legend()
-    ends.set(ylabel="relative to the value")
-    curves = _ritz_curves(est)
+    ends.set(ylabel="relative to the value", xlabel="pass")
+    _draw_ritz(ritz, est)
+    drawn.suptitle(f"sigma_1 in {interval_text(est.lower, est.upper)}")
+    return drawn
+
+
+def triplets_figure(tri: Triplets) -> Figure:
+    """Draw the largest width, all values and the Ritz values, as `figure` does."""
+    drawn, widths, values, ritz = _three_axes("Triplets.plot")
+    _draw_widths(widths, tri)
+    if rows := _spectrum(tri):
+        number, low, high = zip(*rows, strict=True)
+        middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
+        half = [(b - a) / 2 for a, b in zip(low, high, strict=True)]
+        values.errorbar(number, middle, yerr=half, fmt=".", capsize=4, color=_UPPER)
+        values.set_yscale("log")
+    values.set(ylabel="singular values", xlabel="number")
+    _draw_ritz(ritz, tri)
+    drawn.suptitle(f"{tri.k} values, the largest in {interval_text(*_first_ends(tri))}")
+    return drawn
+
+
+def _first_ends(tri: Triplets) -> tuple[float, float]:
+    return tri.intervals[0].lower, tri.intervals[0].upper
+
+
+def _three_axes(method: str) -> tuple[Figure, Any, Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as exc:
+        msg = f'{method} needs matplotlib; install it with: pip install "bigspec[plot]"'
+        raise ImportError(msg) from exc
+    drawn = Figure(figsize=(12.6, 3.6), layout="constrained")
+    first, second, third = drawn.subplots(1, 3)
+    for axes in (first, second, third):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return drawn, first, second, third
+
+
+def _mark(answer: Estimate | Triplets) -> str:
+    return "o-" if len(answer.history) <= 40 else "-"
+
+
+def _draw_widths(axes: Any, answer: Estimate | Triplets) -> None:
+    numbers = [r.number for r in answer.history]
+    widths = [max(r.width, 1e-16) for r in answer.history]
+    axes.semilogy(numbers, widths, _mark(answer), color=_UPPER)
+    axes.axhline(max(answer.rtol, 1e-16), color="0.4", linestyle="--", label="asked for")
+    several = any(r.lowers for r in answer.history)
+    axes.set(ylabel="largest relative width" if several else "relative width", xlabel="pass")
+    axes.legend()
+
+
+def _draw_ritz(axes: Any, answer: Estimate | Triplets) -> None:
+    curves = _ritz_curves(answer)
     for k, curve in reversed(list(enumerate(curves))):
         label = "the largest" if k == 0 else None
         colour = _LOWER if k == 0 else _UPPER
-        ritz.plot(*zip(*curve, strict=True), mark, color=colour, label=label)
+        axes.plot(*zip(*curve, strict=True), _mark(answer), color=colour, label=label)
     if curves:
-        ritz.set_yscale("log")
-        ritz.legend()
-    ritz.set(ylabel="Ritz values")
-    for axes in (widths, ends, ritz):
-        axes.set(xlabel="pass")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn.suptitle(f"sigma_1 in {interval_text(est.lower, est.upper)}")
-    return drawn
+        axes.set_yscale("log")
+        axes.legend()
+    axes.set(ylabel="Ritz values", xlabel="pass")
 
 
 def _sparse_ticks(unit: float, bottom: float, top: float) -> list[float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +11,13 @@ import numpy as np
 from bigspec.results import charts, html, text
 from bigspec.results.gate import Verdict
 from bigspec.results.records import (
+    Interval,
     PassRecord,
     Range,
-    plain_values,
+    document,
     relative_width,
+    stable_rank,
+    written_json,
 )
 
 if TYPE_CHECKING:
@@ -147,15 +148,21 @@ class Estimate:
     @property
     def stable_rank(self) -> Range | None:
         """``||A||_F^2 / sigma_1^2`` as a range; None for operators; ``(0, 0)`` for zero."""
-        if self.frobenius is None:
-            return None
-        if self.upper == 0.0:
-            return Range(0.0, 0.0)
-        if not math.isfinite(self.frobenius) or self.lower == 0.0:
-            return Range(1.0, math.inf)
-        # Squares of ratios: at most the smaller side of the matrix, unless upper is infinite.
-        low, high = self.frobenius / self.upper, self.frobenius / self.lower
-        return Range(max(low * low, 1.0), high * high)
+        return stable_rank(self.frobenius, self.lower, self.upper)
+
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The interval as the only one of its kind: `Triplets` has k of them."""
+        return (
+            Interval(
+                self.lower,
+                self.upper,
+                self.upper_bound,
+                self.lower_bound,
+                self.deterministic,
+                self.rounding,
+            ),
+        )
 
     def __float__(self) -> float:
         return self.value
@@ -165,9 +172,6 @@ class Estimate:
 
         Infinite numbers become None, so that strict JSON parsers accept the result.
         """
-        apart = {"right", "left", "ritz_vectors", "history"}
-        data = {k: v for k, v in vars(self).items() if k not in apart}
-        data["history"] = [record.to_dict() for record in self.history]
         derived = {
             "schema": SCHEMA,
             "value": self.value,
@@ -175,17 +179,11 @@ class Estimate:
             "passes": self.passes,
             "stable_rank": self.stable_rank,
         }
-        data["gate"] = None if self.gate is None else self.gate.to_dict()
-        plain = plain_values(derived | data)
-        assert isinstance(plain, dict)
-        return plain
+        return document(self, derived, {"right", "left", "ritz_vectors"})
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON text; with `path`, write it there as well."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
+        return written_json(self.to_dict(), path)
 
     def summary(self) -> str:
         """Return a short text block: the interval, the status, the cost and the choices.

@@ -1,6 +1,6 @@
-"""An estimate as HTML: one self-contained page, and the fragment that notebooks show.
+"""An answer as HTML: one self-contained page, and the fragment that notebooks show.
 
-Nothing here computes; every number is taken from the estimate.
+Nothing here computes; every number is taken from the answer.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bigspec.results.charts import ends_chart, ritz_chart, width_chart
+from bigspec.results.charts import ends_chart, ritz_chart, spectrum_chart, width_chart
 from bigspec.results.text import (
     bytes_text,
     cost,
@@ -20,8 +20,8 @@ from bigspec.results.text import (
     guarantee,
     outward,
     rate_text,
+    rounded_up,
     triplet_facts,
-    triplet_rows,
     width_text,
 )
 
@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from bigspec.results import Estimate
     from bigspec.results.triplets import Triplets
 
-__all__ = ["document", "fragment", "interval", "page", "table", "triplets_fragment", "whole"]
+    Answer: TypeAlias = Estimate | Triplets
+
+__all__ = [
+    "document",
+    "fragment",
+    "interval",
+    "page",
+    "table",
+    "triplets_fragment",
+    "triplets_page",
+    "whole",
+]
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#59636e;--rule:#d5dbe1;
@@ -107,20 +118,25 @@ def table(label: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> st
     )
 
 
-def _intervals_table(est: Estimate) -> str:
+def _intervals_table(est: Answer) -> str:
+    several = any(record.lowers for record in est.history)
+    heads = ["pass", "&sigma;<sub>1</sub> &isin;", "width", "upper bound"]
+    if several:
+        heads.insert(3, "largest width")
     rows = [
         (
             str(record.number),
             interval(record.lower, record.upper),
             whole(width_text(record.lower, record.upper)),
+            *([whole(rounded_up(record.width))] if several else []),
             escape(record.upper_bound) + (" (certain)" if record.deterministic else ""),
         )
         for record in est.history
     ]
-    return table("Passes", ("pass", "&sigma;<sub>1</sub> &isin;", "width", "upper bound"), rows)
+    return table("Passes", heads, rows)
 
 
-def _cost_table(est: Estimate) -> str:
+def _cost_table(est: Answer) -> str:
     heads = ["pass", "GB read", "time, s", "GB/s", "reading, s", "products, s"]
     retried = any(record.retries for record in est.history)
     rows = [
@@ -140,7 +156,7 @@ def _cost_table(est: Estimate) -> str:
     )
 
 
-def _ritz_table(est: Estimate) -> str:
+def _ritz_table(est: Answer) -> str:
     rows = [
         (str(r.number), ", ".join(f"{value:.6g}" for value in r.ritz_values))
         for r in est.history
@@ -153,12 +169,23 @@ def _ritz_table(est: Estimate) -> str:
 
 
 def _figures(est: Estimate) -> str:
-    """Return the charts side by side, as many as fit."""
-    charts = [
+    return _side_by_side(
         ("Relative width", width_chart(est)),
         ("Both ends, relative to the value", ends_chart(est)),
         ("Ritz values, the largest in orange", ritz_chart(est)),
-    ]
+    )
+
+
+def _triplet_figures(tri: Triplets) -> str:
+    return _side_by_side(
+        ("Largest relative width", width_chart(tri)),
+        ("Singular values with their intervals", spectrum_chart(tri)),
+        ("Ritz values, the largest in orange", ritz_chart(tri)),
+    )
+
+
+def _side_by_side(*charts: tuple[str, str]) -> str:
+    """Return the charts side by side, as many as fit."""
     figures = "".join(
         f'<figure style="margin:0"><figcaption style="font-weight:600;margin-bottom:.3em">{head}'
         f"</figcaption>{chart}</figure>"
@@ -170,7 +197,7 @@ def _figures(est: Estimate) -> str:
     return f'<div style="{grid}">{figures}</div>' if figures else ""
 
 
-def _layout_rows(est: Estimate) -> list[tuple[str, Any]]:
+def _layout_rows(est: Answer) -> list[tuple[str, Any]]:
     """Return how it was cut, with sizes as people read them."""
     rows = []
     for key, value in est.layout.items():
@@ -183,20 +210,20 @@ def _layout_rows(est: Estimate) -> list[tuple[str, Any]]:
     return rows
 
 
-def _matrix_rows(est: Estimate) -> list[tuple[str, Any]]:
+def _matrix_rows(est: Answer) -> list[tuple[str, Any]]:
     return [
         (key, dtype_text(value) if key == "dtype" else value) for key, value in est.matrix.items()
     ]
 
 
-def _faults(est: Estimate) -> str:
+def _faults(est: Answer) -> str:
     reads = sum(record.retries for record in est.history)
     if reads == 0:
         return "none: no read had to be repeated"
     return f"{reads} failed read{'' if reads == 1 else 's'}, tried again"
 
 
-def _name(est: Estimate) -> str:
+def _name(est: Answer) -> str:
     where = str(est.matrix.get("name") or est.matrix.get("where") or "a matrix")
     return {"memory": "a matrix in memory", "operator": "an operator"}.get(where, where)
 
@@ -217,43 +244,84 @@ def fragment(est: Estimate) -> str:
 
 def triplets_fragment(tri: Triplets) -> str:
     """Return what a notebook shows of k triplets: one interval a row, the sentence, the cost."""
-    heads = ("i", "&sigma;<sub>i</sub> &isin;", "relative width", "upper bound")
-    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in triplet_rows(tri)
-    )
     return (
-        f'<div style="max-width:46rem"><div>{_prose(tri.status)}</div>'
-        '<div style="max-height:24em;overflow:auto" role="region" aria-label="Singular values" '
-        f'tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
-        f"{_pairs(triplet_facts(tri))}</div>"
+        f'<div style="max-width:60rem"><div>{_prose(tri.status)}</div>'
+        f'<div style="max-height:24em;overflow:auto">{_values_table(tri)}</div>'
+        f'{_pairs(triplet_facts(tri))}<div style="margin-top:.8em">{_triplet_figures(tri)}</div>'
+        f"{_ritz_table(tri)}"
+        f"<details><summary>Passes</summary>{_intervals_table(tri)}{_cost_table(tri)}</details>"
+        "</div>"
     )
+
+
+def _values_table(tri: Triplets) -> str:
+    heads = ("i", "&sigma;<sub>i</sub> &isin;", "relative width", "upper bound")
+    rows = [
+        (
+            str(i),
+            interval(one.lower, one.upper),
+            whole(width_text(one.lower, one.upper)),
+            escape(one.upper_bound) + (" (certain)" if one.deterministic else ""),
+        )
+        for i, one in enumerate(tri.intervals, start=1)
+    ]
+    return table("Singular values", heads, rows)
 
 
 def page(est: Estimate) -> str:
     """Return one self-contained HTML page: no script, no font, nothing from a network."""
-    name = escape(_name(est))
-    chosen = "".join(f"<li>{_prose(choice)}</li>" for choice in est.choices)
+    return _page(
+        f"Spectral norm of {_name(est)}",
+        f"relative width {width_text(est.lower, est.upper)}, {_prose(guarantee(est))}",
+        est,
+        [("How the interval closed", _figures(est) + _ritz_table(est))],
+        facts(est),
+    )
+
+
+def triplets_page(tri: Triplets) -> str:
+    """Return such a page of k triplets, with a table of all values."""
+    values = f"{tri.k} value{'' if tri.k == 1 else 's'}"
+    return _page(
+        f"Singular values of {_name(tri)}",
+        f"{values}, largest relative width {rounded_up(tri.width)}, {_prose(guarantee(tri))}",
+        tri,
+        [
+            ("Singular values", _values_table(tri)),
+            ("How the intervals closed", _triplet_figures(tri) + _ritz_table(tri)),
+        ],
+        triplet_facts(tri),
+    )
+
+
+Section = tuple[str, str]
+
+
+def _page(
+    title: str, soft: str, answer: Answer, first: list[Section], facts: list[tuple[str, str]]
+) -> str:
+    """Return the page: the interval of sigma_1, `first`, and what all answers have."""
+    chosen = "".join(f"<li>{_prose(choice)}</li>" for choice in answer.choices)
     sections = [
-        ("How the interval closed", _figures(est) + _ritz_table(est)),
-        ("Passes", _intervals_table(est) if est.history else "<p>No pass was made.</p>"),
-        ("What each pass cost", _cost_table(est) if est.history else ""),
-        ("What it rests on", _pairs([*facts(est), ("faults survived", _faults(est))])),
-        ("What entered", _pairs(_matrix_rows(est))),
-        ("How it was cut", _pairs(_layout_rows(est))),
+        *first,
+        ("Passes", _intervals_table(answer) if answer.history else "<p>No pass was made.</p>"),
+        ("What each pass cost", _cost_table(answer) if answer.history else ""),
+        ("What it rests on", _pairs([*facts, ("faults survived", _faults(answer))])),
+        ("What entered", _pairs(_matrix_rows(answer))),
+        ("How it was cut", _pairs(_layout_rows(answer))),
         ("What was chosen, and why", f"<ul>{chosen}</ul>" if chosen else ""),
-        ("Versions", _pairs(est.versions.items())),
+        ("Versions", _pairs(answer.versions.items())),
     ]
     body = "".join(f"<section><h2>{head}</h2>{text}</section>" for head, text in sections if text)
+    one = answer.intervals[0]
     head = (
-        f'<header><h1>Spectral norm of {name}</h1><p class="interval">&sigma;<sub>1</sub> &isin; '
-        f"{interval(est.lower, est.upper)}</p>"
-        f'<p class="soft">relative width {width_text(est.lower, est.upper)}, '
-        f"{_prose(guarantee(est))}</p>"
-        f'<p class="status{"" if est.converged else " open"}">{_prose(est.status)}</p></header>'
+        f'<header><h1>{escape(title)}</h1><p class="interval">&sigma;<sub>1</sub> &isin; '
+        f"{interval(one.lower, one.upper)}</p>"
+        f'<p class="soft">{soft}</p>'
+        f'<p class="status{"" if answer.converged else " open"}">{_prose(answer.status)}</p>'
+        "</header>"
     )
-    return document(f"Spectral norm of {_name(est)}", head + body)
+    return document(title, head + body)
 
 
 def document(title: str, body: str) -> str:

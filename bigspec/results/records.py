@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Interval", "PassRecord", "Range", "plain_values", "relative_width"]
+__all__ = [
+    "Interval",
+    "PassRecord",
+    "Range",
+    "document",
+    "plain_values",
+    "relative_width",
+    "stable_rank",
+    "written_json",
+]
 
 
 ENDS = {"lowers", "uppers"}
@@ -115,13 +126,49 @@ class PassRecord:
 
 
 def plain_values(value: Any) -> Any:
-    """Turn tuples into lists, NumPy scalars into Python's, and non-finite floats into None."""
+    """Turn tuples and arrays into lists, NumPy scalars into Python's, infinities into None."""
     if isinstance(value, dict):
         return {str(k): plain_values(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_values(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain_values(value.tolist())
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def stable_rank(frobenius: float | None, lower: float, upper: float) -> Range | None:
+    """Return ``||A||_F^2 / sigma_1^2`` as a range; None without a Frobenius norm."""
+    if frobenius is None:
+        return None
+    if upper == 0.0:
+        return Range(0.0, 0.0)
+    if not math.isfinite(frobenius) or lower == 0.0:
+        return Range(1.0, math.inf)
+    # Squares of ratios: at most the smaller side of the matrix, unless upper is infinite.
+    low, high = frobenius / upper, frobenius / lower
+    return Range(max(low * low, 1.0), high * high)
+
+
+def document(answer: Any, derived: dict[str, Any], vectors: set[str]) -> dict[str, Any]:
+    """Return an answer as JSON-ready values: `derived`, then its fields but for the vectors.
+
+    Infinite numbers become None, so that strict JSON parsers accept the result.
+    """
+    data = {name: value for name, value in vars(answer).items() if name not in vectors}
+    data["history"] = [record.to_dict() for record in answer.history]
+    data["gate"] = None if answer.gate is None else answer.gate.to_dict()
+    plain = plain_values(derived | data)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def written_json(data: dict[str, Any], path: str | Path | None) -> str:
+    """Return JSON text; with `path`, write it there as well."""
+    text = json.dumps(data, indent=2, allow_nan=False)
+    if path is not None:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+    return text

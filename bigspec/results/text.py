@@ -168,34 +168,43 @@ def facts(est: Estimate) -> list[tuple[str, str]]:
         ("rounding", f"{rounded_up(est.rounding)} of the relative width covers rounding errors"),
         ("algorithm", f"{est.algorithm}, block size {est.block_size}, seed {est.seed}"),
     ]
-    if est.gate is not None:
-        facts.append(("gate", f"{est.gate.outcome}: {est.gate.reason}"))
-    if est.frobenius is not None and est.stable_rank is not None:
-        facts.append(("Frobenius", f"{est.frobenius:.6g}"))
-        facts.append(("stable rank", interval_text(*est.stable_rank)))
+    return facts + _more_facts(est)
+
+
+def _more_facts(answer: Estimate | Triplets) -> list[tuple[str, str]]:
+    """Label and text of what is there in some runs only."""
+    facts = []
+    if answer.gate is not None:
+        facts.append(("gate", f"{answer.gate.outcome}: {answer.gate.reason}"))
+    if answer.frobenius is not None and answer.stable_rank is not None:
+        facts.append(("Frobenius", f"{answer.frobenius:.6g}"))
+        facts.append(("stable rank", interval_text(*answer.stable_rank)))
     return facts
 
 
 def summary(est: Estimate) -> str:
     """Return the text block that the command line prints."""
-    lines = [headline(est), est.status]
-    lines += [f"  {label:<12} {text}" for label, text in facts(est)]
-    for k, choice in enumerate(est.choices):
+    return _block([headline(est)], est, facts(est))
+
+
+def _block(head: list[str], answer: Estimate | Triplets, facts: list[tuple[str, str]]) -> str:
+    lines = [*head, answer.status]
+    lines += [f"  {label:<12} {text}" for label, text in facts]
+    for k, choice in enumerate(answer.choices):
         lines.append(f"  {'chosen' if k == 0 else '':<12} {choice}")
     return "\n".join(lines)
 
 
 def triplet_rows(tri: Triplets) -> list[tuple[str, str, str, str]]:
     """Return number, interval, relative width and upper bound of each value."""
-    ends = zip(tri.lower.tolist(), tri.upper.tolist(), tri.upper_bounds, tri.certain, strict=True)
     return [
         (
             str(i),
-            interval_text(lower, upper),
-            width_text(lower, upper),
-            bound + (" (certain)" if certain else ""),
+            interval_text(one.lower, one.upper),
+            width_text(one.lower, one.upper),
+            one.upper_bound + (" (certain)" if one.deterministic else ""),
         )
-        for i, (lower, upper, bound, certain) in enumerate(ends, start=1)
+        for i, one in enumerate(tri.intervals, start=1)
     ]
 
 
@@ -216,6 +225,7 @@ def triplet_facts(tri: Triplets) -> list[tuple[str, str]]:
         ),
         ("vectors", f"{left}, {right}"),
         ("algorithm", f"{tri.algorithm}, block size {tri.block_size}, seed {tri.seed}"),
+        *_more_facts(tri),
     ]
 
 
@@ -223,12 +233,8 @@ def triplets_summary(tri: Triplets) -> str:
     """Return the text block that the command line prints."""
     rows = triplet_rows(tri)
     wide = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
+    head = [
         f"sigma_{number:<{wide[0]}} in {ends:<{wide[1]}}  width {width:<{wide[2]}}  {bound}"
         for number, ends, width, bound in rows
     ]
-    lines.append(tri.status)
-    lines += [f"  {label:<12} {text}" for label, text in triplet_facts(tri)]
-    for k, choice in enumerate(tri.choices):
-        lines.append(f"  {'chosen' if k == 0 else '':<12} {choice}")
-    return "\n".join(lines)
+    return _block(head, tri, triplet_facts(tri))

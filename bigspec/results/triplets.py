@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.results import PassRecord, html, plain_values, relative_width, text
+from bigspec.results import charts, html, text
+from bigspec.results.gate import Verdict
+from bigspec.results.records import (
+    Interval,
+    PassRecord,
+    Range,
+    document,
+    relative_width,
+    stable_rank,
+    written_json,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["SCHEMA", "Triplets"]
 
@@ -51,8 +63,9 @@ class Triplets:
     converged : bool
         Whether ``upper / lower - 1 <= rtol`` for all k.
     stopped_by : str
-        ``"converged"``, ``"exhausted"`` (values that are zero or below the rounding margin cannot
-        be told better), ``"memory"`` (the basis no longer fits), ``"passes"`` or ``"time"``.
+        ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (values that are zero or
+        below the rounding margin cannot be told better), ``"memory"`` (the basis no longer fits),
+        ``"passes"`` or ``"time"``.
     checkpoint : str or None
         Where the run is saved, with all that is needed to go on; None if it is not.
     status : str
@@ -89,6 +102,14 @@ class Triplets:
         Decoded bytes read from the matrix in the whole run, the last pass included.
     versions : dict
         Versions of what computed it.
+    gate : Verdict or None
+        What the gate says of the interval of sigma_1; None without a gate.
+    run_id : str
+        Names the run in logs, checkpoint and history; a run that goes on keeps it.
+    start_columns : int
+        Old vectors in the start block (a warm start).
+    iterates : ndarray (m, k) or None
+        For panels of columns whose `u` is not in memory: orthonormal left vectors of the run.
     """
 
     u: Any = field(repr=False)
@@ -119,6 +140,10 @@ class Triplets:
     seconds: float
     bytes_read: int
     versions: dict[str, str] = field(repr=False)
+    gate: Verdict | None = None
+    run_id: str = ""
+    start_columns: int = 0
+    iterates: Array | None = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.u, self.s, self.vh))
@@ -144,6 +169,27 @@ class Triplets:
         return max(self.widths)
 
     @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The intervals of all values, largest first."""
+        rows = zip(
+            self.lower.tolist(), self.upper.tolist(), self.upper_bounds, self.lower_bounds,
+            self.certain, self.rounding, strict=True,
+        )  # fmt: skip
+        return tuple(Interval(*row) for row in rows)
+
+    @property
+    def stable_rank(self) -> Range | None:
+        """``||A||_F^2 / sigma_1^2`` as a range; None for operators; ``(0, 0)`` for zero."""
+        return stable_rank(self.frobenius, float(self.lower[0]), float(self.upper[0]))
+
+    @property
+    def ritz_vectors(self) -> Array | None:
+        """What a later run starts from: right vectors of panels of rows, left ones of columns."""
+        if self.layout["orientation"] == "rows":
+            return None if self.vh is None else self.vh.conj().T
+        return self.u if isinstance(self.u, np.ndarray) else self.iterates
+
+    @property
     def deterministic(self) -> bool:
         """Whether all upper ends hold whatever the random start was."""
         return all(self.certain)
@@ -153,9 +199,6 @@ class Triplets:
 
         Infinite numbers become None, so that strict JSON parsers accept the result.
         """
-        data = {k: v for k, v in vars(self).items() if k not in {"u", "vh", "history"}}
-        data |= {name: data[name].tolist() for name in ("s", "lower", "upper")}
-        data["history"] = [record.to_dict() for record in self.history]
         derived = {
             "schema": SCHEMA,
             "k": self.k,
@@ -164,20 +207,32 @@ class Triplets:
             "deterministic": self.deterministic,
             "passes": self.passes,
         }
-        plain = plain_values(derived | data)
-        assert isinstance(plain, dict)
-        return plain
+        return document(self, derived, {"u", "vh", "iterates"})
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON text; with `path`, write it there as well."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
+        return written_json(self.to_dict(), path)
 
     def summary(self) -> str:
         """Return a text block: each interval, rounded outward, the status, the cost."""
         return text.triplets_summary(self)
 
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return one self-contained HTML page; with `path`, write it there as well."""
+        text = html.triplets_page(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
     def _repr_html_(self) -> str:
         return html.triplets_fragment(self)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of the largest width, the values, and the Ritz values.
+
+        Raises
+        ------
+        ImportError
+            Matplotlib is missing: ``pip install "bigspec[plot]"``.
+        """
+        return charts.triplets_figure(self)

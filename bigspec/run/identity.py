@@ -24,8 +24,10 @@ from bigspec.errors import (
     MemoryLimitError,
     ResumeError,
 )
+from bigspec.matrices import Matrix
 from bigspec.passes import Executor
-from bigspec.run import Progress, saved_types
+from bigspec.run import Known, Progress, saved_types
+from bigspec.run.options import RunOptions
 from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
 from bigspec.run.planner import make_plan, resume_plan
 from bigspec.run.start import Start, entropy_of, start_vectors
@@ -80,11 +82,10 @@ def check_progress(progress: Any, where: str) -> None:
         raise CheckpointError(msg)
 
 
-def begin(
-    chosen: Plan, wishes: Wishes, failure_probability: float, entropy: int, start: Array | None
-) -> dict[str, Any]:
+def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) -> dict[str, Any]:
     """Describe a new run, so that another process can go on with it and no other."""
     event = REGISTRY.of(chosen.algorithm).event
+    wishes, failure_probability = options.wishes, options.failure_probability
     return {
         "id": uuid.uuid4().hex,
         "matrix": chosen.matrix.identity,
@@ -109,14 +110,7 @@ def begin(
 
 
 def prepared(
-    held: Progress | None,
-    fresh: Progress,
-    executor: Executor,
-    matrix: Any,
-    wishes: Wishes,
-    failure_probability: float,
-    seed: int | None,
-    start: Start | None,
+    held: Progress | None, matrix: Matrix, executor: Executor, options: RunOptions
 ) -> tuple[Plan, Progress, Array | None]:
     """Plan the run of a checkpoint, or a new one, and check its warm start.
 
@@ -124,8 +118,9 @@ def prepared(
     ----------
     held : Progress or None
         What the checkpoint holds.
-    fresh : Progress
-        What a new run knows before its first pass.
+    matrix : Matrix
+    executor : Executor
+    options : RunOptions
 
     Returns
     -------
@@ -135,9 +130,10 @@ def prepared(
         The vectors to start from.
     """
     if held is not None:
-        chosen, held = go_on(held, executor, matrix, wishes, failure_probability, seed, start)
-        chosen, W = _fitting(start, chosen)
+        chosen, held = go_on(held, matrix, executor, options)
+        chosen, W = _fitting(options.start, chosen)
         return chosen, held, W
+    wishes, start = options.wishes, options.start
     try:
         chosen, W = _fitting(start, make_plan(matrix, executor, wishes))
     except MemoryLimitError as error:
@@ -147,8 +143,8 @@ def prepared(
         chosen, W = make_plan(matrix, executor, wishes), None
         said = f"a cold start, for want of memory for old vectors: {error}"
         chosen = replace(chosen, choices=(*chosen.choices, said))
-    run = begin(chosen, wishes, failure_probability, entropy_of(seed, start), W)
-    return chosen, replace(fresh, run=run), W
+    run = begin(chosen, replace(options, wishes=wishes), entropy_of(options.seed, start), W)
+    return chosen, Progress(run, running=Known.begin(wishes.count)), W
 
 
 def _fitting(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
@@ -163,13 +159,7 @@ def _fitting(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
 
 
 def go_on(
-    progress: Progress,
-    executor: Executor,
-    matrix: Any,
-    wishes: Wishes,
-    failure_probability: float,
-    seed: int | None,
-    start: Start | None,
+    progress: Progress, matrix: Matrix, executor: Executor, options: RunOptions
 ) -> tuple[Plan, Progress]:
     """Check that this call means the run of the checkpoint, and plan the rest of it.
 
@@ -179,6 +169,7 @@ def go_on(
         Names everything that differs.
     MemoryLimitError
     """
+    wishes, seed, start = options.wishes, options.seed, options.start
     check_wishes(matrix, wishes)
     run = progress.run
     if run["algorithm"] not in ALGORITHMS and isinstance(wishes.algorithm, str):
@@ -190,7 +181,7 @@ def go_on(
     rows = run["cut"]["orientation"] == "rows"
     vectors = None if start is None else start.side(rows=rows)
     asked = {
-        "failure_probability": failure_probability,
+        "failure_probability": options.failure_probability,
         "algorithm": run["algorithm"] if wishes.name == "auto" else wishes.name,
         "block_size": _block_size(wishes, run),
         "k": wishes.count or "none (the norm)",

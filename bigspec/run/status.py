@@ -48,8 +48,8 @@ def status_text(
     if reason == "gate" and budget.gate is not None:
         outcome = budget.gate.judge(intervals[0].lower, intervals[0].upper).outcome
         return (
-            f"Stopped after {count} because the gate is decided ({outcome}), at relative width "
-            f"{width}; the interval holds {trust}.{note}"
+            f"Stopped after {count} because the gate is decided ({outcome}), at {what} "
+            f"{width}; the {are} {trust}.{note}"
         )
     if reason == "exhausted" and len(intervals) > 1:
         return (

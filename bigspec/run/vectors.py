@@ -1,4 +1,4 @@
-"""The last pass of `svds`, which makes the vectors."""
+"""The last pass of a run, which makes the vectors: one of `norm`, k of `svds`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bigspec.run import Outcome
 from bigspec.sources.targets import complete_target, create_target, write_rows
 from bigspec.watch import Observer
 
-__all__ = []
+__all__ = ["KVectors", "OneVector", "Vectors"]
 
 Array = np.ndarray[Any, Any]
 
@@ -31,92 +31,145 @@ CHUNK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class _Made:
-    """The triplets of the last pass; `forward` is None if there was no time for one."""
+class Vectors:
+    """What the last pass leaves.
 
-    u: Any
+    Attributes
+    ----------
+    right, left : ndarray (n, k), (m, k) or None
+        As columns; one vector of `norm` is (n,) or (m,). `left` is a zarr.Array where it was
+        written.
+    s : ndarray (k,)
+        The values that they attain, in the units of the matrix.
+    passes, bytes_read : int
+        What making them cost: 0, or one pass and its decoded bytes.
+    """
+
+    right: Array | None
+    left: Any
     s: Array
-    vh: Array | None
-    forward: Forward | None
+    passes: int = 0
+    bytes_read: int = 0
 
 
-class _Vectors:
-    """Makes the vectors in one last pass ``Y = S V`` over orthonormal iterates V.
+@dataclass(frozen=True)
+class OneVector:
+    """The vectors of a norm: the run's own, and for panels of columns the right one, if wanted.
+
+    Parameters
+    ----------
+    right : bool or None
+        Whether to make one more pass over panels of columns, ``A^H u``, whose direction attains no
+        less. None: of arrays and sparse matrices in this process's memory, without a gate.
+    gated : bool
+        Whether the run has a gate.
+    """
+
+    right: bool | None
+    gated: bool
+
+    def check(self, passes: Pass) -> None:
+        """Refuse nothing: one vector always fits."""
+
+    def make(self, passes: Pass, outcome: Outcome, observer: Observer) -> Vectors:
+        """Return the vectors, after one more pass if one is wanted."""
+        vector, s = outcome.vector, np.array([outcome.interval.lower])
+        if passes.layout.orientation == "rows":
+            return Vectors(vector, None, s)
+        over = outcome.stopped_by == "time" or outcome.interval.lower == 0.0
+        if vector is None or over or not self._wanted(passes):
+            return Vectors(None, vector, s)
+        observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
+        with suppress(DeadlinePassed):
+            done = _last_pass(passes, vector[:, None], outcome, observer)
+            assert done.Y is not None
+            return Vectors(
+                done.Y[:, 0] / np.linalg.norm(done.Y), vector, s, 1, done.cost.bytes_read
+            )
+        return Vectors(None, vector, s)
+
+    def _wanted(self, passes: Pass) -> bool:
+        if self.right is not None:
+            return self.right
+        entries = getattr(passes.matrix, "entries", None)
+        mapped = isinstance(entries, np.memmap)  # a pass reads it from the disk
+        return not self.gated and entries is not None and not mapped
+
+
+@dataclass(frozen=True)
+class KVectors:
+    """The vectors of k triplets, from one last pass ``Y = S V`` over orthonormal iterates V.
 
     With ``Y = P diag(s) W^H``, the triplets of the matrix on span(V) are ``(P, s, V W)`` (Rayleigh
     and Ritz once more). P comes from Y itself where it is in memory; written to a store it is
     ``Y W diag(1/s)``, orthonormal to rounding times ``s_1 / s_i``, with W and s from the triangular
     factor of Y.
+
+    Parameters
+    ----------
+    u_store : str, path or None
+        Where the left vectors are written.
+    left : bool
+        Whether they are wanted.
     """
 
-    def __init__(self, passes: Pass, u_store: str | os.PathLike[str] | None, *, left: bool) -> None:
-        self.passes, self.u_store, self.left = passes, u_store, left
-        self.rows = passes.layout.orientation == "rows"
+    u_store: str | os.PathLike[str] | None
+    left: bool
 
-    def check(self) -> None:
+    def check(self, passes: Pass) -> None:
         """Refuse a target that panels cannot fill chunk by chunk."""
-        if self.u_store is None or not self.rows or self.passes.target_rows(1 << 62) is not None:
+        rows = passes.layout.orientation == "rows"
+        if self.u_store is None or not rows or passes.target_rows(1 << 62) is not None:
             return
         msg = (
-            f"u_store: expected panels of equal height in {self.passes.matrix.name}, so that no "
+            f"u_store: expected panels of equal height in {passes.matrix.name}, so that no "
             "two write one chunk, got irregular chunks; rechunk its rows to equal sizes"
         )
         raise ArgumentError(msg)
 
-    def make(self, outcome: Outcome, observer: Observer) -> _Made:
+    def make(self, passes: Pass, outcome: Outcome, observer: Observer) -> Vectors:
         """Make the last pass, unless the time is up, and return the triplets."""
         lower = np.array([interval.lower for interval in outcome.intervals])
-        V = outcome.vector
+        V, rows = outcome.vector, passes.layout.orientation == "rows"
         if V is None:
-            return _Made(None, lower, None, None)
-        if outcome.stopped_by != "time" and (self.left or not self.rows):
-            observer.pass_started(len(outcome.history) + 1, self.passes.layout.panels)
+            return Vectors(None, None, lower)
+        if outcome.stopped_by != "time" and (self.left or not rows):
+            observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
             with suppress(DeadlinePassed):
-                if self.u_store is not None and self.rows:
-                    return self._stored(V, outcome, observer)
-                return self._in_memory(V, outcome, observer)
-        return _Made(None, lower, (V * _phases(V)).conj().T if self.rows else None, None)
+                if self.u_store is not None and rows:
+                    return self._stored(passes, V, outcome, observer)
+                return self._in_memory(passes, V, outcome, observer)
+        return Vectors(V * _phases(V) if rows else None, None, lower)
 
-    def _forward(
-        self, V: Array, outcome: Outcome, observer: Observer, target: Any = None
-    ) -> Forward:
-        return self.passes.forward(
-            V,
-            exponent=outcome.exponent,
-            target=target,
-            tokens=outcome.tokens,
-            hooks=Hooks(observer.panels_done, deadline=outcome.deadline),
-        )
-
-    def _in_memory(self, V: Array, outcome: Outcome, observer: Observer) -> _Made:
-        done = self._forward(V, outcome, observer)
+    def _in_memory(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
+        done = _last_pass(passes, V, outcome, observer)
         assert done.Y is not None
         P, s, Wh = np.linalg.svd(done.Y, full_matrices=False)
         others = V @ Wh.conj().T
-        u, v = (P, others) if self.rows else (others, P)
+        u, v = (P, others) if passes.layout.orientation == "rows" else (others, P)
         phases = _phases(v)
         u, v = u * phases, v * phases
         if self.u_store is not None:
             u = self._written(u)
-        return _Made(u if self.left else None, _inside(s, outcome), v.conj().T, done)
+        return Vectors(v, u if self.left else None, _inside(s, outcome), 1, done.cost.bytes_read)
 
-    def _stored(self, V: Array, outcome: Outcome, observer: Observer) -> _Made:
+    def _stored(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
         assert self.u_store is not None
-        m, k = self.passes.layout.swept.extent, V.shape[1]
-        dtype = working_dtype(self.passes.matrix.dtype)
-        height = self.passes.target_rows(max(1, CHUNK_BYTES // (k * dtype.itemsize)))
+        m, k = passes.layout.swept.extent, V.shape[1]
+        dtype = working_dtype(passes.matrix.dtype)
+        height = passes.target_rows(max(1, CHUNK_BYTES // (k * dtype.itemsize)))
         assert height is not None
         target = create_target(self.u_store, (m, k), height, dtype, "u_store")
-        done = self._forward(V, outcome, observer, target)
+        done = _last_pass(passes, V, outcome, observer, target)
         _, s, Wh = np.linalg.svd(done.R)
         W = Wh.conj().T
         v = V @ W
         phases = _phases(v)
         least = 2 * UNIT_ROUNDOFF * np.sqrt(m) * s[0]
         inverse = np.divide(1.0, s, out=np.zeros_like(s), where=s > least)
-        self.passes.multiply_target(target, W * (inverse * phases), done)
+        passes.multiply_target(target, W * (inverse * phases), done)
         u = complete_target(target)
-        return _Made(u, _inside(s, outcome), (v * phases).conj().T, done)
+        return Vectors(v * phases, u, _inside(s, outcome), 1, done.cost.bytes_read)
 
     def _written(self, u: Array) -> Any:
         assert self.u_store is not None
@@ -126,6 +179,19 @@ class _Vectors:
             stop = min(first + height, len(u))
             write_rows(target, first, stop, u[first:stop])
         return complete_target(target)
+
+
+def _last_pass(
+    passes: Pass, V: Array, outcome: Outcome, observer: Observer, target: Any = None
+) -> Forward:
+    """Multiply forward once more, under the time limit and the tokens of the run."""
+    return passes.forward(
+        V,
+        exponent=outcome.exponent,
+        target=target,
+        tokens=outcome.tokens,
+        hooks=Hooks(observer.panels_done, deadline=outcome.deadline),
+    )
 
 
 def _phases(v: Array) -> Array:

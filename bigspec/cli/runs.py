@@ -1,0 +1,101 @@
+"""How `norm` and `svds` run: from their common options to an answer, its files and a status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from bigspec.checkpoint import Checkpoint
+from bigspec.cli.expression import expressed
+from bigspec.cli.interrupts import terminable
+from bigspec.cli.options import RunFlags, cluster_of
+from bigspec.cli.output import conclude, ending
+from bigspec.cli.performance import performance_reported, written
+from bigspec.cli.recording import gate_of, past_of, resumable
+from bigspec.cli.statuses import CannotWriteError
+from bigspec.cli.watching import say, watched
+from bigspec.results import Estimate, Triplets
+from bigspec.results.gate import Gate
+from bigspec.watch import Observer
+
+__all__ = ["Inputs", "run"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the options became, for a call of the Python door.
+
+    Attributes
+    ----------
+    matrix : str or Matrix
+    start : Start, str or None
+    checkpoint : Checkpoint or None
+    gate : Gate or None
+    observer : Observer
+    """
+
+    matrix: Any
+    start: Any
+    checkpoint: Checkpoint | None
+    gate: Gate | None
+    observer: Observer
+
+
+def run(
+    ctx: click.Context,
+    flags: RunFlags,
+    compute: Callable[[Inputs], Estimate | Triplets],
+    save: Callable[[Any], bool] = lambda _: False,
+) -> None:
+    """Run, show the answer, write its files, record it, and exit with its status.
+
+    Parameters
+    ----------
+    ctx : Context
+    flags : RunFlags
+    compute : callable
+        Calls the Python door.
+    save : callable
+        Writes what else was asked for; returns whether there was no time for any of it.
+    """
+    if flags.past.warm and flags.effort.start is not None:
+        msg = "--warm and --start exclude each other: give at most one"
+        raise click.UsageError(msg)
+    cluster, checkpoint = cluster_of(flags.place), flags.saving.options()
+    past, changes = past_of(flags), flags.past.max_change is not None
+    gate = gate_of(past, flags.past)
+    old, warm_from = past.start()
+    resuming = resumable(ctx, flags.saving.checkpoint)
+    # The cluster is left last: the bar is gone before its shutdown has anything to say.
+    with (
+        terminable(),
+        past.failures(ctx),
+        resuming,
+        cluster,
+        watched(quiet=flags.output.quiet) as observer,
+    ):
+        if changes:
+            past.warn(observer)
+        with performance_reported(observer) as performance:
+            matrix = expressed(flags.source, flags.view, flags.place.memory_limit)
+            start = flags.effort.start if old is None else old
+            answer = compute(Inputs(matrix, start, checkpoint, gate, observer))
+    status, message = ending(answer)
+    try:
+        try:
+            conclude(answer, flags.json.json_file, flags.output.report)
+        finally:
+            status, message = ending(answer, lacking=save(answer))
+    except CannotWriteError as error:
+        if not status:
+            raise
+        say(ctx, str(error), status, error=True)  # what the gate says matters more
+    finally:
+        if message:
+            say(ctx, message, status)
+        status = written(ctx, performance, status)
+        status = past.record(ctx, answer, status, warm_from)
+    raise click.exceptions.Exit(status)

@@ -1,0 +1,45 @@
+"""What a caller asks of a run, checked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from bigspec.run.plan import Wishes
+from bigspec.run.start import Start
+from bigspec.run.stop import Budget
+from bigspec.watch import Observer
+
+__all__ = ["RunOptions"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """All that a run is given, besides the matrix.
+
+    Attributes
+    ----------
+    wishes : Wishes
+        What is fixed of the plan.
+    budget : Budget
+        When it stops.
+    failure_probability : float
+    seed : int or None
+        None for fresh entropy.
+    start : Start or None
+        Old vectors.
+    checkpoint : path, URL, Checkpoint or None
+    observer : Observer
+    began : float
+        When the call began, in the clock of `time.monotonic`.
+    """
+
+    wishes: Wishes
+    budget: Budget
+    failure_probability: float
+    seed: int | None = None
+    start: Start | None = None
+    checkpoint: Any = None
+    observer: Observer = field(default_factory=Observer)
+    began: float = field(default_factory=time.monotonic)
