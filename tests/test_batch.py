@@ -242,7 +242,7 @@ def test_a_scheduler_that_comes_late_is_waited_for(monkeypatch):
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster:
-        start, refused = passes.cluster._client, []
+        start, refused = passes.connection._client, []
 
         def late(address, *, timeout):
             if len(refused) < 2:
