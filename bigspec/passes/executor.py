@@ -178,11 +178,13 @@ class ThreadExecutor(Executor):
         in_flight = window(layout, running)
         options: dict[str, Any] = {"num_workers": running} if running < self.tasks else {}
         total, told = done.total, done.rounds
+        counted = done.rounds * layout.round_panels
         sums: dict[str, int] = {}
 
         def finished(key: Any, result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:
-            nonlocal told
+            nonlocal told, counted
             if str(key).startswith(f"bigspec-panel-{token}"):
+                counted += 1
                 on_panels(1)
             elif key in sums:
                 told = sums[key]
@@ -199,6 +201,9 @@ class ThreadExecutor(Executor):
                 (total,) = _local_get()(graph, list(sums)[-1:], **options)
                 assert total is not None
                 if told < last:  # a scheduler that a user configured may know no callbacks
+                    panels = min(last * layout.round_panels, layout.panels)
+                    on_panels(panels - counted)
+                    counted = panels
                     on_sum(last, total)
         except BaseException as error:
             context.limit.abandon()  # threads of the pool stop before their next read
