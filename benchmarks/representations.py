@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import bigspec
 from tests.real import REFERENCE, load
 from tests.representations import REPRESENTATIONS, cannot
-from tests.test_data import same_interval
+from tests.run.test_data import same_interval
 
 
 def main():

@@ -11,7 +11,7 @@ the second product: a sixth less time at n = 7e3, b = 1.
 The loops are SciPy's own (`scipy.sparse._sparsetools`, the routines behind ``A @ V``), called
 for what its operators hide: they *add* to an output, take ranges of a matrix without copies,
 and release the GIL. The module is private; its signatures have stood since SciPy 0.14, and
-`tests/test_sparse_kernels.py` fails where they change.
+`tests/kernels/test_sparse_kernels.py` fails where they change.
 """
 
 from __future__ import annotations

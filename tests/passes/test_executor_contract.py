@@ -15,7 +15,7 @@ from bigspec.panels.fused import FusedContext
 from bigspec.passes import DeadlinePassed, Hooks, find_executor, one_blas_thread
 from bigspec.passes.executor import ThreadExecutor
 from tests.matrices import decaying
-from tests.test_passes import block, passes_over
+from tests.passes.test_passes import block, passes_over
 
 V = block(40)
 PANELS, ROUNDS = 15, 4  # 30 rows of chunks in panels of two; the last round is not full

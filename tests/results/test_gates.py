@@ -19,7 +19,7 @@ from bigspec.run import Known
 from tests.checkpoint.runs import assert_same_bits
 from tests.matrices import gapped
 from tests.monte_carlo import DiagonalPass, states
-from tests.test_pass_counts import DELTA, SPECTRA
+from tests.run.test_pass_counts import DELTA, SPECTRA
 
 norms = st.floats(0.0, 1e308) | st.sampled_from([5e-324, 1e-300, 1e300, 1.0])
 intervals = st.tuples(norms, norms).map(sorted).map(tuple)

@@ -16,7 +16,7 @@ from bigspec.passes import DeadlinePassed, Hooks, find_executor, open_dask_array
 from bigspec.sources import open_source
 from bigspec.sources.targets import create_target
 from tests.matrices import Chunked, decaying
-from tests.test_passes import block, in_two_reads, passes_over
+from tests.passes.test_passes import block, in_two_reads, passes_over
 
 
 def expected(A, V, orientation):

@@ -15,8 +15,8 @@ import bigspec
 from bigspec import cli, errors, passes
 from bigspec.api.arguments import as_seconds
 from bigspec.watch.json_log import JsonLog, taking_over
+from tests.cli.test_cli import Backend, backend, estimate  # noqa: F401 - a fixture
 from tests.matrices import decaying
-from tests.test_cli import Backend, backend, estimate  # noqa: F401 - a fixture
 
 
 def command(*args, **environment):

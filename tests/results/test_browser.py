@@ -10,9 +10,9 @@ import pytest
 
 import bigspec
 from bigspec.history import page
+from tests.history.test_history import ROWS
 from tests.matrices import decaying
-from tests.test_history import ROWS
-from tests.test_render import closing_in
+from tests.results.test_render import closing_in
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = {"phone": 390, "tablet": 768, "desk": 1100}
