@@ -1,0 +1,97 @@
+"""Where the Christoffel function stays below a threshold, told without its values.
+
+A scan for a crossing needs no values, only on which side of the threshold they are. Its values
+come from a QR factorisation and singular values a point; that ``||C M (I + M^H M)^{-1/2}|| < r``
+is one Cholesky factorisation of ``r^2 (I + M^H M) - (C M)^H (C M)``, of order b: fifteen times
+cheaper. Squaring costs digits, so what is not clear by `MARGIN` is left open, and evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from scipy.linalg import get_lapack_funcs
+
+from bigspec.certificate.relation import Relation
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
+
+__all__ = ["first_above"]
+
+Array = np.ndarray[Any, Any]
+
+MARGIN = 1e-7  # relative distance of the root of w from that of q which is clear
+BATCH = 6  # points at once
+ENTRIES = 1 << 18  # in a batch, at most
+
+
+def first_above(
+    relation: Relation, q: float, drop: int, shifts: Array, value: Callable[[Array], Array]
+) -> int:
+    """Return the index of the first shift with ``value(shift) >= q``; their number if none.
+
+    Parameters
+    ----------
+    relation : Relation
+    q : float
+        Threshold.
+    drop : int
+        Number of largest Ritz pairs left out.
+    shifts : ndarray (s,)
+        Positive distances ``t - theta_{drop+1}``.
+    value : callable
+        `christoffel` of shifts; it is called only where a comparison leaves open what it gives.
+    """
+    goal = float(np.sqrt(q)) - relation.start_defect
+    if relation.power or not relation.F.shape[1] or not goal > 0.0:
+        above = np.flatnonzero(value(shifts) >= q)
+        return int(above[0]) if above.size else len(shifts)
+    for index, side in enumerate(_sides(relation, goal, drop, shifts)):
+        if side > 0 or (side == 0 and value(shifts[index : index + 1])[0] >= q):
+            return index
+    return len(shifts)
+
+
+def _sides(relation: Relation, goal: float, drop: int, shifts: Array) -> Iterator[int]:
+    """Yield for each shift -1 if the root is surely below `goal`, 1 if above, 0 if open.
+
+    The rounding margin ``eps`` in the root is only bounded here, by Frobenius norms. What is
+    computed is off from what is meant by `error` at most: rounding of the products and of the
+    factorisation here, of the QR factorisation there.
+    """
+    theta, C, F = relation.theta[drop:], relation.C[:, drop:], relation.F[drop:]
+    c, f = np.linalg.norm(C, axis=0), np.linalg.norm(F, axis=1)
+    size = float(np.linalg.norm(C))
+    unit = 4 * (len(theta) + F.shape[1] ** 2) * UNIT_ROUNDOFF
+    (factor,) = get_lapack_funcs(("potrf",), (F, C))
+    step = max(1, min(BATCH, ENTRIES // F.size))
+    for first in range(0, len(shifts), step):
+        D = 1.0 / (shifts[first : first + step, None] + (theta[0] - theta))
+        least = (goal - relation.eps * np.sqrt((D * D) @ (c * c))) / (1 + relation.eps * D[:, 0])
+        # A sum of dyads: far out, where this is below, nothing else is needed.
+        far = (1 + MARGIN) * (D @ (c * f)) < least
+        if far.all():
+            yield from [-1] * len(D)
+            continue
+        M = D[:, :, None] * F
+        X, adjoint = C @ M, M.conj().swapaxes(1, 2)
+        outer, inner = adjoint @ M, X.conj().swapaxes(1, 2) @ X
+        spread = np.einsum("ijj->i", outer).real  # ||M||_F^2
+        lost = unit * size * np.sqrt(spread)
+        reach = np.sqrt(np.einsum("ijj->i", inner).real) + lost  # >= ||C M||_F
+        error = unit * (2 * goal**2 * (1 + spread) + reach**2) + 2 * reach * lost
+        if relation.orthonormal:
+            outer[:, np.arange(F.shape[1]), np.arange(F.shape[1])] += 1.0
+        else:
+            outer[:] = np.eye(F.shape[1])
+        for i in range(len(D)):
+            low, high = float(least[i]) * (1 - 2 * MARGIN), goal * (1 + 2 * MARGIN)
+            if far[i]:
+                yield -1
+            elif not (low > 0.0 and error[i] <= MARGIN * low**2 and unit * size <= MARGIN * low):
+                yield 0
+            elif not factor(low**2 * outer[i] - inner[i], clean=False)[1]:
+                yield -1
+            else:
+                yield 1 if factor(high**2 * outer[i] - inner[i], clean=False)[1] else 0
