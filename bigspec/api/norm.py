@@ -181,7 +181,7 @@ def norm(
             observer.identified(held.run.get("id", ""))
             layout = chosen.layout.to_dict() | {"where": chosen.where}
             observer.run_started(matrix.name, layout)
-            passes = passes_over(matrix, chosen.layout, executor)
+            passes = passes_over(matrix, chosen.layout, executor, chosen.block_size)
             outcome = solve(
                 passes,
                 chosen.algorithm,

@@ -153,7 +153,7 @@ def svds(
             if writer is not None:
                 algorithm = replace(algorithm, shelf=KeptBlocks(writer))
             layout = chosen.layout.to_dict() | {"where": chosen.where}
-            passes = passes_over(matrix, chosen.layout, executor)
+            passes = passes_over(matrix, chosen.layout, executor, chosen.block_size)
             vectors = _Vectors(passes, u_store, left=left)
             vectors.check()
             observer.identified(held.run.get("id", ""))

@@ -143,7 +143,7 @@ def christoffel_bound(
 
 def _grid(high: float, first: int) -> Array:
     """Return the points of the scan from the one numbered `first` to the first of the next."""
-    return high * RATIO ** np.arange(first, first + CHUNK + 1)
+    return np.asarray(high * RATIO ** np.arange(first, first + CHUNK + 1))
 
 
 def _first_above(relation: Relation, q: float, drop: int, shifts: Array) -> int:
@@ -206,8 +206,8 @@ def joint_bounds(relation: Relation, q: float, most: int) -> list[float]:
     """Return ``[tau_1, ..., tau_{most-1}]``, all valid on the one event ``sigma_min^2 >= q``.
 
     If ``l_1..l_{i+1} >= t`` then ``G^H X_{i+1}`` is a matrix of rank at most i plus columns of
-    squared norm at most ``w_i``, so ``sigma_min(G^H X_{i+1})^2 <= (i + 1) max w_i``. Infinity stands
-    for a tau_i that is not below theta_i: it says nothing of a gap.
+    squared norm at most ``w_i``, so ``sigma_min(G^H X_{i+1})^2 <= (i + 1) max w_i``. Infinity
+    stands for a tau_i that is not below theta_i: it says nothing of a gap.
     """
     theta = relation.theta
     return [

@@ -64,7 +64,7 @@ def _sides(relation: Relation, goal: float, drop: int, shifts: Array) -> Iterato
     c, f = np.linalg.norm(C, axis=0), np.linalg.norm(F, axis=1)
     size = float(np.linalg.norm(C))
     unit = 4 * (len(theta) + F.shape[1] ** 2) * UNIT_ROUNDOFF
-    (factor,) = get_lapack_funcs(("potrf",), (F, C))
+    factor: Any = get_lapack_funcs("potrf", (F, C))
     step = max(1, min(BATCH, ENTRIES // F.size))
     for first in range(0, len(shifts), step):
         D = 1.0 / (shifts[first : first + step, None] + (theta[0] - theta))

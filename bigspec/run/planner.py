@@ -100,7 +100,7 @@ def resume_plan(
         )
     if wishes.count:
         algorithm: Algorithm[Any] = planner.top(b, layout)
-        return Plan(matrix, algorithm, b, layout, where(matrix, executor), tuple(choices)), kept
+        return Plan(matrix, algorithm, b, layout, where(matrix, executor, b), tuple(choices)), kept
     basis = min(run["basis_bytes"], layout.memory.spare)
     if name == "lanczos" and basis < run["basis_bytes"]:
         choices.append(
@@ -109,7 +109,13 @@ def resume_plan(
         )
     algorithm = _build(name, b, basis)
     return Plan(
-        matrix, algorithm, b, layout, where(matrix, executor), tuple(choices), run["measured_bytes"]
+        matrix,
+        algorithm,
+        b,
+        layout,
+        where(matrix, executor, b),
+        tuple(choices),
+        run["measured_bytes"],
     ), kept
 
 
@@ -242,7 +248,7 @@ class _Planner:
             algorithm,
             b,
             layout,
-            where(self.matrix, self.executor),
+            where(self.matrix, self.executor, b),
             tuple(choices),
             read,
         )
@@ -274,7 +280,12 @@ class _Planner:
             choices += [f"one more pass for the {side} vectors"]
             choices += self.orientation(layout)
             return Plan(
-                self.matrix, algorithm, b, layout, where(self.matrix, self.executor), tuple(choices)
+                self.matrix,
+                algorithm,
+                b,
+                layout,
+                where(self.matrix, self.executor, b),
+                tuple(choices),
             )
         assert error is not None
         raise error
