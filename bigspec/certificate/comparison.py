@@ -22,8 +22,8 @@ __all__ = ["first_above"]
 Array = np.ndarray[Any, Any]
 
 MARGIN = 1e-7  # relative distance of the root of w from that of q which is clear
-BATCH = 6  # points at once
-ENTRIES = 1 << 18  # in a batch, at most
+BATCH = 12  # points at once
+ENTRIES = 1 << 18  # of an array of forms, at most
 
 
 def first_above(
@@ -56,42 +56,61 @@ def first_above(
 def _sides(relation: Relation, goal: float, drop: int, shifts: Array) -> Iterator[int]:
     """Yield for each shift -1 if the root is surely below `goal`, 1 if above, 0 if open.
 
-    The rounding margin ``eps`` in the root is only bounded here, by Frobenius norms. What is
-    computed is off from what is meant by `error` at most: rounding of the products and of the
-    factorisation here, of the QR factorisation there.
+    The rounding margin ``eps`` in the root is only bounded here, by Frobenius norms.
     """
     theta, C, F = relation.theta[drop:], relation.C[:, drop:], relation.F[drop:]
     c, f = np.linalg.norm(C, axis=0), np.linalg.norm(F, axis=1)
-    size = float(np.linalg.norm(C))
-    unit = 4 * (len(theta) + F.shape[1] ** 2) * UNIT_ROUNDOFF
+    D = 1.0 / (shifts[:, None] + (theta[0] - theta))
+    least = (goal - relation.eps * np.sqrt((D * D) @ (c * c))) / (1 + relation.eps * D[:, 0])
+    # A sum of dyads: far out, where this is below, nothing else is needed.
+    near = np.flatnonzero(~((1 + MARGIN) * (D @ (c * f)) < least)).tolist()
     factor: Any = get_lapack_funcs("potrf", (F, C))
-    step = max(1, min(BATCH, ENTRIES // F.size))
-    for first in range(0, len(shifts), step):
-        D = 1.0 / (shifts[first : first + step, None] + (theta[0] - theta))
-        least = (goal - relation.eps * np.sqrt((D * D) @ (c * c))) / (1 + relation.eps * D[:, 0])
-        # A sum of dyads: far out, where this is below, nothing else is needed.
-        far = (1 + MARGIN) * (D @ (c * f)) < least
-        if far.all():
-            yield from [-1] * len(D)
-            continue
-        M = D[:, :, None] * F
-        X, adjoint = C @ M, M.conj().swapaxes(1, 2)
-        outer, inner = adjoint @ M, X.conj().swapaxes(1, 2) @ X
-        spread = np.einsum("ijj->i", outer).real  # ||M||_F^2
-        lost = unit * size * np.sqrt(spread)
-        reach = np.sqrt(np.einsum("ijj->i", inner).real) + lost  # >= ||C M||_F
-        error = unit * (2 * goal**2 * (1 + spread) + reach**2) + 2 * reach * lost
-        if relation.orthonormal:
-            outer[:, np.arange(F.shape[1]), np.arange(F.shape[1])] += 1.0
-        else:
-            outer[:] = np.eye(F.shape[1])
-        for i in range(len(D)):
-            low, high = float(least[i]) * (1 - 2 * MARGIN), goal * (1 + 2 * MARGIN)
-            if far[i]:
-                yield -1
-            elif not (low > 0.0 and error[i] <= MARGIN * low**2 and unit * size <= MARGIN * low):
+    step, low, high = _points(relation), least * (1 - 2 * MARGIN), goal * (1 + 2 * MARGIN)
+    place = 0
+    for first in range(0, len(near), step):
+        some = near[first : first + step]
+        inner, outer, clear = _forms(relation, drop, D[some], low[some])
+        for i, point in enumerate(some):
+            yield from [-1] * (point - place)
+            place = point + 1
+            if not clear[i]:
                 yield 0
-            elif not factor(low**2 * outer[i] - inner[i], clean=False)[1]:
+            elif not factor(low[point] ** 2 * outer[i] - inner[i], clean=False)[1]:
                 yield -1
             else:
                 yield 1 if factor(high**2 * outer[i] - inner[i], clean=False)[1] else 0
+    yield from [-1] * (len(shifts) - place)
+
+
+def _points(relation: Relation) -> int:
+    """Return how many points are looked at together."""
+    return max(1, min(BATCH, ENTRIES // relation.F.size))
+
+
+def _forms(relation: Relation, drop: int, D: Array, low: Array) -> tuple[Array, Array, Array]:
+    """Return ``M^H C^H C M`` and ``I + M^H M``, each (s, b, b), and where they are good enough.
+
+    That is where rounding, of these products, of the factorisation after them and of the QR
+    factorisation that they stand for, moves the root by less than `MARGIN`.
+    """
+    C, F = relation.C[:, drop:], relation.F[drop:]
+    b = F.shape[1]
+    if F.size * b <= ENTRIES:  # one product for all points, with what all of them share
+        residuals, mixed = relation.dyads
+        outer = ((D * D) @ residuals[drop:]).reshape(-1, b, b)
+        X = (D @ mixed[drop:]).reshape(-1, len(C), b)
+    else:
+        M = D[:, :, None] * F
+        outer, X = M.conj().swapaxes(1, 2) @ M, C @ M
+    inner = X.conj().swapaxes(1, 2) @ X
+    spread = np.einsum("ijj->i", outer).real.copy()  # ||M||_F^2
+    size, unit = float(np.linalg.norm(C)), 4 * (len(F) + b**2) * UNIT_ROUNDOFF
+    lost = unit * size * np.sqrt(spread)
+    reach = np.sqrt(np.einsum("ijj->i", inner).real) + lost  # >= ||C M||_F
+    error = unit * (2 * low**2 * (1 + spread) + reach**2) + 2 * reach * lost
+    clear = (low > 0) & (error <= MARGIN * low**2) & (unit * size <= MARGIN * low)
+    if relation.orthonormal:
+        outer[:, np.arange(b), np.arange(b)] += 1.0
+    else:
+        outer[:] = np.eye(b)
+    return inner, outer, clear
