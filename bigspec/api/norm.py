@@ -32,7 +32,7 @@ from bigspec.run import Budget, Outcome, Progress, check_budget, solve
 from bigspec.run.identity import kept, prepared, versions
 from bigspec.run.plan import Plan, Wishes
 from bigspec.run.planner import make_plan
-from bigspec.run.start import leading_vectors, load_start
+from bigspec.run.start import load_start, vectors_when_asked
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
@@ -269,5 +269,5 @@ def _estimate(
         gate=None if budget.gate is None else budget.gate.judge(interval.lower, interval.upper),
         run_id=held.run.get("id", ""),
         start_columns=columns,
-        ritz_vectors=leading_vectors(chosen.algorithm, outcome.state, chosen.block_size),
+        ritz_vectors=vectors_when_asked(chosen.algorithm, outcome.state, chosen.block_size),
     )
