@@ -23,7 +23,7 @@ from bigspec.run.identity import versions
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan, Wishes
 from bigspec.run.planner import make_plan
-from bigspec.run.start import leading_vectors, load_start
+from bigspec.run.start import load_start, vectors_when_asked
 from bigspec.run.vectors import OneVector
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
@@ -200,5 +200,5 @@ def _estimate(ending: Ending) -> Estimate:
         gate=None if gate is None else gate.judge(interval.lower, interval.upper),
         run_id=ending.run.get("id", ""),
         start_columns=ending.start_columns,
-        ritz_vectors=leading_vectors(plan.algorithm, outcome.state, plan.block_size),
+        ritz_vectors=vectors_when_asked(plan.algorithm, outcome.state, plan.block_size),
     )

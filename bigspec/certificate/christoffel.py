@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.certificate.comparison import first_above
 from bigspec.certificate.relation import Relation
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 POINTS_AN_OCTAVE = 8
+RATIO = 2.0 ** (-1.0 / POINTS_AN_OCTAVE)
+CHUNK = 16  # points of the scan at once
 TINY = float(np.finfo(float).tiny)
 LARGEST_LOG = 300.0  # its square does not overflow
 OCTAVES = 60  # scan down to (t - theta)/theta_1 = 2^-60 below the largest possible crossing
@@ -91,7 +94,11 @@ def _highest_shift(relation: Relation, q: float, drop: int) -> float:
 
 
 def christoffel_bound(
-    relation: Relation, q: float, drop: int = 0, ceiling: float = np.inf
+    relation: Relation,
+    q: float,
+    drop: int = 0,
+    ceiling: float = np.inf,
+    useless: float = np.inf,
 ) -> float:
     """Return ``tau_i = sup {t > theta_{i+1} : w_i(t) >= q}``.
 
@@ -107,26 +114,45 @@ def christoffel_bound(
         Number i of Ritz pairs left out; ``l_{i+1} <= tau_i``.
     ceiling : float
         A bound already known; nothing above it is searched, and it is returned at the worst.
+    useless : float
+        Infinity may be returned in place of a bound that is not below this.
     """
     base = float(relation.theta[drop])
     unit = max(float(relation.theta[0]), relation.eps)
     high = _highest_shift(relation, q, drop)
     if base + high >= ceiling:
         high = max(ceiling - base, 0.0)
-        if high <= 2.0**-OCTAVES * unit or christoffel(relation, np.array([high]), drop)[0] >= q:
+        if high <= 2.0**-OCTAVES * unit or not _first_above(relation, q, drop, np.array([high])):
             return ceiling
     if high <= 0.0:
         return base
     octaves = OCTAVES + max(0.0, np.log2(high / unit))
     points = int(octaves * POINTS_AN_OCTAVE)
-    ratio = 2.0 ** (-1.0 / POINTS_AN_OCTAVE)
-    chunk = 16
-    for first in range(0, points, chunk):
-        grid = high * ratio ** np.arange(first, first + chunk + 1)
-        above = np.flatnonzero(christoffel(relation, grid, drop) >= q)
-        if above.size:
-            return base + _refine(relation, q, drop, grid, int(above[0]))
-    return float(base + high * ratio**points)
+    if high > useless - base > 0.0:
+        last = min(int(POINTS_AN_OCTAVE * np.log2(high / (useless - base))), points - 1)
+        point = _grid(high, last - last % CHUNK)[last % CHUNK : last % CHUNK + 1]
+        if base + point[0] >= useless and not _first_above(relation, q, drop, point):
+            return np.inf
+    for first in range(0, points, CHUNK):
+        grid = _grid(high, first)
+        index = _first_above(relation, q, drop, grid)
+        if index < len(grid):
+            return base + _refine(relation, q, drop, grid, index)
+    return float(base + high * RATIO**points)
+
+
+def _grid(high: float, first: int) -> Array:
+    """Return the points of the scan from the one numbered `first` to the first of the next."""
+    return np.asarray(high * RATIO ** np.arange(first, first + CHUNK + 1))
+
+
+def _first_above(relation: Relation, q: float, drop: int, shifts: Array) -> int:
+    """Return the index of the first shift where ``w_drop >= q``; their number if there is none."""
+
+    def value(some: Array) -> Array:
+        return christoffel(relation, some, drop)
+
+    return first_above(relation, q, drop, shifts, value)
 
 
 def _refine(relation: Relation, q: float, drop: int, grid: Array, index: int) -> float:
@@ -136,8 +162,7 @@ def _refine(relation: Relation, q: float, drop: int, grid: Array, index: int) ->
     right, left = float(grid[index - 1]), float(grid[index])
     for _ in range(3):
         fine = right * np.geomspace(1.0, left / right, 14)[1:-1]
-        above = np.flatnonzero(christoffel(relation, fine, drop) >= q)
-        cut = int(above[0]) if above.size else len(fine)
+        cut = _first_above(relation, q, drop, fine)
         ends = np.concatenate([[right], fine, [left]])
         right, left = float(ends[cut]), float(ends[cut + 1])
     return right
@@ -150,11 +175,13 @@ def at_rounding_floor(relation: Relation) -> bool:
     the quantile is below 1e-16. Then further passes cannot narrow the interval.
     """
     theta, C, F = relation.theta, relation.C, relation.F
-    shift = relation.eps * 2.0 ** np.arange(28)
-    shift = shift[(shift > 0) & (shift <= abs(theta[0]))]
-    D = 1.0 / (shift[:, None] + (theta[0] - theta))
-    residual = _norm2(C @ (D[:, :, None] * F))
-    return bool(shift.size and np.all(residual <= relation.eps * _norm2(C * D[:, None, :])))
+    shifts = relation.eps * 2.0 ** np.arange(28)
+    shifts = shifts[(shifts > 0) & (shifts <= abs(theta[0]))]
+    for shift in shifts[::-1]:  # one by one: mostly the farthest says no
+        D = 1.0 / (shift + (theta[0] - theta))
+        if not _norm2(C @ (D[:, None] * F)) <= relation.eps * _norm2(C * D):
+            return False
+    return bool(shifts.size)
 
 
 def exact_crossing(relation: Relation, q: float) -> float:
@@ -179,7 +206,11 @@ def joint_bounds(relation: Relation, q: float, most: int) -> list[float]:
     """Return ``[tau_1, ..., tau_{most-1}]``, all valid on the one event ``sigma_min^2 >= q``.
 
     If ``l_1..l_{i+1} >= t`` then ``G^H X_{i+1}`` is a matrix of rank at most i plus columns of
-    squared norm at most ``w_i``, so ``sigma_min(G^H X_{i+1})^2 <= (i + 1) max w_i``.
+    squared norm at most ``w_i``, so ``sigma_min(G^H X_{i+1})^2 <= (i + 1) max w_i``. Infinity
+    stands for a tau_i that is not below theta_i: it says nothing of a gap.
     """
-    count = min(most, len(relation.theta))
-    return [christoffel_bound(relation, q / (i + 1), drop=i) for i in range(1, count)]
+    theta = relation.theta
+    return [
+        christoffel_bound(relation, q / (i + 1), drop=i, useless=float(theta[i - 1]))
+        for i in range(1, min(most, len(theta)))
+    ]

@@ -145,3 +145,11 @@ class Relation:
         Y = self.ritz[1]
         last = self.B.shape[1]
         return (self.B @ Y[len(Y) - last :]).conj().T
+
+    @cached_property
+    def dyads(self) -> tuple[Array, Array]:
+        """Rows of the dyads ``f_j^H f_j``, (N, b_next^2), and ``c_j f_j``, (N, b_G b_next)."""
+        C, F = self.C, self.F
+        residuals = F.conj()[:, :, None] * F[:, None, :]
+        mixed = C.T[:, :, None] * F[:, None, :]
+        return residuals.reshape(len(F), -1), mixed.reshape(len(F), -1)

@@ -21,6 +21,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
+HALF_CUTS = (1e-6, 1e-3, 0.5)  # of theta_1: Ritz pairs that the half step of l_1 uses
 CUTS = (0.5, 1e-3, 1e-6)  # of theta_k: Ritz pairs that the half steps use
 
 
@@ -94,8 +95,8 @@ def half_step(relation: Relation) -> tuple[float, Array]:
     """
     theta, F = relation.theta, relation.F
     best, coordinates = -np.inf, np.zeros(0)
-    for cut in (1e-6, 1e-3, 0.5):
-        kept = int(np.count_nonzero(theta > cut * theta[0]))
+    # Two cuts that keep the same pairs give the same bound.
+    for kept in dict.fromkeys(int(np.count_nonzero(theta > cut * theta[0])) for cut in HALF_CUTS):
         root = np.sqrt(theta[:kept])
         K = F[:kept] / root[:, None]
         values, vectors = np.linalg.eigh(np.diag(theta[:kept]) + K @ K.conj().T)

@@ -32,6 +32,7 @@ __all__ = [
     "OnSum",
     "ThreadExecutor",
     "build_round",
+    "dask_is_as_it_comes",
     "window",
 ]
 
@@ -239,7 +240,17 @@ def _local_get() -> Callable[..., Any]:
 
     An active client is passed over: what comes here lies in this process's memory.
     """
-    get = dask.base.get_scheduler()
-    if get is None or type(getattr(get, "__self__", None)).__module__.startswith("distributed"):
-        return dask.threaded.get  # type: ignore[no-any-return]
-    return get  # type: ignore[no-any-return]
+    return _configured() or dask.threaded.get
+
+
+def _configured() -> Callable[..., Any] | None:
+    get: Callable[..., Any] | None = dask.base.get_scheduler()
+    if type(getattr(get, "__self__", None)).__module__.startswith("distributed"):
+        return None
+    return get
+
+
+def dask_is_as_it_comes() -> bool:
+    """Whether nobody told Dask how to run: no scheduler, pool, number of threads or callbacks."""
+    told = any(dask.config.get(name, None) is not None for name in ("pool", "num_workers"))
+    return not told and not Callback.active and _configured() is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -28,6 +28,27 @@ __all__ = ["SCHEMA", "Estimate"]
 
 SCHEMA = "bigspec.estimate/1"
 """Name and version of the JSON layout of `Estimate.to_dict`."""
+
+
+class _MadeOnce:
+    """An attribute that may be given as a function, called when somebody first asks for it.
+
+    The function, and all that it holds, is let go then.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        value = vars(instance)[self.name]
+        if callable(value):
+            value = vars(instance)[self.name] = value()
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self.name] = None if value is self else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +118,8 @@ class Estimate:
         Names the run in logs, checkpoint and history; a run that goes on keeps it.
     ritz_vectors : ndarray (n, s) or None
         For later runs to start from: up to 8 leading Ritz vectors, s at most half of
-        `block_size`; the first one is `right` (or `left`).
+        `block_size`; the first one is `right` (or `left`). Formed when first asked for, where what
+        they are formed of is small.
     """
 
     lower: float
@@ -128,7 +150,7 @@ class Estimate:
     gate: Verdict | None = None
     run_id: str = ""
     start_columns: int = 0
-    ritz_vectors: np.ndarray[Any, Any] | None = field(default=None, repr=False)
+    ritz_vectors: np.ndarray[Any, Any] | None = field(default=cast(Any, _MadeOnce()), repr=False)
 
     @property
     def value(self) -> float:
@@ -166,6 +188,9 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"ritz_vectors": self.ritz_vectors}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the vectors as JSON-ready values; ``schema`` names the layout.

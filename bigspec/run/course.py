@@ -103,7 +103,7 @@ def conduct(
             plan, progress, W = prepared(held, matrix, executor, options)
             observer.identified(progress.run.get("id", ""))
             layout = plan.layout.to_dict() | {"where": plan.where}
-            passes = passes_over(matrix, plan.layout, executor)
+            passes = passes_over(matrix, plan.layout, executor, plan.block_size)
             last.check(passes)
             observer.run_started(matrix.name, layout)
             algorithm = plan.algorithm

@@ -197,7 +197,7 @@ class _Planner:
     def planned(
         self, algorithm: Algorithm[Any], b: int, layout: Layout, choices: list[str], read: int
     ) -> Plan:
-        place = where(self.matrix, self.executor)
+        place = where(self.matrix, self.executor, b)
         return Plan(self.matrix, algorithm, b, layout, place, tuple(choices), read)
 
     def wished(self, setting: Setting) -> tuple[tuple[Row, int], list[str]]:

@@ -14,17 +14,26 @@ import zarr
 from bigspec.algorithms import REGISTRY, Algorithm
 from bigspec.checkpoint import load_latest
 from bigspec.errors import ArgumentError, MissingSourceError
+from bigspec.passes import one_blas_thread
 from bigspec.results import Estimate
 from bigspec.results.triplets import Triplets
 from bigspec.run import SAVED_TYPES
 from bigspec.run.plan import Plan
 from bigspec.sources.locations import locate, open_node
 
-__all__ = ["Start", "entropy_of", "leading_vectors", "load_start", "start_vectors"]
+__all__ = [
+    "Start",
+    "entropy_of",
+    "leading_vectors",
+    "load_start",
+    "start_vectors",
+    "vectors_when_asked",
+]
 
 Array = np.ndarray[Any, Any]
 
 MOST = 8  # old vectors that a run starts from
+KEPT_BYTES = 16 << 20  # of a state, for vectors that are formed when somebody asks
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,19 @@ def leading_vectors(algorithm: Algorithm[Any], state: Any, block_size: int) -> A
     changed by a thousandth, 8 beside 16 were certified to 1e-3 in one pass where 1 took two.
     """
     return None if state is None else algorithm.leading(state, max(1, min(MOST, block_size // 2)))
+
+
+def vectors_when_asked(algorithm: Any, state: Any, block_size: int) -> Any:
+    """Return `leading_vectors`, or a function that forms them if it keeps little memory alive."""
+
+    def form() -> Array | None:
+        with one_blas_thread():  # as in the run: the same bits whenever it is called
+            return leading_vectors(algorithm, state, block_size)
+
+    held = () if state is None else vars(state).values()
+    blocks = [part for value in held for part in (value if isinstance(value, tuple) else (value,))]
+    size = sum(part.nbytes for part in blocks if isinstance(part, np.ndarray))
+    return form if size <= KEPT_BYTES else form()
 
 
 def _of_checkpoint(where: str) -> Start:

@@ -1,7 +1,7 @@
 """What every executor keeps to: a new one joins with a row of `EXECUTORS`."""
 
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import dask
 import numpy as np
@@ -14,6 +14,7 @@ from bigspec.panels.context import run_panel
 from bigspec.panels.fused import FusedContext
 from bigspec.passes import DeadlinePassed, Hooks, find_executor, one_blas_thread
 from bigspec.passes.executor import ThreadExecutor
+from bigspec.passes.inline import InlineExecutor
 from tests.matrices import decaying
 from tests.passes.test_passes import block, passes_over
 
@@ -72,6 +73,7 @@ EXECUTORS = {
     "two threads": lambda _: configured(num_workers=2),
     "five threads": lambda _: configured(num_workers=5),
     "synchronous": lambda _: configured(scheduler="synchronous"),
+    "calling thread": lambda _: nullcontext(InlineExecutor()),
     "any order": lambda _: shuffled(1),
     "another order": lambda _: shuffled(2),
     "cluster": lambda request: on_cluster(request.getfixturevalue("cluster")),

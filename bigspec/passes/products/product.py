@@ -27,6 +27,7 @@ from bigspec.panels.forward import ForwardContext
 from bigspec.panels.layout import Layout
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
+from bigspec.passes.inline import nearest
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.products.factors import Cost, Factor, apply_to, columns_of, scaled
 from bigspec.passes.products.images import Carried, Images
@@ -213,19 +214,21 @@ class ChainPass(Pass):
         return replace(made, cost=cost.spent(made.cost.seconds))
 
 
-def passes_over(matrix: Matrix, layout: Layout, executor: Executor) -> Pass:
-    """Return the passes over a matrix, chains included."""
-    return (ChainPass if isinstance(matrix, Product) else Pass)(matrix, layout, executor)
+def passes_over(matrix: Matrix, layout: Layout, executor: Executor, columns: int) -> Pass:
+    """Return the passes over a matrix, chains included, with blocks of so many random columns."""
+    if isinstance(matrix, Product):
+        return ChainPass(matrix, layout, executor)
+    return Pass(matrix, layout, nearest(matrix, executor, columns))
 
 
-def where(matrix: Matrix, executor: Executor) -> str:
-    """Say in words what multiplies a matrix.
+def where(matrix: Matrix, executor: Executor, columns: int) -> str:
+    """Say in words what multiplies a matrix by blocks of so many random columns.
 
     For a chain, that is what multiplies its factors. Those in this process's memory, operators
     among them, are multiplied here, the others on the cluster, if there is one.
     """
     if not isinstance(matrix, Product):
-        return executor.name
+        return nearest(matrix, executor, columns).name
     return " and ".join(sorted({find_executor(part.resident).name for part in _leaves(matrix)}))
 
 
