@@ -145,7 +145,8 @@ def norm(
     -----
     Cost: each pass reads the matrix once (twice if the plan says so) and multiplies
     ``4 m n b`` flops. With an active `distributed.Client` the passes run there, else on Dask's
-    threads in this process; matrices that lie in this process's memory are multiplied here.
+    threads in this process; matrices that lie in this process's memory are multiplied here, those
+    whose passes take some milliseconds in the calling thread.
     Method: randomized block Lanczos with a block Christoffel-function bound; single-vector
     origin in Hochstenbach, J. Sci. Comput. 57 (2013).
     """
