@@ -107,11 +107,16 @@ class TopLanczos(Recurrence):
             start = stop
         missing = self.count - V.shape[1]
         if missing > 0:
-            # The Krylov space is invariant and smaller than k: the other values are zero, or as
-            # small as rounding, or repeated more often than the block is wide.
+            # The Krylov space is smaller than k. If it is invariant, the other values are zero, or
+            # as small as rounding, or repeated more often than the block is wide. If the run ended
+            # before, the vectors lie partly in the residual block, outside of the basis.
             more = gaussian_block(len(V), missing, N, complex_=bool(np.iscomplexobj(V)))
-            more = orthogonalize(more, self._near(state.basis))
-            V = np.concatenate([V, np.linalg.qr(more)[0]], axis=1)
+            invariant = state.V_next.shape[1] == 0
+            near = self._near(state.basis) if invariant else [V]
+            more = np.linalg.qr(orthogonalize(more, near))[0]
+            if not invariant:  # where little room is left, the first factorisation amplifies V
+                more = np.linalg.qr(orthogonalize(more, near))[0]
+            V = np.concatenate([V, more], axis=1)
         return np.ascontiguousarray(V)
 
 

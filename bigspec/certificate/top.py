@@ -191,7 +191,9 @@ def right_coordinates(relation: Relation, k: int) -> Array:
     """Return coordinates in ``[V Y, V_+]`` of k orthonormal vectors near x_1 .. x_k.
 
     Right vectors ``A^H u_i`` of the left Ritz vectors where they are above rounding, Ritz
-    vectors after them.
+    vectors after them. The left Ritz vectors are those of one cut, whose lower ends are the best
+    of all cuts: ``||A v|| >= ||A^H u||`` for ``v = A^H u / ||A^H u||`` and unit u, so the first i
+    vectors attain the i-th lower end.
 
     Returns
     -------
@@ -199,10 +201,26 @@ def right_coordinates(relation: Relation, k: int) -> Array:
     """
     N, b = relation.F.shape
     count = min(k, N)
-    kept = next(iter(_kept(relation, k)), 0)
+    kept = _best_cut(relation, count)
     if not kept:
         return np.eye(N + b, count, dtype=relation.T.dtype)
     _, half = half_steps(relation, kept)
     half = half[:, :count] / np.linalg.norm(half[:, :count], axis=0)
     others = np.eye(N + b, count, dtype=half.dtype)[:, half.shape[1] :]
     return np.asarray(np.linalg.qr(np.concatenate([half, others], axis=1))[0])
+
+
+def _best_cut(relation: Relation, count: int) -> int:
+    """Return how many Ritz pairs give the best lower ends; of equals, to rounding, the fewest."""
+    lower, _ = _lower(relation, count)
+    chosen, least = 0, np.inf
+    for kept in _kept(relation, count):
+        half = half_steps(relation, kept)[0][:count]
+        attained = np.concatenate([half, relation.theta[len(half) : count] - 2 * relation.eps])
+        missing = np.maximum(lower - np.maximum(attained, 0.0), 0.0)
+        if np.all(missing <= relation.eps):
+            return kept
+        worst = float(np.max(missing / np.maximum(lower, relation.eps)))
+        if worst < least:
+            chosen, least = kept, worst
+    return chosen
