@@ -185,13 +185,15 @@ def choose_layout(
     tasks: int,
     local: bool,
     wanted: Literal["rows", "columns"] | None = None,
+    order: int | None = None,
 ) -> Layout:
     """Choose orientation and panels for one matrix.
 
     Rows or columns: the smaller side makes the smaller iterates; the other one is taken when a
     strip of chunks along the smaller side does not fit and one along the other does, or where
-    only the other side is cut at all (compressed rows of a wide matrix). When neither fits, each
-    strip is read twice a pass, tile by tile.
+    only the other side is cut at all (compressed rows of a wide matrix) and its panels are worth
+    their larger partial sums: there is more than one. When neither fits, each strip is read twice
+    a pass, tile by tile.
 
     Parameters
     ----------
@@ -209,6 +211,8 @@ def choose_layout(
         before a second read is paid for.
     wanted : {"rows", "columns"}, optional
         Panels to try before all others, unless they would all be one.
+    order : int, optional
+        Length that iterates must have: for the Gram algorithm, whose blocks are H itself.
 
     Raises
     ------
@@ -218,15 +222,21 @@ def choose_layout(
     m, n = matrix.shape
     smaller, larger = ("rows", "columns") if n <= m else ("columns", "rows")
     attempts = []
+
+    def attempt(orientation: Literal["rows", "columns"], two_reads: bool, running: int) -> Layout:
+        return _attempt(matrix, orientation, two_reads, block_size, blocks, limit, running, local)
+
     if _uncut(matrix, smaller) and not _uncut(matrix, larger):
-        smaller, larger = larger, smaller
+        # Panels along the larger side may still be one, with far larger iterates.
+        if attempt(larger, False, tasks).panels > 1:
+            smaller, larger = larger, smaller
     if wanted == larger and not _uncut(matrix, wanted):
         smaller, larger = larger, smaller
     for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
+        if order is not None and matrix.shape[1 if orientation == "rows" else 0] != order:
+            continue
         for running in range(tasks, 0, -1) if local else (tasks,):
-            layout = _attempt(
-                matrix, orientation, two_reads, block_size, blocks, limit, running, local
-            )
+            layout = attempt(orientation, two_reads, running)
             attempts.append(layout)
             if layout.memory.total <= limit:
                 return layout

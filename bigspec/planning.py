@@ -267,7 +267,8 @@ class _Planner:
 
     def layout(self, algorithm: str, block_size: int) -> Layout:
         columns = self.columns(algorithm, block_size)
-        layout = choose_layout(self.matrix, columns, **self.room(algorithm))
+        order = self.order if algorithm == "gram" else None
+        layout = choose_layout(self.matrix, columns, order=order, **self.room(algorithm))
         return with_factors(layout, self.matrix, columns)
 
     def kept_layout(self, algorithm: str, block_size: int, cut: dict[str, Any]) -> Layout | None:
@@ -297,7 +298,9 @@ class _Planner:
         sparse = matrix.piece_nbytes is not None
         enough = MEASURE_SPARSE_FROM if sparse else MEASURE_FROM
         known = isinstance(matrix, OperatorMatrix) or dense_here or not matrix.streams
-        if known or not open_ or matrix.nbytes < enough:
+        # Not below 4: at flat edges one column may never certify (section 9 of the method).
+        sizes = [b for b in (4, 8, 16, 32) if b <= self.order]
+        if known or not open_ or not sizes or matrix.nbytes < enough:
             return None
         try:
             layout = self.layout("lanczos", min(DEFAULT_BLOCK, self.order))
@@ -305,8 +308,6 @@ class _Planner:
             return None
         if layout.reads_per_pass == 2:
             return None
-        # Not below 4: at flat edges one column may never certify (section 9 of the method).
-        sizes = [b for b in (4, 8, 16, 32) if b <= self.order]
         gram = wishes.algorithm == "auto" and self.order <= GRAM_MOST and self.gram_fits()
         result = self.executor.call(measure, matrix, layout, sizes, gram)
         assert isinstance(result, Measurement)

@@ -14,6 +14,7 @@ from bigspec.quantiles import column_quantile, smallest_singular_quantile
 __all__ = ["UpperBound", "upper_bounds"]
 
 AUDIT_ORDER = 200  # exact crossings up to this order: 0.05 s on one core
+LARGEST = 1e280  # entries of the matrix of the crossings; it is divided by the root of a quantile
 LEHMANN_SHIFTS = (0.0, 0.01, 0.1, 0.3, 0.6)
 
 
@@ -68,7 +69,7 @@ def upper_bounds(
     joint = r >= 2
     q = column_quantile(delta / 2 if joint else delta, b, complex_=complex_)
     tau = christoffel_bound(relation, q, ceiling=ceiling)
-    if audit and _auditable(relation, tau):
+    if audit and _auditable(relation, tau, q):
         tau = min(max(tau, exact_crossing(relation, q)), ceiling)
     if tau < ceiling:
         bounds.append(UpperBound(tau, "Christoffel", False))
@@ -81,8 +82,14 @@ def upper_bounds(
     return bounds
 
 
-def _auditable(relation: Relation, tau: float) -> bool:
-    """Whether exact crossings are cheap, and wide enough to be meaningful."""
+def _auditable(relation: Relation, tau: float, q: float) -> bool:
+    """Whether exact crossings are cheap, and wide enough to be meaningful.
+
+    Not where the quantile has vanished, or so nearly that the matrix of the crossings overflows.
+    """
+    largest = float(np.linalg.norm(relation.F)) ** 2
+    if not largest < LARGEST * np.sqrt(q):
+        return False
     if relation.power or not relation.orthonormal or 2 * len(relation.theta) > AUDIT_ORDER:
         return False
     top = float(relation.theta[0])
