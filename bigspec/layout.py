@@ -220,16 +220,16 @@ def choose_layout(
         Nothing fits; the message has the numbers.
     """
     m, n = matrix.shape
-    smaller, larger = ("rows", "columns") if n <= m else ("columns", "rows")
+    smaller: Literal["rows", "columns"] = "rows" if n <= m else "columns"
+    larger: Literal["rows", "columns"] = "columns" if n <= m else "rows"
     attempts = []
 
     def attempt(orientation: Literal["rows", "columns"], two_reads: bool, running: int) -> Layout:
         return _attempt(matrix, orientation, two_reads, block_size, blocks, limit, running, local)
 
-    if _uncut(matrix, smaller) and not _uncut(matrix, larger):
-        # Panels along the larger side may still be one, with far larger iterates.
-        if attempt(larger, False, tasks).panels > 1:
-            smaller, larger = larger, smaller
+    only_larger = _uncut(matrix, smaller) and not _uncut(matrix, larger)
+    if only_larger and attempt(larger, False, tasks).panels > 1:
+        smaller, larger = larger, smaller
     if wanted == larger and not _uncut(matrix, wanted):
         smaller, larger = larger, smaller
     for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
