@@ -170,6 +170,20 @@ class Factor:
         self.cost.add(self.matrix, result, passes.tokens)
         return result.Z, result.gram, result.exponent, result.facts
 
+    @property
+    def length(self) -> int:
+        """Length of the iterates of its own passes."""
+        assert self.layout is not None
+        return self.layout.iterate_length
+
+    def facts(self, V: Array) -> tuple[Facts, int]:
+        """Read it once for its facts, and return their exponent; V is a block of any column."""
+        passes = self._passes()
+        result = passes.run(V)
+        self.cost.add(self.matrix, result, passes.tokens)
+        assert result.facts is not None
+        return result.facts, result.exponent
+
     def _fused_product(
         self, matrix: Product, V: Array, *, adjoint: bool
     ) -> tuple[Array, Array, int, None]:

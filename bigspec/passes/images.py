@@ -109,6 +109,8 @@ class Images:
         Estimated error of the image, in the 2-norm; 0 if it was read.
     effect : float
         Estimated error of ``H V`` through it.
+    entries : float
+        Bound of the error of H that the entries of the factors make; see `bigspec.passes.entries`.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Images:
         self.after: Carried | None = None
         self.limit = min(SHARE * accuracy, MOST_ERROR)
         self.failure_probability = failure_probability
-        self.error = self.effect = 0.0
+        self.error = self.effect = self.entries = 0.0
 
     def find(self, V: Array) -> Array | None:
         """Return ``B V`` as far as it is known well enough, else None: B must be read."""

@@ -24,6 +24,7 @@ from bigspec.expressions import Product
 from bigspec.layout import Layout, format_bytes
 from bigspec.matrices import Matrix
 from bigspec.partials import Partial
+from bigspec.passes.entries import UNDERESTIMATED, entries_error
 from bigspec.passes.executors import Executor
 from bigspec.passes.factors import Cost, Factor, apply_to, columns_of, scaled
 from bigspec.passes.forward import ForwardContext
@@ -48,6 +49,8 @@ def run_product(context: ProductContext) -> Partial:
     started, cost = time.perf_counter(), Cost(context.deadline, context.on_panels)
     tall = context.layout.orientation == "rows"
     outer, inner, carries, _ = _factors(matrix, V, context.layout, cost)
+    limit = inner.limit
+    error, norm = entries_error(matrix, limit, cost) if context.exponent is None else (0.0, 0.0)
     image = images.find(V) if carries else None
     while True:
         reads = 1 if image is not None else 2
@@ -69,6 +72,8 @@ def run_product(context: ProductContext) -> Partial:
     if X is not None and plain:
         Y, X = (block.astype(V.dtype, copy=False) for block in (Y, X))
         images.note(V, Y, T, gram, Z, X, facts)
+    if error:
+        images.entries = _entries_effect(error, norm, gram, len(V), before + exponent)
     part = Partial(
         Z,
         np.asarray(gram, V.dtype),
@@ -80,6 +85,16 @@ def run_product(context: ProductContext) -> Partial:
         time.perf_counter() - started,
     )
     return part if context.exponent is None else part.rescaled(context.exponent)
+
+
+def _entries_effect(error: float, norm: float, gram: Array, n: int, exponent: int) -> float:
+    """Estimate the error of H, scaled, that errors of the entries make.
+
+    The block of the first pass has a random part, and ``n / b ||K V||_F^2`` is about ``||K||_F^2``.
+    """
+    error, norm = (float(np.ldexp(x, -exponent)) for x in (error, norm))
+    size = UNDERESTIMATED * float(np.sqrt(max(np.trace(gram).real, 0.0) * n / len(gram)))
+    return 2 * min(norm, size) * error + error**2
 
 
 def _factors(
@@ -193,13 +208,16 @@ class ProductPass(Pass):
     def run(self, V: Array | None, *, exponent: int | None = None) -> PassResult:
         """Read the factors and return ``H V``; see `Pass.run`.
 
-        The error of an image that was not read adds to the defect.
+        The error of an image that was not read adds to the defect, and in the first pass what
+        errors of the factors' entries make.
         """
         self._images = Images(self.carried, self.accuracy, self.failure_probability)
         self._started = time.monotonic()
         result = super().run(V, exponent=exponent)
         self.carried = self._images.after
-        self.last = replace(result, defect=result.defect + self._images.effect)
+        # The entries' part is a bound; the defect, which is multiplied by 8, an estimate.
+        unseen = self._images.effect + self._images.entries / 8
+        self.last = replace(result, defect=result.defect + unseen)
         return self.last
 
     def _check_adjoint(self, defect: float, size: float) -> None:
