@@ -191,9 +191,9 @@ def choose_layout(
 
     Rows or columns: the smaller side makes the smaller iterates; the other one is taken when a
     strip of chunks along the smaller side does not fit and one along the other does, or where
-    only the other side is cut at all (compressed rows of a wide matrix) and its panels are worth
-    their larger partial sums: there is more than one. When neither fits, each strip is read twice
-    a pass, tile by tile.
+    only the other side is cut at all (compressed rows of a wide matrix); of a sparse matrix in
+    memory, whose slabs cost nothing, only if that makes more than one panel. When neither fits,
+    each strip is read twice a pass, tile by tile.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def choose_layout(
         return _attempt(matrix, orientation, two_reads, block_size, blocks, limit, running, local)
 
     only_larger = _uncut(matrix, smaller) and not _uncut(matrix, larger)
-    if only_larger and attempt(larger, False, tasks).panels > 1:
+    if only_larger and (not matrix.views or attempt(larger, False, tasks).panels > 1):
         smaller, larger = larger, smaller
     if wanted == larger and not _uncut(matrix, wanted):
         smaller, larger = larger, smaller

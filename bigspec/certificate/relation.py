@@ -15,6 +15,7 @@ __all__ = ["FACTS_MARGIN", "Facts", "Relation", "product_error"]
 Array = np.ndarray[Any, Any]
 
 FACTS_MARGIN = 1e-10  # relative error of the facts
+NEGLIGIBLE = 1e-8  # share by which a rounding margin may change without a word
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,11 @@ def product_error(facts: Facts, n: int, depth: float, *, complex_: bool = False)
     scale = facts.absolute_norm_squared
     if facts.magnitude_squared > 0.0:
         # Terms T_t may cancel: A V is off by e = factor u M, M = || sum |T_t| ||_F, and so are the
-        # entries of A where they are written out; A^H (A V) is off by 2 ||A|| e + e^2.
+        # entries of A where they are written out; A^H (A V) is off by 2 ||A|| e + e^2. The facts
+        # are those of what was written out, so ||A|| may be e more than they say.
         error = factor * UNIT_ROUNDOFF * np.sqrt(facts.magnitude_squared)
+        if error > NEGLIGIBLE * np.sqrt(scale):
+            scale = (np.sqrt(scale) + error) ** 2
         return float(error * (2.0 * np.sqrt(scale) + error) + factor * UNIT_ROUNDOFF * scale)
     return float(factor * UNIT_ROUNDOFF * scale)
 

@@ -33,6 +33,7 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 TILE_BYTES = 4 << 20
+CANCELLED = 1e-3  # of the squares: below it, a difference has lost more than three digits
 
 
 class NonFiniteFound(Exception):  # noqa: N818
@@ -349,14 +350,21 @@ class Accumulator:
         return self.inner
 
     def _note_sparse_sum(self, X: Any, L: Array, R: Array) -> None:
-        """Collect facts: the squares exactly, bounds of the sums and of the largest entry."""
+        """Collect facts: the squares, bounds of the sums and of the largest entry.
+
+        The squares are those of the stored places, and what ``L R^H`` has at the others: all of
+        it without the stored ones. Where little is left of that, it is written out.
+        """
         rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
         beside = np.zeros(len(X.data), self.work)
         for left, right in zip(L.T, R.conj().T, strict=True):
             beside += left[rows] * right[X.indices]
-        stored = np.abs(X.data + beside) ** 2 - np.abs(beside) ** 2
-        rest = np.sum((L.conj().T @ L) * (R.conj().T @ R).T).real
-        self.squares += max(float(stored.sum() + rest), 0.0)
+        sizes, own = np.abs(X.data + beside) ** 2, np.abs(beside) ** 2
+        rest = float(np.sum((L.conj().T @ L) * (R.conj().T @ R).T).real)
+        squares = float((sizes - own).sum() + rest)
+        if squares < CANCELLED * (float(sizes.sum()) + rest):
+            squares = float(sizes.sum()) + _squares_beside(X, own, L, R)
+        self.squares += max(squares, 0.0)
         self.largest = max(self.largest, peak(X) + Factors(L, R).bound)
         self.nonnegative = False
         size, L, R = abs(X), np.abs(L), np.abs(R)
@@ -400,6 +408,44 @@ class Inner:
         out: Array = self.R @ self.sum
         self.sum = np.zeros_like(self.sum)
         return out
+
+
+def _squares_beside(X: Any, own: Array, L: Array, R: Array) -> float:
+    """Sum the squares of ``L R^H`` where the CSR array X stores nothing.
+
+    A row (a column) that has most of its squares at stored places is written out; of the others
+    the stored ones are taken away. Rows or columns, whichever are fewer entries.
+
+    Parameters
+    ----------
+    X : csr_array (h, n)
+    own : ndarray (entries,)
+        Squares at the stored places.
+    L, R : ndarray (h, k), (n, k)
+    """
+    places = sp.csr_array((own, X.indices, X.indptr), shape=X.shape)
+    best: tuple[int, float, Array, Any, Array, Array] | None = None
+    for U, W, M in ((L, R, places), (R, L, places.T.tocsr())):
+        whole = np.einsum("ij,jk,ik->i", U, W.conj().T @ W, U.conj()).real
+        left = whole - np.asarray(M.sum(axis=1)).ravel()
+        poor = np.flatnonzero((left < CANCELLED * whole) & (whole > 0))
+        across = np.flatnonzero(np.abs(W).any(axis=1))
+        cost = poor.size * across.size
+        if best is None or cost < best[0]:
+            left[poor] = 0.0
+            best = cost, float(left.sum()), poor, M, U, W[across]
+            columns = across
+    assert best is not None
+    _, total, poor, M, U, W = best
+    step = max(1, TILE_BYTES // 16 // max(len(W), 1))
+    for first in range(0, poor.size, step):
+        rows = poor[first : first + step]
+        part = M[rows]
+        part = sp.csr_array((np.ones(part.nnz), part.indices, part.indptr), shape=part.shape)
+        blank = part[:, columns].toarray() == 0
+        D = np.abs(U[rows] @ W.conj().T)
+        total += float(np.sum(D**2, where=blank))
+    return total
 
 
 def safe_exponent(peak: float) -> int:
