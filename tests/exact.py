@@ -216,7 +216,7 @@ def _interval(answer: Any, exact: Any) -> Iterator[str]:
         if not record.lower - slack <= sigma[0] <= record.upper + slack:
             yield f"[{record.lower!r}, {record.upper!r}] for {sigma[0]!r} {answer.algorithm}"
     norm = np.sqrt((exact**2).sum())
-    if answer.frobenius is not None:
+    if answer.frobenius is not None and answer.lower > 0:  # else all may be rounding
         margin = answer.upper / answer.lower - 1 if answer.lower > 0 else 1e300
         if abs(answer.frobenius - norm) > (1e-9 + 10 * margin) * norm:
             yield f"frobenius {answer.frobenius!r} for {norm!r}"

@@ -18,7 +18,14 @@ import scipy.sparse as sp
 
 from bigspec.blocks import SAFE_EXPONENT, Composed, Factors, SparseSum, peak
 from bigspec.buffers import Buffers
-from bigspec.kernels.sparse import Strip, StripFacts, Values, add_products, gram_matrix
+from bigspec.kernels.sparse import (
+    Strip,
+    StripFacts,
+    Values,
+    add_products,
+    gram_matrix,
+    repeated,
+)
 from bigspec.partials import Partial, RawFacts
 
 __all__ = [
@@ -89,6 +96,8 @@ class Accumulator:
         self.gram = np.zeros((0, 0) if V is None else (b, b), self.work)
         self.squares, self.row_sum, self.largest, self.nonnegative = 0.0, 0.0, 0.0, True
         self.column_sums, self.magnitude = np.zeros(n if facts else 0), 0.0
+        self.column_counts: Array | None = None
+        self.row_count = 0
         self.facts = facts
         self.inner: Inner | None = None
         self.buffers = buffers or Buffers()
@@ -175,8 +184,15 @@ class Accumulator:
                 self.largest,
                 self.nonnegative,
                 self.magnitude,
+                self._chain(),
             )
         return Partial(self.Z, self.gram, self.exponent, facts)
+
+    def _chain(self) -> float:
+        """Longest chains of sums that may round the same way: along a row, and down a column."""
+        if self.column_counts is None:
+            return 0.0
+        return float(self.row_count + self.column_counts.max(initial=0))
 
     def _tile_shape(self) -> tuple[int, int]:
         """Rows and columns of a tile; whole rows if 64 of them fit, else 256 rows of a part."""
@@ -297,7 +313,8 @@ class Accumulator:
         values = Values(self.work, self.exponent, self.transposed, self.buffers)
         facts = None
         if self.facts:
-            facts = StripFacts(self.column_sums, np.zeros(strips[0].height))
+            row_sums = np.zeros(strips[0].height)
+            facts = StripFacts(self.column_sums, row_sums, self._counted())
         if self.V is None:
             self.Z += gram_matrix(strips, values, facts)
         else:
@@ -308,6 +325,13 @@ class Accumulator:
             self.largest = max(self.largest, facts.largest)
             self.nonnegative &= facts.nonnegative
             self.row_sum = max(self.row_sum, float(facts.row_sums.max(initial=0.0)))
+            self.row_count = max(self.row_count, facts.row_count)
+
+    def _counted(self) -> Array:
+        """Return the counts of sparse entries by columns, made where there are any."""
+        if self.column_counts is None:
+            self.column_counts = np.zeros(self.n, np.int64)
+        return self.column_counts
 
     def _add_sparse_sum(self, block: SparseSum) -> None:
         """Add a slab ``X + L R^H``, X sparse, without writing it out."""
@@ -365,6 +389,10 @@ class Accumulator:
         if squares < CANCELLED * (float(sizes.sum()) + rest):
             squares = float(sizes.sum()) + _squares_beside(X, own, L, R)
         self.squares += max(squares, 0.0)
+        if repeated(X.data):
+            counts = np.bincount(X.indices)
+            self._counted()[: len(counts)] += counts
+            self.row_count = max(self.row_count, int(np.diff(X.indptr).max(initial=0)))
         self.largest = max(self.largest, peak(X) + Factors(L, R).bound)
         self.nonnegative = False
         size, L, R = abs(X), np.abs(L), np.abs(R)

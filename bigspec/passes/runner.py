@@ -367,7 +367,13 @@ class Pass:
         if (raw := total.facts) is not None:
             columns = float(raw.column_sums.max())
             facts = Facts(
-                raw.squares, columns, raw.row_sum, raw.largest, raw.nonnegative, raw.magnitude
+                raw.squares,
+                columns,
+                raw.row_sum,
+                raw.largest,
+                raw.nonnegative,
+                raw.magnitude,
+                raw.chain,
             )
         return PassResult(
             total.Z,
