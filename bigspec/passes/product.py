@@ -220,6 +220,11 @@ class ProductPass(Pass):
         self.last = replace(result, defect=result.defect + unseen)
         return self.last
 
+    @property
+    def outdated(self) -> bool:
+        """Whether images of earlier passes spoil the accuracy asked for now."""
+        return Images(self.carried, self.accuracy, self.failure_probability).outdated
+
     def _check_adjoint(self, defect: float, size: float) -> None:
         """Leave the test to products with an operator: other adjoints are right, by their making.
 

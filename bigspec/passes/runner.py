@@ -179,6 +179,11 @@ class Pass:
         return self.layout.iterate_length
 
     @property
+    def outdated(self) -> bool:
+        """Whether earlier passes were made less accurately than is asked for now: never here."""
+        return False
+
+    @property
     def complex_(self) -> bool:
         """Whether iterates are complex."""
         return working_dtype(self.matrix.dtype).kind == "c"

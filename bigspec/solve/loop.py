@@ -106,6 +106,12 @@ def solve(
     passes.carried, passes.failure_probability = progress.carried, failure_probability
     saving = Saving(keeper, observer, passes, progress)
     reason = _stop(progress, algorithm, budget)
+    passes.accuracy = budget.rtol * _share_of_the_least(progress.running.intervals)
+    if reason in ("", "exhausted") and progress.state is not None and passes.outdated:
+        # The relation holds their errors for good. The bounds so far stay: a new relation from
+        # the same start rests on the same event.
+        passes.carried, passes.resume, reason = None, Begun(), ""
+        progress = replace(progress, state=None, carried=None, begun=Begun())
     try:
         while not reason:
             number = len(progress.history) + 1
