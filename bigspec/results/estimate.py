@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "Estimate"]
 
 SCHEMA = "bigspec.estimate/1"
+FACTS_ROUNDING = 1e-9  # margins from which the Frobenius norm is no better known than sigma_1
 """Name and version of the JSON layout of `Estimate.to_dict`."""
 
 
@@ -155,7 +156,10 @@ class Estimate:
             return Range(1.0, math.inf)
         # Squares of ratios: at most the smaller side of the matrix, unless upper is infinite.
         low, high = self.frobenius / self.upper, self.frobenius / self.lower
-        return Range(max(low * low, 1.0), high * high)
+        low, high = low * low, high * high
+        if self.rounding > FACTS_ROUNDING:  # where terms cancel, ||A||_F has that error as well
+            low, high = low / (1 + self.rounding), high * (1 + self.rounding)
+        return Range(max(low, 1.0), max(high, 1.0))
 
     def __float__(self) -> float:
         return self.value
