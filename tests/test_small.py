@@ -23,9 +23,9 @@ from bigspec.passes import executor as threads
 from bigspec.passes.executor import ThreadExecutor
 from bigspec.passes.inline import InlineExecutor
 from bigspec.run import identity, start
+from tests.certificate.test_certificate import DensePass, relations, with_spectrum
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
-from tests.test_certificate import DensePass, relations, with_spectrum
-from tests.test_passes import block, passes_over
+from tests.passes.test_passes import block, passes_over
 
 scan = importlib.import_module("bigspec.certificate.christoffel")  # a function has its name
 A = decaying(300, 200)

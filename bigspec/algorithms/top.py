@@ -112,8 +112,11 @@ class TopLanczos(Recurrence):
             # was stopped early, and V has a part outside the basis.
             more = iterates.draw_block(V.shape[0], missing, N, complex_=V.dtype.kind == "c")
             invariant = state.V_next.shape[1] == 0
-            more = iterates.orthogonalize(more, self._near(state.basis) if invariant else [V])
-            V = iterates.beside(V, iterates.orthonormal(more))
+            near = self._near(state.basis) if invariant else [V]
+            more = iterates.orthonormal(iterates.orthogonalize(more, near))
+            if not invariant:  # where little room is left, the first factorisation amplifies V
+                more = iterates.orthonormal(iterates.orthogonalize(more, near))
+            V = iterates.beside(V, more)
         return V
 
     def leading(self, state: LanczosState, count: int) -> Array | None:

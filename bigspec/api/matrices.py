@@ -100,7 +100,9 @@ def scaled(a: Any, *, rows: Any = None, columns: Any = None) -> Matrix:
     return expressions.scaled(_opened(a), rows, columns)
 
 
-def standardized(a: Any, *, center: bool = True, memory_limit: int | str | None = None) -> Matrix:
+def standardized(
+    a: Any, *, center: bool = True, ddof: int = 1, memory_limit: int | str | None = None
+) -> Matrix:
     """Give each column mean 0 and variance 1, lazily; reads the matrix once, here and now.
 
     Parameters
@@ -108,22 +110,30 @@ def standardized(a: Any, *, center: bool = True, memory_limit: int | str | None 
     a : path, URL or object
     center : bool
         False divides each column by its root mean square instead.
+    ddof : int
+        Variances have the denominator ``m - ddof``: 1 as R and pandas, 0 as NumPy and
+        scikit-learn. Root mean squares always have m.
     memory_limit : int or str, optional
 
     Returns
     -------
     Matrix
-        A constant column is left as it is (zero, once centred). Variances have the denominator
-        m - 1. Means that are 1e5 times the deviations cost a second pass, made on the centred
-        matrix, for squares would cancel.
+        A constant column is left as it is (zero, once centred). Means that are ten times the
+        deviations cost a second pass, made on the centred matrix, for squares would cancel.
 
     Raises
     ------
+    ArgumentError
+        `ddof` is not a whole number from 0 to m - 1.
     NonFiniteError
         An entry is not finite, or so large or small that its square is not.
     """
     matrix = _opened(a)
     m = matrix.shape[0]
+    whole = isinstance(ddof, (int, np.integer)) and not isinstance(ddof, bool)
+    if not whole or not 0 <= ddof < max(m, 2):
+        msg = f"ddof: expected a whole number from 0 to {m - 1}, below the rows, got {ddof!r}"
+        raise ArgumentError(msg)
     sums, squares = _column_sums(matrix, memory_limit)
     lost = ~np.isfinite(squares) | ((squares < LEAST_SQUARES) & (sums != 0))
     if lost.any():
@@ -139,16 +149,17 @@ def standardized(a: Any, *, center: bool = True, memory_limit: int | str | None 
     moved = expressions.centered_by(matrix, means, 0)
     variances = squares - m * np.abs(means) ** 2
     if np.any(variances < CANCELLED * squares):
-        variances = _column_sums(moved, memory_limit)[1]
+        sums, squares = _column_sums(moved, memory_limit)
+        variances = squares - np.abs(sums) ** 2 / m  # the means are rounded
         variances[variances <= CONSTANT * squares] = 0.0
-    deviations = np.sqrt(variances / max(m - 1, 1))
+    deviations = np.sqrt(variances / max(m - ddof, 1))
     made = expressions.scaled(moved, None, _inverse(deviations))
     return replace(made, name=f"standardized({matrix.name})")
 
 
 LEAST_SQUARES = 2.0**-900  # below it, squares have lost digits to underflow
-CANCELLED = 1e-10  # of the squares: below it, their difference has lost half its digits
-CONSTANT = 1e-28  # what rounding of the mean leaves of a constant column
+CANCELLED = 1e-2  # of the squares: below it, their difference has lost more than two digits
+CONSTANT = 1e-11  # of the squares about a rounded mean: what rounding leaves of a constant column
 
 
 def _inverse(sizes: Array) -> Array:

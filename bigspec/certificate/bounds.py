@@ -20,9 +20,8 @@ from bigspec.certificate.relation import Facts, Relation
 from bigspec.certificate.ritz import (
     bordered_frobenius,
     half_step,
-    half_steps,
     lehmann,
-    pairs_above_rounding,
+    lower_ends,
 )
 
 __all__ = ["Bounds", "UpperBound", "bound_largest", "bound_leading", "upper_bounds"]
@@ -30,6 +29,7 @@ __all__ = ["Bounds", "UpperBound", "bound_largest", "bound_leading", "upper_boun
 Array = np.ndarray[Any, Any]
 
 AUDIT_ORDER = 200  # exact crossings up to this order: 0.05 s on one core
+LARGEST = 1e280  # entries of the matrix of the crossings; it is divided by the root of a quantile
 SHIFTS = (0.0, 0.01, 0.1, 0.3, 0.6)
 
 
@@ -122,7 +122,7 @@ def upper_bounds(
     joint = r >= 2
     q = column_quantile(delta / 2 if joint else delta, b, complex_=complex_)
     tau = christoffel_bound(relation, q, ceiling=ceiling)
-    if audit and _auditable(relation, tau):
+    if audit and _auditable(relation, tau, q):
         tau = min(max(tau, exact_crossing(relation, q)), ceiling)
     if tau < ceiling:
         bounds.append(UpperBound(np.array([tau]), "Christoffel", False))
@@ -151,8 +151,14 @@ def _certain(relation: Relation, facts: Facts | None, k: int) -> list[UpperBound
     return bounds
 
 
-def _auditable(relation: Relation, tau: float) -> bool:
-    """Whether exact crossings are cheap, and wide enough to be meaningful."""
+def _auditable(relation: Relation, tau: float, q: float) -> bool:
+    """Whether exact crossings are cheap, and wide enough to be meaningful.
+
+    Not where the quantile has vanished, or so nearly that the matrix of the crossings overflows.
+    """
+    largest = float(np.linalg.norm(relation.F)) ** 2
+    if not largest < LARGEST * np.sqrt(q):
+        return False
     if relation.power or not relation.orthonormal or 2 * len(relation.theta) > AUDIT_ORDER:
         return False
     top = float(relation.theta[0])
@@ -193,7 +199,8 @@ def bound_leading(
         Whether the start block was complex.
     """
     theta, eps = relation.theta, relation.eps
-    lower, names = _lower(relation, k)
+    lower, left = lower_ends(relation, k)
+    names = tuple("left Ritz value" if half else "Ritz value" for half in left)
     uppers = []
     if len(theta) == n:
         uppers = [UpperBound(theta[:k] + 2 * eps, "Rayleigh-Ritz on the whole space", True)]
@@ -203,20 +210,6 @@ def bound_leading(
         event = windows(k, n, len(relation.start), delta, complex_=complex_)
         uppers += _likely(relation, event, k, known)
     return Bounds(lower, names, tuple(uppers), _ritz_values(relation), eps)
-
-
-def _lower(relation: Relation, k: int) -> tuple[Array, tuple[str, ...]]:
-    theta = relation.theta[:k]
-    lower = np.zeros(k)
-    lower[: len(theta)] = theta - 2 * relation.eps
-    left = np.zeros(k, bool)
-    for kept in pairs_above_rounding(relation, k):
-        half = half_steps(relation, kept)[0][:k]
-        better = half > lower[: len(half)]
-        lower[: len(half)][better] = half[better]
-        left[: len(half)] |= better
-    names = tuple("left Ritz value" if half else "Ritz value" for half in left)
-    return np.maximum(lower, 0.0), names
 
 
 def _likely(relation: Relation, event: Windows, k: int, known: float) -> list[UpperBound]:

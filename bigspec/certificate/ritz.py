@@ -15,6 +15,7 @@ __all__ = [
     "half_step",
     "half_steps",
     "lehmann",
+    "lower_ends",
     "pairs_above_rounding",
     "right_coordinates",
 ]
@@ -145,7 +146,9 @@ def right_coordinates(relation: Relation, k: int) -> Array:
     """Return coordinates in ``[V Y, V_+]`` of k orthonormal vectors near x_1 .. x_k.
 
     Right vectors ``A^H u_i`` of the left Ritz vectors where they are above rounding, Ritz
-    vectors after them.
+    vectors after them. The left Ritz vectors are those of one cut, whose lower ends are the best
+    of all cuts: ``||A v|| >= ||A^H u||`` for ``v = A^H u / ||A^H u||`` and unit u, so the first i
+    vectors attain the i-th lower end.
 
     Returns
     -------
@@ -153,13 +156,49 @@ def right_coordinates(relation: Relation, k: int) -> Array:
     """
     N, b = relation.F.shape
     count = min(k, N)
-    kept = next(iter(pairs_above_rounding(relation, k)), 0)
+    kept = _best_cut(relation, count)
     if not kept:
         return np.eye(N + b, count, dtype=relation.T.dtype)
     _, half = half_steps(relation, kept)
     half = half[:, :count] / np.linalg.norm(half[:, :count], axis=0)
     others = np.eye(N + b, count, dtype=half.dtype)[:, half.shape[1] :]
     return np.asarray(np.linalg.qr(np.concatenate([half, others], axis=1))[0])
+
+
+def lower_ends(relation: Relation, k: int) -> tuple[Array, Array]:
+    """Lower bounds of l_1 .. l_k: the best of the Ritz values and of the half steps of all cuts.
+
+    Returns
+    -------
+    lower : ndarray (k,)
+    left : ndarray (k,) of bool
+        Where a half step gave it.
+    """
+    theta = relation.theta[:k]
+    lower, left = np.zeros(k), np.zeros(k, bool)
+    lower[: len(theta)] = theta - 2 * relation.eps
+    for kept in pairs_above_rounding(relation, k):
+        half = half_steps(relation, kept)[0][:k]
+        better = half > lower[: len(half)]
+        lower[: len(half)][better] = half[better]
+        left[: len(half)] |= better
+    return np.maximum(lower, 0.0), left
+
+
+def _best_cut(relation: Relation, count: int) -> int:
+    """Return how many Ritz pairs give the best lower ends; of equals, to rounding, the fewest."""
+    lower, _ = lower_ends(relation, count)
+    chosen, least = 0, np.inf
+    for kept in pairs_above_rounding(relation, count):
+        half = half_steps(relation, kept)[0][:count]
+        attained = np.concatenate([half, relation.theta[len(half) : count] - 2 * relation.eps])
+        missing = np.maximum(lower - np.maximum(attained, 0.0), 0.0)
+        if np.all(missing <= relation.eps):
+            return kept
+        worst = float(np.max(missing / np.maximum(lower, relation.eps)))
+        if worst < least:
+            chosen, least = kept, worst
+    return chosen
 
 
 def bordered_frobenius(relation: Relation, facts: Facts, k: int = 1) -> Array:

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.chains import Chains, repeated
 from bigspec.kernels.composed import Composed, Factors, SparseSum, peak
 from bigspec.kernels.entries import (
     TILE_BYTES,
@@ -36,6 +37,7 @@ from bigspec.kernels.sparse import (
     add_products,
     gram_matrix,
 )
+from bigspec.kernels.squares import squares_of_sum
 
 __all__ = ["Accumulator"]
 
@@ -86,6 +88,7 @@ class Accumulator:
         self.gram = np.zeros((0, 0) if V is None else (b, b), self.work)
         self.squares, self.row_sum, self.largest, self.nonnegative = 0.0, 0.0, 0.0, True
         self.column_sums, self.magnitude = np.zeros(n if facts else 0), 0.0
+        self.chains = Chains(n)
         self.facts = facts
         self.inner: Inner | None = None
         self.buffers = buffers or Buffers()
@@ -167,6 +170,7 @@ class Accumulator:
                 self.largest,
                 self.nonnegative,
                 self.magnitude,
+                self.chains.longest,
             )
         return Partial(self.Z, self.gram, self.exponent, facts)
 
@@ -288,7 +292,7 @@ class Accumulator:
         ]
         values, facts = self._values, None
         if self.facts:
-            facts = SparseFacts(self.column_sums, np.zeros(tiles[0].height))
+            facts = SparseFacts(self.column_sums, np.zeros(tiles[0].height), self.chains)
         if self.V is None:
             self.Z += gram_matrix(tiles, values, facts)
         else:
@@ -299,6 +303,7 @@ class Accumulator:
             self.largest = max(self.largest, facts.largest)
             self.nonnegative &= facts.nonnegative
             self.row_sum = max(self.row_sum, float(facts.row_sums.max(initial=0.0)))
+            self.chains.add_row(facts.row_count)
 
     def _add_sparse_sum(self, block: SparseSum) -> None:
         """Add a slab ``X + L R^H``, X sparse, without writing it out."""
@@ -351,14 +356,11 @@ class Accumulator:
         return self.inner
 
     def _note_sparse_sum(self, X: Any, L: Array, R: Array) -> None:
-        """Collect facts: the squares exactly, bounds of the sums and of the largest entry."""
-        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-        beside = np.zeros(len(X.data), self.work)
-        for left, right in zip(L.T, R.conj().T, strict=True):
-            beside += left[rows] * right[X.indices]
-        stored = np.abs(X.data + beside) ** 2 - np.abs(beside) ** 2
-        rest = np.sum((L.conj().T @ L) * (R.conj().T @ R).T).real
-        self.squares += max(float(stored.sum() + rest), 0.0)
+        """Collect facts: the squares, bounds of the sums and of the largest entry."""
+        self.squares += squares_of_sum(X, L, R)
+        if repeated(X.data):
+            self.chains.add_columns(np.bincount(X.indices))
+            self.chains.add_row(int(np.diff(X.indptr).max(initial=0)))
         self.largest = max(self.largest, peak(X) + Factors(L, R).bound)
         self.nonnegative = False
         size, L, R = abs(X), np.abs(L), np.abs(R)

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 class RawFacts:
     """Facts of some slabs, mergeable; all but `nonnegative` are scaled like their `Partial`.
 
-    `magnitude` is that of `Facts.magnitude_squared`.
+    `magnitude` and `chain` are those of `Facts`, `chain` of the worst panel.
     """
 
     squares: float
@@ -27,6 +27,7 @@ class RawFacts:
     largest: float
     nonnegative: bool
     magnitude: float = 0.0
+    chain: float = 0.0
 
     def rescaled(self, shift: int) -> RawFacts:
         """Multiply entries by ``2**shift``."""
@@ -129,4 +130,5 @@ def _merge_facts(facts: list[RawFacts]) -> RawFacts | None:
         largest=max(f.largest for f in facts),
         nonnegative=all(f.nonnegative for f in facts),
         magnitude=math.fsum(f.magnitude for f in facts),
+        chain=max(f.chain for f in facts),
     )

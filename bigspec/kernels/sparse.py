@@ -17,7 +17,7 @@ and release the GIL. The module is private; its signatures have stood since SciP
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import scipy.sparse as sp
 from scipy.sparse import _sparsetools
 
 from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.chains import Chains, repeated
 from bigspec.kernels.entries import Values
 
 __all__ = [
@@ -106,6 +107,10 @@ class SparseTile:
         wanted = "csc" if transposed else "csr"
         return cls.of(0, block.asformat(wanted), transposed=transposed, distinct=False)
 
+    def rows(self, start: int, stop: int) -> SparseTile:
+        """Return some rows, of a tile compressed along them, as a view."""
+        return replace(self, height=stop - start, indptr=self.indptr[start : stop + 1])
+
     def cut(self, rows: tuple[int, int], values: Values) -> Any:
         """Return some rows, of a tile compressed along them, as a CSR block in the working type."""
         part = _Part.of(self, *rows)
@@ -133,15 +138,21 @@ class SparseFacts:
     ----------
     column_sums, row_sums : ndarray
         Sums of magnitudes, added to in place.
+    chains : Chains
+        Takes the entries of the columns; those of the rows are here until the slab is complete.
     squares, largest : float
     nonnegative : bool
+    row_count : int
+        Most entries of a row, in parts where values repeat.
     """
 
     column_sums: Array
     row_sums: Array
+    chains: Chains
     squares: float = 0.0
     largest: float = 0.0
     nonnegative: bool = True
+    row_count: int = 0
 
     def note(self, part: _Part, values: Array, buffers: Buffers) -> None:
         """Take in the entries of a part."""
@@ -157,6 +168,11 @@ class SparseFacts:
         along, across = (self.row_sums, columns) if tile.by_rows else (columns, self.row_sums)
         part.add_along(sizes, along)
         part.add_across(sizes, across)
+        if repeated(values):
+            compressed, others = np.diff(part.pointers), np.bincount(part.indices)
+            rows, columns = (compressed, others) if tile.by_rows else (others, compressed)
+            self.chains.add_columns(columns, tile.offset + (0 if tile.by_rows else part.start))
+            self.row_count += int(rows.max(initial=0))
 
 
 @dataclass(frozen=True)

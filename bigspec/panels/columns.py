@@ -21,6 +21,10 @@ __all__ = ["SumsContext"]
 
 Array = np.ndarray[Any, Any]
 
+UNIT_ROUNDOFF = float(np.finfo(np.float64).eps) / 2
+ROWS = 512  # added in one chain
+CHANCE = 4.0  # standard deviations of the rounding of a chain, in the units of the model
+
 
 @dataclass(frozen=True, eq=False)
 class SumsContext(Context):
@@ -46,8 +50,7 @@ def _add(Z: Array, block: Any, work: np.dtype[Any], buffers: Buffers) -> None:
         block = Composed(block.shape, work, pieces, block.factors) if block.factors else block.S
     if sp.issparse(block):
         tile = SparseTile.of(0, block, transposed=False, distinct=True)
-        sums, squares = np.zeros(len(Z), work), np.zeros(len(Z))
-        add_column_sums(tile, sums, squares, Values(work, 0, False, buffers))
+        sums, squares = _sums_of_sparse(tile, Values(work, 0, False, buffers))
         Z[:, 0] += sums
         Z[:, 1] += squares
         return
@@ -59,5 +62,55 @@ def _add(Z: Array, block: Any, work: np.dtype[Any], buffers: Buffers) -> None:
             part.fill(X, buffers)
         else:
             np.copyto(X, part, casting="unsafe")
-        Z[:, 0] += X.sum(axis=0)
-        Z[:, 1] += np.einsum("ij,ij->j", X.conj(), X)
+        sums, squares = _sums_of_dense(X)
+        Z[:, 0] += sums
+        Z[:, 1] += squares
+
+
+def _sums_of_dense(X: Array) -> tuple[Array, Array]:
+    """Sum the columns and their squares, of many rows in parts."""
+    sums, squares = _sums(X)
+    if len(X) <= ROWS:
+        return sums, squares
+    pairs = [_sums(X[first : first + ROWS]) for first in range(0, len(X), ROWS)]
+    blocked, blocked_squares = (np.sum(list(parts), axis=0) for parts in zip(*pairs, strict=True))
+    squares = _better(squares, blocked_squares, len(X), np.abs(blocked_squares))
+    return _better(sums, blocked, len(X), np.sqrt(len(X) * np.abs(squares))), squares
+
+
+def _sums(X: Array) -> tuple[Array, Array]:
+    return X.sum(axis=0), np.einsum("ij,ij->j", X.conj(), X)
+
+
+def _sums_of_sparse(tile: SparseTile, values: Values) -> tuple[Array, Array]:
+    """Sum the columns and their squares, of many compressed rows in parts.
+
+    Compressed columns are added pairwise (`numpy.add.reduceat`), not in one chain.
+    """
+    sums, squares = np.zeros(tile.width, values.work), np.zeros(tile.width)
+    add_column_sums(tile, sums, squares, values)
+    height = tile.height
+    if not tile.by_rows or height <= ROWS:
+        return sums, squares
+    blocked, blocked_squares = np.zeros_like(sums), np.zeros_like(squares)
+    # Each part adds a vector of all columns: not more of those than the entries are worth.
+    entries = int(tile.indptr[-1] - tile.indptr[0])
+    step = max(ROWS, -(-height * tile.width // max(entries, 1)))
+    for first in range(0, height, step):
+        part, part_squares = np.zeros_like(sums), np.zeros_like(squares)
+        rows = tile.rows(first, min(first + step, height))
+        add_column_sums(rows, part, part_squares, values)
+        blocked += part
+        blocked_squares += part_squares
+    squares = _better(squares, blocked_squares, height, np.abs(blocked_squares))
+    return _better(sums, blocked, height, np.sqrt(height * np.abs(squares))), squares
+
+
+def _better(plain: Array, blocked: Array, terms: int, scale: Array) -> Array:
+    """Return sums made in blocks where those of one chain are off by more than chance.
+
+    Equal terms are rounded the same way at every step, so that the errors of a chain add up:
+    1e-11 of the sum for 1e5 rows, which with a mean of 1e12 deviations is no mean at all.
+    """
+    bound = CHANCE * np.sqrt(terms) * UNIT_ROUNDOFF * scale  # NaN keeps what was found to be one
+    return np.asarray(np.where(np.abs(plain - blocked) > bound, blocked, plain))

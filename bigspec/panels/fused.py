@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,10 @@ from bigspec.panels.reading import Chunks, Reader, non_finite
 from bigspec.panels.rows import Rows
 
 __all__ = ["FusedContext", "run_operator", "sum_partials"]
+
+Array = np.ndarray[Any, Any]
+
+LIFT = 960  # operators below 2**-LIFT multiply blocks times 2**LIFT
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +66,39 @@ def run_operator(context: FusedContext) -> Partial:
     assert V is not None
     rows = context.layout.orientation == "rows"
     started = time.perf_counter()
-    Y = matrix.apply(V) if rows else matrix.apply_adjoint(V)
-    exponent = safe_exponent(np.abs(Y).max()) if context.exponent is None else context.exponent
-    # Scaled between the products by the square, so that neither over- nor underflows.
-    scaled = times_power(times_power(Y, -exponent), -exponent) if exponent else Y
-    Z = matrix.apply_adjoint(scaled) if rows else matrix.apply(scaled)
+    multiply = matrix.apply if rows else matrix.apply_adjoint
+    back = matrix.apply_adjoint if rows else matrix.apply
+    Y, exponent, lift = _first_product(multiply, V, context.exponent)
+    # Scaled between the products by the square, so that neither over- nor underflows. What that
+    # would take out of range comes after the second product.
+    after = min(exponent + LIFT, 0)
+    scaled = times_power(times_power(Y, -exponent - lift), after - exponent) if exponent else Y
+    Z = times_power(back(scaled), -after) if after else back(scaled)
     if not (np.isfinite(Y).all() and np.isfinite(Z).all()):
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)
     Y = Y.astype(V.dtype, copy=False)
     Z = np.array(Z, dtype=V.dtype, order="C")  # a copy: an operator may use its memory again
     seconds = time.perf_counter() - started
-    Y = times_power(Y, -exponent) if exponent else Y
+    Y = times_power(Y, -exponent - lift) if exponent else Y
     return Partial(Z, Y.conj().T @ Y, exponent, None, seconds_multiplying=seconds)
+
+
+def _first_product(
+    multiply: Callable[[Array], Array], V: Array, known: int | None
+) -> tuple[Array, int, int]:
+    """Return ``2**lift A V``, the exponent of A, and the lift: products below it lose digits."""
+    lift = LIFT if known is not None and known < -LIFT else 0
+    Y = multiply(times_power(V, lift) if lift else V)
+    if known is not None:
+        return Y, known, lift
+    exponent = safe_exponent(np.abs(Y).max())
+    if np.abs(Y).max() < 2.0**-LIFT:  # zero, too: products may all have vanished
+        Y, lift = multiply(times_power(V, LIFT)), LIFT
+        exponent = safe_exponent(np.abs(Y).max() * 2.0**-LIFT)
+        if Y.any() and exponent == 0:
+            exponent = int(np.frexp(np.abs(Y).max())[1]) - LIFT
+    return Y, exponent, lift
 
 
 def sum_partials(parts: Sequence[Any]) -> Any:

@@ -193,13 +193,15 @@ def choose_layout(
     tasks: int,
     local: bool,
     wanted: Literal["rows", "columns"] | None = None,
+    order: int | None = None,
 ) -> Layout:
     """Choose orientation and panels for one matrix.
 
     Rows or columns: the smaller side makes the smaller iterates; the other one is taken when a
     strip of chunks along the smaller side does not fit and one along the other does, or where
-    only the other side is cut at all (compressed rows of a wide matrix). When neither fits, each
-    strip is read twice a pass, tile by tile.
+    only the other side is cut at all (compressed rows of a wide matrix); of a sparse matrix in
+    memory, whose slabs cost nothing, only if that makes more than one panel. When neither fits,
+    each strip is read twice a pass, tile by tile.
 
     Parameters
     ----------
@@ -217,6 +219,8 @@ def choose_layout(
         before a second read is paid for.
     wanted : {"rows", "columns"}, optional
         Panels to try before all others, unless they would all be one.
+    order : int, optional
+        Length that iterates must have: for the Gram algorithm, whose blocks are H itself.
 
     Raises
     ------
@@ -224,17 +228,23 @@ def choose_layout(
         Nothing fits; the message has the numbers.
     """
     m, n = matrix.shape
-    smaller, larger = ("rows", "columns") if n <= m else ("columns", "rows")
+    smaller: Literal["rows", "columns"] = "rows" if n <= m else "columns"
+    larger: Literal["rows", "columns"] = "columns" if n <= m else "rows"
     attempts = []
-    if _uncut(matrix, smaller) and not _uncut(matrix, larger):
+
+    def attempt(orientation: Literal["rows", "columns"], two_reads: bool, running: int) -> Layout:
+        return _attempt(matrix, orientation, two_reads, block_size, blocks, limit, running, local)
+
+    only_larger = _uncut(matrix, smaller) and not _uncut(matrix, larger)
+    if only_larger and (not matrix.views or attempt(larger, False, tasks).panels > 1):
         smaller, larger = larger, smaller
     if wanted == larger and not _uncut(matrix, wanted):
         smaller, larger = larger, smaller
     for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
+        if order is not None and matrix.shape[1 if orientation == "rows" else 0] != order:
+            continue
         for running in range(tasks, 0, -1) if local else (tasks,):
-            layout = _attempt(
-                matrix, orientation, two_reads, block_size, blocks, limit, running, local
-            )
+            layout = attempt(orientation, two_reads, running)
             attempts.append(layout)
             if layout.memory.total <= limit:
                 return layout

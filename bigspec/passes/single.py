@@ -57,6 +57,10 @@ class Pass:
         longest = self.layout.swept.step * self.layout.panel_pieces
         return float(min(longest, self.layout.swept.extent) + self.layout.panels)
 
+    def outdated(self, carried: Any, accuracy: Accuracy) -> bool:
+        """Whether earlier passes were made less accurately than is asked for now: never here."""
+        return False
+
     def run(
         self,
         V: Array | None,
@@ -246,7 +250,13 @@ def pass_result(total: Partial, V: Array | None, cost: PassCost) -> PassResult:
     if (raw := total.facts) is not None:
         columns = float(raw.column_sums.max())
         facts = Facts(
-            raw.squares, columns, raw.row_sum, raw.largest, raw.nonnegative, raw.magnitude
+            raw.squares,
+            columns,
+            raw.row_sum,
+            raw.largest,
+            raw.nonnegative,
+            raw.magnitude,
+            raw.chain,
         )
     spent = PassCost(
         total.bytes_read,

@@ -170,7 +170,7 @@ class Estimate:
     @property
     def stable_rank(self) -> Range | None:
         """``||A||_F^2 / sigma_1^2`` as a range; None for operators; ``(0, 0)`` for zero."""
-        return stable_rank(self.frobenius, self.lower, self.upper)
+        return stable_rank(self.frobenius, self.lower, self.upper, self.rounding)
 
     @property
     def intervals(self) -> tuple[Interval, ...]:

@@ -140,7 +140,12 @@ def plain_values(value: Any) -> Any:
     return value
 
 
-def stable_rank(frobenius: float | None, lower: float, upper: float) -> Range | None:
+FACTS_ROUNDING = 1e-9  # margins from which the Frobenius norm is no better known than sigma_1
+
+
+def stable_rank(
+    frobenius: float | None, lower: float, upper: float, rounding: float
+) -> Range | None:
     """Return ``||A||_F^2 / sigma_1^2`` as a range; None without a Frobenius norm."""
     if frobenius is None:
         return None
@@ -150,7 +155,10 @@ def stable_rank(frobenius: float | None, lower: float, upper: float) -> Range | 
         return Range(1.0, math.inf)
     # Squares of ratios: at most the smaller side of the matrix, unless upper is infinite.
     low, high = frobenius / upper, frobenius / lower
-    return Range(max(low * low, 1.0), high * high)
+    low, high = low * low, high * high
+    if rounding > FACTS_ROUNDING:  # where terms cancel, ||A||_F has that error as well
+        low, high = low / (1 + rounding), high * (1 + rounding)
+    return Range(max(low, 1.0), max(high, 1.0))
 
 
 def document(answer: Any, derived: dict[str, Any], vectors: set[str]) -> dict[str, Any]:

@@ -180,7 +180,8 @@ class Triplets:
     @property
     def stable_rank(self) -> Range | None:
         """``||A||_F^2 / sigma_1^2`` as a range; None for operators; ``(0, 0)`` for zero."""
-        return stable_rank(self.frobenius, float(self.lower[0]), float(self.upper[0]))
+        first = self.intervals[0]
+        return stable_rank(self.frobenius, first.lower, first.upper, first.rounding)
 
     @property
     def ritz_vectors(self) -> Array | None:

@@ -120,12 +120,17 @@ def solve(
     saving = Saving(writer, observer, progress)
     hooks = Hooks(observer.panels_done, saving.round_summed, deadline)
     reason = _stop(progress, algorithm, budget)
+    accuracy = _accuracy(progress, budget, failure_probability)
+    if reason in ("", "exhausted") and passes.outdated(progress.carried, accuracy):
+        # The relation holds their errors for good. The bounds so far stay: a new relation from
+        # the same start rests on the same event. What is saved stays until its first pass is done.
+        progress, reason = progress.anew(), ""
     try:
         while not reason:
             observer.pass_started(len(progress.history) + 1, passes.layout.panels)
             before = time.monotonic() - progress.first_rounds.seconds
-            share = budget.rtol * _share_of_the_least(progress.running.intervals)
-            one = _OnePass(passes, progress, Accuracy(share, failure_probability), hooks)
+            accuracy = _accuracy(progress, budget, failure_probability)
+            one = _OnePass(passes, progress, accuracy, hooks)
             if progress.state is None:
                 state = algorithm.init(one, entropy, start)
             else:
@@ -240,10 +245,12 @@ def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
     return ""
 
 
-def _share_of_the_least(intervals: tuple[Interval, ...]) -> float:
-    """Return ``l_k / l_1``: errors are of the size of l_1, and widths are relative."""
+def _accuracy(progress: Progress, budget: Budget, failure_probability: float) -> Accuracy:
+    """Return what a pass may trade for reads: errors are of the size of l_1, widths relative."""
+    intervals = progress.running.intervals
     largest, least = intervals[0].lower, intervals[-1].lower
-    return (least / largest) ** 2 if largest > 0 else 0.0
+    share = (least / largest) ** 2 if largest > 0 else 0.0
+    return Accuracy(budget.rtol * share, failure_probability)
 
 
 def _record(number: int, known: Known, bounds: Bounds, exponent: int, cost: PassCost) -> PassRecord:

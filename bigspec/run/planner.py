@@ -128,7 +128,8 @@ class _Planner:
 
     def layout(self, row: Row, block_size: int) -> Layout:
         columns = self.columns(row, block_size)
-        layout = choose_layout(self.matrix, columns, **self.room(row))
+        order = self.order if row.entries else None
+        layout = choose_layout(self.matrix, columns, order=order, **self.room(row))
         return with_factors(layout, self.matrix, columns)
 
     def kept_layout(self, row: Row, block_size: int, cut: dict[str, Any]) -> Layout | None:
@@ -160,7 +161,9 @@ class _Planner:
         sparse = matrix.piece_nbytes is not None
         enough = MEASURE_SPARSE_FROM if sparse else MEASURE_FROM
         known = isinstance(matrix, OperatorMatrix) or dense_here or not matrix.streams
-        if known or closed or matrix.nbytes < enough:
+        # Not below 4: at flat edges one column may never certify (section 9 of the method).
+        sizes = [b for b in (4, 8, 16, 32) if b <= self.order]
+        if known or closed or not sizes or matrix.nbytes < enough:
             return None
         try:
             layout = self.layout(REGISTRY.named("lanczos"), min(DEFAULT_BLOCK, self.order))
@@ -168,8 +171,6 @@ class _Planner:
             return None
         if layout.reads_per_pass == 2:
             return None
-        # Not below 4: at flat edges one column may never certify (section 9 of the method).
-        sizes = [b for b in (4, 8, 16, 32) if b <= self.order]
         forms = wishes.algorithm == "auto" and self.order <= gram.most and self.fits(gram)
         result = self.executor.call(measure, matrix, layout, sizes, forms)
         assert isinstance(result, Measurement)

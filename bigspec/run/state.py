@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,10 @@ class Progress:
     tokens: Array | None = None
     carried: Carried | None = None
 
+    def anew(self) -> Progress:
+        """Return the same with a relation that begins again: the bounds so far stay."""
+        return replace(self, state=None, carried=None, first_rounds=FirstRounds())
+
     @property
     def seconds(self) -> float:
         """Wall time of the passes so far, in all processes."""
@@ -89,15 +93,17 @@ SAVED_TYPES: tuple[Wire | Former, ...] = (
     Wire(PassRecord, "PassRecord", f"{PASS} lowers uppers"),
     Former("TripletPass", f"{PASS} lowers uppers", PassRecord),
     Wire(FirstRounds, "Begun", "rounds total seconds"),
-    Wire(Carried, "Carried", "blocks images errors Z X outer inner whole"),
+    Wire(Carried, "Carried", "blocks images errors Z X outer inner whole effect"),
     Wire(
         Partial,
         "Partial",
         "Z gram exponent facts tokens bytes_read seconds_reading seconds_multiplying retries",
     ),
-    Wire(RawFacts, "RawFacts", "squares column_sums row_sum largest nonnegative magnitude"),
+    Wire(RawFacts, "RawFacts", "squares column_sums row_sum largest nonnegative magnitude chain"),
     Wire(
-        Facts, "Facts", "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared"
+        Facts,
+        "Facts",
+        "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared chain",
     ),
     *(Wire(one.kind, one.name, one.fields, one.renamed) for one in REGISTRY.states),
     Wire(StoredBlock, "StoredBlock", "block shape"),

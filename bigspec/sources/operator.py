@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from scipy.sparse.linalg import LinearOperator
 
-from bigspec.errors import DataError, UnsupportedTypeError
+from bigspec.errors import BigspecError, DataError, UnsupportedTypeError
 from bigspec.matrices import Grid, OperatorMatrix
 from bigspec.sources.checks import check_dtype, check_shape
 
-if TYPE_CHECKING:
-    from scipy.sparse.linalg import LinearOperator
-
 __all__ = ["LinearOperatorMatrix", "open_operator"]
+
+Array = np.ndarray[Any, Any]
+
+
+class _NoAdjointError(Exception):
+    """The operator cannot multiply by its adjoint."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,16 @@ class LinearOperatorMatrix(OperatorMatrix):
     Attributes
     ----------
     operator : scipy.sparse.linalg.LinearOperator
-        What the user passed; its ``matmat`` and ``rmatmat`` are the only things called.
+        What the user passed. Its ``matmat`` and ``rmatmat`` are called where they are its own;
+        SciPy's, which hand (n, 1) columns to ``matvec``, are not: functions that work along the
+        last axis do something else with those, and agree with their own adjoint in it. Vectors
+        are then one-dimensional.
+    compared : list
+        Holds something once a product was compared with that of one vector.
     """
 
     operator: LinearOperator[Any] = field(repr=False, compare=False)
+    compared: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -45,28 +56,110 @@ class LinearOperatorMatrix(OperatorMatrix):
             "token": f"{kind.__module__}.{kind.__qualname__}",
         }
 
-    def apply(self, V: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return ``A @ V`` for V (n, b)."""
-        return self._checked(self.operator.matmat(V), "matmat", (self.shape[0], V.shape[1]))
+    def apply(self, V: Array) -> Array:
+        """Return ``A @ V`` for V (n, b); the first time, compare a column with one vector's."""
+        operator = self.operator
+        if not _has_own(operator, "_matmat"):
+            product = self._by_vectors("matvec", V, self.shape[0])
+        else:
+            product = self._block("matmat", V, self.shape[0])
+        if not self.compared:
+            self._compare(V, product)
+            self.compared.append(True)
+        return product
 
-    def apply_adjoint(self, Y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def apply_adjoint(self, Y: Array) -> Array:
         """Return ``A.conj().T @ Y`` for Y (m, b)."""
         try:
-            product = self.operator.rmatmat(Y)
-        except (NotImplementedError, TypeError) as error:
-            # SciPy's own operator without rmatvec calls None when several columns come.
-            if isinstance(error, TypeError) and "'NoneType'" not in str(error):
-                raise
+            if not _has_own(self.operator, "_rmatmat"):
+                return self._by_vectors("rmatvec", Y, self.shape[1])
+            return self._block("rmatmat", Y, self.shape[1])
+        except _NoAdjointError as error:
             msg = (
                 f"{self.name}: expected an operator with rmatvec (or rmatmat), which multiplies "
                 "by the adjoint, got one without; pass rmatvec=lambda y: A.conj().T @ y to "
                 "LinearOperator, or define _rmatvec or _adjoint in the subclass"
             )
-            raise UnsupportedTypeError(msg) from error
-        return self._checked(product, "rmatmat", (self.shape[1], Y.shape[1]))
+            raise UnsupportedTypeError(msg) from error.__cause__
 
-    def _checked(self, output: Any, method: str, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
-        product: np.ndarray[Any, Any] = np.asarray(output)
+    def _by_vectors(self, method: str, V: Array, length: int) -> Array:
+        """Multiply the columns one by one, as one-dimensional vectors."""
+        columns = [self._called(method, np.ascontiguousarray(v), (length,)) for v in V.T]
+        out = np.empty((length, V.shape[1]), np.result_type(*columns))
+        for number, column in enumerate(columns):
+            out[:, number] = column
+        return out
+
+    def _block(self, method: str, V: Array, length: int) -> Array:
+        return self._called(method, V, (length, V.shape[1]))
+
+    def _called(self, method: str, V: Array, shape: tuple[int, ...]) -> Array:
+        """Call the user's code with what it may not write to, and copy what it returns."""
+        given = V.view()
+        given.flags.writeable = False
+        function: Callable[[Array], Any] = getattr(self.operator, method)
+        try:
+            output = function(given)
+        except BigspecError:
+            raise
+        except Exception as error:
+            missing = isinstance(error, NotImplementedError) or "'NoneType'" in str(error)
+            if method.startswith("r") and missing:
+                raise _NoAdjointError from error
+            advice = ""
+            if "read-only" in str(error):
+                advice = (
+                    "; what is passed to it belongs to the run and is read-only: copy it first, "
+                    "np.array(v)"
+                )
+            msg = (
+                f"{self.name}: expected {method} to multiply an array of shape {V.shape} and dtype "
+                f"{V.dtype}, got {type(error).__name__}: {error}{advice}"
+            )
+            raise DataError(msg) from error
+        return self._checked(output, method, shape)
+
+    def _compare(self, V: Array, product: Array) -> None:
+        """Compare the first column with the product of one vector, times i if it is complex.
+
+        Raises
+        ------
+        DataError
+            ``matmat`` multiplies by another matrix than ``matvec``, or ``matvec`` is linear over
+            the real numbers only.
+        """
+        complex_ = self.dtype.kind == "c" and V.dtype.kind == "c"
+        if not complex_ and not _has_own(self.operator, "_matmat"):
+            return
+        v, y, shape = np.ascontiguousarray(V[:, 0]), product[:, 0], (self.shape[0],)
+        if complex_ and not self._agree(self._called("matvec", 1j * v, shape), 1j * y):
+            if self._agree(self._called("matvec", v, shape), y):
+                msg = (
+                    f"{self.name}: expected an operator that is linear over the complex numbers, "
+                    "got A(i v) that is not i A(v): it is linear over the real numbers only. Its "
+                    "norm is that of a real operator of twice the extents, on real and imaginary "
+                    "parts; pass that one, with a real dtype"
+                )
+                raise DataError(msg)
+        elif complex_ or self._agree(self._called("matvec", v, shape), y):
+            return
+        msg = (
+            f"{self.name}: expected matmat to multiply each column as matvec does, got another "
+            "product for the first one; a function that works along the last axis (axis=-1) needs "
+            "axis=0 there, or leave matmat out"
+        )
+        raise DataError(msg)
+
+    def _agree(self, one: Array, other: Array) -> bool:
+        """Whether two products are equal to rounding; NaNs and infinities are not for here."""
+        if not (np.isfinite(one).all() and np.isfinite(other).all()):
+            return True
+        single = self.dtype.kind in "fc" and np.finfo(self.dtype).eps > 1e-10
+        size = max(float(np.abs(one).max()), float(np.abs(other).max()))
+        return float(np.abs(one - other).max()) <= (1e-2 if single else 1e-6) * size
+
+    def _checked(self, output: Any, method: str, shape: tuple[int, ...]) -> Array:
+        product: Array = np.array(output)  # a copy: an operator may use its memory again
         if product.shape != shape:
             msg = f"{self.name}: expected {method} to return shape {shape}, got {product.shape}"
             raise DataError(msg)
@@ -98,3 +191,25 @@ def open_operator(a: LinearOperator[Any]) -> LinearOperatorMatrix:
     shape = check_shape(a.shape, name)
     grids = (Grid(shape[0], shape[0]), Grid(shape[1], shape[1]))
     return LinearOperatorMatrix(shape, dtype, name, grids, a, resident=True)
+
+
+def _has_own(operator: LinearOperator[Any], method: str) -> bool:
+    """Whether ``_matmat`` (``_rmatmat``) is the operator's own and not SciPy's loop over columns.
+
+    SciPy's sums, products, multiples and adjoints of operators have one if all their parts do.
+    """
+    kind, parts = type(operator), getattr(operator, "args", ())
+    inside = [part for part in parts if isinstance(part, LinearOperator)]
+    if kind.__module__.startswith("scipy.") and inside:
+        flipped = kind.__name__ in ("_AdjointLinearOperator", "_TransposedLinearOperator")
+        if flipped:
+            method = "_rmatmat" if method == "_matmat" else "_matmat"
+        return all(_has_own(part, method) for part in inside)
+    if kind.__name__ == "_CustomLinearOperator" and kind.__module__.startswith("scipy."):
+        name = "matmat" if method == "_matmat" else "rmatmat"
+        return getattr(operator, f"_CustomLinearOperator__{name}_impl", None) is not None
+    if getattr(kind, method) is not getattr(LinearOperator, method):
+        return True
+    if method == "_rmatmat" and kind._adjoint is not LinearOperator._adjoint:
+        return _has_own(operator.H, "_matmat")
+    return False

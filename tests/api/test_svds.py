@@ -53,6 +53,31 @@ def assert_triplets(tri, A, residual=1e-13):
     np.testing.assert_allclose(largest.imag, 0, atol=1e-15)
 
 
+# What vectors attain --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "block"), [(1, 4), (3, 3)])
+def test_the_vectors_attain_the_values_whichever_cut_of_the_half_step_won(k, block):
+    for seed in range(57, 77):
+        A = np.random.default_rng(seed).standard_normal((8, 5))
+        tri = bigspec.svds(A, k, block_size=block, rtol=0.01, seed=seed)
+        attained = np.linalg.svd(A @ tri.vh.T, compute_uv=False)
+        np.testing.assert_allclose(attained, tri.s, rtol=1e-12)
+        assert_every_interval_holds(tri, A)
+
+
+@pytest.mark.parametrize("complex_", [False, True])
+def test_a_run_that_ends_before_it_found_k_gives_orthonormal_vectors_of_values_it_attains(complex_):
+    for seed in range(1, 9):
+        rng = np.random.default_rng(seed)
+        A = rng.standard_normal((17, 8)) + 1j * complex_ * rng.standard_normal((17, 8))
+        A = A if complex_ else A.real
+        tri = bigspec.svds(A, 8, block_size=4, max_passes=1, seed=seed)
+        np.testing.assert_allclose(tri.vh @ tri.vh.conj().T, np.eye(8), atol=1e-13)
+        assert_triplets(tri, A, residual=np.inf)
+        assert tri.s[0] <= np.linalg.norm(A, 2) * (1 + 1e-14)
+
+
 # What a matrix may be -------------------------------------------------------------------------
 
 A = decaying(500, 300, seed=1)

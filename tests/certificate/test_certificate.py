@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.sparse.linalg import aslinearoperator
 
+import bigspec
 from bigspec.algorithms import Gram, Lanczos, Power
 from bigspec.algorithms.iterates import draw_block, rank_revealing_qr
 from bigspec.certificate import (
@@ -340,6 +342,18 @@ def test_three_blocks_never_claim_more_than_is_there(b, spread):
             bounds = algorithm.bounds(state, 1e-9, complex_=False)
             assert bounds.lower <= l1
             assert all(u.values[0] >= l1 for u in bounds.uppers)
+
+
+@pytest.mark.parametrize("delta", [1e-170, 1e-150, 1e-60])
+@pytest.mark.parametrize("exponent", [-400, 0, 300])
+def test_one_column_and_a_quantile_that_vanishes_still_give_an_interval(delta, exponent):
+    A = np.random.default_rng(1).standard_normal((30, 20)) * 2.0**exponent
+    for kind in (np.asarray, aslinearoperator):
+        options = {"block_size": 1, "failure_probability": delta, "max_passes": 4, "seed": 2}
+        estimate = bigspec.norm(kind(A), **options)
+        exact = np.linalg.norm(A, 2)
+        assert estimate.lower <= exact * (1 + 1e-14)
+        assert exact <= estimate.upper * (1 + 1e-14)
 
 
 def test_delta_below_rounding_certifies_nothing():

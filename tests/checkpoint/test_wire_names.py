@@ -30,12 +30,12 @@ NAMES = {
         " seconds_reading seconds_multiplying panels retries lowers uppers"
     ),
     "Begun": "rounds total seconds",
-    "Carried": "blocks images errors Z X outer inner whole",
+    "Carried": "blocks images errors Z X outer inner whole effect",
     "Partial": (
         "Z gram exponent facts tokens bytes_read seconds_reading seconds_multiplying retries"
     ),
-    "RawFacts": "squares column_sums row_sum largest nonnegative magnitude",
-    "Facts": "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared",
+    "RawFacts": "squares column_sums row_sum largest nonnegative magnitude chain",
+    "Facts": "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared chain",
     "LanczosState": (
         "passes exponent facts V_last V_next T B tie basis eps start_defect narrowest collatz"
     ),

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bigspec
 from bigspec.errors import MemoryLimitError
 from bigspec.panels.layout import ROUND_PANELS, choose_layout
 from tests.matrices import Chunked
@@ -111,3 +113,33 @@ def test_refusal_has_the_numbers_and_the_advice():
         MemoryLimitError, match=r"block_size=16.*smaller block_size, or smaller chunks"
     ):
         layout_of(matrix)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_sparse_matrix_that_only_its_long_side_cuts_keeps_short_iterates(wide):
+    A = sp.random(20_000, 20, 0.9, format="csc", rng=np.random.default_rng(0))
+    matrix = bigspec.open_matrix(sp.csr_array(A.T) if wide else A)
+    assert matrix.nbytes > 4 << 20
+    layout = layout_of(matrix)
+    assert (layout.iterate_length, layout.panels) == (20, 1)
+    estimate = bigspec.norm(matrix)
+    assert estimate.algorithm == "gram"
+    assert estimate.lower <= np.linalg.norm(A.toarray(), 2) <= estimate.upper
+
+
+def test_the_gram_matrix_is_never_that_of_the_larger_side():
+    A = sp.random(20_000, 20, 0.9, format="csc", rng=np.random.default_rng(0))
+    with pytest.raises(MemoryLimitError, match="memory_limit"):
+        choose_layout(
+            bigspec.open_matrix(A), 20, blocks=3, limit=1 << 20, tasks=2, local=True, order=20
+        )
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_a_large_sparse_matrix_with_a_side_too_small_to_measure_blocks(side):
+    rows = (20 << 20) // (12 * side)
+    A = sp.csr_array(np.random.default_rng(side).standard_normal((rows, side)))
+    estimate = bigspec.norm(A, algorithm="auto", rtol=1e-6)
+    exact = np.sqrt(np.linalg.eigvalsh(A.T @ A.toarray())[-1])
+    assert estimate.lower <= exact * (1 + 1e-13)
+    assert exact <= estimate.upper * (1 + 1e-13)

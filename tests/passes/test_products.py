@@ -19,7 +19,7 @@ from bigspec.errors import (
 )
 from bigspec.passes.products.images import Images
 from bigspec.watch import Observer
-from tests.matrices import Chunked, contains, largest_singular_value
+from tests.matrices import Chunked, contains, decaying, largest_singular_value
 
 P = 30
 
@@ -281,3 +281,26 @@ def test_a_plan_counts_what_its_factors_hold_and_the_basis_gets_the_rest():
         tracemalloc.stop()
     assert est.passes == 8
     assert peak < memory.limit
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_a_run_resumed_at_a_finer_rtol_gets_where_a_fresh_one_does(tmp_path, k):
+    A, B = decaying(300, 80, seed=1), decaying(80, 200, seed=2)
+    K = bigspec.open_matrix(A) @ B
+    exact = np.linalg.svd(A @ B, compute_uv=False)[: max(k, 1)]
+
+    def run(rtol, checkpoint=None):
+        options = {"block_size": 6, "seed": 1, "rtol": rtol, "checkpoint": checkpoint}
+        if k:
+            return bigspec.svds(K, k, failure_probability=1e-2, **options)
+        return bigspec.norm(K, algorithm="lanczos", failure_probability=1e-2, **options)
+
+    coarse = run(1e-3, tmp_path / "run")
+    fine, fresh = run(1e-10, tmp_path / "run"), run(1e-10)
+    assert coarse.converged
+    assert fine.stopped_by == fresh.stopped_by
+    for answer in (coarse, fine, fresh):
+        assert np.all(np.atleast_1d(answer.lower) <= exact * (1 + 1e-13))
+        assert np.all(exact <= np.atleast_1d(answer.upper) * (1 + 1e-13))
+    assert np.all(np.asarray(fine.upper) / fine.lower <= np.asarray(coarse.upper) / coarse.lower)
+    assert len(fine.history) > len(coarse.history)

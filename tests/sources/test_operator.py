@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import fft, ndimage
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import bigspec
@@ -54,7 +55,7 @@ def test_a_missing_adjoint_is_named() -> None:
 
 def test_complex_products_of_a_real_operator_are_refused() -> None:
     matrix = opened(LinearOperator((5, 3), matvec=lambda v: A @ v, dtype="f8"))
-    with pytest.raises(UnsupportedTypeError, match=r"expected matmat to return real.*complex128"):
+    with pytest.raises(UnsupportedTypeError, match=r"expected matvec to return real.*complex128"):
         matrix.apply(np.ones((3, 1)))
 
 
@@ -81,3 +82,108 @@ def test_an_operator_of_integers() -> None:
     est = bigspec.norm(aslinearoperator(A), rtol=1e-10)
     assert est.lower <= np.linalg.norm(A, 2) * (1 + 1e-14)
     assert np.linalg.norm(A, 2) <= est.upper * (1 + 1e-14)
+
+
+# Functions of the last axis ------------------------------------------------------------------
+
+N = 40
+
+
+def of(function: Any, adjoint: Any = None, dtype: Any = "f8", **options: Any) -> Any:
+    return LinearOperator(
+        (N, N), matvec=function, rmatvec=adjoint or function, dtype=dtype, **options
+    )
+
+
+def blurred(x: Any) -> Any:
+    return ndimage.convolve1d(x, [1.0, 2.0, 1.0], mode="constant")
+
+
+ALONG_THE_LAST_AXIS = {
+    "convolution": (blurred, blurred),
+    "sine transform": (lambda x: fft.dst(x, type=1), lambda x: fft.dst(x, type=1)),
+    "sums": (lambda x: np.cumsum(x, -1), lambda x: np.cumsum(x[..., ::-1], -1)[..., ::-1]),
+    "centring": (lambda x: x - x.mean(-1, keepdims=True),) * 2,
+}
+
+
+@pytest.mark.parametrize("name", ALONG_THE_LAST_AXIS)
+@pytest.mark.parametrize("made", ["plain", "sum", "product", "adjoint", "multiple"])
+def test_functions_of_the_last_axis_are_given_vectors(name: str, made: str) -> None:
+    function, adjoint = ALONG_THE_LAST_AXIS[name]
+    A = np.column_stack([function(e) for e in np.eye(N)])
+    op = of(function, adjoint)
+    op, A = {
+        "plain": (op, A),
+        "sum": (op + op, 2 * A),
+        "product": (op @ op, A @ A),
+        "adjoint": (op.H, A.T),
+        "multiple": (3.0 * op, 3 * A),
+    }[made]
+    estimate = bigspec.norm(op, rtol=1e-6, seed=1)
+    exact = np.linalg.norm(A, 2)
+    assert estimate.lower <= exact * (1 + 1e-14)
+    assert exact <= estimate.upper * (1 + 1e-14)
+
+
+def test_a_matmat_that_is_not_matvec_by_columns_is_refused() -> None:
+    with pytest.raises(DataError, match=r"expected matmat to multiply each column as matvec.*axis"):
+        bigspec.norm(of(blurred, matmat=blurred, rmatmat=blurred))
+    product = bigspec.open_matrix(of(blurred, matmat=blurred, rmatmat=blurred)) @ np.eye(N)
+    with pytest.raises(DataError, match="expected matmat to multiply each column"):
+        bigspec.norm(product)
+
+
+def real_part(x: Any) -> Any:
+    return x.real + 0j
+
+
+@pytest.mark.parametrize("function", [real_part, np.conj])
+def test_an_operator_that_is_linear_over_the_reals_only_is_named(function: Any) -> None:
+    with pytest.raises(DataError, match=r"A\(i v\) that is not i A\(v\).*real numbers only"):
+        bigspec.norm(of(function, dtype="c16"))
+    with pytest.raises(DataError, match="real numbers only"):
+        bigspec.svds(of(function, dtype="c16", matmat=function, rmatmat=function), 2)
+
+
+def test_what_an_operator_is_given_is_read_only_and_what_it_returns_is_copied() -> None:
+    def doubled(x: Any) -> Any:
+        x *= 2
+        return x
+
+    for options in ({}, {"matmat": doubled, "rmatmat": doubled}):
+        with pytest.raises(DataError, match=r"is read-only: copy it first, np\.array"):
+            bigspec.norm(of(doubled, **options))
+    memory: dict[Any, Any] = {}
+
+    def tripled(x: Any) -> Any:
+        return np.multiply(x, 3.0, out=memory.setdefault(x.shape, np.empty(x.shape)))
+
+    for options in ({}, {"matmat": tripled, "rmatmat": tripled}):
+        estimate = bigspec.norm(of(tripled, **options), rtol=1e-10)
+        assert estimate.lower <= 3.0 <= estimate.upper
+
+
+def test_errors_of_an_operator_are_told_with_its_name() -> None:
+    def fails(x: Any) -> Any:
+        raise ArithmeticError(f"no such bias in {x.shape}")
+
+    with pytest.raises(
+        DataError, match=r"LinearOperator \(40, 40\): .*ArithmeticError: no such bias in "
+    ):
+        bigspec.norm(of(fails))
+    with pytest.raises(DataError, match=r"rmatvec to multiply .*ArithmeticError"):
+        bigspec.norm(of(blurred, fails))
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-308, 1e-310, 5e-320, 1e306])
+@pytest.mark.parametrize("complex_", [False, True])
+def test_operators_at_both_ends_of_the_numbers(size: float, complex_: bool) -> None:
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((N, N)) + 1j * complex_ * rng.standard_normal((N, N))
+    A = A if complex_ else A.real
+    exact = np.linalg.norm(A, 2)
+    bound = (1 + 1e-13) + 40 * 5e-324 / size  # rounding of the entries
+    estimate = bigspec.norm(aslinearoperator(A * size), rtol=1e-6, seed=1)
+    assert estimate.lower / size <= exact * bound
+    assert exact <= estimate.upper / size * bound

@@ -18,7 +18,7 @@ from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.backward import BackwardContext
 from bigspec.panels.layout import Layout, choose_layout
-from bigspec.passes.contract import FirstRounds, Hooks, PassCost
+from bigspec.passes.contract import FirstRounds, Hooks, PassCost, PassResult
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.single import Pass
 
@@ -180,11 +180,28 @@ class Factor:
             Y, exponent = scaled(self.times(V, adjoint=adjoint))
             Z = times_power(self.times(Y, adjoint=not adjoint), -exponent)
             return Z, Y.conj().T @ Y, exponent, None
-        result = Pass(self.matrix, self.layout, find_executor(self.matrix.resident)).run(
-            V, hooks=self._hooks()
-        )
-        self.cost.add(self.matrix, result.cost, result.tokens)
+        result = self._run(V)
         return result.Z, result.gram, result.exponent, result.facts
+
+    def _run(self, V: Array) -> PassResult:
+        """Make a pass over this factor alone."""
+        assert self.layout is not None
+        passes = Pass(self.matrix, self.layout, find_executor(self.matrix.resident))
+        result = passes.run(V, hooks=self._hooks())
+        self.cost.add(self.matrix, result.cost, result.tokens)
+        return result
+
+    @property
+    def length(self) -> int:
+        """Length of the iterates of its own passes."""
+        assert self.layout is not None
+        return self.layout.iterate_length
+
+    def facts(self, V: Array) -> tuple[Facts, int]:
+        """Read it once for its facts, and return their exponent; V is a block of any column."""
+        result = self._run(V)
+        assert result.facts is not None
+        return result.facts, result.exponent
 
     def _fused_product(
         self, matrix: Product, V: Array, *, adjoint: bool

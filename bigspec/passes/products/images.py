@@ -57,6 +57,8 @@ class Carried:
     outer, inner, whole : float
         Estimates of ``||B||``, of ``||A E|| / ||E||`` for errors E, and of ``||A B||``: the largest
         of all passes, for late blocks may have nothing left of the large singular vectors.
+    effect : float
+        Largest error of ``H V`` so far through an image that was not read, relative to ``||H||``.
     """
 
     blocks: tuple[Array, ...]
@@ -67,6 +69,7 @@ class Carried:
     outer: float
     inner: float
     whole: float
+    effect: float = 0.0
 
     def image(self, V: Array) -> tuple[Array, float]:
         """Return ``B V`` and an estimate of its error."""
@@ -116,6 +119,12 @@ class Images:
         self.limit = min(SHARE * accuracy.width, MOST_ERROR)
         self.failure_probability = accuracy.failure_probability
         self.error = self.effect = 0.0
+
+    @property
+    def outdated(self) -> bool:
+        """Whether passes made at a lower accuracy allowed more error than this one may have."""
+        held = self.carried
+        return held is not None and held.effect > self._allowed(held.Z)
 
     def find(self, V: Array) -> Array | None:
         """Return ``B V`` as far as it is known well enough, else None: B must be read."""
@@ -185,7 +194,8 @@ class Images:
             apart = [one for one in earlier if _norm(one[0].conj().T @ V) <= ORTHOGONAL]
             kept = [*apart, *kept][-KEPT:]
         blocks, images, errors = zip(*kept, strict=True)
-        self.after = Carried(blocks, images, errors, Z, X, outer, inner, whole)
+        effect = max(self.effect / whole**2, 0.0 if held is None else held.effect)
+        self.after = Carried(blocks, images, errors, Z, X, outer, inner, whole, effect)
 
     def _allowed(self, V: Array) -> float:
         """Return the error of ``H V`` that the interval bears, relative to ``||H||``.

@@ -29,6 +29,7 @@ from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassC
 from bigspec.passes.executor import Executor
 from bigspec.passes.inline import nearest
 from bigspec.passes.on_cluster import find_executor
+from bigspec.passes.products.entries import UNDERESTIMATED, entries_error
 from bigspec.passes.products.factors import Cost, Factor, apply_to, columns_of, scaled
 from bigspec.passes.products.images import Carried, Images
 from bigspec.passes.single import (
@@ -82,6 +83,16 @@ def multiply(
         Y, X = (block.astype(V.dtype, copy=False) for block in (Y, X))
         images.note(V, Y, T, gram, Z, X, facts)
     return Z, np.asarray(gram, V.dtype), before + exponent
+
+
+def _entries_effect(error: float, norm: float, gram: Array, n: int, exponent: int) -> float:
+    """Estimate the error of H, scaled, that errors of the entries make.
+
+    The block of the first pass has a random part, and ``n / b ||K V||_F^2`` is about ``||K||_F^2``.
+    """
+    error, norm = (float(np.ldexp(x, -exponent)) for x in (error, norm))
+    size = UNDERESTIMATED * float(np.sqrt(max(np.trace(gram).real, 0.0) * n / len(gram)))
+    return 2 * min(norm, size) * error + error**2
 
 
 def _factors(
@@ -171,7 +182,7 @@ class ChainPass(Pass):
         """Read the factors and return ``H V``; see `Pass.run`.
 
         What is carried on are the images of the last blocks. The error of an image that was not
-        read adds to the defect.
+        read adds to the defect, and in the first pass what errors of the factors' entries make.
         """
         assert isinstance(self.matrix, Product)
         assert V is not None, "a chain has no Gram matrix"
@@ -179,7 +190,13 @@ class ChainPass(Pass):
         block = np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
         images = Images(carried, accuracy or Accuracy())
         cost = Cost(hooks or Hooks())
+        error, norm = 0.0, 0.0
+        if exponent is None:
+            _, inner, _, _ = _factors(self.matrix, block, self.layout, cost)
+            error, norm = entries_error(self.matrix, inner.limit, cost)
         Z, gram, scale = multiply(self.matrix, self.layout, block, images, cost)
+        # The entries' part is a bound; the defect, which is multiplied by 8, an estimate.
+        entries = _entries_effect(error, norm, gram, len(block), scale) / 8 if error else 0.0
         total = cost.partial(Z, gram, scale)
         check_tokens(self.matrix, self.layout, total.tokens, tokens)
         if exponent is not None:
@@ -190,7 +207,12 @@ class ChainPass(Pass):
             # Other adjoints are right, by their making. Factors that cancel round by more than the
             # test allows; the interval says so.
             check_adjoint(self.matrix, result)
-        return replace(result, defect=result.defect + images.effect, carried=images.after)
+        unseen = images.effect + entries
+        return replace(result, defect=result.defect + unseen, carried=images.after)
+
+    def outdated(self, carried: Any, accuracy: Accuracy) -> bool:
+        """Whether images of earlier passes spoil the accuracy asked for now."""
+        return Images(carried, accuracy).outdated
 
     def forward(
         self,

@@ -1,0 +1,78 @@
+"""The squares of ``X + L R^H``, X sparse, without writing it out: also where most of it cancels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.kernels.entries import TILE_BYTES
+
+__all__ = ["squares_of_sum"]
+
+Array = np.ndarray[Any, Any]
+
+CANCELLED = 1e-3  # of the squares: below it, a difference has lost more than three digits
+
+
+def squares_of_sum(X: Any, L: Array, R: Array) -> float:
+    """Return ``||X + L R^H||_F^2``.
+
+    The squares are those of the stored places, and what ``L R^H`` has at the others: all of
+    it without the stored ones. Where little is left of that, it is written out.
+
+    Parameters
+    ----------
+    X : csr_array (h, n)
+        Without duplicates.
+    L, R : ndarray (h, k), (n, k)
+    """
+    rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+    beside = np.zeros(len(X.data), X.dtype)
+    for left, right in zip(L.T, R.conj().T, strict=True):
+        beside += left[rows] * right[X.indices]
+    sizes, own = np.abs(X.data + beside) ** 2, np.abs(beside) ** 2
+    rest = float(np.sum((L.conj().T @ L) * (R.conj().T @ R).T).real)
+    squares = float((sizes - own).sum() + rest)
+    if squares < CANCELLED * (float(sizes.sum()) + rest):
+        squares = float(sizes.sum()) + _squares_beside(X, own, L, R)
+    return max(squares, 0.0)
+
+
+def _squares_beside(X: Any, own: Array, L: Array, R: Array) -> float:
+    """Sum the squares of ``L R^H`` where the CSR array X stores nothing.
+
+    A row (a column) that has most of its squares at stored places is written out; of the others
+    the stored ones are taken away. Rows or columns, whichever are fewer entries.
+
+    Parameters
+    ----------
+    X : csr_array (h, n)
+    own : ndarray (entries,)
+        Squares at the stored places.
+    L, R : ndarray (h, k), (n, k)
+    """
+    places = sp.csr_array((own, X.indices, X.indptr), shape=X.shape)
+    best: tuple[int, float, Array, Any, Array, Array] | None = None
+    for U, W, M in ((L, R, places), (R, L, places.T.tocsr())):
+        whole = np.einsum("ij,jk,ik->i", U, W.conj().T @ W, U.conj()).real
+        left = whole - np.asarray(M.sum(axis=1)).ravel()
+        poor = np.flatnonzero((left < CANCELLED * whole) & (whole > 0))
+        across = np.flatnonzero(np.abs(W).any(axis=1))
+        cost = poor.size * across.size
+        if best is None or cost < best[0]:
+            left[poor] = 0.0
+            best = cost, float(left.sum()), poor, M, U, W[across]
+            columns = across
+    assert best is not None
+    _, total, poor, M, U, W = best
+    step = max(1, TILE_BYTES // 16 // max(len(W), 1))
+    for first in range(0, poor.size, step):
+        rows = poor[first : first + step]
+        part = M[rows]
+        part = sp.csr_array((np.ones(part.nnz), part.indices, part.indptr), shape=part.shape)
+        blank = part[:, columns].toarray() == 0
+        D = np.abs(U[rows] @ W.conj().T)
+        total += float(np.sum(D**2, where=blank))
+    return total
