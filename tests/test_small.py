@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import dask
+import dask.array
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -18,14 +19,13 @@ from scipy.sparse.linalg import aslinearoperator
 import bigspec
 from bigspec.algorithms import Lanczos
 from bigspec.certificate import comparison
-from bigspec.passes import DeadlinePassed, FirstRounds, Hooks, one_blas_thread
+from bigspec.panels.layout import choose_layout
+from bigspec.passes import DeadlinePassed, FirstRounds, Hooks, Pass, one_blas_thread
 from bigspec.passes import executor as threads
 from bigspec.passes.executor import ThreadExecutor
 from bigspec.passes.inline import InlineExecutor
 from bigspec.run import identity, start
-from tests.certificate.test_certificate import DensePass, relations, with_spectrum
-from tests.matrices import Chunked, contains, decaying, largest_singular_value
-from tests.passes.test_passes import block, passes_over
+from tests.matrices import Chunked, contains, decaying, largest_singular_value, with_spectrum
 
 scan = importlib.import_module("bigspec.certificate.christoffel")  # a function has its name
 A = decaying(300, 200)
@@ -46,6 +46,11 @@ def counted(monkeypatch, module, name):
 
     monkeypatch.setattr(module, name, count)
     return calls
+
+
+def passes_over(matrix, executor, **cut):
+    layout = choose_layout(matrix, 3, blocks=6, limit=1 << 30, tasks=executor.tasks, local=True)
+    return Pass(matrix, replace(layout, **cut), executor)
 
 
 def test_versions_are_looked_up_once_a_process(monkeypatch):
@@ -120,13 +125,13 @@ def pairs():
     matrix = Chunked.of(decaying(90, 40), (3, 17))
     with one_blas_thread():
         yield [
-            passes_over(matrix, pieces=2, rounds=4, executor=one)
+            passes_over(matrix, one, panel_pieces=2, slab_pieces=1, round_panels=4)
             for one in (InlineExecutor(), ThreadExecutor())
         ]
 
 
 def test_the_tree_and_what_is_told_are_those_of_the_threads(pairs):
-    V = block(40)
+    V = np.linalg.qr(np.random.default_rng(5).standard_normal((40, 3)))[0]
     results, told = [], []
     for passes in pairs:
         panels, rounds = [], []
@@ -159,7 +164,7 @@ def test_a_deadline_ends_a_pass_in_the_calling_thread_after_the_panel_at_hand(pa
         real = time.monotonic
         patch.setattr(time, "monotonic", lambda: real() + 2e6 * clock[0])
         with pytest.raises(DeadlinePassed):
-            passes.run(block(40), hooks=Hooks(later, deadline=deadline))
+            passes.run(np.eye(40, 3), hooks=Hooks(later, deadline=deadline))
     assert told == [1, 2, 3, 4, 5]
 
 
@@ -168,7 +173,7 @@ def test_an_interrupt_leaves_the_pass_at_once(pairs):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pairs[0].run(block(40), done=FirstRounds(), hooks=Hooks(interrupt))
+        pairs[0].run(np.eye(40, 3), done=FirstRounds(), hooks=Hooks(interrupt))
 
 
 # --- old Ritz vectors -----------------------------------------------------------------------
@@ -226,18 +231,22 @@ def brute(relation, q, drop, shifts):
 
 
 def some_relations():
-    rng = np.random.default_rng(11)
-    for relation, _, _ in relations(6, b=4):
-        yield relation
-        yield replace(relation, eps=1e-3 * relation.theta[0])  # the margin rules
-        yield replace(relation, orthonormal=False)
-        yield replace(relation, start_defect=0.1)
-    for complex_ in (False, True):
-        passes = DensePass(with_spectrum(rng, np.linspace(1, 0.2, 60), complex_))
-        state = Lanczos(6, 1 << 30).init(passes, 3, None)
-        for _ in range(4):
-            yield state.relation
-            state = Lanczos(6, 1 << 30).step(passes, state)
+    """After 1 to 4 passes: real and complex, with two blocks, and with margins that rule."""
+    for number, complex_ in enumerate((False, True)):
+        matrix = with_spectrum(60, 60, np.linspace(1, 0.2, 60), seed=number, complex_=complex_)
+        for b in (4, 6):
+            passes, algorithm = (
+                passes_over(bigspec.open_matrix(matrix), InlineExecutor()),
+                Lanczos(b, 1 << 30),
+            )
+            state = algorithm.init(passes, 3, None)
+            for _ in range(4):
+                relation = state.relation
+                yield relation
+                yield replace(relation, eps=1e-3 * relation.theta[0])
+                yield replace(relation, orthonormal=False)
+                yield replace(relation, start_defect=0.1)
+                state = algorithm.step(passes, state)
 
 
 @pytest.mark.parametrize("entries", [comparison.ENTRIES, 64])  # small: no products for all points
