@@ -60,7 +60,7 @@ class ForwardContext(Context):
         if not np.isfinite(Y).all():
             msg = (
                 f"{self.matrix.name}: expected finite products, got a NaN or an infinity in "
-                f"{self.layout.orientation} {slab.start} to {slab.stop - 1}. Mend or mask the data"
+                f"{self.layout.orientation} {slab.start} to {slab.stop - 1}. Fix or mask the data"
             )
             raise NonFiniteError(msg)
 

@@ -26,6 +26,7 @@ __all__ = [
     "choose_layout",
     "format_bytes",
     "keep_layout",
+    "memory_text",
 ]
 
 PANELS = 32  # wanted at least, so that threads and workers share the load evenly
@@ -352,17 +353,22 @@ def _waiting(panels: int, fan_in: int, tasks: int) -> int:
     return min(panels, (fan_in - 1) * levels + tasks) + 1
 
 
+def memory_text(memory: Memory) -> str:
+    """Say what takes the memory of a process."""
+    operands = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
+    tasks = f"{memory.tasks} task{'' if memory.tasks == 1 else 's'}"
+    return (
+        f"blocks of vectors {format_bytes(memory.iterates)}, {operands}"
+        f"partial sums {format_bytes(memory.results)}, {tasks} of {format_bytes(memory.task)}"
+    )
+
+
 def _refusal(matrix: Matrix, layout: Layout, block_size: int) -> str:
     memory = layout.memory
-    carried = f"operands in memory {format_bytes(memory.carried)}, " if memory.carried else ""
-    parts = (
-        f"iterates {format_bytes(memory.iterates)}, {carried}"
-        f"partial sums {format_bytes(memory.results)}, "
-        f"{memory.tasks} task(s) of {format_bytes(memory.task)}"
-    )
     return (
         f"memory_limit: expected at least {format_bytes(memory.total)} a process for "
-        f"{matrix.name} {matrix.shape} {matrix.dtype} at block_size={block_size} ({parts}), got "
+        f"{matrix.name} {matrix.shape} {matrix.dtype} at block_size={block_size} "
+        f"({memory_text(memory)}), got "
         f"{format_bytes(memory.limit)}. Give more memory, a smaller block_size, or smaller chunks "
         "(a task holds at least one chunk)."
     )

@@ -176,5 +176,5 @@ def non_finite(
     return NonFiniteError(
         f"{matrix.name}: expected finite entries, got a NaN or infinity first at "
         f"[{row}, {column}], in {matrix.chunk_at(row, column)}, panel {index}. "
-        "Mend or mask the data: no norm exists."
+        "Fix or mask the data: no norm exists."
     )

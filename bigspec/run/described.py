@@ -94,9 +94,9 @@ class Saved:
         rounds = -(-run["panels"] // cut["round_panels"])
         k = run.get("count") or 0
         if self.finished and k:
-            after = "finished; the same call makes its last pass, for the vectors, and returns"
+            after = "the last pass, for the vectors; the values are final"
         elif self.finished:
-            after = "nothing: finished; the same call returns this answer without a read"
+            after = "nothing: it is finished, the same call returns this answer without reading"
         elif self.rounds:
             after = f"pass {self.passes + 1}, from round {self.rounds + 1} of {rounds}"
         else:
@@ -109,12 +109,12 @@ class Saved:
             f"  certainty   failure probability {run['failure_probability']:g}",
             f"  interval    {interval}",
             f"  passes      {self.passes} in {seconds_text(self.seconds)}",
-            f"  begun       {run['begun']} by {run['by']}",
+            f"  started     {run['begun']} by {run['by']}",
             f"  saved       {self.place['saved']}, record {self.place['record']}",
             f"  next        {after}",
         ]
         if owner is not None:
-            lines.append(f"  owner       process {owner.get('pid')} on {owner.get('host')}")
+            lines.append(f"  in use      by process {owner.get('pid')} on {owner.get('host')}")
         return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
 
 

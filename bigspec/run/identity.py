@@ -26,6 +26,7 @@ from bigspec.errors import (
 )
 from bigspec.matrices import Matrix
 from bigspec.passes import Executor
+from bigspec.results.text import counted
 from bigspec.run import Known, Progress, saved_types
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
@@ -78,7 +79,7 @@ def check_progress(progress: Any, where: str) -> None:
     """Refuse a value that is whole and not the progress of a run."""
     held = progress.run.keys() if isinstance(progress, Progress) else set()
     if RUN - held:
-        msg = f"{where}: expected the progress of a run, got something else; name another place"
+        msg = f"{where}: expected a saved run, got something else; name another place"
         raise CheckpointError(msg)
 
 
@@ -141,7 +142,7 @@ def prepared(
             raise
         wishes = replace(wishes, extra=0)
         chosen, W = make_plan(matrix, executor, wishes), None
-        said = f"a cold start, for want of memory for old vectors: {error}"
+        said = f"started cold: no memory for the old vectors ({error})"
         chosen = replace(chosen, choices=(*chosen.choices, said))
     run = begin(chosen, replace(options, wishes=wishes), entropy_of(options.seed, start), W)
     return chosen, Progress(run, running=Known.begin(wishes.count)), W
@@ -154,7 +155,7 @@ def _fitting(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
     except ArgumentError as error:
         if start is None or not start.optional:
             raise
-        said = f"a cold start, for want of vectors that fit: {error}"
+        said = f"started cold: {str(error).removeprefix('start: ')}"
         return replace(chosen, choices=(*chosen.choices, said)), None
 
 
@@ -174,8 +175,8 @@ def go_on(
     run = progress.run
     if run["algorithm"] not in ALGORITHMS and isinstance(wishes.algorithm, str):
         msg = (
-            f"checkpoint: expected the object {run['algorithm']!r} that the run was begun with, "
-            f"got {wishes.algorithm!r}; give it as `algorithm`"
+            f"checkpoint: the run was started with the object {run['algorithm']!r}, got "
+            f"{wishes.algorithm!r}; give that object as `algorithm`"
         )
         raise ResumeError(msg)
     rows = run["cut"]["orientation"] == "rows"
@@ -197,9 +198,8 @@ def go_on(
     ]
     if differences:
         msg = (
-            f"checkpoint: expected the run that it holds, of {run['name']} begun {run['begun']}, "
-            f"got another one: {'; '.join(differences)}. Name another place for this run, or ask "
-            "for that one again"
+            f"checkpoint: it holds another run, of {run['name']} started {run['begun']}: "
+            f"{'; '.join(differences)}. Name another place for this run, or ask for that one again"
         )
         raise ResumeError(msg)
     chosen, same_cut = resume_plan(matrix, executor, wishes, run)
@@ -209,13 +209,16 @@ def go_on(
         layout = chosen.layout
         run |= {"cut": layout.cut, "panels": layout.panels, "choices": list(chosen.choices)}
     passes = len(progress.history)
-    rounds = f" and {progress.first_rounds.rounds} round(s)" if progress.first_rounds.rounds else ""
-    said = [f"went on from a checkpoint with {passes} pass(es){rounds}"]
+    rounds = progress.first_rounds.rounds
+    more = f" and {counted(rounds, 'round')}" if rounds else ""
+    said = [f"continued from a checkpoint with {counted(passes, 'pass', 'passes')}{more}"]
     now = versions()
     was = {k: v for k, v in run["versions"].items() if v != now.get(k)}
     if was:
         old = ", ".join(f"{name} {number}" for name, number in was.items())
-        said.append(f"begun with {old}: the last bits may not be those of an uninterrupted run")
+        said.append(
+            f"started with {old}: the last bits may differ from those of an uninterrupted run"
+        )
     chosen = replace(chosen, choices=(*chosen.choices, *said))
     return chosen, replace(progress, run=run)
 

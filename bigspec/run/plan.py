@@ -1,4 +1,4 @@
-"""Wishes of a caller, checked, and the plan that comes of them: what a run reads, holds, does."""
+"""What the caller fixed, and the plan: what a run reads, holds in memory and does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import ArgumentError, format_bytes
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.layout import Layout
+from bigspec.panels.layout import Layout, memory_text
+from bigspec.results.text import counted
 
 __all__ = ["ALGORITHMS", "Plan", "Wishes", "check_algorithm", "check_wishes"]
 
@@ -116,21 +117,19 @@ class Plan:
     def __str__(self) -> str:
         layout, memory = self.layout, self.layout.memory
         m, n = self.matrix.shape
-        reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no strip fits)"
-        carried = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
-        held = (
+        reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no slab fits)"
+        size = (
             f"{format_bytes(memory.total)} of {format_bytes(memory.limit)} a process: "
-            f"iterates {format_bytes(memory.iterates)}, {carried}partial sums "
-            f"{format_bytes(memory.results)}, {memory.tasks} task(s) of {format_bytes(memory.task)}"
+            f"{memory_text(memory)}"
         )
-        panels = f"{layout.panels} panels of {layout.orientation}, {reads}"
+        panels = f"{counted(layout.panels, 'panel')} of {layout.orientation}, {reads}"
         lines = [
             self.matrix.name,
             f"  matrix      {m} x {n} {self.matrix.dtype}, {format_bytes(self.matrix.nbytes)}",
             f"  pass        {panels}: {format_bytes(self.bytes_per_pass)} a pass",
             f"  runs on     {self.where}",
             f"  algorithm   {self.algorithm.name}, block of {self.block_size}",
-            f"  memory      {held}",
+            f"  memory      {size}",
         ]
         return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
 
@@ -190,8 +189,8 @@ def check_wishes(matrix: Matrix, wishes: Wishes) -> None:
         raise ArgumentError(msg)
     if wishes.block_size is not None and given:
         msg = (
-            f"block_size: expected none beside an algorithm that is an object, which has its own, "
-            f"got {wishes.block_size}"
+            f"block_size: expected none, because the algorithm is an object with a block size of "
+            f"its own, got {wishes.block_size}"
         )
         raise ArgumentError(msg)
     if row is None or not row.entries:

@@ -86,23 +86,23 @@ def resume_plan(
         layout = planner.layout(row, b)
         if layout.orientation != cut["orientation"]:
             msg = (
-                f"memory_limit: expected room for the panels of {cut['orientation']} that the "
-                f"checkpoint was begun with, got {format_bytes(limit)}, which allows only panels "
-                f"of {layout.orientation}. Give it the memory it had"
+                f"memory_limit: the run was started with panels of {cut['orientation']}, and "
+                f"{format_bytes(limit)} has room only for panels of {layout.orientation}. Give it "
+                "the memory it had"
             )
             raise MemoryLimitError(msg)
         choices.append(
-            "panels cut anew, because those of the checkpoint do not fit the memory limit: the "
-            "last bits are not those of an uninterrupted run, and panels are not compared with "
-            "the first pass"
+            "new panels, because those of the checkpoint do not fit the memory limit: the last "
+            "bits may differ from those of an uninterrupted run, and panels are not compared "
+            "with the first pass"
         )
     basis = layout.memory.spare
     if not count:
         basis = min(run["basis_bytes"], basis)
         if row.basis and basis < run["basis_bytes"]:
             choices.append(
-                f"basis of at most {format_bytes(basis)}, less than before: once it no longer "
-                "fits, the bits are not those of an uninterrupted run"
+                f"basis of at most {format_bytes(basis)}, less than before: if it does not fit, "
+                "the last bits may differ from those of an uninterrupted run"
             )
     algorithm = planner.algorithm(row, b, layout, basis)
     return planner.planned(algorithm, b, layout, choices, run["measured_bytes"]), kept
@@ -262,7 +262,7 @@ class _Planner:
             msg = (
                 f"memory_limit: expected at least {format_bytes(memory.total + holds)} for "
                 f"{row.name} with {format_bytes(holds)} for its basis, got "
-                f"{format_bytes(memory.limit)}. Give it less, or more memory"
+                f"{format_bytes(memory.limit)}. Give the basis less, or the run more"
             )
             raise MemoryLimitError(msg)
         return given
@@ -287,15 +287,15 @@ class _Planner:
         if basis >= blocks * block:
             return basis
         least = memory.total + vectors + blocks * block
-        advice = [] if self.wishes.shelved else ["a checkpoint, which takes the basis"]
+        advice = [] if self.wishes.shelved else ["a checkpoint, which can hold the basis"]
         advice += (
-            ["u_store, which takes the left vectors"] if rows and not self.wishes.stored else []
+            ["u_store, which holds the left vectors"] if rows and not self.wishes.stored else []
         )
         msg = (
             f"memory_limit: expected at least {format_bytes(least)} for {k} triplets of "
             f"{self.matrix.name} {self.matrix.shape} {self.matrix.dtype} at block_size={b} (passes "
-            f"{format_bytes(memory.total)}, vectors {format_bytes(vectors)}, {blocks} block(s) of "
-            f"the basis {format_bytes(blocks * block)}), got {format_bytes(memory.limit)}. Give "
+            f"{format_bytes(memory.total)}, vectors {format_bytes(vectors)}, basis "
+            f"{format_bytes(blocks * block)}), got {format_bytes(memory.limit)}. Give "
             f"{' or '.join(['more memory', *advice])}."
         )
         raise MemoryLimitError(msg)

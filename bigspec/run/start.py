@@ -68,7 +68,7 @@ class Start:
         part = self.right if rows else self.left
         if part is None:
             side = "right" if rows else "left"
-            msg = f"start: expected an estimate with a {side} vector, got one without"
+            msg = f"start: expected an estimate with a {side} vector, got one without it"
             raise ArgumentError(msg)
         return part
 
@@ -79,9 +79,9 @@ def entropy_of(seed: int | None, start: Start | None) -> int:
         return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     if start is not None and seed in start.seeds:
         msg = (
-            f"seed: expected another one than that of the run given as start, got {seed} "
-            "again; a matrix that depends on the old run would not be independent of the start "
-            "block. Leave seed out for fresh entropy."
+            f"seed: {seed} is the seed of the run given as start. The start block must be "
+            "independent of the matrix, which may depend on the old run. Give another seed, or "
+            "none for a fresh one."
         )
         raise ArgumentError(msg)
     return seed
@@ -146,7 +146,7 @@ def _of_checkpoint(where: str) -> Start:
     progress = load_latest(where, SAVED_TYPES)
     run, state = progress.run, progress.state
     if state is None:
-        msg = f"start: expected a checkpoint with at least one complete pass, got {where} with none"
+        msg = f"start: the checkpoint {where} has no complete pass yet, so it has no vectors"
         raise ArgumentError(msg)
     k = run.get("count") or 0
     row = REGISTRY.named(run["algorithm"], several=k > 0)
@@ -207,11 +207,11 @@ def start_vectors(start: Start | None, chosen: Plan) -> Array | None:
     W = start.vectors(rows=rows)
     if W.shape[0] != length:
         msg = (
-            f"start: expected {'right' if rows else 'left'} vectors of length {length} for panels "
-            f"of {chosen.layout.orientation} of {chosen.matrix.name}, got shape {W.shape}"
+            f"start: the old vectors have length {W.shape[0]}, {chosen.matrix.name} needs "
+            f"{'right' if rows else 'left'} vectors of length {length}"
         )
         raise ArgumentError(msg)
     if np.iscomplexobj(W) and chosen.matrix.dtype.kind != "c":
-        msg = "start: expected real vectors for a real matrix, got complex ones; pass real parts"
+        msg = "start: the old vectors are complex, the matrix is real; pass their real parts"
         raise ArgumentError(msg)
     return W

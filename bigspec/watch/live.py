@@ -9,10 +9,9 @@ import threading
 from contextlib import suppress
 from typing import Any, Self, TextIO
 
-from bigspec.errors import ArgumentError
+from bigspec.errors import ArgumentError, format_bytes
 from bigspec.results import Estimate, PassRecord
 from bigspec.results.text import (
-    bytes_text,
     interval_text,
     rate_text,
     rounded_up,
@@ -100,14 +99,9 @@ class LiveProgress(Observer):
                 bar.close()
 
     def run_started(self, matrix_name: str, layout: dict[str, Any]) -> None:
-        """Name the matrix, and the layout as it is recorded."""
-        details = ", ".join(
-            f"{key.replace('_', ' ')} {value}"
-            for key, value in layout.items()
-            if isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        )
+        """Name the matrix, and say how it is read and where."""
         self._interval = ""
-        self._line(f"{matrix_name}: {details}" if details else matrix_name)
+        self._line(f"{matrix_name}: {_layout_text(layout)}")
 
     def pass_started(self, number: int, panels: int) -> None:
         """Put up a bar for this pass."""
@@ -141,11 +135,11 @@ class LiveProgress(Observer):
             most = rounded_up(record.width)
             self._interval += f", largest width of {len(record.lowers)} values {most}"
         rate = rate_text(record.bytes_read, record.seconds)
-        cost = f"{bytes_text(record.bytes_read)} in {seconds_text(record.seconds)}"
+        cost = f"{format_bytes(record.bytes_read)} in {seconds_text(record.seconds)}"
         self._line(
             f"pass {record.number}: {self._interval} ({record.upper_bound}); {cost}"
             + (f", {rate}" if rate else "")
-            + (f"; {record.retries} reads tried again" if record.retries else "")
+            + (f"; {record.retries} reads retried" if record.retries else "")
         )
 
     def stage_started(self, stage: str, entries: int) -> None:
@@ -203,6 +197,16 @@ class LiveProgress(Observer):
             else:
                 self._stream.write(text + "\n")
             self._stream.flush()
+
+
+def _layout_text(layout: dict[str, Any]) -> str:
+    """Say in words how a matrix is read, or where a conversion writes."""
+    if "to" in layout:
+        return f"converting to {layout['format']} in {layout['to']}"
+    panels = f"{layout['panels']} panel{'' if layout['panels'] == 1 else 's'}"
+    reads = "twice" if layout.get("reads_per_pass") == 2 else "once"
+    place = f" on {layout['where']}" if "where" in layout else ""
+    return f"each pass reads {panels} of {layout['orientation']} {reads}{place}"
 
 
 def _in_notebook() -> bool:
