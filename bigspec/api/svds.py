@@ -131,8 +131,8 @@ def svds(
         0 if loaded is None else loaded.columns,
         as_bytes(memory_limit),
         count=k,
-        shelved=checkpoint is not None,
-        stored=u_store is not None or not left,
+        basis_in_checkpoint=checkpoint is not None,
+        left_in_store=u_store is not None or not left,
     )
     matrix = open_within(a, wishes.memory_limit)
     observer = make_observer(progress)

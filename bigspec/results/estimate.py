@@ -15,9 +15,9 @@ from bigspec.results.records import (
     PassRecord,
     Range,
     document,
+    json_text,
     relative_width,
     stable_rank,
-    written_json,
 )
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Estimate:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON text; with `path`, write it there as well."""
-        return written_json(self.to_dict(), path)
+        return json_text(self.to_dict(), path)
 
     def summary(self) -> str:
         """Return a short text block: the interval, the status, the cost and the choices.

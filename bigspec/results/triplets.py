@@ -16,9 +16,9 @@ from bigspec.results.records import (
     PassRecord,
     Range,
     document,
+    json_text,
     relative_width,
     stable_rank,
-    written_json,
 )
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Triplets:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON text; with `path`, write it there as well."""
-        return written_json(self.to_dict(), path)
+        return json_text(self.to_dict(), path)
 
     def summary(self) -> str:
         """Return a text block: each interval, rounded outward, the status, the cost."""

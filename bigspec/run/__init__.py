@@ -2,16 +2,16 @@
 
 from bigspec.run.known import Known
 from bigspec.run.loop import Outcome, solve
-from bigspec.run.state import SAVED_TYPES, KeptBlocks, Progress, saved_types
+from bigspec.run.state import SAVED_TYPES, CheckpointBlocks, RunState, saved_types
 from bigspec.run.stop import Budget, check_budget
 
 __all__ = [
     "SAVED_TYPES",
     "Budget",
-    "KeptBlocks",
+    "CheckpointBlocks",
     "Known",
     "Outcome",
-    "Progress",
+    "RunState",
     "check_budget",
     "saved_types",
     "solve",

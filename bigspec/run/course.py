@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 from bigspec.algorithms import TopLanczos
 from bigspec.matrices import Matrix
 from bigspec.passes import Pass, find_executor, one_blas_thread, passes_over
-from bigspec.run import KeptBlocks, Outcome, Progress, solve
-from bigspec.run.identity import kept, prepared
+from bigspec.run import CheckpointBlocks, Outcome, RunState, solve
+from bigspec.run.identity import checkpoint_of, prepare
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan
 from bigspec.run.vectors import Vectors
@@ -40,7 +40,7 @@ class Ending:
     ----------
     plan : Plan
     options : RunOptions
-    progress : Progress
+    progress : RunState
         What was known when this call began: which run it is, and its seconds so far.
     outcome : Outcome
     vectors : Vectors
@@ -52,7 +52,7 @@ class Ending:
 
     plan: Plan
     options: RunOptions
-    progress: Progress
+    progress: RunState
     outcome: Outcome
     vectors: Vectors
     layout: dict[str, Any]
@@ -98,9 +98,12 @@ def conduct(
     try:
         with (
             one_blas_thread(),
-            kept(options.checkpoint, observer, options.wishes.algorithm) as (writer, held),
+            checkpoint_of(options.checkpoint, observer, options.wishes.algorithm) as (
+                writer,
+                found,
+            ),
         ):
-            plan, progress, W = prepared(held, matrix, executor, options)
+            plan, progress, W = prepare(found, matrix, executor, options)
             observer.identified(progress.run.get("id", ""))
             layout = plan.layout.to_dict() | {"where": plan.where}
             passes = passes_over(matrix, plan.layout, executor)
@@ -108,7 +111,7 @@ def conduct(
             observer.run_started(matrix.name, layout)
             algorithm = plan.algorithm
             if writer is not None and isinstance(algorithm, TopLanczos):
-                algorithm = replace(algorithm, shelf=KeptBlocks(writer))
+                algorithm = replace(algorithm, store=CheckpointBlocks(writer))
             outcome = solve(
                 passes,
                 algorithm,

@@ -23,7 +23,7 @@ from bigspec.passes import (
 from bigspec.results import Interval, PassRecord
 from bigspec.run.known import Known, in_units
 from bigspec.run.saving import Saving
-from bigspec.run.state import Progress
+from bigspec.run.state import RunState
 from bigspec.run.status import status_text
 from bigspec.run.stop import Budget
 from bigspec.watch import Observer
@@ -90,7 +90,7 @@ def solve(
     failure_probability: float,
     start: Array | None = None,
     observer: Observer | None = None,
-    progress: Progress | None = None,
+    progress: RunState | None = None,
     writer: Writer | None = None,
 ) -> Outcome:
     """Run an algorithm until its interval is narrow enough or the budget is used up.
@@ -106,7 +106,7 @@ def solve(
     start : ndarray (n, s), optional
         Warm-start vectors.
     observer : Observer, optional
-    progress : Progress, optional
+    progress : RunState, optional
         Of a run that was interrupted, to go on from.
     writer : Writer, optional
         Saves the run.
@@ -115,7 +115,7 @@ def solve(
     -------
     Outcome
     """
-    observer, progress = observer or Observer(), progress or Progress()
+    observer, progress = observer or Observer(), progress or RunState()
     deadline = None if budget.time_limit is None else time.monotonic() + budget.time_limit
     saving = Saving(writer, observer, progress)
     hooks = Hooks(observer.panels_done, saving.round_summed, deadline)
@@ -124,7 +124,7 @@ def solve(
         while not reason:
             observer.pass_started(len(progress.history) + 1, passes.layout.panels)
             before = time.monotonic() - progress.first_rounds.seconds
-            share = budget.rtol * _share_of_the_least(progress.running.intervals)
+            share = budget.rtol * _share_of_the_least(progress.known.intervals)
             one = _OnePass(passes, progress, Accuracy(share, failure_probability), hooks)
             if progress.state is None:
                 state = algorithm.init(one, entropy, start)
@@ -157,7 +157,7 @@ class _OnePass:
         Of the pass, once the algorithm has made it.
     """
 
-    def __init__(self, passes: Pass, known: Progress, accuracy: Accuracy, hooks: Hooks) -> None:
+    def __init__(self, passes: Pass, known: RunState, accuracy: Accuracy, hooks: Hooks) -> None:
         self.passes, self.known, self.accuracy, self.hooks = passes, known, accuracy, hooks
         self.length, self.complex_, self.depth = passes.length, passes.complex_, passes.depth
         self.result: PassResult | None = None
@@ -178,20 +178,20 @@ class _OnePass:
 
 
 def _after(
-    progress: Progress, state: Any, bounds: Bounds, one: _OnePass, seconds: float
-) -> Progress:
+    progress: RunState, state: Any, bounds: Bounds, one: _OnePass, seconds: float
+) -> RunState:
     """Return what is known after a pass."""
     result = one.result
     assert result is not None, "init and step make one pass each"
     if state.facts is not None and state.facts.largest == 0.0:
         bounds = bounds.of_zero()
-    running = progress.running.updated(bounds, state.exponent)
+    known = progress.known.updated(bounds, state.exponent)
     cost = replace(result.cost, seconds=seconds)
-    record = _record(len(progress.history) + 1, running, bounds, state.exponent, cost)
+    record = _record(len(progress.history) + 1, known, bounds, state.exponent, cost)
     return replace(
         progress,
         state=state,
-        running=running,
+        known=known,
         history=(*progress.history, record),
         first_rounds=FirstRounds(),
         tokens=result.tokens if progress.tokens is None else progress.tokens,
@@ -200,20 +200,20 @@ def _after(
 
 
 def _outcome(
-    progress: Progress,
+    progress: RunState,
     algorithm: Algorithm[Any],
     reason: str,
     budget: Budget,
     failure_probability: float,
 ) -> Outcome:
-    state, running = progress.state, progress.running
+    state, known = progress.state, progress.known
     history = progress.history
     facts, exponent = (state.facts, state.exponent) if state is not None else (None, 0)
     return Outcome(
-        intervals=running.intervals,
+        intervals=known.intervals,
         history=history,
         converged=reason == "converged",
-        status=status_text(reason, running, history, budget, failure_probability),
+        status=status_text(reason, known, history, budget, failure_probability),
         vector=algorithm.vector(state) if state is not None else None,
         frobenius=None if facts is None else in_units(facts.frobenius_squared, exponent),
         stopped_by=reason,
@@ -222,7 +222,7 @@ def _outcome(
     )
 
 
-def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
+def _stop(progress: RunState, algorithm: Algorithm[Any], budget: Budget) -> str:
     """Name the reason to stop now, or nothing."""
     if not progress.history:
         return ""
@@ -231,7 +231,7 @@ def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
         return "converged"
     if budget.gate is not None and budget.gate.decides(record.lower, record.upper):
         return "gate"
-    if progress.state.exhausted or progress.running.stalled(budget.rtol):
+    if progress.state.exhausted or progress.known.stalled(budget.rtol):
         return "exhausted"
     if not algorithm.has_room(progress.state):
         return "memory"

@@ -19,7 +19,7 @@ CONTRACT = ("name", "init", "step", "bounds", "has_room", "vector", "leading")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the caller fixed, and what is left open (None, "auto").
+    """What the caller fixed. None and "auto" leave the choice to the planner.
 
     Attributes
     ----------
@@ -32,9 +32,9 @@ class Wishes:
         Bytes one process may hold; None for half of what it has.
     count : int
         Singular triplets; 0 for the norm.
-    shelved : bool
-        Whether a checkpoint takes a basis that does not fit.
-    stored : bool
+    basis_in_checkpoint : bool
+        Whether a checkpoint can hold the basis where memory cannot.
+    left_in_store : bool
         Whether the left vectors are written to a store.
     """
 
@@ -43,12 +43,12 @@ class Wishes:
     extra: int = 0
     memory_limit: int | None = None
     count: int = 0
-    shelved: bool = False
-    stored: bool = False
+    basis_in_checkpoint: bool = False
+    left_in_store: bool = False
 
     @property
     def row(self) -> Row | None:
-        """What the registry knows of the algorithm; None while it is open."""
+        """The algorithm's row in the registry; None if the planner chooses."""
         if not isinstance(self.algorithm, str):
             return REGISTRY.of(self.algorithm)
         if self.algorithm == "auto" or (self.count and self.algorithm != "lanczos"):
@@ -57,7 +57,7 @@ class Wishes:
 
     @property
     def own_block(self) -> int | None:
-        """Block size of an object given; None for a name, and for an algorithm on H itself."""
+        """Block size of an algorithm given as an object; None for a name, or if it has none."""
         given: Any = self.algorithm
         if isinstance(given, str) or REGISTRY.of(given).entries:
             return None
@@ -71,7 +71,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would read, hold and do.
+    """What a run would read, hold in memory and do.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Plan:
         Random columns; the order of H for the Gram algorithm.
     layout : Layout
     where : str
-        What runs the passes.
+        Where the passes run.
     choices : tuple of str
         What was chosen, and why.
     measured_bytes : int
@@ -135,7 +135,7 @@ class Plan:
 
 
 def check_algorithm(algorithm: Any) -> None:
-    """Raise `ArgumentError` for what is neither a name nor an object of the contract."""
+    """Raise `ArgumentError` unless it is a name or an object with the contract's methods."""
     if isinstance(algorithm, str):
         if algorithm not in ALGORITHMS:
             msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {algorithm!r}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from bigspec.checkpoint import Writer
 from bigspec.errors import CheckpointInUseError, MatrixChangedError
 from bigspec.passes import FirstRounds
-from bigspec.run.state import Progress
+from bigspec.run.state import RunState
 from bigspec.watch import Observer
 
 __all__ = ["Saving"]
@@ -20,7 +20,7 @@ GRACE = 20.0
 class Saving:
     """When the loop saves; without a writer, never."""
 
-    def __init__(self, writer: Writer | None, observer: Observer, progress: Progress) -> None:
+    def __init__(self, writer: Writer | None, observer: Observer, progress: RunState) -> None:
         self.writer, self.observer = writer, observer
         self.progress = progress
         self.saved = progress  # as it was loaded, or nothing worth a save yet
@@ -36,7 +36,7 @@ class Saving:
         if self.writer is not None and self.writer.due(step=False):
             self._offer("partial")
 
-    def pass_finished(self, progress: Progress) -> None:
+    def pass_finished(self, progress: RunState) -> None:
         """Called after every pass, with what is known now."""
         self.progress = progress
 

@@ -232,7 +232,9 @@ def test_a_warm_run_is_not_resumed_from_another_start(old, tmp_path, monkeypatch
     left_by("lanczos", place, monkeypatch, passes=2)
     bigspec.norm(chunked(NEW), start=old, checkpoint=run, max_passes=1, **NEW_SEED)
     for other in (None, 2 * old.right, np.ones(N), place):
-        with pytest.raises(ResumeError, match=r"it holds another run, .*: start was '[0-9a-f]+', is "):
+        with pytest.raises(
+            ResumeError, match=r"it holds another run, .*: start was '[0-9a-f]+', is "
+        ):
             bigspec.norm(chunked(NEW), start=other, checkpoint=run, **NEW_SEED)
     bigspec.norm(
         chunked(NEW), start=old.ritz_vectors, checkpoint=run, **NEW_SEED
