@@ -135,7 +135,9 @@ def test_what_is_no_algorithm_is_refused_by_name(given, named, matrix, tmp_path)
 
 
 def test_what_contradicts_an_object_is_refused(matrix):
-    with pytest.raises(ArgumentError, match="block_size: expected none, because the algorithm is an object"):
+    with pytest.raises(
+        ArgumentError, match="block_size: expected none, because the algorithm is an object"
+    ):
         bigspec.norm(matrix, algorithm=Plain(), block_size=4)
     with pytest.raises(ArgumentError, match="got 'gram', which needs entries"):
         bigspec.norm(aslinearoperator(np.eye(9)), algorithm=Gram())
