@@ -198,7 +198,7 @@ def _side_by_side(*charts: tuple[str, str]) -> str:
 
 
 def _layout_rows(est: Answer) -> list[tuple[str, Any]]:
-    """Return how it was cut, with sizes as people read them."""
+    """Return how the matrix was read, with sizes for people."""
     rows = []
     for key, value in est.layout.items():
         if key == "memory" and isinstance(value, dict):
@@ -280,7 +280,7 @@ def page(est: Estimate) -> str:
 
 
 def triplets_page(tri: Triplets) -> str:
-    """Return such a page of k triplets, with a table of all values."""
+    """Return the page of k triplets, with a table of all values."""
     values = f"{tri.k} value{'' if tri.k == 1 else 's'}"
     return _page(
         f"Singular values of {_name(tri)}",

@@ -47,7 +47,7 @@ class Interval:
     deterministic : bool
         True if the active upper bound holds whatever the random start was.
     rounding : float
-        Part of ``upper / lower - 1`` that is there for floating-point error alone.
+        Part of ``upper / lower - 1`` that covers floating-point errors.
     """
 
     lower: float

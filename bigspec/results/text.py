@@ -1,6 +1,6 @@
-"""Numbers and sentences of an estimate, for people: what bounds something is rounded outward.
+"""Numbers and sentences for people. The ends of an interval are rounded outward.
 
-What is read is never narrower than what was certified.
+So a printed interval is never narrower than the true one.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def cost(est: Estimate | Triplets) -> str:
 
 
 def facts(est: Estimate) -> list[tuple[str, str]]:
-    """Label and text of what a reader asks for after the interval itself."""
+    """Label and text of each line after the interval."""
     attained = "" if est.right is None and est.left is None else ", attained by a unit vector"
     facts = [
         ("value", f"{outward(est.lower, est.upper)[0]} (the lower end{attained})"),
@@ -178,7 +178,7 @@ def _more_facts(answer: Estimate | Triplets) -> list[tuple[str, str]]:
 
 
 def summary(est: Estimate) -> str:
-    """Return the text block that the command line prints."""
+    """Return the text that the command line prints."""
     return _block([headline(est)], est, facts(est))
 
 
@@ -204,7 +204,7 @@ def triplet_rows(tri: Triplets) -> list[tuple[str, str, str, str]]:
 
 
 def triplet_facts(tri: Triplets) -> list[tuple[str, str]]:
-    """Label and text of what a reader asks for after the intervals."""
+    """Label and text of each line after the intervals."""
     where = "in memory" if tri.u_store is None else f"in {tri.u_store}"
     left = f"left {where}" if tri.u is not None else "left not made"
     right = "right in memory" if tri.vh is not None else "right not made"
@@ -225,7 +225,7 @@ def triplet_facts(tri: Triplets) -> list[tuple[str, str]]:
 
 
 def triplets_summary(tri: Triplets) -> str:
-    """Return the text block that the command line prints."""
+    """Return the text that the command line prints."""
     rows = triplet_rows(tri)
     wide = [max(len(row[column]) for row in rows) for column in range(3)]
     head = [

@@ -1,4 +1,4 @@
-"""The only loop, and what it runs on: a budget, what is known so far, and when that is saved."""
+"""One run: its plan, its start, its loop, what is known so far, and when it is saved."""
 
 from bigspec.run.known import Known
 from bigspec.run.loop import Outcome, solve

@@ -45,13 +45,13 @@ class Outcome:
     converged : bool
     status : str
     vector : ndarray or None
-        Unit iterate that attains the lower bound, or a block of them; None if the algorithm kept
-        no basis.
+        Unit vector that attains the lower bound, or a block of k vectors; None if the algorithm
+        has no basis.
     frobenius : float or None
     exponent : int
         The algorithm worked on ``2**-exponent A``.
     saved : str or None
-        The checkpoint that holds it.
+        The checkpoint that holds this run.
     stopped_by : str
         ``"converged"``, ``"gate"``, ``"exhausted"``, ``"memory"``, ``"passes"`` or ``"time"``.
     state : State or None
@@ -59,7 +59,7 @@ class Outcome:
     tokens : ndarray of uint32 or None
         Content tokens of the first pass.
     deadline : float or None
-        When the time of this call is up, in the clock of `time.monotonic`.
+        When the time limit of this call ends, on the clock of `time.monotonic`.
     """
 
     intervals: tuple[Interval, ...]
@@ -107,7 +107,7 @@ def solve(
         Warm-start vectors.
     observer : Observer, optional
     progress : RunState, optional
-        Of a run that was interrupted, to go on from.
+        Of an interrupted run, to continue from.
     writer : Writer, optional
         Saves the run.
 
@@ -149,12 +149,12 @@ def solve(
 
 
 class _OnePass:
-    """What an algorithm is handed: one pass, with all that the run knows bound to it.
+    """The pass that an algorithm is given: it may run once, with what the run knows so far.
 
     Attributes
     ----------
     result : PassResult or None
-        Of the pass, once the algorithm has made it.
+        Result of the pass, once the algorithm has made it.
     """
 
     def __init__(self, passes: Pass, known: RunState, accuracy: Accuracy, hooks: Hooks) -> None:
@@ -223,7 +223,7 @@ def _outcome(
 
 
 def _stop(progress: RunState, algorithm: Algorithm[Any], budget: Budget) -> str:
-    """Name the reason to stop now, or nothing."""
+    """Return the reason to stop now; empty if there is none."""
     if not progress.history:
         return ""
     record = progress.history[-1]
@@ -241,7 +241,7 @@ def _stop(progress: RunState, algorithm: Algorithm[Any], budget: Budget) -> str:
 
 
 def _share_of_the_least(intervals: tuple[Interval, ...]) -> float:
-    """Return ``l_k / l_1``: errors are of the size of l_1, and widths are relative."""
+    """Return ``l_k / l_1``. Errors have the size of l_1, but widths are relative to l_k."""
     largest, least = intervals[0].lower, intervals[-1].lower
     return (least / largest) ** 2 if largest > 0 else 0.0
 

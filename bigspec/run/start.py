@@ -1,4 +1,4 @@
-"""Arguments of the public functions, checked once: what was expected, what came, what to do."""
+"""Warm starts: old vectors from an estimate, an array, a file or another run's checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Start", "entropy_of", "leading_vectors", "load_start", "start_vector
 
 Array = np.ndarray[Any, Any]
 
-MOST = 8  # old vectors that a run starts from
+MOST = 8  # at most so many old vectors start a run
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Start:
     Attributes
     ----------
     right, left : ndarray (n, s), (m, s) or None
-        For panels of rows and for panels of columns.
+        For panels of rows, and for panels of columns.
     seeds : frozenset of int
-        Of the runs they depend on: none may be that of the next one.
+        Seeds of the runs that made them. The next run must use another one.
     optional : bool
-        Whether a run begins without them where they do not fit, and says so.
+        If they do not fit, whether the run starts without them and says so.
     """
 
     right: Array | None
@@ -48,17 +48,17 @@ class Start:
 
     @property
     def columns(self) -> int:
-        """Most columns that a start block may get."""
+        """The most columns that they add to a start block."""
         return max(0 if part is None else part.shape[1] for part in (self.right, self.left))
 
     def side(self, *, rows: bool) -> Array | None:
-        """Return those for panels of rows or of columns; None if optional ones are not there."""
+        """Return the vectors for panels of rows or columns; None if optional ones are missing."""
         if self.optional and (self.right if rows else self.left) is None:
             return None
         return self.vectors(rows=rows)
 
     def vectors(self, *, rows: bool) -> Array:
-        """Return those for panels of rows or of columns.
+        """Return the vectors for panels of rows or of columns.
 
         Raises
         ------
@@ -134,10 +134,11 @@ def _of_estimate(estimate: Estimate) -> Start:
 
 
 def leading_vectors(algorithm: Algorithm[Any], state: Any, block_size: int) -> Array | None:
-    """Return what a later run starts from: a few leading Ritz vectors, if the state has them.
+    """Return a few leading Ritz vectors for a later run to start from, if the state has them.
 
-    Half as many as the block has columns, for each widens the later block by one: of matrices
-    changed by a thousandth, 8 beside 16 were certified to 1e-3 in one pass where 1 took two.
+    At most half as many as the block has columns, because each widens the later block by one. On
+    matrices that had changed by a thousandth, 8 vectors beside 16 random columns reached 1e-3 in
+    one pass, and 1 vector in two.
     """
     return None if state is None else algorithm.leading(state, max(1, min(MOST, block_size // 2)))
 
@@ -186,21 +187,21 @@ def _load_numpy(path: Path) -> Array:
         msg = f"start: expected an .npz or .npy file, got {str(path)!r}, which does not exist"
         raise MissingSourceError(msg)
     try:
-        held = np.load(path, allow_pickle=False)
-        if isinstance(held, np.ndarray):
-            return held
-        with held:
-            names = list(held.keys())
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content as archive:
+            names = list(archive.keys())
             if "vh" in names:  # as `bigspec svds --v` writes it
-                return np.asarray(held["vh"]).conj().T
-            return np.asarray(held["right" if "right" in names else names[0]])
+                return np.asarray(archive["vh"]).conj().T
+            return np.asarray(archive["right" if "right" in names else names[0]])
     except (ValueError, OSError, TypeError, AttributeError, IndexError, BadZipFile) as error:
         msg = f"start: cannot read {str(path)!r} as vectors: {error}"
         raise ArgumentError(msg) from error
 
 
 def start_vectors(start: Start | None, chosen: Plan) -> Array | None:
-    """Check the warm start against the iterates of the plan."""
+    """Check that the old vectors fit the blocks of the plan."""
     if start is None:
         return None
     rows, length = chosen.layout.orientation == "rows", chosen.layout.iterate_length
