@@ -23,7 +23,7 @@ __all__ = ["FusedContext", "run_operator", "sum_partials"]
 
 @dataclass(frozen=True, eq=False)
 class FusedContext(Context):
-    """What every task needs of the fused pass ``S^H (S V)``."""
+    """What all tasks of the fused pass ``S^H (S V)`` share."""
 
     def work(self, index: int, chunks: Chunks | None = None) -> Partial:
         """Read one panel slab by slab and return its partial sum."""
@@ -39,7 +39,7 @@ class FusedContext(Context):
         return replace(total.partial(), tokens=reader.tokens, **reader.cost())
 
     def at_once(self) -> Any:
-        """Run the whole pass of an operator, here."""
+        """Run the whole pass of an operator in this process."""
         return run_operator(self)
 
     def accumulator(self) -> Accumulator:
