@@ -135,7 +135,7 @@ class HistoryError(BigspecError, OSError):
 def format_bytes(count: float) -> str:
     """Write a number of bytes for people, in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
+        if abs(count) < (1023.5 if unit == "B" else 1023.95) or unit == "TiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError

@@ -1,6 +1,6 @@
 """The algorithms: each one file and one row here, without a loop."""
 
-from bigspec.algorithms.contract import Algorithm, Shelf, State, StoredBlock
+from bigspec.algorithms.contract import Algorithm, BlockStore, State, StoredBlock
 from bigspec.algorithms.gram import Gram, GramState
 from bigspec.algorithms.lanczos import Lanczos
 from bigspec.algorithms.power import Power, PowerState
@@ -11,6 +11,7 @@ from bigspec.algorithms.top import TopLanczos, TopState
 __all__ = [
     "REGISTRY",
     "Algorithm",
+    "BlockStore",
     "Gram",
     "GramState",
     "Lanczos",
@@ -18,7 +19,6 @@ __all__ = [
     "Power",
     "PowerState",
     "Row",
-    "Shelf",
     "State",
     "StateType",
     "StoredBlock",

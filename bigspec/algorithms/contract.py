@@ -14,7 +14,7 @@ import numpy as np
 
 from bigspec.certificate import Bounds, Facts
 
-__all__ = ["Algorithm", "Products", "Shelf", "State", "StoredBlock"]
+__all__ = ["Algorithm", "BlockStore", "Products", "State", "StoredBlock"]
 
 Array = np.ndarray[Any, Any]
 
@@ -82,8 +82,8 @@ class StoredBlock:
     shape: tuple[int, int]
 
 
-class Shelf(Protocol):
-    """Where blocks lie that do not fit in memory; see `bigspec.run.KeptBlocks`."""
+class BlockStore(Protocol):
+    """A place for blocks that do not fit in memory; see `bigspec.run.CheckpointBlocks`."""
 
     def put(self, V: Array) -> StoredBlock:
         """Store a block, and return once it is there."""

@@ -2,7 +2,7 @@
 
 The relation and the step are those of `bigspec.algorithms.recurrence`. Vectors are wanted, and the
 counting bounds need an orthonormal basis, so it is kept whole and every residual block is
-orthogonalised against all of it, twice. What exceeds the memory given lies on a shelf (the
+orthogonalised against all of it, twice. What exceeds the memory limit goes to a store (the
 checkpoint) and is read block by block: four times a step, and once for the vectors.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigspec.algorithms import iterates
-from bigspec.algorithms.contract import Shelf, StoredBlock
+from bigspec.algorithms.contract import BlockStore, StoredBlock
 from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
 from bigspec.certificate import Bounds, Relation, bound_leading, right_coordinates
 
@@ -58,14 +58,14 @@ class TopLanczos(Recurrence):
         As for `Recurrence`.
     count : int
         k.
-    shelf : Shelf or None
+    store : BlockStore or None
         Takes the blocks of the basis that exceed `basis_bytes`.
     """
 
     name: ClassVar[str] = "lanczos"
 
     count: int = 1
-    shelf: Shelf | None = field(default=None, compare=False, repr=False)
+    store: BlockStore | None = field(default=None, compare=False, repr=False)
 
     def _empty(self, **fields: Any) -> LanczosState:
         return TopState(**fields)
@@ -73,20 +73,20 @@ class TopLanczos(Recurrence):
     def _kept(self, state: LanczosState, V: Array) -> Basis:
         held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
         kept: Any = V
-        if self.shelf is not None and held + V.nbytes > self.basis_bytes:
-            kept = self.shelf.put(V)
+        if self.store is not None and held + V.nbytes > self.basis_bytes:
+            kept = self.store.put(V)
         return (*state.basis, kept)
 
     def _near(self, basis: Basis) -> Iterable[Array]:
-        return _Blocks(basis, self.shelf)
+        return _Blocks(basis, self.store)
 
     def _finished(self, state: LanczosState) -> LanczosState:
         return state
 
     def has_room(self, state: LanczosState) -> bool:
-        """Whether the next block of the basis fits in memory, or lies on the shelf."""
+        """Whether the next block of the basis fits in memory, or goes to the store."""
         held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
-        return self.shelf is not None or held + state.V_next.nbytes <= self.basis_bytes
+        return self.store is not None or held + state.V_next.nbytes <= self.basis_bytes
 
     def bounds(self, state: LanczosState, delta: float, *, complex_: bool) -> Bounds:
         """Bound l_1 .. l_k from the relation and the facts."""
@@ -120,26 +120,26 @@ class TopLanczos(Recurrence):
         return V
 
     def leading(self, state: LanczosState, count: int) -> Array | None:
-        """Form k vectors, unless blocks of the basis lie where this run has no shelf."""
-        elsewhere = any(isinstance(block, StoredBlock) for block in state.basis)
+        """Form k vectors; None if the basis has stored blocks and this run has no store."""
+        stored = any(isinstance(block, StoredBlock) for block in state.basis)
         return (
             None
-            if elsewhere and self.shelf is None
+            if stored and self.store is None
             else iterates.columns(self.vector(state), 0, count)
         )
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The blocks of a basis, read where they lie each time they are gone through."""
+    """The blocks of a basis. Each iteration reads the stored ones again."""
 
     basis: tuple[Any, ...]
-    shelf: Shelf | None
+    store: BlockStore | None
 
     def __iter__(self) -> Iterator[Array]:
         for block in self.basis:
             if isinstance(block, StoredBlock):
-                assert self.shelf is not None
-                yield self.shelf.get(block)
+                assert self.store is not None
+                yield self.store.get(block)
             else:
                 yield block

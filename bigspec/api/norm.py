@@ -41,10 +41,10 @@ def plan(
     memory_limit: int | str | None = None,
     k: int | None = None,
 ) -> Plan:
-    """Say what `norm`, or `svds` if `k` is given, would read, hold and choose; reads no entries.
+    """Plan a run of `norm`, or of `svds` if `k` is given, without reading an entry.
 
-    Parameters are those of `norm`. What `norm` decides by measuring the first slab is planned
-    here with defaults.
+    The plan says what the run would read, hold in memory and choose. The parameters are those of
+    `norm`. Where `norm` measures the first slab to choose, the plan shows the default.
 
     Raises
     ------
@@ -90,15 +90,15 @@ def norm(
     rtol : float
         Stop when ``upper / lower - 1 <= rtol``.
     failure_probability : float
-        Accepted probability, over the random start alone, that the interval misses. Small
-        values are nearly free.
+        Probability, over the random start alone, that the interval misses. Small values cost
+        almost nothing.
     algorithm : {"auto", "lanczos", "power", "gram"} or Algorithm
-        Block Lanczos needs the fewest passes, block power iteration the least memory, the Gram
-        matrix one pass if the smaller side is at most a few thousand. Or an object of your own,
-        which has the contract of `bigspec.algorithms.Algorithm`.
+        Block Lanczos needs the fewest passes, block power iteration the least memory. The Gram
+        matrix needs one pass, if the smaller side is at most a few thousand. An object of your own
+        needs the methods of `bigspec.algorithms.Algorithm`.
     block_size : int, optional
-        Random columns of the start block. Default: chosen from what reading and multiplying the
-        first slab cost, 16 for small matrices.
+        Random columns of the start block. By default 16; for large matrices bigspec times the
+        first slab and chooses.
     start : Estimate, path or URL, or ndarray (n, s), optional
         Warm start: old vectors, put before the fresh random block. The certificate stays exact.
         A path names an .npz or .npy file, a Zarr array, or the checkpoint of another run.
@@ -106,30 +106,30 @@ def norm(
         Entropy of the start block; fresh and recorded by default. It must not be one that the
         matrix depends on (a matrix made with vectors of an earlier run, say).
     checkpoint : path, URL or Checkpoint, optional
-        Save the run there, and go on with the one that is saved there: the same call again
-        continues, to the same bits. A finished run returns its answer without reading the
-        matrix. ``rtol``, budgets, memory and cluster may change between calls.
+        Save the run there. If a run is saved there, continue it: the same call again gives the
+        same bits. A finished run returns its answer without reading the matrix. ``rtol``, budgets,
+        memory and cluster may change between calls.
     max_passes : int, optional
-        In all, those of earlier calls on the same checkpoint included.
+        Most passes, including those of earlier calls on the same checkpoint.
     time_limit : float or str, optional
-        Seconds, or a text such as ``"30min"``, of this call. A pass that is not complete by then
-        is abandoned, or goes on in the next call if there is a checkpoint.
+        Time of this call, in seconds or as text such as ``"30min"``. The pass that is running at
+        the limit is abandoned. With a checkpoint the next call continues it.
     memory_limit : int or str, optional
-        What one process may hold (a worker; this process if there is no cluster), as bytes or
-        text such as ``"4GiB"``. Default: half of what it has.
+        Memory of one process (a worker, or this process if there is no cluster), in bytes or as
+        text such as ``"4GiB"``. By default half of what the process has.
     progress : bool or Observer
         Show a live line.
     gate : Gate, optional
-        Limits: the run ends as soon as the interval decides them, or at `rtol`, undecided. What
-        became of them is `Estimate.gate`.
+        Limits on the norm. The run ends as soon as the interval decides them, or undecided at
+        `rtol`. The decision is in `Estimate.gate`.
     right : bool, optional
-        Whether the right vector of a wide matrix is made, which takes one more pass where panels
-        are columns. Default: of an array or sparse matrix in this process's memory, without a gate.
+        Make the right vector of a wide matrix too. It takes one more pass if panels are columns.
+        By default only for arrays and sparse matrices in memory, without a gate.
 
     Returns
     -------
     Estimate
-        The interval, what it rests on and what it cost.
+        The interval, the bounds that prove it, and the cost.
 
     Raises
     ------
@@ -139,16 +139,17 @@ def norm(
         See `bigspec.errors`. If there is a checkpoint, ``error.saved`` says that everything up
         to the error is in it.
     ResumeError, CheckpointError, CheckpointInUseError
-        The checkpoint holds another run, is damaged beyond use, or another process runs on it.
+        The checkpoint holds another run, every step of it is damaged, or another process is using
+        it.
 
     Notes
     -----
     Cost: each pass reads the matrix once (twice if the plan says so) and multiplies
-    ``4 m n b`` flops. With an active `distributed.Client` the passes run there, else on Dask's
-    threads in this process; matrices that lie in this process's memory are multiplied here, those
-    whose passes take some milliseconds in the calling thread.
-    Method: randomized block Lanczos with a block Christoffel-function bound; single-vector
-    origin in Hochstenbach, J. Sci. Comput. 57 (2013).
+    ``4 m n b`` flops. With an active `distributed.Client` the passes run on its workers, otherwise
+    on Dask's threads in this process. A matrix in this process's memory is always multiplied here,
+    and in the calling thread if a pass takes some milliseconds.
+    Method: randomized block Lanczos with a block Christoffel-function bound; for a single vector
+    it is due to Hochstenbach, J. Sci. Comput. 57 (2013).
     """
     began = time.monotonic()
     budget = as_budget(rtol, max_passes, time_limit, gate)

@@ -63,42 +63,43 @@ def svds(
     rtol : float
         Stop when ``upper / lower - 1 <= rtol`` for all k values.
     failure_probability : float
-        Accepted probability, over the random start alone, that any of the k intervals misses.
+        Probability, over the random start alone, that any of the k intervals misses.
     block_size : int, optional
-        Random columns of the start block. Default: k + 8, at least 16, which needs the fewest
-        passes and finds values that are repeated up to k times; the whole space if min(m, n) is
-        at most 256; narrower where that does not fit. A narrow block makes more, cheaper passes.
+        Random columns of the start block. By default k + 8, at least 16: this needs the fewest
+        passes, and finds values that are repeated up to k times. If min(m, n) is at most 256, the
+        block spans the whole space. If memory is short, it is narrower, which makes more but
+        cheaper passes.
     start : Triplets, Estimate, path or URL, or ndarray (n, s), optional
         Warm start: old vectors, put before the fresh random block. The certificate stays exact.
     seed : int, optional
         Entropy of the start block; see `norm`.
     checkpoint : path, URL or Checkpoint, optional
-        Save the run there, and go on with the one that is saved there, to the same bits; see
-        `norm`. It also takes the blocks of the basis that do not fit the memory limit, which are
-        then read four times a pass. A finished run makes only its last pass again.
+        Save the run there, or continue the one that is saved there; see `norm`. It also holds the
+        blocks of the basis that do not fit the memory limit, which are then read four times a
+        pass. A finished run makes only its last pass again.
     max_passes : int, optional
-        Not counting the last pass, which makes the vectors.
+        Most passes, without the last one, which makes the vectors.
     time_limit : float or str, optional
-        Seconds, or a text such as ``"30min"``, of this call. If it ends the run, no last pass is
-        made: `u` is None, and so is `vh` for panels of columns.
+        Time of this call, in seconds or as text such as ``"30min"``. If it ends the run, there is
+        no last pass: `u` is None, and so is `vh` for panels of columns.
     memory_limit : int or str, optional
-        What one process may hold; see `norm`.
+        Memory of one process; see `norm`.
     left : bool
-        Whether left vectors are wanted. Without them no memory is kept for them, and panels of
-        rows need no last pass; then `s` is `lower`.
+        Make the left vectors. Without them the run needs no memory for them, and panels of rows
+        need no last pass; then `s` is `lower`.
     u_store : str or path, optional
-        Write `u` there as a Zarr array of whole-row chunks, in place of memory, as the panels of
-        the last pass make it. Its attribute ``complete`` is true once it is.
+        Write `u` there instead of to memory, as a Zarr array with chunks of whole rows. The panels
+        of the last pass write it. Its attribute ``complete`` becomes true at the end.
     progress : bool or Observer
         Show a live line.
     gate : Gate, optional
-        Limits of sigma_1: the run ends as soon as its interval decides them, or at `rtol`,
-        undecided, and makes its last pass. What became of them is `Triplets.gate`.
+        Limits on sigma_1. The run ends as soon as its interval decides them, or undecided at
+        `rtol`, and then makes its last pass. The decision is in `Triplets.gate`.
 
     Returns
     -------
     Triplets
-        ``u, s, vh = svds(a, k)``; with the intervals, what they rest on and what they cost.
+        ``u, s, vh = svds(a, k)``, with the intervals, the bounds that prove them, and the cost.
 
     Raises
     ------
@@ -131,8 +132,8 @@ def svds(
         0 if loaded is None else loaded.columns,
         as_bytes(memory_limit),
         count=k,
-        shelved=checkpoint is not None,
-        stored=u_store is not None or not left,
+        basis_in_checkpoint=checkpoint is not None,
+        left_in_store=u_store is not None or not left,
     )
     matrix = open_within(a, wishes.memory_limit)
     observer = make_observer(progress)

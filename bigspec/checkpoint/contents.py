@@ -65,8 +65,8 @@ def newest(
         if numbers == before:  # else its owner may have replaced them while they were read
             break
     msg = (
-        f"{store.where}: expected at least one whole step, got {len(damage)} damaged record(s): "
-        f"{'; '.join(damage)}. Remove it, or name another place, to start again"
+        f"{store.where}: every saved step is damaged: {'; '.join(damage)}. Remove it, or name "
+        "another place, to start again"
     )
     raise CheckpointError(msg)
 

@@ -149,9 +149,8 @@ class Lease:
     def _in_use(self, owner: dict[str, Any]) -> CheckpointInUseError:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
         return CheckpointInUseError(
-            f"{self.store.where}: expected a checkpoint that nobody runs on, got one owned by "
-            f"{who} since {owner.get('since', '?')}. Wait for it, name another place, or take it "
-            "over with --steal (Checkpoint(..., steal=True))"
+            f"{self.store.where}: in use by {who} since {owner.get('since', '?')}. Wait for it, "
+            "name another place, or take it over with --steal (Checkpoint(..., steal=True))"
         )
 
     def _read(self) -> dict[str, Any] | None:

@@ -112,7 +112,7 @@ class Writer:
                     self._kept[number] = (data["kind"], set(block_names(data["value"])))
         if damage:
             self.messages.append(
-                f"checkpoint {self.store.where}: {'; '.join(damage)}. The step before is used"
+                f"checkpoint {self.store.where}: {'; '.join(damage)}. The step before it is used"
             )
         self._thread = threading.Thread(target=self._work, name="bigspec-checkpoint", daemon=True)
         self._thread.start()
@@ -173,9 +173,9 @@ class Writer:
                     self.store.write_block(array, name, on_chunk=self._progress)
             except OSError as error:
                 msg = (
-                    f"checkpoint {self.store.where}: expected to write a block of the basis, "
-                    f"which does not fit in memory, got {type(error).__name__}: {error}. Make "
-                    "room there, or give a larger memory_limit"
+                    f"checkpoint {self.store.where}: a block of the basis, which does not fit in "
+                    f"memory, cannot be written ({type(error).__name__}: {error}). Make room "
+                    "there, or give a larger memory_limit"
                 )
                 raise CheckpointError(msg) from error
             self._present.add(name)
@@ -198,7 +198,7 @@ class Writer:
             return self.store.read_block(name)
         except Damaged as error:
             msg = (
-                f"{self.store.where}: expected the basis of the run, got damage: {error}. Remove "
+                f"{self.store.where}: the basis of the run is damaged: {error}. Remove "
                 "the checkpoint, or name another place, to start again"
             )
             raise CheckpointError(msg) from error
@@ -211,7 +211,7 @@ class Writer:
         patience : float
             Seconds without progress after which the store is given up; `PATIENCE` by default.
         strict : bool
-            Give it up after so many seconds in any case.
+            Always give it up after so many seconds.
         """
         patience = PATIENCE if patience is None else patience
         with self._change:
@@ -223,7 +223,7 @@ class Writer:
                 if left <= 0:
                     self.messages.append(
                         f"checkpoint {self.store.where}: the last save was not done within "
-                        f"{patience:g} s; the one before it stands"
+                        f"{patience:g} s; the save before it is used"
                     )
                     return False
                 self._change.wait(left)
@@ -323,8 +323,8 @@ class Writer:
         numbers, self._present = self.store.records(), set(self.store.names("blocks"))
         if max(numbers, default=0) > self._number:
             msg = (
-                f"{self.store.where}: expected the checkpoint as this process left it, at record "
-                f"{self._number}, got record {max(numbers)}: another process has gone on with it"
+                f"{self.store.where}: another process has continued this run: this process saved "
+                f"record {self._number}, now there is record {max(numbers)}"
             )
             raise CheckpointInUseError(msg)
         self._kept = {

@@ -74,7 +74,7 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 @json_option
 @debug_option
 def show_command(run: str, json_file: str | None) -> None:
-    """Say what the checkpoint RUN holds: interval so far, passes, when, where, what comes next."""
+    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next."""
     saved = show(run)
     deliver(str(saved), saved.to_dict(), json_file)
 
@@ -82,9 +82,16 @@ def show_command(run: str, json_file: str | None) -> None:
 @main.command("plan", cls=Command)
 @taking(PlanFlags)
 @algorithm_option
-@option(ACCURACY, "-k", "count", type=int, metavar="K", help="Number of triplets, to plan `svds`.")
+@option(
+    ACCURACY,
+    "-k",
+    "count",
+    type=int,
+    metavar="K",
+    help="Number of triplets, to plan a run of svds.",
+)
 def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
-    """Say what a run on SRC would read, hold and cost, without reading it."""
+    """Show what a run on SRC would read, hold in memory and cost, without reading SRC."""
     with cluster_of(flags.place):
         planned = plan(
             matrix_of(flags.source, flags.place.memory_limit),
@@ -102,20 +109,22 @@ def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
 @click.option("--series", metavar="NAME", help="Only runs of this series.")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N runs.")
-@click.option("--accept", metavar="RUN", help="First accept this run, as the next reference.")
+@click.option(
+    "--accept", metavar="RUN", help="Accept this run first: it becomes the next reference."
+)
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, writable=True),
     callback=writable_place,
     metavar="FILE.png",
-    help="Draw the trend (png, svg, pdf).",
+    help="Draw the trend as png, svg or pdf.",
 )
 @click.option(
     "--html",
     type=click.Path(dir_okay=False, writable=True),
     callback=writable_place,
     metavar="FILE.html",
-    help="Write a self-contained page of it.",
+    help="Write the history as a self-contained page.",
 )
 @json_option
 @debug_option
@@ -128,7 +137,7 @@ def history_command(
     html: str | None,
     json_file: str | None,
 ) -> None:
-    """List the runs in the history FILE and draw how the norm went, with its intervals."""
+    """List the runs in the history FILE and draw the norm over time, with its intervals."""
     past = History(file)
     if accept is not None:
         past.accept(accept)

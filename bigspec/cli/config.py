@@ -50,7 +50,7 @@ def config_option() -> click.Option:
         expose_value=False,
         callback=_read,
         metavar="FILE.toml",
-        help="Take options from there too; keys are their long names.",
+        help="Read options from a file too; its keys are their long names.",
     )
 
 

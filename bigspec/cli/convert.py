@@ -31,14 +31,16 @@ __all__ = ["convert_command"]
     "--memory-limit",
     callback=count_or_text,
     metavar="SIZE",
-    help="Memory for the work, such as 512MiB. [default: half of what the process has]",
+    help="Memory that the conversion may use, such as 512MiB. [default: half of what it has]",
 )
-@click.option("--scratch", metavar="DIR", help="Folder for what is sorted. [default: beside DST]")
 @click.option(
-    "--raw", is_flag=True, help="Stored numbers are taken, whatever attributes say of them."
+    "--scratch", metavar="DIR", help="Folder for temporary files of the sort. [default: beside DST]"
 )
-@click.option("--overwrite", is_flag=True, help="Replace what lies at DST, when it is complete.")
-@click.option("--quiet", is_flag=True, help="No progress is shown on stderr.")
+@click.option(
+    "--raw", is_flag=True, help="Use the stored numbers and ignore what attributes say about them."
+)
+@click.option("--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
+@click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
 @watching_options
 @json_option
 @debug_option
@@ -54,11 +56,11 @@ def convert_command(
     quiet: bool,
     json_file: str | None,
 ) -> None:
-    """Write the sparse matrix SRC as a chunked Zarr group that panels are read from.
+    """Write the sparse matrix SRC as a chunked Zarr group, which bigspec reads panel by panel.
 
-    SRC is AnnData's CSR or CSC group, 10x, .npz of SciPy's, or Matrix Market (.mtx, .mtx.gz),
-    of any size. DST.zarr, which AnnData reads as well, is there once it is complete. A command that
-    was killed goes on where it was when it is run again.
+    SRC is AnnData's CSR or CSC group, 10x, SciPy's .npz, or Matrix Market (.mtx, .mtx.gz), of any
+    size. AnnData reads DST.zarr as well. DST.zarr appears once it is complete. After a command was
+    killed, the same command continues where it stopped.
     """
     with terminable(), watched(quiet=quiet) as observer:
         done = convert(

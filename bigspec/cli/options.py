@@ -59,11 +59,11 @@ def _remember_waiting(ctx: click.Context, option: click.Parameter, value: Any) -
 json_option = option(
     OUTPUT, "--json", "json_file", metavar="FILE|-", callback=writable_place,
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
-    help="File for the result as JSON; '-' puts nothing but JSON on stdout.",
+    help="Write the result as JSON; '-' puts nothing but JSON on stdout.",
 )  # fmt: skip
 debug_option = option(
     OUTPUT, "--debug", is_flag=True, expose_value=False, callback=_remember_debug,
-    help="An error shows its traceback.",
+    help="Show the traceback of an error.",
 )  # fmt: skip
 algorithm_option = option(
     ACCURACY, "--algorithm", type=click.Choice(["auto", "lanczos", "power", "gram"]),
@@ -174,23 +174,23 @@ OPTIONS: dict[type, list[Option[Any]]] = {
         option(MATRIX, "--rows", metavar="DIM,DIM",
                help="Dimensions of a netCDF, Zarr or HDF5 array that make the rows."),
         option(MATRIX, "--fill", type=float, metavar="X",
-               help="Number that missing values of such an array are replaced by."),
+               help="Number that replaces missing values of such an array."),
         option(MATRIX, "--raw", is_flag=True,
-               help="Stored numbers are taken, whatever attributes say of them."),
+               help="Use the stored numbers and ignore scale, offset and missing values."),
     ],
     ViewFlags: [
-        option(MATRIX, "--minus", metavar="SRC", help="Another matrix, which is subtracted."),
+        option(MATRIX, "--minus", metavar="SRC", help="Another matrix to subtract."),
         option(MATRIX, "--center", is_flag=True,
-               help="The means of the columns are subtracted: one more pass; sparse stays sparse."),
+               help="Subtract the means of the columns (one more pass; sparse stays sparse)."),
         option(MATRIX, "--scale", metavar="std|FILE.npy",
-               help="The columns are divided by their standard deviations (by their root mean "
-                    "squares without --center), or multiplied by the weights in a file."),
+               help="Divide the columns by their standard deviations (by their root mean squares "
+                    "without --center), or multiply them by the weights in a file."),
     ],
     AccuracyFlags: [
         option(ACCURACY, "--rtol", type=float, default=1e-3, show_default=True, metavar="F",
-               help="The run stops when upper / lower - 1 is at most this."),
+               help="Stop when upper / lower - 1 is at most F."),
         option(ACCURACY, "--failure-probability", type=float, default=1e-6, show_default=True,
-               metavar="F", help="Chance, over the random start alone, of a wrong interval."),
+               metavar="F", help="Chance of a wrong interval, over the random start alone."),
         option(ACCURACY, "--block-size", type=int, metavar="N",
                help="Random columns of the start block. [default: chosen]"),
     ],
@@ -201,55 +201,58 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                help="Old vectors to start from: .npz, .npy, a Zarr array, or another run's "
                     "checkpoint."),
         option(ACCURACY, "--max-passes", type=int, metavar="N",
-               help="The run stops after so many passes."),
+               help="Stop after N passes."),
         option(ACCURACY, "--time-limit", callback=seconds_or_text, metavar="T",
-               help="The run stops after so much time, such as 90 (seconds) or 30min."),
+               help="Stop after this time, such as 90 (seconds) or 30min."),
     ],
     PlaceFlags: [
         option(WHERE, "--memory-limit", callback=count_or_text, metavar="SIZE",
-               help="Memory that one process may hold, such as 4GiB. [default: half of what it "
+               help="Memory that one process may use, such as 4GiB. [default: half of what it "
                     "has]"),
-        option(WHERE, "--scheduler", metavar="ADDRESS", help="Dask cluster that makes the passes."),
-        option(WHERE, "--scheduler-file", metavar="F", help="Scheduler file of such a cluster."),
+        option(WHERE, "--scheduler", metavar="ADDRESS",
+               help="Address of the Dask scheduler whose workers make the passes."),
+        option(WHERE, "--scheduler-file", metavar="F",
+               help="Scheduler file of a Dask cluster, instead of its address."),
         option(WHERE, "--workers", type=click.IntRange(min=1), metavar="N",
-               help="Worker processes of this machine that make the passes."),
+               help="Make the passes in N worker processes on this machine."),
         option(WHERE, "--min-workers", type=click.IntRange(min=1), metavar="N", expose_value=False,
-               callback=_remember_waiting, help="The run begins once so many workers are there."),
+               callback=_remember_waiting, help="Start the run when N workers are there."),
         option(WHERE, "--worker-timeout", metavar="T", expose_value=False,
                callback=_remember_waiting,
-               help="Time that it waits for workers. [default: 5min]"),
+               help="How long to wait for workers. [default: 5min]"),
     ],
     SavingFlags: [
         option(SAVING, "--checkpoint", metavar="URL",
-               help="The run is saved there, and goes on with the one saved there."),
+               help="Save the run there, and continue the run that is saved there."),
         option(SAVING, "--checkpoint-interval", type=click.FloatRange(min=0), default=60.0,
-               show_default=True, metavar="S", help="Seconds of work that a failure may cost."),
+               show_default=True, metavar="S",
+               help="Seconds of work that a failure costs at most."),
         option(SAVING, "--keep-blocks", is_flag=True,
-               help="The checkpoint keeps the blocks of all steps."),
+               help="Keep the blocks of all passes in the checkpoint."),
         option(SAVING, "--steal", is_flag=True,
-               help="The checkpoint is taken from a process that runs on it."),
+               help="Take the checkpoint over from the process that is using it."),
     ],
     PastFlags: [
         option(PAST, "--max-norm", type=float, callback=limit, metavar="X",
-               help="The run fails (exit status 3) if the norm exceeds X. It stops as soon as the "
-                    "interval decides that; if nothing is decided at --rtol, it exits with 4."),
+               help="Fail (exit status 3) if the norm exceeds X. The run stops as soon as the "
+                    "interval decides that. If it is undecided at --rtol, the exit status is 4."),
         option(PAST, "--min-norm", type=float, callback=limit, metavar="X",
-               help="The run fails if the norm is below X."),
+               help="Fail if the norm is below X."),
         option(PAST, "--max-change", type=click.FloatRange(min=0), metavar="R",
-               help="The run fails if the norm changed by more than R relatively since the last "
-                    "accepted run of the history."),
+               help="Fail if the norm has changed by more than R, relative to the last accepted "
+                    "run of the history."),
         option(PAST, "--history", type=click.Path(dir_okay=False), metavar="FILE",
-               help="SQLite file in which the run is recorded."),
+               help="SQLite file to record the run in."),
         option(PAST, "--series", metavar="NAME",
                help="Series of the history that the run belongs to. [default: SRC]"),
         option(PAST, "--warm", is_flag=True,
-               help="The run starts from the vectors of the last accepted run of the history."),
+               help="Start from the vectors of the last accepted run of the history."),
     ],
     OutputFlags: [
         option(OUTPUT, "--report", type=click.Path(dir_okay=False, writable=True),
                callback=writable_place, metavar="FILE.html",
-               help="File for a self-contained page about the run."),
-        option(OUTPUT, "--quiet", is_flag=True, help="No progress is shown on stderr."),
+               help="Write a self-contained page about the run."),
+        option(OUTPUT, "--quiet", is_flag=True, help="Show no progress on stderr."),
     ],
     JsonFlags: [json_option, debug_option],
 }  # fmt: skip
@@ -325,8 +328,8 @@ def cluster_of(place: PlaceFlags) -> AbstractContextManager[None]:
             raise click.UsageError(msg)
         if PERFORMANCE in ctx.meta:
             msg = (
-                "--performance-report needs --scheduler, --scheduler-file or --workers: it is "
-                "Dask's, of a cluster; --report says what each pass cost"
+                "--performance-report needs --scheduler, --scheduler-file or --workers: Dask "
+                "reports on clusters only; --report says what each pass cost"
             )
             raise click.UsageError(msg)
         return nullcontext()

@@ -36,7 +36,7 @@ def performance_option(function: Function) -> Function:
         callback=_remember,
         expose_value=False,
         metavar="FILE.html",
-        help="File for Dask's performance report of the run, on a cluster.",
+        help="Write Dask's performance report of a run on a cluster.",
     )
     return with_options(function, [add])
 

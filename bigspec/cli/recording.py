@@ -17,7 +17,7 @@ from bigspec.errors import HistoryError
 from bigspec.history import History, Row
 from bigspec.results import Estimate, Triplets
 from bigspec.results.gate import Gate
-from bigspec.run.described import held_run
+from bigspec.run.described import run_in
 from bigspec.run.start import Start
 from bigspec.watch import Observer
 
@@ -122,7 +122,7 @@ def resumable(ctx: click.Context, checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        if not (run_id(ctx) or hasattr(error, "saved")) and held_run(checkpoint):
+        if not (run_id(ctx) or hasattr(error, "saved")) and run_in(checkpoint):
             error.saved = checkpoint  # type: ignore[attr-defined]
         raise
 
@@ -148,7 +148,7 @@ def past_of(flags: RunFlags) -> Past:
     name, place = (
         text.encode(errors="backslashreplace").decode() for text in (past.series or source, source)
     )
-    return Past(opened, name, place, warm=past.warm, held=held_run(flags.saving.checkpoint))
+    return Past(opened, name, place, warm=past.warm, held=run_in(flags.saving.checkpoint))
 
 
 def series_name(flags: RunFlags) -> str:

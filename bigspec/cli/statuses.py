@@ -31,10 +31,9 @@ the file of --config. Flags win, then the environment, then the file.
 \b
 Exit status:
   0   answered, and the gate (--max-norm, --min-norm, --max-change) passed.
-      A run ended by --max-passes or --time-limit answers as well: its
-      interval is wider than --rtol, and the text and the JSON say
-      converged false.
-  2   wrong usage, or the run cannot fit the memory given
+      This includes a run that --max-passes or --time-limit stopped: its
+      interval is wider than --rtol, and it says converged false.
+  2   wrong usage, or too little memory
   3   the gate failed
   4   the gate is undecided: a limit lies inside the interval
   65  the matrix cannot be used (NaN, damaged chunk, wrong type)
@@ -42,8 +41,8 @@ Exit status:
   69  the Dask cluster does not answer or was lost
   70  unexpected error   74  a result file cannot be written
   75  stopped early (SIGTERM, Ctrl-C, --time-limit, cluster or store gone)
-      with everything saved in --checkpoint, or another process runs on
-      it: run the same command again
+      with everything saved in --checkpoint, or another process is using
+      the checkpoint: run the same command again
   130 interrupted, 143 terminated: there is no checkpoint, and no result
 """
 

@@ -25,7 +25,7 @@ TRIPLETS = "Triplets"
 @taking(RunFlags)
 @option(TRIPLETS, "-k", "count", type=int, required=True, metavar="K", help="Number of triplets.")
 @option(
-    TRIPLETS, "--u", "u_store", metavar="URL", help="Place for the left vectors, written as Zarr."
+    TRIPLETS, "--u", "u_store", metavar="URL", help="Write the left vectors there, as a Zarr array."
 )
 @option(
     TRIPLETS,
@@ -34,7 +34,7 @@ TRIPLETS = "Triplets"
     type=click.Path(dir_okay=False, writable=True),
     callback=writable_place,
     metavar="FILE.npz",
-    help="File for vh, s, lower and upper; --start reads it.",
+    help="Write vh, s, lower and upper; --start reads this file.",
 )
 @performance_option
 @watching_options
@@ -44,8 +44,8 @@ def svds_command(
 ) -> None:
     """Compute the K largest singular triplets of SRC, each value as a certified interval.
 
-    With --center these are principal components. Left vectors are made only with --u, which costs
-    one more pass. Gate and history look at the largest value, which is the norm.
+    With --center these are principal components. Left vectors need --u and one more pass. The gate
+    and the history use the largest value, which is the norm.
     """
 
     def compute(inputs: Inputs) -> Triplets:
@@ -70,7 +70,9 @@ def svds_command(
     def save(triplets: Triplets) -> bool:
         lacking = u_store is not None and triplets.u is None
         if lacking:
-            click.echo(f"bigspec: {u_store} is not written: no time was left for a pass", err=True)
+            click.echo(
+                f"bigspec: {u_store} is not written: no time was left for the last pass", err=True
+            )
         if v_file is not None:
             _save(v_file, triplets)
         return lacking
@@ -80,7 +82,7 @@ def svds_command(
 
 def _save(path: str, tri: Triplets) -> None:
     if tri.vh is None:
-        click.echo(f"bigspec: {path} is not written: there was no time for the vectors", err=True)
+        click.echo(f"bigspec: {path} is not written: no time was left for the vectors", err=True)
         return
     try:
         with Path(path).open("wb") as file:

@@ -44,12 +44,12 @@ def watching_options(function: Function) -> Function:
         option(
             "Output", "--log-format", type=click.Choice(["text", "json"]), default="text",
             show_default=True, expose_value=False, callback=_remember_log, is_eager=True,
-            help="Format of what is written to stderr; json is one object a line.",
+            help="Format of progress and messages on stderr; json is one object a line.",
         ),
         option(
             "Output", "--heartbeat", type=click.FloatRange(min=0, min_open=True), default=60.0,
             show_default=True, metavar="S", expose_value=False, callback=_remember_heartbeat,
-            help="Seconds within a pass after which a log says how far it is.",
+            help="Say every S seconds of a long pass how far it is.",
         ),
     ))  # fmt: skip
 

@@ -87,7 +87,7 @@ class EntryStream(ABC):
                 bad = int(np.argmax((indices < 0) | (indices >= extent)))
                 msg = (
                     f"{self.name}: expected {what} indices from 0 to {extent - 1}, got "
-                    f"{indices[bad]} in entry {first + bad}; mend the source"
+                    f"{indices[bad]} in entry {first + bad}; fix the source"
                 )
                 raise DataError(msg)
         return piece

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bigspec.results.text import bytes_text, seconds_text
+from bigspec.errors import format_bytes
+from bigspec.results.text import dtype_text, seconds_text
 
 __all__ = ["Conversion"]
 
@@ -47,12 +48,12 @@ class Conversion:
         rows, columns = self.shape
         kind = {"csr": "rows", "csc": "columns"}[self.format]
         twice = self.read - self.stored
-        spent = f"{bytes_text(self.bytes_read)} read in {seconds_text(self.seconds)}"
+        spent = f"{format_bytes(self.bytes_read)} read in {seconds_text(self.seconds)}"
         lines = [
-            f"{self.destination}: {rows} x {columns} {self.dtype}, compressed {kind}",
+            f"{self.destination}: {rows} x {columns} {dtype_text(self.dtype)}, compressed {kind}",
             f"  stored   {self.stored} entries"
             + (f" ({twice} duplicates summed)" if twice else "")
-            + f", {bytes_text(self.bytes_written)} on disk",
+            + f", {format_bytes(self.bytes_written)} on disk",
             f"  from     {self.source}, {spent}",
         ]
         return "\n".join(lines)

@@ -22,8 +22,8 @@ COARSER = 4
 def read_range(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) -> Block:
     """Read any rectangle: whole chunks are read, and what sticks out is cut off.
 
-    What sticks out at the end is held by the thread: the next range usually begins there, so
-    that a panel reads each chunk once, and one strip of chunks twice where it begins.
+    The thread keeps what lies beyond the end, because the next range usually begins there. So a
+    panel reads each chunk once, and only the chunks at its beginning twice.
     """
     wanted = (rows, columns)
     covered = (_covering(matrix, 0, rows), _covering(matrix, 1, columns))
@@ -52,7 +52,7 @@ def _covering(matrix: Matrix, axis: int, wanted: slice) -> slice:
 def _continued(
     matrix: Matrix, axis: int, wanted: tuple[slice, ...], covered: slice, buffers: Buffers
 ) -> Block:
-    """Read along one axis, going on from the strip of chunks that the last read ended in."""
+    """Read along one axis, from the chunks in which the last read ended."""
     name, other = buffers.name("aligned"), wanted[1 - axis]
     start, stop = wanted[axis].start, wanted[axis].stop
     held = buffers.held.pop(name, None)  # (matrix, other, first position, entries)

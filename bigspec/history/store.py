@@ -146,7 +146,7 @@ class History:
         except (TypeError, ValueError) as error:
             msg = (
                 f"history {self.path}: expected rows as bigspec writes them, got others ({error}). "
-                "Mend them, move the file away, or name another one"
+                "Fix them, move the file away, or name another one"
             )
             raise HistoryError(msg) from error
 

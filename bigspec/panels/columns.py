@@ -28,10 +28,10 @@ CHANCE = 4.0  # standard deviations of the rounding of a chain, in the units of 
 
 @dataclass(frozen=True, eq=False)
 class SumsContext(Context):
-    """What every task of a pass needs that sums columns."""
+    """What all tasks share that sum columns."""
 
     def work(self, index: int, chunks: Chunks | None = None) -> Partial:
-        """Sum the columns of one panel; the sums of all columns, zero where it has none."""
+        """Return the sums of all columns over one panel; zero for columns outside of it."""
         reader, rows = Reader(self, index, chunks), self.layout.orientation == "rows"
         work = working_dtype(self.matrix.dtype)
         Z = np.zeros((self.matrix.shape[1], 2), work)

@@ -1,4 +1,4 @@
-"""What every task of a pass needs, and the one function that a graph calls for a panel."""
+"""The context that all tasks of a pass share, and the function that a graph calls for a panel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Context(ABC):
-    """What every task of one pass needs; sent to each worker once.
+    """What all tasks of one pass share; sent to each worker once.
 
     Attributes
     ----------
@@ -50,10 +50,10 @@ class Context(ABC):
 
     @abstractmethod
     def work(self, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:
-        """Do the work of a panel; `chunks` are its chunks where other tasks have made them."""
+        """Do the work of a panel. `chunks` are its chunks if other tasks computed them."""
 
     def at_once(self) -> Any:
-        """Run the whole pass of an operator, here."""
+        """Run the whole pass of an operator in this process."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Panels of a forward pass: ``S V``, kept in order or written where it belongs."""
+"""Panels of a forward pass: ``S V``, returned in order or written to a store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class ForwardContext(Context):
-    """What every task of a forward pass needs.
+    """What all tasks of a forward pass share.
 
     Attributes
     ----------
@@ -60,12 +60,12 @@ class ForwardContext(Context):
         if not np.isfinite(Y).all():
             msg = (
                 f"{self.matrix.name}: expected finite products, got a NaN or an infinity in "
-                f"{self.layout.orientation} {slab.start} to {slab.stop - 1}. Mend or mask the data"
+                f"{self.layout.orientation} {slab.start} to {slab.stop - 1}. Fix or mask the data"
             )
             raise NonFiniteError(msg)
 
     def at_once(self) -> Rows:
-        """Apply an operator to the whole block, here."""
+        """Apply an operator to the whole block in this process."""
         matrix, V = self.matrix, self.V
         assert isinstance(matrix, OperatorMatrix)
         assert V is not None
@@ -75,7 +75,7 @@ class ForwardContext(Context):
         return replace(rows, seconds_multiplying=time.perf_counter() - started)
 
     def rows_of(self, product: Array) -> Rows:
-        """Return the rows of ``S V`` that an operator or a chain made."""
+        """Return the rows of ``S V`` from an operator or a chain."""
         assert self.V is not None
         Y = np.array(product, dtype=self.V.dtype, order="C")  # operators use their memory again
         if self.exponent:
@@ -86,7 +86,7 @@ class ForwardContext(Context):
         return Rows(*self._finished(0, Y))
 
     def _finished(self, index: int, Y: Array) -> tuple[tuple[Array, ...], Any, Any]:
-        """Factor the rows of a panel, and write or keep them: parts, factors and checksums."""
+        """Factor the rows of a panel, write them or return them: parts, factors, checksums."""
         factor: Any = np.linalg.qr(Y, mode="r")
         if self.target is None:
             return (Y,), (factor,), ((),)

@@ -27,7 +27,7 @@ LIFT = 960  # operators below 2**-LIFT multiply blocks times 2**LIFT
 
 @dataclass(frozen=True, eq=False)
 class FusedContext(Context):
-    """What every task needs of the fused pass ``S^H (S V)``."""
+    """What all tasks of the fused pass ``S^H (S V)`` share."""
 
     def work(self, index: int, chunks: Chunks | None = None) -> Partial:
         """Read one panel slab by slab and return its partial sum."""
@@ -43,7 +43,7 @@ class FusedContext(Context):
         return replace(total.partial(), tokens=reader.tokens, **reader.cost())
 
     def at_once(self) -> Any:
-        """Run the whole pass of an operator, here."""
+        """Run the whole pass of an operator in this process."""
         return run_operator(self)
 
     def accumulator(self) -> Accumulator:

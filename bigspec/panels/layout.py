@@ -1,8 +1,8 @@
-"""How a pass cuts a matrix: orientation, panels, slabs, rounds, and whether it fits the memory.
+"""How a pass cuts a matrix: orientation, panels, slabs, rounds, and whether it fits in memory.
 
-Everything here follows from the shape, the dtype, the chunk grid, the block size and the
-memory limit alone, never from the number of workers or threads: the sums are made in the same
-order everywhere, so the bits are the same everywhere.
+Everything here depends on the shape, the dtype, the chunk grid, the block size and the memory
+limit alone, never on the number of workers or threads. So the sums are added in the same order
+everywhere, and the bits are the same everywhere.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "choose_layout",
     "format_bytes",
     "keep_layout",
+    "memory_text",
 ]
 
 PANELS = 32  # wanted at least, so that threads and workers share the load evenly
@@ -37,7 +38,7 @@ READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
 
 @dataclass(frozen=True)
 class Panel:
-    """One task: the pieces ``first <= piece < last`` of the swept axis."""
+    """One task: the cells ``first <= cell < last`` of the grid of the axis that panels divide."""
 
     index: int
     first: int
@@ -51,17 +52,17 @@ class Memory:
     Attributes
     ----------
     iterates : int
-        Blocks of the recurrence, at the client.
+        Blocks of vectors, in the process that called bigspec.
     results : int
-        Partial sums waiting to be added.
+        Partial sums that wait to be added.
     task : int
-        One running task: slab, decoding scratch, tiles, its partial sum.
+        One task: slab, decoding scratch, tiles, its partial sum.
     tasks : int
-        Tasks running at once in one process.
+        Tasks that run at once in one process.
     limit : int
-        What was allowed.
+        The memory limit.
     carried : int
-        On a cluster, what of the matrix lies in memory and travels to every worker.
+        On a cluster, the operands in memory that travel to every worker.
     """
 
     iterates: int
@@ -78,13 +79,13 @@ class Memory:
 
     @property
     def spare(self) -> int:
-        """What is left, for a basis to be kept."""
+        """Memory that is left for a basis."""
         return max(self.limit - self.total, 0)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The cut of one matrix into panels.
+    """How the panels, slabs and rounds of one matrix are laid out.
 
     Attributes
     ----------
@@ -94,9 +95,9 @@ class Layout:
     swept, across : Grid
         Grid of the axis that panels divide, and of the axis they span.
     panel_pieces, slab_pieces : int
-        Grid pieces of the swept axis in a panel (a task) and in a slab (read at once).
+        Cells of the grid of that axis in a panel (a task) and in a slab (read at once).
     tile_pieces : int or None
-        In two-read passes, grid pieces of the other axis held at once.
+        In two-read passes, cells of the other axis that are in memory at once.
     round_panels, fan_in : int
         Panels summed in one fixed tree of that fan-in; rounds are added in order.
     memory : Memory
@@ -124,7 +125,7 @@ class Layout:
 
     @property
     def reads_per_pass(self) -> int:
-        """How often a pass reads the matrix: 1, or 2 if no strip of chunks fits."""
+        """How often a pass reads the matrix: 1, or 2 if no slab fits."""
         return 1 if self.tile_pieces is None else 2
 
     @property
@@ -197,11 +198,11 @@ def choose_layout(
 ) -> Layout:
     """Choose orientation and panels for one matrix.
 
-    Rows or columns: the smaller side makes the smaller iterates; the other one is taken when a
-    strip of chunks along the smaller side does not fit and one along the other does, or where
-    only the other side is cut at all (compressed rows of a wide matrix); of a sparse matrix in
-    memory, whose slabs cost nothing, only if that makes more than one panel. When neither fits,
-    each strip is read twice a pass, tile by tile.
+    Panels of rows or of columns: the blocks of vectors are smaller if they have the length of the
+    smaller side. The other orientation is taken if only its slabs fit, or if only the other side
+    is cut at all (compressed rows of a wide matrix). A sparse matrix in memory, whose slabs cost
+    nothing, is an exception unless that makes more than one panel. If neither fits, each pass
+    reads every slab twice, tile by tile.
 
     Parameters
     ----------
@@ -209,14 +210,14 @@ def choose_layout(
     block_size : int
         Columns of a block (warm start included); ``iterate_length`` for the Gram algorithm.
     blocks : int
-        Blocks of that size that the algorithm holds at the client.
+        Blocks of that size that the algorithm holds in memory.
     limit : int
         Bytes one process may hold.
     tasks : int
         Tasks that run at once in one process.
     local : bool
-        Whether tasks run in this process, beside the iterates. There, fewer tasks run at once
-        before a second read is paid for.
+        Whether tasks run in this process, beside the blocks of vectors. There, fewer tasks run
+        at once before each slab is read twice.
     wanted : {"rows", "columns"}, optional
         Panels to try before all others, unless they would all be one.
     order : int, optional
@@ -357,22 +358,27 @@ def _attempt(
 
 
 def _waiting(panels: int, fan_in: int, tasks: int) -> int:
-    """Partial sums alive at once when a tree is summed depth first, and the total so far."""
+    """Return how many partial sums exist at once while a tree is summed, the total included."""
     levels = math.ceil(math.log(max(panels, 2), fan_in))
     return min(panels, (fan_in - 1) * levels + tasks) + 1
 
 
+def memory_text(memory: Memory) -> str:
+    """Say what takes the memory of a process."""
+    operands = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
+    tasks = f"{memory.tasks} task{'' if memory.tasks == 1 else 's'}"
+    return (
+        f"blocks of vectors {format_bytes(memory.iterates)}, {operands}"
+        f"partial sums {format_bytes(memory.results)}, {tasks} of {format_bytes(memory.task)}"
+    )
+
+
 def _refusal(matrix: Matrix, layout: Layout, block_size: int) -> str:
     memory = layout.memory
-    carried = f"operands in memory {format_bytes(memory.carried)}, " if memory.carried else ""
-    parts = (
-        f"iterates {format_bytes(memory.iterates)}, {carried}"
-        f"partial sums {format_bytes(memory.results)}, "
-        f"{memory.tasks} task(s) of {format_bytes(memory.task)}"
-    )
     return (
         f"memory_limit: expected at least {format_bytes(memory.total)} a process for "
-        f"{matrix.name} {matrix.shape} {matrix.dtype} at block_size={block_size} ({parts}), got "
+        f"{matrix.name} {matrix.shape} {matrix.dtype} at block_size={block_size} "
+        f"({memory_text(memory)}), got "
         f"{format_bytes(memory.limit)}. Give more memory, a smaller block_size, or smaller chunks "
         "(a task holds at least one chunk)."
     )

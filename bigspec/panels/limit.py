@@ -1,4 +1,4 @@
-"""When the tasks of a pass stop before they are done: at its deadline, or if nobody waits."""
+"""When the tasks of a pass stop early: at the deadline, or when nobody waits for them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Abandoned", "Limit"]
 
 
 class Abandoned(Exception):  # noqa: N818
-    """Nobody waits for this pass any more: it was interrupted, or its time is up."""
+    """Nobody waits for this pass any more: it was interrupted, or its time limit has passed."""
 
 
 class Limit:
-    """The end of a pass, which every task looks at before each read.
+    """The time limit of a pass, which every task checks before each read.
 
     Clocks of two machines differ, and `time.monotonic` has no meaning outside its own: what
     travels to a worker is the time that is left when it is sent.
@@ -39,7 +39,7 @@ class Limit:
         return self.left is not None and self.left <= 0
 
     def abandon(self) -> None:
-        """Let the tasks of this process stop before their next read."""
+        """Tell the tasks of this process to stop before their next read."""
         self._abandoned.set()
 
     def check(self) -> None:

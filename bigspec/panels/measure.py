@@ -1,4 +1,4 @@
-"""What reading and multiplying the first slab cost: from this a plan chooses."""
+"""Measure how long reading and multiplying the first slab take; the planner chooses by that."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEEP = 2.5  # no wider block saves so many passes (`bigspec.algorithms.PASSES`)
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the first slab cost, scaled to a whole pass on one thread, in seconds.
+    """The times of the first slab, in seconds, scaled to a whole pass on one thread.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Measurement:
 
 
 def measure(matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool) -> Measurement:
-    """Read the first slab (of a sparse matrix, a part) once, and time products of some widths.
+    """Read the first slab (a part, if the matrix is sparse) and time products of some widths.
 
     Widths are tried in the order given, until two in a row cost `STEEP` times the cheapest with
     reading: wider blocks would take longer to measure than they could save.
@@ -57,7 +57,7 @@ def measure(matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool) ->
     buffers = Buffers()
     panel, swept = layout.panel(0), layout.swept
     slab = next(layout.slabs(panel))
-    if matrix.piece_nbytes is not None:  # sparse: pieces are even, and a part tells enough
+    if matrix.piece_nbytes is not None:  # sparse: all parts are alike, so one is enough
         pieces = max(1, MEASURED_BYTES // matrix.piece_nbytes)
         slab = slab[0], min(slab[1], swept.cut(min(panel.first + pieces, panel.last)))
     whole = (0, layout.iterate_length)
@@ -71,7 +71,7 @@ def measure(matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool) ->
     def seconds(V: Array | None) -> float:
         context = FusedContext(matrix, layout, V, 0, facts=False, buffers=buffers)
         total, best = context.accumulator(), float("inf")
-        for _ in range(2):  # the second time without page faults, as most slabs of a panel
+        for _ in range(2):  # the second time has no page faults, like most slabs of a panel
             before = time.perf_counter()
             total.add_slab([(0, block)])
             best = min(best, time.perf_counter() - before)

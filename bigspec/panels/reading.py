@@ -1,7 +1,7 @@
-"""The loop in which every panel is read: slabs, tiles, bytes, seconds, tokens, retries, the limit.
+"""The loop that reads every panel: slabs, tiles, bytes, seconds, tokens, retries, the time limit.
 
-A panel comes from a store, tile by tile, or as chunks that other tasks have made (a dask array).
-What multiplies it cannot tell.
+A panel comes from a store, tile by tile, or as the chunks of a dask array, which other tasks
+computed. The code that multiplies sees no difference.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Chunks = Sequence[Sequence[Any]]
 
 
 class Cost(TypedDict):
-    """What a panel cost, by the names of a `Partial`."""
+    """The cost of a panel, by the field names of a `Partial`."""
 
     bytes_read: int
     seconds_reading: float
@@ -39,7 +39,7 @@ class Cost(TypedDict):
 
 @dataclass(frozen=True)
 class Slab:
-    """What is multiplied at once: ``start <= k < stop`` of the swept axis.
+    """What a task reads at once: ``start <= k < stop`` of the axis that panels divide.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Slab:
 
 
 class Reader:
-    """Reads one panel, and counts what that costs.
+    """Reads one panel and counts the cost.
 
     Parameters
     ----------
@@ -122,11 +122,11 @@ class Reader:
 
     @property
     def tokens(self) -> Array:
-        """The token, as one of many panels'."""
+        """The token, as an array that joins those of other panels."""
         return np.array([self.token], np.uint32)
 
     def cost(self) -> Cost:
-        """Return what the panel cost up to now."""
+        """Return the cost of the panel so far."""
         seconds = time.perf_counter() - self._started
         return {
             "bytes_read": self.bytes_read,
@@ -176,5 +176,5 @@ def non_finite(
     return NonFiniteError(
         f"{matrix.name}: expected finite entries, got a NaN or infinity first at "
         f"[{row}, {column}], in {matrix.chunk_at(row, column)}, panel {index}. "
-        "Mend or mask the data: no norm exists."
+        "Fix or mask the data: no norm exists."
     )

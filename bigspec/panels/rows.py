@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of ``Y = S V`` of consecutive panels, and what they cost.
+    """Rows of ``Y = S V`` of consecutive panels, and their cost.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Rows:
 
     @staticmethod
     def joined(rows: Sequence[Rows]) -> Rows:
-        """Put rows one after another, without copies, and add what comes back, in order."""
+        """Join rows without copies, and add up Z, in the order of the panels."""
         back = [one.Z for one in rows if one.Z is not None]
         total = back[0].copy() if back else None
         for Z in back[1:]:

@@ -1,4 +1,4 @@
-"""Rows of a panel in a target, an array in a store: written, and multiplied from the right."""
+"""Rows of a panel in a target, an array in a store: write them, multiply them from the right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class FinishContext(Context):
-    """What every task needs that multiplies rows of the target from the right.
+    """What the tasks share that multiply rows of the target from the right.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class FinishContext(Context):
         return Rows((), (), ())
 
     def at_once(self) -> Rows:
-        """Multiply all rows: those of an operator are one panel."""
+        """Multiply all rows; an operator has one panel."""
         return self.work(0)
 
 

@@ -53,7 +53,7 @@ def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, 
         column = int(np.argmax(bad))
         msg = (
             f"{matrix.name}: expected finite entries that can be summed, got others in column "
-            f"{column}; mend or mask the data, or scale it"
+            f"{column}; fix or mask the data, or scale it"
         )
         raise NonFiniteError(msg)
     return sums, np.ascontiguousarray(squares)

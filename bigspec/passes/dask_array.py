@@ -41,28 +41,28 @@ class DaskMatrix(Matrix):
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Compute a rectangle of chunks here and now, one after another.
 
-        Only two-read passes do this, where the chunks of a strip do not fit together; otherwise
-        they are tasks of the pass's own graph.
+        Only two-read passes do this, where a slab does not fit in memory. Otherwise chunks are
+        tasks of the pass's own graph.
         """
         cuts = [
             slice(grid.piece(axis.start), grid.piece(axis.stop - 1) + 1)
             for grid, axis in zip(self.grids, (rows, columns), strict=True)
         ]
         (blocks,) = dask.optimize(self.array.blocks[cuts[0], cuts[1]])
-        pieces = dask.get(dict(blocks.__dask_graph__()), blocks.__dask_keys__())
-        for piece in (piece for strip in pieces for piece in strip):
-            if not isinstance(piece, np.ndarray):
+        computed = dask.get(dict(blocks.__dask_graph__()), blocks.__dask_keys__())
+        for chunk in (chunk for line in computed for chunk in line):
+            if not isinstance(chunk, np.ndarray):
                 msg = (
                     f"{self.name}: expected dense chunks that can be computed again (a pass has "
                     f"to read twice, or an expression has them as a term), got "
-                    f"{type(piece).__qualname__}. Give more memory, rechunk so that a strip of "
-                    "chunks fits, or store the matrix: sparse chunks can be no term of a sum"
+                    f"{type(chunk).__qualname__}. Give more memory, make the chunks smaller, or "
+                    "store the matrix: sparse chunks cannot be a term of a sum"
                 )
                 raise DataError(msg)
         return (
-            pieces[0][0]
-            if len(pieces) == len(pieces[0]) == 1
-            else np.block([list(strip) for strip in pieces])
+            computed[0][0]
+            if len(computed) == len(computed[0]) == 1
+            else np.block([list(line) for line in computed])
         )
 
     def chunks(self, layout: Layout, index: int) -> tuple[list[list[Any]], dict[Any, Any]]:

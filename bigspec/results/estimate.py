@@ -1,4 +1,4 @@
-"""What a run returns: the interval, what it rests on, what it cost, in sentences and JSON."""
+"""The answer of `bigspec.norm`: the interval, its proof and its cost, as text, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bigspec.results.records import (
     PassRecord,
     Range,
     document,
+    json_text,
     relative_width,
     stable_rank,
-    written_json,
 )
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ class Estimate:
         ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (the rounding margin is
         reached), ``"passes"`` or ``"time"`` (the budget is used up).
     checkpoint : str or None
-        Where this is saved, with all that is needed to go on; None if it is not.
+        Where the run is saved, so that it can continue; None if it is not saved.
     status : str
-        A sentence: what was reached, or what ended the run and what is missing.
+        One or two sentences: what was reached, or what stopped the run and what is missing.
     rtol : float
-        The width that was asked for.
+        The relative width that the caller asked for.
     right : ndarray (n,) or None
         Unit vector v with ``||A v|| >= value`` up to rounding. None if the basis did not fit
         the memory given, and for panels of columns, which give the left vector, unless one more
@@ -95,13 +95,13 @@ class Estimate:
     block_size : int
         Random columns of the start block.
     choices : tuple of str
-        What was chosen automatically, and why; one sentence each.
+        What bigspec chose, and why; one sentence each.
     seed : int
         The entropy of the start block.
     matrix : dict
         Identity of the matrix.
     layout : dict
-        How it was cut: orientation, panels, reads a pass, where the passes ran.
+        How the matrix was read: orientation, panels, reads a pass, where the passes ran.
     history : tuple of PassRecord
         One record a pass.
     seconds : float
@@ -109,11 +109,11 @@ class Estimate:
     bytes_read : int
         Decoded bytes read from the matrix in the whole run, also by measurements.
     versions : dict
-        Versions of what computed it.
+        Versions of Python and of the libraries that computed it.
     start_columns : int
         Old vectors in the start block (a warm start).
     gate : Verdict or None
-        What the gate says of the interval; None without a gate.
+        The gate's decision; None without a gate.
     run_id : str
         Names the run in logs, checkpoint and history; a run that goes on keeps it.
     ritz_vectors : ndarray (n, s) or None
@@ -174,7 +174,7 @@ class Estimate:
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
-        """The interval as the only one of its kind: `Triplets` has k of them."""
+        """The interval in a tuple, as `Triplets` has k of them."""
         return (
             Interval(
                 self.lower,
@@ -208,7 +208,7 @@ class Estimate:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON text; with `path`, write it there as well."""
-        return written_json(self.to_dict(), path)
+        return json_text(self.to_dict(), path)
 
     def summary(self) -> str:
         """Return a short text block: the interval, the status, the cost and the choices.

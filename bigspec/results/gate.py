@@ -1,4 +1,4 @@
-"""Limits on a norm, decided from its interval: passed, failed or undecided, never a coin toss."""
+"""Limits on a norm. Its interval decides them: passed, failed or undecided."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ it is the reference of the next one, whose decision its width would blur."""
 
 
 class Check(NamedTuple):
-    """One limit and what became of it.
+    """One limit, and whether the interval passes it.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate says of an interval.
+    """The decision of a gate on an interval.
 
     Attributes
     ----------

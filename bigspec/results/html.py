@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from bigspec.errors import format_bytes
 from bigspec.results.charts import ends_chart, ritz_chart, spectrum_chart, width_chart
 from bigspec.results.text import (
-    bytes_text,
     cost,
     dtype_text,
     facts,
@@ -137,14 +137,14 @@ def _intervals_table(est: Answer) -> str:
 
 
 def _cost_table(est: Answer) -> str:
-    heads = ["pass", "GB read", "time, s", "GB/s", "reading, s", "products, s"]
+    heads = ["pass", "bytes read", "time, s", "bytes/s", "reading, s", "products, s"]
     retried = any(record.retries for record in est.history)
     rows = [
         [
             str(record.number),
-            f"{record.bytes_read / 1e9:.3g}",
+            whole(format_bytes(record.bytes_read)),
             f"{record.seconds:.3g}",
-            rate_text(record.bytes_read, record.seconds).removesuffix(" GB/s"),
+            whole(rate_text(record.bytes_read, record.seconds)),
             f"{record.seconds_reading:.3g}",
             f"{record.seconds_multiplying:.3g}",
             *([str(record.retries)] if retried else []),
@@ -198,12 +198,12 @@ def _side_by_side(*charts: tuple[str, str]) -> str:
 
 
 def _layout_rows(est: Answer) -> list[tuple[str, Any]]:
-    """Return how it was cut, with sizes as people read them."""
+    """Return how the matrix was read, with sizes for people."""
     rows = []
     for key, value in est.layout.items():
         if key == "memory" and isinstance(value, dict):
             value = {
-                part: size if part == "tasks" or not isinstance(size, int) else bytes_text(size)
+                part: size if part == "tasks" or not isinstance(size, int) else format_bytes(size)
                 for part, size in value.items()
             }
         rows.append((key, value))
@@ -219,8 +219,8 @@ def _matrix_rows(est: Answer) -> list[tuple[str, Any]]:
 def _faults(est: Answer) -> str:
     reads = sum(record.retries for record in est.history)
     if reads == 0:
-        return "none: no read had to be repeated"
-    return f"{reads} failed read{'' if reads == 1 else 's'}, tried again"
+        return "none"
+    return "1 read was retried" if reads == 1 else f"{reads} reads were retried"
 
 
 def _name(est: Answer) -> str:
@@ -280,7 +280,7 @@ def page(est: Estimate) -> str:
 
 
 def triplets_page(tri: Triplets) -> str:
-    """Return such a page of k triplets, with a table of all values."""
+    """Return the page of k triplets, with a table of all values."""
     values = f"{tri.k} value{'' if tri.k == 1 else 's'}"
     return _page(
         f"Singular values of {_name(tri)}",
@@ -306,9 +306,9 @@ def _page(
         *first,
         ("Passes", _intervals_table(answer) if answer.history else "<p>No pass was made.</p>"),
         ("What each pass cost", _cost_table(answer) if answer.history else ""),
-        ("What it rests on", _pairs([*facts, ("faults survived", _faults(answer))])),
-        ("What entered", _pairs(_matrix_rows(answer))),
-        ("How it was cut", _pairs(_layout_rows(answer))),
+        ("The answer", _pairs([*facts, ("failed reads", _faults(answer))])),
+        ("The matrix", _pairs(_matrix_rows(answer))),
+        ("How it was read", _pairs(_layout_rows(answer))),
         ("What was chosen, and why", f"<ul>{chosen}</ul>" if chosen else ""),
         ("Versions", _pairs(answer.versions.items())),
     ]

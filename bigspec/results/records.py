@@ -15,10 +15,10 @@ __all__ = [
     "PassRecord",
     "Range",
     "document",
+    "json_text",
     "plain_values",
     "relative_width",
     "stable_rank",
-    "written_json",
 ]
 
 
@@ -47,7 +47,7 @@ class Interval:
     deterministic : bool
         True if the active upper bound holds whatever the random start was.
     rounding : float
-        Part of ``upper / lower - 1`` that is there for floating-point error alone.
+        Part of ``upper / lower - 1`` that covers floating-point errors.
     """
 
     lower: float
@@ -174,7 +174,7 @@ def document(answer: Any, derived: dict[str, Any], vectors: set[str]) -> dict[st
     return plain
 
 
-def written_json(data: dict[str, Any], path: str | Path | None) -> str:
+def json_text(data: dict[str, Any], path: str | Path | None) -> str:
     """Return JSON text; with `path`, write it there as well."""
     text = json.dumps(data, indent=2, allow_nan=False)
     if path is not None:

@@ -1,6 +1,6 @@
-"""Numbers and sentences of an estimate, for people: what bounds something is rounded outward.
+"""Numbers and sentences for people. The ends of an interval are rounded outward.
 
-What is read is never narrower than what was certified.
+So a printed interval is never narrower than the true one.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bigspec.errors import format_bytes
+
 if TYPE_CHECKING:
     from bigspec.results import Estimate
     from bigspec.results.triplets import Triplets
 
 __all__ = [
-    "bytes_text",
     "cost",
+    "counted",
     "dtype_text",
     "facts",
     "guarantee",
@@ -99,16 +101,9 @@ def width_text(lower: float, upper: float) -> str:
     return rounded_up(exact.divide(exact.subtract(Decimal(upper), low), low))
 
 
-def bytes_text(count: int) -> str:
-    """Write a number of bytes with a decimal unit."""
-    size, units = float(count), iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while size >= 999.5:
-        larger = next(units, None)
-        if larger is None:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+def counted(number: int, one: str, many: str = "") -> str:
+    """Write a number with its noun: ``1 panel``, ``2 panels``, ``2 passes``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def dtype_text(dtype: str) -> str:
@@ -128,14 +123,14 @@ def seconds_text(seconds: float) -> str:
 
 
 def rate_text(count: int, seconds: float) -> str:
-    """Write a throughput in GB/s; empty if no time was measured or nothing was read."""
-    return f"{count / seconds / 1e9:.3g} GB/s" if seconds > 0 and count > 0 else ""
+    """Write a throughput; empty if no time was measured or nothing was read."""
+    return f"{format_bytes(count / seconds)}/s" if seconds > 0 and count > 0 else ""
 
 
 def guarantee(est: Estimate | Triplets) -> str:
-    """Say for which starts the interval holds."""
+    """Say how sure the interval is."""
     if est.deterministic:
-        return "holds for every random start"
+        return "certain"
     return f"probability of error <= {rounded_up(est.failure_probability)}"
 
 
@@ -147,14 +142,14 @@ def headline(est: Estimate) -> str:
 
 def cost(est: Estimate | Triplets) -> str:
     """Say how many passes, bytes and seconds a run took."""
-    passes = f"{est.passes} pass{'' if est.passes == 1 else 'es'}"
+    passes = counted(est.passes, "pass", "passes")
     rate = rate_text(est.bytes_read, est.seconds)
-    spent = f"{bytes_text(est.bytes_read)} read in {seconds_text(est.seconds)}"
+    spent = f"{format_bytes(est.bytes_read)} read in {seconds_text(est.seconds)}"
     return f"{passes}, {spent}" + (f", {rate}" if rate else "")
 
 
 def facts(est: Estimate) -> list[tuple[str, str]]:
-    """Label and text of what a reader asks for after the interval itself."""
+    """Label and text of each line after the interval."""
     attained = "" if est.right is None and est.left is None else ", attained by a unit vector"
     facts = [
         ("value", f"{outward(est.lower, est.upper)[0]} (the lower end{attained})"),
@@ -165,14 +160,14 @@ def facts(est: Estimate) -> list[tuple[str, str]]:
         ("cost", cost(est)),
         ("upper end", f"{est.upper_bound}, {guarantee(est)}"),
         ("lower end", est.lower_bound),
-        ("rounding", f"{rounded_up(est.rounding)} of the relative width covers rounding errors"),
+        ("rounding", f"errors take {rounded_up(est.rounding)} of the relative width"),
         ("algorithm", f"{est.algorithm}, block size {est.block_size}, seed {est.seed}"),
     ]
     return facts + _more_facts(est)
 
 
 def _more_facts(answer: Estimate | Triplets) -> list[tuple[str, str]]:
-    """Label and text of what is there in some runs only."""
+    """Label and text of what only some runs have."""
     facts = []
     if answer.gate is not None:
         facts.append(("gate", f"{answer.gate.outcome}: {answer.gate.reason}"))
@@ -183,7 +178,7 @@ def _more_facts(answer: Estimate | Triplets) -> list[tuple[str, str]]:
 
 
 def summary(est: Estimate) -> str:
-    """Return the text block that the command line prints."""
+    """Return the text that the command line prints."""
     return _block([headline(est)], est, facts(est))
 
 
@@ -209,7 +204,7 @@ def triplet_rows(tri: Triplets) -> list[tuple[str, str, str, str]]:
 
 
 def triplet_facts(tri: Triplets) -> list[tuple[str, str]]:
-    """Label and text of what a reader asks for after the intervals."""
+    """Label and text of each line after the intervals."""
     where = "in memory" if tri.u_store is None else f"in {tri.u_store}"
     left = f"left {where}" if tri.u is not None else "left not made"
     right = "right in memory" if tri.vh is not None else "right not made"
@@ -221,7 +216,7 @@ def triplet_facts(tri: Triplets) -> list[tuple[str, str]]:
         ),
         (
             "cost",
-            f"{cost(tri)}" + (", one more for the vectors included" if tri.vector_passes else ""),
+            f"{cost(tri)}" + (" (with the pass for the vectors)" if tri.vector_passes else ""),
         ),
         ("vectors", f"{left}, {right}"),
         ("algorithm", f"{tri.algorithm}, block size {tri.block_size}, seed {tri.seed}"),
@@ -230,7 +225,7 @@ def triplet_facts(tri: Triplets) -> list[tuple[str, str]]:
 
 
 def triplets_summary(tri: Triplets) -> str:
-    """Return the text block that the command line prints."""
+    """Return the text that the command line prints."""
     rows = triplet_rows(tri)
     wide = [max(len(row[column]) for row in rows) for column in range(3)]
     head = [

@@ -16,9 +16,9 @@ from bigspec.results.records import (
     PassRecord,
     Range,
     document,
+    json_text,
     relative_width,
     stable_rank,
-    written_json,
 )
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ class Triplets:
     checkpoint : str or None
         Where the run is saved, with all that is needed to go on; None if it is not.
     status : str
-        A sentence: what was reached, or what ended the run and what is missing.
+        One or two sentences: what was reached, or what stopped the run and what is missing.
     rtol : float
-        The width that was asked for.
+        The relative width that the caller asked for.
     u_store : str or None
         Where `u` lies, if it was written.
     upper_bounds, lower_bounds : tuple of str
@@ -87,7 +87,7 @@ class Triplets:
     block_size : int
         Random columns of the start block.
     choices : tuple of str
-        What was chosen automatically, and why; one sentence each.
+        What bigspec chose, and why; one sentence each.
     seed : int
         The entropy of the start block.
     matrix, layout : dict
@@ -101,7 +101,7 @@ class Triplets:
     bytes_read : int
         Decoded bytes read from the matrix in the whole run, the last pass included.
     versions : dict
-        Versions of what computed it.
+        Versions of Python and of the libraries that computed it.
     gate : Verdict or None
         What the gate says of the interval of sigma_1; None without a gate.
     run_id : str
@@ -212,7 +212,7 @@ class Triplets:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return `to_dict` as JSON text; with `path`, write it there as well."""
-        return written_json(self.to_dict(), path)
+        return json_text(self.to_dict(), path)
 
     def summary(self) -> str:
         """Return a text block: each interval, rounded outward, the status, the cost."""

@@ -1,17 +1,17 @@
-"""The only loop, and what it runs on: a budget, what is known so far, and when that is saved."""
+"""One run: its plan, its start, its loop, what is known so far, and when it is saved."""
 
 from bigspec.run.known import Known
 from bigspec.run.loop import Outcome, solve
-from bigspec.run.state import SAVED_TYPES, KeptBlocks, Progress, saved_types
+from bigspec.run.state import SAVED_TYPES, CheckpointBlocks, RunState, saved_types
 from bigspec.run.stop import Budget, check_budget
 
 __all__ = [
     "SAVED_TYPES",
     "Budget",
-    "KeptBlocks",
+    "CheckpointBlocks",
     "Known",
     "Outcome",
-    "Progress",
+    "RunState",
     "check_budget",
     "saved_types",
     "solve",

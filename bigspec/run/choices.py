@@ -1,4 +1,4 @@
-"""What is best where the caller left it open, and the sentence that says why."""
+"""The best choice where the caller made none, and the sentence that says why."""
 
 from __future__ import annotations
 
@@ -50,15 +50,17 @@ def block_choice(setting: Setting) -> tuple[int, str]:
         return min(wished, order), ""
     default = min(DEFAULT_BLOCK, order)
     if measured is None:
-        return default, f"block of {default}: the default, certifies soonest when reading rules"
+        return default, (
+            f"block of {default}: the default, usually the fewest passes when reading dominates"
+        )
     passes = REGISTRY.named("lanczos").passes
     cost = {b: passes[b] * (measured.reading + t) for b, t in measured.multiplying.items()}
     best = min(cost, key=lambda b: cost[b])
     if default in cost and cost[best] > PREFER_DEFAULT * cost[default]:
         best = default
     return best, (
-        f"block of {best}: measured per pass and core, reading {measured.reading:.2g} s, "
-        f"products {measured.multiplying[best]:.2g} s at {best} columns"
+        f"block of {best}: measured, one core spends {measured.reading:.2g} s of a pass on "
+        f"reading and {measured.multiplying[best]:.2g} s on products with {best} columns"
     )
 
 
@@ -102,25 +104,25 @@ def triplet_choices(setting: Setting, b: int, layout: Layout) -> list[str]:
             why = f"block of {b}: one pass over the whole space of order {n}"
     side = "left" if layout.orientation == "rows" else "right"
     block = [why] if setting.wishes.block_size is None else []
-    return [*block, f"one more pass for the {side} vectors"]
+    return [*block, f"the {side} vectors take one more pass"]
 
 
 def layout_choices(setting: Setting, layout: Layout) -> list[str]:
-    """Say where the memory limit decided how a pass runs."""
+    """Say what the memory limit changed in how a pass runs."""
     m, n = setting.matrix.shape
     natural = "rows" if n <= m else "columns"
     said = []
     if layout.orientation != natural:
         said.append(
-            f"panels of {layout.orientation}: a strip of chunks along the smaller side does "
-            "not fit the memory limit, one along the larger side does"
+            f"panels of {layout.orientation}: a slab of {natural} does not fit the memory limit, "
+            f"a slab of {layout.orientation} does"
         )
     if layout.reads_per_pass == 2:
-        said.append("two reads a pass: no strip of chunks fits the memory limit")
+        said.append("two reads a pass: no slab fits the memory limit")
     operator = isinstance(setting.matrix, OperatorMatrix)
     if layout.memory.tasks < min(setting.tasks, layout.panels) and not operator:
         said.append(
-            f"{layout.memory.tasks} of {setting.tasks} threads: more strips at once do "
-            "not fit the memory limit"
+            f"{layout.memory.tasks} of {setting.tasks} threads: more slabs at once do not fit "
+            "the memory limit"
         )
     return said

@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 from bigspec.algorithms import TopLanczos
 from bigspec.matrices import Matrix
 from bigspec.passes import Pass, find_executor, one_blas_thread, passes_over
-from bigspec.run import KeptBlocks, Outcome, Progress, solve
-from bigspec.run.identity import kept, prepared
+from bigspec.run import CheckpointBlocks, Outcome, RunState, solve
+from bigspec.run.identity import checkpoint_of, prepare
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan
 from bigspec.run.vectors import Vectors
@@ -23,36 +23,36 @@ Answer = TypeVar("Answer")
 
 
 class LastPass(Protocol):
-    """Makes the vectors once the loop has ended; see `bigspec.run.vectors`."""
+    """Makes the vectors after the loop; see `bigspec.run.vectors`."""
 
     def check(self, passes: Pass) -> None:
-        """Refuse, before the first pass, what the last one could not do."""
+        """Raise before the first pass if the last pass could not be made."""
 
     def make(self, passes: Pass, outcome: Outcome, observer: Observer) -> Vectors:
-        """Make one more pass if one is needed, and return the vectors."""
+        """Return the vectors, after one more pass if they need it."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """A run that has ended, for whoever presents it.
+    """A run that has ended, with all that an answer needs.
 
     Attributes
     ----------
     plan : Plan
     options : RunOptions
-    progress : Progress
-        What was known when this call began: which run it is, and its seconds so far.
+    progress : RunState
+        The run as it was when this call began: which run it is, and its seconds so far.
     outcome : Outcome
     vectors : Vectors
     layout : dict
-        How the matrix was cut, and where the passes ran.
+        How the matrix was read, and where the passes ran.
     start_columns : int
-        Old vectors in the start block.
+        Number of old vectors in the start block.
     """
 
     plan: Plan
     options: RunOptions
-    progress: Progress
+    progress: RunState
     outcome: Outcome
     vectors: Vectors
     layout: dict[str, Any]
@@ -70,7 +70,7 @@ class Ending:
 
     @property
     def bytes_read(self) -> int:
-        """Decoded bytes read: by measurements, in all passes, and in the last one."""
+        """Decoded bytes that measurements, all passes and the last pass have read."""
         passes = sum(record.bytes_read for record in self.outcome.history)
         return self.plan.measured_bytes + passes + self.vectors.bytes_read
 
@@ -78,7 +78,7 @@ class Ending:
 def conduct(
     matrix: Matrix, options: RunOptions, last: LastPass, present: Callable[[Ending], Answer]
 ) -> Answer:
-    """Run from the checkpoint or from the start to the answer, and tell the observer.
+    """Make a run, or the rest of one in a checkpoint, and return the answer.
 
     Parameters
     ----------
@@ -98,9 +98,12 @@ def conduct(
     try:
         with (
             one_blas_thread(),
-            kept(options.checkpoint, observer, options.wishes.algorithm) as (writer, held),
+            checkpoint_of(options.checkpoint, observer, options.wishes.algorithm) as (
+                writer,
+                found,
+            ),
         ):
-            plan, progress, W = prepared(held, matrix, executor, options)
+            plan, progress, W = prepare(found, matrix, executor, options)
             observer.identified(progress.run.get("id", ""))
             layout = plan.layout.to_dict() | {"where": plan.where}
             passes = passes_over(matrix, plan.layout, executor, plan.block_size)
@@ -108,7 +111,7 @@ def conduct(
             observer.run_started(matrix.name, layout)
             algorithm = plan.algorithm
             if writer is not None and isinstance(algorithm, TopLanczos):
-                algorithm = replace(algorithm, shelf=KeptBlocks(writer))
+                algorithm = replace(algorithm, store=CheckpointBlocks(writer))
             outcome = solve(
                 passes,
                 algorithm,

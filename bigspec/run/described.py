@@ -1,4 +1,4 @@
-"""What `bigspec show` says of a checkpoint."""
+"""What `bigspec show` says about a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from bigspec.errors import (
 )
 from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
 from bigspec.run import SAVED_TYPES
-from bigspec.run.identity import check_progress, plain
+from bigspec.run.identity import check_run_state, plain
 
-__all__ = ["Saved", "held_run", "show"]
+__all__ = ["Saved", "run_in", "show"]
 
 
-def held_run(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Describe the run that lies in a checkpoint; empty if none does, or none can be read."""
+def run_in(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Describe the run in a checkpoint; empty if there is none, or none that can be read."""
     if checkpoint is None:
         return {}
     try:
         return show(checkpoint).run
-    except BigspecError:  # what is wrong there is said by who opens it to go on
+    except BigspecError:  # whoever continues it says what is wrong
         return {}
 
 
@@ -43,7 +43,7 @@ class Saved:
     passes : int
     finished : bool
     rounds : int
-        Rounds of the next pass that are summed already.
+        Rounds of the next pass that are already summed.
     seconds : float
         Wall time so far, in all processes.
     place : dict
@@ -94,9 +94,9 @@ class Saved:
         rounds = -(-run["panels"] // cut["round_panels"])
         k = run.get("count") or 0
         if self.finished and k:
-            after = "finished; the same call makes its last pass, for the vectors, and returns"
+            after = "only the last pass, for the vectors: the values are finished"
         elif self.finished:
-            after = "nothing: finished; the same call returns this answer without a read"
+            after = "nothing: it is finished, the same call returns this answer without reading"
         elif self.rounds:
             after = f"pass {self.passes + 1}, from round {self.rounds + 1} of {rounds}"
         else:
@@ -109,17 +109,17 @@ class Saved:
             f"  certainty   failure probability {run['failure_probability']:g}",
             f"  interval    {interval}",
             f"  passes      {self.passes} in {seconds_text(self.seconds)}",
-            f"  begun       {run['begun']} by {run['by']}",
+            f"  started     {run['begun']} by {run['by']}",
             f"  saved       {self.place['saved']}, record {self.place['record']}",
             f"  next        {after}",
         ]
         if owner is not None:
-            lines.append(f"  owner       process {owner.get('pid')} on {owner.get('host')}")
+            lines.append(f"  in use      by process {owner.get('pid')} on {owner.get('host')}")
         return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
 
 
 def show(where: str | os.PathLike[str]) -> Saved:
-    """Say what a checkpoint holds, without owning it or opening the matrix.
+    """Say what a checkpoint holds. It is not taken over, and the matrix is not opened.
 
     Parameters
     ----------
@@ -129,11 +129,11 @@ def show(where: str | os.PathLike[str]) -> Saved:
     Raises
     ------
     CheckpointError
-        Nothing there, something else, or nothing whole.
+        There is nothing, something else, or every saved step is damaged.
     """
     progress, place = describe(where, SAVED_TYPES)
-    check_progress(progress, place["where"])
-    interval = progress.running.interval
+    check_run_state(progress, place["where"])
+    interval = progress.known.interval
     return Saved(
         where=place["where"],
         run=progress.run,

@@ -1,4 +1,4 @@
-"""Which run a checkpoint holds, whether this call may go on with it, and what it says of itself."""
+"""Which run a checkpoint holds, and whether this call may continue it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,23 @@ from bigspec.errors import (
 )
 from bigspec.matrices import Matrix
 from bigspec.passes import Executor
-from bigspec.run import Known, Progress, saved_types
+from bigspec.results.text import counted
+from bigspec.run import Known, RunState, saved_types
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
 from bigspec.run.planner import make_plan, resume_plan
 from bigspec.run.start import Start, entropy_of, start_vectors
 from bigspec.watch import Observer
 
-__all__ = ["as_checkpoint", "begin", "check_progress", "go_on", "kept", "prepared", "versions"]
+__all__ = [
+    "as_checkpoint",
+    "begin",
+    "check_run_state",
+    "checkpoint_of",
+    "prepare",
+    "resume",
+    "versions",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -47,10 +56,10 @@ RUN = {
 
 
 @contextmanager
-def kept(
+def checkpoint_of(
     checkpoint: Any, observer: Observer, algorithm: str | Algorithm[Any] = "auto"
-) -> Iterator[tuple[Writer | None, Progress | None]]:
-    """Own a checkpoint while inside, and load what it holds; with None, do nothing."""
+) -> Iterator[tuple[Writer | None, RunState | None]]:
+    """Own a checkpoint while inside, and load the run that it holds. With None, do nothing."""
     options = as_checkpoint(checkpoint)
     if options is None:
         yield None, None
@@ -60,7 +69,7 @@ def kept(
     try:
         progress = writer.open()
         if progress is not None:
-            check_progress(progress, writer.store.where)
+            check_run_state(progress, writer.store.where)
         while writer.messages:
             observer.warned(writer.messages.popleft())
         yield writer, progress
@@ -75,16 +84,16 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     return Checkpoint(checkpoint)
 
 
-def check_progress(progress: Any, where: str) -> None:
-    """Refuse a value that is whole and not the progress of a run."""
-    held = progress.run.keys() if isinstance(progress, Progress) else set()
-    if RUN - held:
-        msg = f"{where}: expected the progress of a run, got something else; name another place"
+def check_run_state(progress: Any, where: str) -> None:
+    """Refuse a whole record that holds something other than a run."""
+    keys = progress.run.keys() if isinstance(progress, RunState) else set()
+    if RUN - keys:
+        msg = f"{where}: expected a saved run, got something else; name another place"
         raise CheckpointError(msg)
 
 
 def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) -> dict[str, Any]:
-    """Describe a new run, so that another process can go on with it and no other."""
+    """Describe a new run, so that another process can continue this run and no other."""
     event = REGISTRY.of(chosen.algorithm).event
     wishes, failure_probability = options.wishes, options.failure_probability
     return {
@@ -110,15 +119,15 @@ def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) 
     }
 
 
-def prepared(
-    held: Progress | None, matrix: Matrix, executor: Executor, options: RunOptions
-) -> tuple[Plan, Progress, Array | None]:
+def prepare(
+    old: RunState | None, matrix: Matrix, executor: Executor, options: RunOptions
+) -> tuple[Plan, RunState, Array | None]:
     """Plan the run of a checkpoint, or a new one, and check its warm start.
 
     Parameters
     ----------
-    held : Progress or None
-        What the checkpoint holds.
+    old : RunState or None
+        The run in the checkpoint, if there is one.
     matrix : Matrix
     executor : Executor
     options : RunOptions
@@ -126,43 +135,43 @@ def prepared(
     Returns
     -------
     Plan
-    Progress
+    RunState
     ndarray or None
         The vectors to start from.
     """
-    if held is not None:
-        chosen, held = go_on(held, matrix, executor, options)
-        chosen, W = _fitting(options.start, chosen)
-        return chosen, held, W
+    if old is not None:
+        chosen, old = resume(old, matrix, executor, options)
+        chosen, W = _fit_start(options.start, chosen)
+        return chosen, old, W
     wishes, start = options.wishes, options.start
     try:
-        chosen, W = _fitting(start, make_plan(matrix, executor, wishes))
+        chosen, W = _fit_start(start, make_plan(matrix, executor, wishes))
     except MemoryLimitError as error:
         if start is None or not start.optional:
             raise
         wishes = replace(wishes, extra=0)
         chosen, W = make_plan(matrix, executor, wishes), None
-        said = f"a cold start, for want of memory for old vectors: {error}"
+        said = f"started cold: no memory for the old vectors ({error})"
         chosen = replace(chosen, choices=(*chosen.choices, said))
     run = begin(chosen, replace(options, wishes=wishes), entropy_of(options.seed, start), W)
-    return chosen, Progress(run, running=Known.begin(wishes.count)), W
+    return chosen, RunState(run, known=Known.begin(wishes.count)), W
 
 
-def _fitting(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
-    """Check the start vectors; optional ones that do not fit are left out, and that is said."""
+def _fit_start(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
+    """Check the start vectors. If optional ones do not fit, leave them out and say so."""
     try:
         return chosen, start_vectors(start, chosen)
     except ArgumentError as error:
         if start is None or not start.optional:
             raise
-        said = f"a cold start, for want of vectors that fit: {error}"
+        said = f"started cold: {str(error).removeprefix('start: ')}"
         return replace(chosen, choices=(*chosen.choices, said)), None
 
 
-def go_on(
-    progress: Progress, matrix: Matrix, executor: Executor, options: RunOptions
-) -> tuple[Plan, Progress]:
-    """Check that this call means the run of the checkpoint, and plan the rest of it.
+def resume(
+    progress: RunState, matrix: Matrix, executor: Executor, options: RunOptions
+) -> tuple[Plan, RunState]:
+    """Check that this call asks for the run of the checkpoint, and plan the rest of it.
 
     Raises
     ------
@@ -175,8 +184,8 @@ def go_on(
     run = progress.run
     if run["algorithm"] not in ALGORITHMS and isinstance(wishes.algorithm, str):
         msg = (
-            f"checkpoint: expected the object {run['algorithm']!r} that the run was begun with, "
-            f"got {wishes.algorithm!r}; give it as `algorithm`"
+            f"checkpoint: the run was started with the object {run['algorithm']!r}, got "
+            f"{wishes.algorithm!r}; give that object as `algorithm`"
         )
         raise ResumeError(msg)
     rows = run["cut"]["orientation"] == "rows"
@@ -189,18 +198,17 @@ def go_on(
         "seed": run["entropy"] if seed is None else seed,
         "start": _digest(vectors),
     }
-    held = run | {"seed": run["entropy"], "k": run.get("count") or "none (the norm)"}
+    before = run | {"seed": run["entropy"], "k": run.get("count") or "none (the norm)"}
     differences = _differences("matrix", plain(run["matrix"]), plain(matrix.identity))
     differences += [
-        f"{name} was {held[name]!r}, is {value!r}"
+        f"{name} was {before[name]!r}, is {value!r}"
         for name, value in asked.items()
-        if held[name] != value
+        if before[name] != value
     ]
     if differences:
         msg = (
-            f"checkpoint: expected the run that it holds, of {run['name']} begun {run['begun']}, "
-            f"got another one: {'; '.join(differences)}. Name another place for this run, or ask "
-            "for that one again"
+            f"checkpoint: it holds another run, of {run['name']} started {run['begun']}: "
+            f"{'; '.join(differences)}. Name another place for this run, or ask for that one again"
         )
         raise ResumeError(msg)
     chosen, same_cut = resume_plan(matrix, executor, wishes, run)
@@ -210,13 +218,16 @@ def go_on(
         layout = chosen.layout
         run |= {"cut": layout.cut, "panels": layout.panels, "choices": list(chosen.choices)}
     passes = len(progress.history)
-    rounds = f" and {progress.first_rounds.rounds} round(s)" if progress.first_rounds.rounds else ""
-    said = [f"went on from a checkpoint with {passes} pass(es){rounds}"]
+    rounds = progress.first_rounds.rounds
+    more = f" and {counted(rounds, 'round')}" if rounds else ""
+    said = [f"continued from a checkpoint with {counted(passes, 'pass', 'passes')}{more}"]
     now = versions()
     was = {k: v for k, v in run["versions"].items() if v != now.get(k)}
     if was:
         old = ", ".join(f"{name} {number}" for name, number in was.items())
-        said.append(f"begun with {old}: the last bits may not be those of an uninterrupted run")
+        said.append(
+            f"started with {old}: the last bits may differ from those of an uninterrupted run"
+        )
     chosen = replace(chosen, choices=(*chosen.choices, *said))
     return chosen, replace(progress, run=run)
 

@@ -20,8 +20,8 @@ Ends = tuple[End, ...]
 NOTHING = (math.inf, "none")
 FLOOR = 1.5  # margins, as `Known.rounding` gives them, below which no width falls in practice
 FEW, MANY = 16.0, 1e3  # floors within which an interval is at its end, and near it
-LARGE = 1e-2  # of the value: a floor that leaves little to be told
-STUCK = 2.0 / 3.0  # what is near its floor, and shrinks by less in a pass, is taken to be there
+LARGE = 1e-2  # of the value: a floor so large that more passes tell little
+STUCK = 2.0 / 3.0  # an interval near its floor that shrinks by less in a pass has reached it
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Known:
         ``l = theta - 2 eps`` a converged interval is ``((l + 4 eps) / l)^(1/2) - 1`` wide, which
         is at most ``2 eps / l``, and that to first order.
     before : tuple of float
-        Upper ends one pass ago. Empty for the norm, whose algorithms tell themselves when
-        rounding rules their bounds.
+        Upper ends one pass ago. Empty for the norm, whose algorithms notice themselves when
+        rounding dominates their bounds.
     """
 
     lower: Ends = ((0.0, "none"),)
@@ -57,14 +57,14 @@ class Known:
 
     @classmethod
     def begin(cls, k: int) -> Known:
-        """Return what is known before the first pass of k values; of the norm if k is 0."""
+        """Return what is known of k values before the first pass; of the norm if k is 0."""
         if k == 0:
             return cls()
         nothing, infinite = (NOTHING,) * k, (math.inf,) * k
         return cls(((0.0, "none"),) * k, nothing, nothing, False, infinite, infinite)
 
     def updated(self, bounds: Bounds, exponent: int) -> Known:
-        """Take in the bounds after a pass."""
+        """Return what is known with the bounds of one more pass."""
         values = bounds.lower.tolist()
         new = zip(values, bounds.lower_names, strict=True)
         attained = [(unscaled(value, exponent, down=True), name) for value, name in new]
@@ -90,7 +90,7 @@ class Known:
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
-        """The intervals of all values that are asked for, largest first."""
+        """The intervals of all values, largest first."""
         found: list[Interval] = []
         rows = zip(self.lower, self.certain, self.likely, self.rounding, strict=True)
         for (lower, lower_name), certain, likely, rounding in rows:
@@ -120,12 +120,12 @@ class Known:
         return tuple(one.lower for one in intervals), tuple(one.upper for one in intervals)
 
     def stalled(self, rtol: float) -> bool:
-        """Whether rounding keeps further passes from narrowing what is too wide.
+        """Whether rounding keeps more passes from narrowing the intervals that are too wide.
 
-        Values whose floor alone exceeds `rtol` cannot reach it. They are left at a few floors;
-        or, where the floor is of the size of the value or not far away, once the interval
-        shrank by less than a third in the last pass. That ends the effort; the intervals claim
-        no more than they are.
+        A value whose floor (its rounding margin) exceeds `rtol` cannot reach it. It counts as done
+        at a width of a few floors. If the floor is as large as the value, or near it, it also
+        counts as done once the interval shrank by less than a third in the last pass. This only
+        decides when to stop; the intervals hold anyway.
         """
         if not self.before:
             return False
@@ -142,7 +142,7 @@ class Known:
 def known_of_one(
     lower: float, lower_name: str, certain: End, likely: End, failed: bool, rounding: float
 ) -> Known:
-    """Read what records of the norm held before they held k values."""
+    """Read a record of the norm from before records had k values."""
     return Known(((lower, lower_name),), (certain,), (likely,), failed, (rounding,))
 
 
@@ -154,7 +154,7 @@ def known_of_k(
     rounding: tuple[float, ...],
     before: tuple[float, ...],
 ) -> Known:
-    """Read what records of k values held: the floor of the stop rule, not the margin alone."""
+    """Read an old record of k values, which has the floor of the stop rule, not the margin."""
     return Known(lower, certain, likely, failed, tuple(r / FLOOR for r in rounding), before)
 
 
@@ -163,7 +163,7 @@ def _value(end: End) -> float:
 
 
 def _least(known: Ends, new: list[End]) -> Ends:
-    """Return the lower of each two ends; of equal ones, the first by name, so that one stays."""
+    """Return the lower of each two ends; of two equal ones, the first by name."""
     return tuple(
         min(old, end) if math.isfinite(end[0]) else old for old, end in zip(known, new, strict=True)
     )

@@ -23,7 +23,7 @@ from bigspec.passes import (
 from bigspec.results import Interval, PassRecord
 from bigspec.run.known import Known, in_units
 from bigspec.run.saving import Saving
-from bigspec.run.state import Progress
+from bigspec.run.state import RunState
 from bigspec.run.status import status_text
 from bigspec.run.stop import Budget
 from bigspec.watch import Observer
@@ -45,13 +45,13 @@ class Outcome:
     converged : bool
     status : str
     vector : ndarray or None
-        Unit iterate that attains the lower bound, or a block of them; None if the algorithm kept
-        no basis.
+        Unit vector that attains the lower bound, or a block of k vectors; None if the algorithm
+        has no basis.
     frobenius : float or None
     exponent : int
         The algorithm worked on ``2**-exponent A``.
     saved : str or None
-        The checkpoint that holds it.
+        The checkpoint that holds this run.
     stopped_by : str
         ``"converged"``, ``"gate"``, ``"exhausted"``, ``"memory"``, ``"passes"`` or ``"time"``.
     state : State or None
@@ -59,7 +59,7 @@ class Outcome:
     tokens : ndarray of uint32 or None
         Content tokens of the first pass.
     deadline : float or None
-        When the time of this call is up, in the clock of `time.monotonic`.
+        When the time limit of this call ends, on the clock of `time.monotonic`.
     """
 
     intervals: tuple[Interval, ...]
@@ -90,7 +90,7 @@ def solve(
     failure_probability: float,
     start: Array | None = None,
     observer: Observer | None = None,
-    progress: Progress | None = None,
+    progress: RunState | None = None,
     writer: Writer | None = None,
 ) -> Outcome:
     """Run an algorithm until its interval is narrow enough or the budget is used up.
@@ -106,8 +106,8 @@ def solve(
     start : ndarray (n, s), optional
         Warm-start vectors.
     observer : Observer, optional
-    progress : Progress, optional
-        Of a run that was interrupted, to go on from.
+    progress : RunState, optional
+        Of an interrupted run, to continue from.
     writer : Writer, optional
         Saves the run.
 
@@ -115,7 +115,7 @@ def solve(
     -------
     Outcome
     """
-    observer, progress = observer or Observer(), progress or Progress()
+    observer, progress = observer or Observer(), progress or RunState()
     deadline = None if budget.time_limit is None else time.monotonic() + budget.time_limit
     saving = Saving(writer, observer, progress)
     hooks = Hooks(observer.panels_done, saving.round_summed, deadline)
@@ -154,15 +154,15 @@ def solve(
 
 
 class _OnePass:
-    """What an algorithm is handed: one pass, with all that the run knows bound to it.
+    """The pass that an algorithm is given: it may run once, with what the run knows so far.
 
     Attributes
     ----------
     result : PassResult or None
-        Of the pass, once the algorithm has made it.
+        Result of the pass, once the algorithm has made it.
     """
 
-    def __init__(self, passes: Pass, known: Progress, accuracy: Accuracy, hooks: Hooks) -> None:
+    def __init__(self, passes: Pass, known: RunState, accuracy: Accuracy, hooks: Hooks) -> None:
         self.passes, self.known, self.accuracy, self.hooks = passes, known, accuracy, hooks
         self.length, self.complex_, self.depth = passes.length, passes.complex_, passes.depth
         self.result: PassResult | None = None
@@ -183,20 +183,20 @@ class _OnePass:
 
 
 def _after(
-    progress: Progress, state: Any, bounds: Bounds, one: _OnePass, seconds: float
-) -> Progress:
+    progress: RunState, state: Any, bounds: Bounds, one: _OnePass, seconds: float
+) -> RunState:
     """Return what is known after a pass."""
     result = one.result
     assert result is not None, "init and step make one pass each"
     if state.facts is not None and state.facts.largest == 0.0:
         bounds = bounds.of_zero()
-    running = progress.running.updated(bounds, state.exponent)
+    known = progress.known.updated(bounds, state.exponent)
     cost = replace(result.cost, seconds=seconds)
-    record = _record(len(progress.history) + 1, running, bounds, state.exponent, cost)
+    record = _record(len(progress.history) + 1, known, bounds, state.exponent, cost)
     return replace(
         progress,
         state=state,
-        running=running,
+        known=known,
         history=(*progress.history, record),
         first_rounds=FirstRounds(),
         tokens=result.tokens if progress.tokens is None else progress.tokens,
@@ -205,20 +205,20 @@ def _after(
 
 
 def _outcome(
-    progress: Progress,
+    progress: RunState,
     algorithm: Algorithm[Any],
     reason: str,
     budget: Budget,
     failure_probability: float,
 ) -> Outcome:
-    state, running = progress.state, progress.running
+    state, known = progress.state, progress.known
     history = progress.history
     facts, exponent = (state.facts, state.exponent) if state is not None else (None, 0)
     return Outcome(
-        intervals=running.intervals,
+        intervals=known.intervals,
         history=history,
         converged=reason == "converged",
-        status=status_text(reason, running, history, budget, failure_probability),
+        status=status_text(reason, known, history, budget, failure_probability),
         vector=algorithm.vector(state) if state is not None else None,
         frobenius=None if facts is None else in_units(facts.frobenius_squared, exponent),
         stopped_by=reason,
@@ -227,8 +227,8 @@ def _outcome(
     )
 
 
-def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
-    """Name the reason to stop now, or nothing."""
+def _stop(progress: RunState, algorithm: Algorithm[Any], budget: Budget) -> str:
+    """Return the reason to stop now; empty if there is none."""
     if not progress.history:
         return ""
     record = progress.history[-1]
@@ -236,7 +236,7 @@ def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
         return "converged"
     if budget.gate is not None and budget.gate.decides(record.lower, record.upper):
         return "gate"
-    if progress.state.exhausted or progress.running.stalled(budget.rtol):
+    if progress.state.exhausted or progress.known.stalled(budget.rtol):
         return "exhausted"
     if not algorithm.has_room(progress.state):
         return "memory"
@@ -245,9 +245,9 @@ def _stop(progress: Progress, algorithm: Algorithm[Any], budget: Budget) -> str:
     return ""
 
 
-def _accuracy(progress: Progress, budget: Budget, failure_probability: float) -> Accuracy:
-    """Return what a pass may trade for reads: errors are of the size of l_1, widths relative."""
-    intervals = progress.running.intervals
+def _accuracy(progress: RunState, budget: Budget, failure_probability: float) -> Accuracy:
+    """Say what a pass may trade for reads. Errors have the size of l_1, widths are relative."""
+    intervals = progress.known.intervals
     largest, least = intervals[0].lower, intervals[-1].lower
     share = (least / largest) ** 2 if largest > 0 else 0.0
     return Accuracy(budget.rtol * share, failure_probability)

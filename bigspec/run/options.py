@@ -1,4 +1,4 @@
-"""What a caller asks of a run, checked."""
+"""The options of a run, checked."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["RunOptions"]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """All that a run is given, besides the matrix.
+    """All inputs of a run, except the matrix.
 
     Attributes
     ----------
     wishes : Wishes
-        What is fixed of the plan.
+        What the caller fixed of the plan.
     budget : Budget
         When it stops.
     failure_probability : float
     seed : int or None
-        None for fresh entropy.
+        None for a fresh one.
     start : Start or None
         Old vectors.
     checkpoint : path, URL, Checkpoint or None
     observer : Observer
     began : float
-        When the call began, in the clock of `time.monotonic`.
+        When the call began, on the clock of `time.monotonic`.
     """
 
     wishes: Wishes

@@ -1,4 +1,4 @@
-"""Wishes of a caller, checked, and the plan that comes of them: what a run reads, holds, does."""
+"""What the caller fixed, and the plan: what a run reads, holds in memory and does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import ArgumentError, format_bytes
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.layout import Layout
+from bigspec.panels.layout import Layout, memory_text
+from bigspec.results.text import counted
 
 __all__ = ["ALGORITHMS", "Plan", "Wishes", "check_algorithm", "check_wishes"]
 
@@ -18,7 +19,7 @@ CONTRACT = ("name", "init", "step", "bounds", "has_room", "vector", "leading")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the caller fixed, and what is left open (None, "auto").
+    """What the caller fixed. None and "auto" leave the choice to the planner.
 
     Attributes
     ----------
@@ -31,9 +32,9 @@ class Wishes:
         Bytes one process may hold; None for half of what it has.
     count : int
         Singular triplets; 0 for the norm.
-    shelved : bool
-        Whether a checkpoint takes a basis that does not fit.
-    stored : bool
+    basis_in_checkpoint : bool
+        Whether a checkpoint can hold the basis where memory cannot.
+    left_in_store : bool
         Whether the left vectors are written to a store.
     """
 
@@ -42,12 +43,12 @@ class Wishes:
     extra: int = 0
     memory_limit: int | None = None
     count: int = 0
-    shelved: bool = False
-    stored: bool = False
+    basis_in_checkpoint: bool = False
+    left_in_store: bool = False
 
     @property
     def row(self) -> Row | None:
-        """What the registry knows of the algorithm; None while it is open."""
+        """The algorithm's row in the registry; None if the planner chooses."""
         if not isinstance(self.algorithm, str):
             return REGISTRY.of(self.algorithm)
         if self.algorithm == "auto" or (self.count and self.algorithm != "lanczos"):
@@ -56,7 +57,7 @@ class Wishes:
 
     @property
     def own_block(self) -> int | None:
-        """Block size of an object given; None for a name, and for an algorithm on H itself."""
+        """Block size of an algorithm given as an object; None for a name, or if it has none."""
         given: Any = self.algorithm
         if isinstance(given, str) or REGISTRY.of(given).entries:
             return None
@@ -70,7 +71,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would read, hold and do.
+    """What a run would read, hold in memory and do.
 
     Attributes
     ----------
@@ -80,7 +81,7 @@ class Plan:
         Random columns; the order of H for the Gram algorithm.
     layout : Layout
     where : str
-        What runs the passes.
+        Where the passes run.
     choices : tuple of str
         What was chosen, and why.
     measured_bytes : int
@@ -116,27 +117,25 @@ class Plan:
     def __str__(self) -> str:
         layout, memory = self.layout, self.layout.memory
         m, n = self.matrix.shape
-        reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no strip fits)"
-        carried = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
-        held = (
+        reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no slab fits)"
+        size = (
             f"{format_bytes(memory.total)} of {format_bytes(memory.limit)} a process: "
-            f"iterates {format_bytes(memory.iterates)}, {carried}partial sums "
-            f"{format_bytes(memory.results)}, {memory.tasks} task(s) of {format_bytes(memory.task)}"
+            f"{memory_text(memory)}"
         )
-        panels = f"{layout.panels} panels of {layout.orientation}, {reads}"
+        panels = f"{counted(layout.panels, 'panel')} of {layout.orientation}, {reads}"
         lines = [
             self.matrix.name,
             f"  matrix      {m} x {n} {self.matrix.dtype}, {format_bytes(self.matrix.nbytes)}",
             f"  pass        {panels}: {format_bytes(self.bytes_per_pass)} a pass",
             f"  runs on     {self.where}",
             f"  algorithm   {self.algorithm.name}, block of {self.block_size}",
-            f"  memory      {held}",
+            f"  memory      {size}",
         ]
         return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
 
 
 def check_algorithm(algorithm: Any) -> None:
-    """Raise `ArgumentError` for what is neither a name nor an object of the contract."""
+    """Raise `ArgumentError` unless it is a name or an object with the contract's methods."""
     if isinstance(algorithm, str):
         if algorithm not in ALGORITHMS:
             msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {algorithm!r}"
@@ -190,8 +189,8 @@ def check_wishes(matrix: Matrix, wishes: Wishes) -> None:
         raise ArgumentError(msg)
     if wishes.block_size is not None and given:
         msg = (
-            f"block_size: expected none beside an algorithm that is an object, which has its own, "
-            f"got {wishes.block_size}"
+            f"block_size: expected none, because the algorithm is an object with a block size of "
+            f"its own, got {wishes.block_size}"
         )
         raise ArgumentError(msg)
     if row is None or not row.entries:

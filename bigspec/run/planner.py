@@ -1,4 +1,4 @@
-"""Choosing what the caller left open: one planner, for the norm and for k triplets alike."""
+"""Choose what the caller left open: one planner for the norm and for k triplets."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool 
     executor : Executor
     wishes : Wishes
     look : bool
-        May the first slab be read, to measure reading against multiplying? False for
-        `bigspec.plan`, which reads nothing.
+        Whether to read the first slab, to time reading and multiplying. `bigspec.plan` reads
+        nothing and passes False.
 
     Raises
     ------
@@ -55,57 +55,57 @@ def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool 
 def resume_plan(
     matrix: Matrix, executor: Executor, wishes: Wishes, run: dict[str, Any]
 ) -> tuple[Plan, bool]:
-    """Plan the rest of a run that was interrupted, with what it had chosen.
+    """Plan the rest of an interrupted run, with the choices it has made.
 
     Parameters
     ----------
     matrix, executor, wishes
-        As in `make_plan`; `wishes` no longer decides algorithm and block size.
+        As in `make_plan`, but algorithm and block size come from `run`.
     run : dict
         See `bigspec.run.identity`.
 
     Returns
     -------
     Plan
-    kept : bool
+    same : bool
         Whether the panels are the same, so that the bits are.
 
     Raises
     ------
     MemoryLimitError
-        The run does not fit any more, or only with iterates of another length.
+        The run no longer fits, or only with panels along the other side.
     """
     b, cut, count = run["block_size"], run["cut"], wishes.count
     limit = wishes.memory_limit or executor.memory() // 2
     row = wishes.row or REGISTRY.named(run["algorithm"], several=count > 0)
     planner = _Planner(matrix, executor, replace(wishes, extra=run["extra"]), limit)
     choices = list(run["choices"])
-    layout = planner.kept_layout(row, b, cut)
-    kept = layout is not None
+    layout = planner.same_layout(row, b, cut)
+    same = layout is not None
     if layout is None:
         layout = planner.layout(row, b)
         if layout.orientation != cut["orientation"]:
             msg = (
-                f"memory_limit: expected room for the panels of {cut['orientation']} that the "
-                f"checkpoint was begun with, got {format_bytes(limit)}, which allows only panels "
-                f"of {layout.orientation}. Give it the memory it had"
+                f"memory_limit: the run was started with panels of {cut['orientation']}, and "
+                f"{format_bytes(limit)} has room only for panels of {layout.orientation}. Give it "
+                "the memory it had"
             )
             raise MemoryLimitError(msg)
         choices.append(
-            "panels cut anew, because those of the checkpoint do not fit the memory limit: the "
-            "last bits are not those of an uninterrupted run, and panels are not compared with "
-            "the first pass"
+            "new panels, because those of the checkpoint do not fit the memory limit: the last "
+            "bits may differ from those of an uninterrupted run, and panels are not compared "
+            "with the first pass"
         )
     basis = layout.memory.spare
     if not count:
         basis = min(run["basis_bytes"], basis)
         if row.basis and basis < run["basis_bytes"]:
             choices.append(
-                f"basis of at most {format_bytes(basis)}, less than before: once it no longer "
-                "fits, the bits are not those of an uninterrupted run"
+                f"basis of at most {format_bytes(basis)}, less than before: if it does not fit, "
+                "the last bits may differ from those of an uninterrupted run"
             )
     algorithm = planner.algorithm(row, b, layout, basis)
-    return planner.planned(algorithm, b, layout, choices, run["measured_bytes"]), kept
+    return planner.finish(algorithm, b, layout, choices, run["measured_bytes"]), same
 
 
 class _Room(TypedDict):
@@ -132,7 +132,7 @@ class _Planner:
         layout = choose_layout(self.matrix, columns, order=order, **self.room(row))
         return with_factors(layout, self.matrix, columns)
 
-    def kept_layout(self, row: Row, block_size: int, cut: dict[str, Any]) -> Layout | None:
+    def same_layout(self, row: Row, block_size: int, cut: dict[str, Any]) -> Layout | None:
         columns = self.columns(row, block_size)
         layout = keep_layout(self.matrix, cut, columns, **self.room(row))
         try:
@@ -152,7 +152,7 @@ class _Planner:
         }
 
     def measure(self) -> Measurement | None:
-        """Time the first slab, if something is open and the matrix large enough to care."""
+        """Time the first slab, if there is something to choose and the matrix is large."""
         matrix, wishes, gram = self.matrix, self.wishes, REGISTRY.named("gram")
         own = not isinstance(wishes.algorithm, str) or wishes.count > 0
         closed = own or wishes.block_size is not None or wishes.algorithm == gram.name
@@ -185,24 +185,24 @@ class _Planner:
 
     def plan(self, measured: Measurement | None) -> Plan:
         setting = Setting(self.matrix, self.wishes, self.executor.tasks, measured)
-        wished, choices = self.wished(setting)
-        row, b, layout, algorithm = self.fit(wished)
+        first, choices = self.first_choice(setting)
+        row, b, layout, algorithm = self.fit(first)
         if row.several:
             choices += triplet_choices(setting, b, layout)
-        elif (row, b) != wished:
+        elif (row, b) != first:
             choices += [f"{row.name} with a block of {b}: the largest that fits the memory limit"]
         choices += layout_choices(setting, layout)
         b = layout.iterate_length if row.entries else b
-        return self.planned(algorithm, b, layout, choices, measured.bytes_read if measured else 0)
+        return self.finish(algorithm, b, layout, choices, measured.bytes_read if measured else 0)
 
-    def planned(
+    def finish(
         self, algorithm: Algorithm[Any], b: int, layout: Layout, choices: list[str], read: int
     ) -> Plan:
         place = where(self.matrix, self.executor, b)
         return Plan(self.matrix, algorithm, b, layout, place, tuple(choices), read)
 
-    def wished(self, setting: Setting) -> tuple[tuple[Row, int], list[str]]:
-        """Return the algorithm and the block that are best where memory does not matter."""
+    def first_choice(self, setting: Setting) -> tuple[tuple[Row, int], list[str]]:
+        """Return the best algorithm and block size if memory did not matter."""
         wishes, order, row = self.wishes, self.order, self.wishes.row
         if wishes.count:
             b = wishes.block_size or widest_block(wishes.count, order)
@@ -219,9 +219,9 @@ class _Planner:
             return (row, order), [why]
         return (row, b), [why, why_b] if why_b else [why]
 
-    def candidates(self, wished: tuple[Row, int]) -> Iterator[tuple[Row, int]]:
-        """Yield what may be tried in turn: what is open shrinks until it fits."""
-        (row, b), wishes = wished, self.wishes
+    def candidates(self, first: tuple[Row, int]) -> Iterator[tuple[Row, int]]:
+        """Yield what to try in turn: smaller and smaller where the caller left it open."""
+        (row, b), wishes = first, self.wishes
         own = not isinstance(wishes.algorithm, str)
         given = wishes.algorithm != "auto" or row.several or row.entries
         rows = [row] if given else [row, REGISTRY.named("power")]
@@ -230,10 +230,13 @@ class _Planner:
         for size in [b] if fixed else [b, *(size for size in narrower if size < b)]:
             yield from ((candidate, size) for candidate in rows)
 
-    def fit(self, wished: tuple[Row, int]) -> tuple[Row, int, Layout, Algorithm[Any]]:
-        """Return the first candidate that fits the memory limit, or say why the first does not."""
+    def fit(self, first: tuple[Row, int]) -> tuple[Row, int, Layout, Algorithm[Any]]:
+        """Return the first candidate that fits the memory limit.
+
+        If none fits, the error is that of the first one.
+        """
         error: MemoryLimitError | None = None
-        for row, b in self.candidates(wished):
+        for row, b in self.candidates(first):
             try:
                 layout = self.layout(row, b)
                 return row, b, layout, self.algorithm(row, b, layout, layout.memory.spare)
@@ -243,19 +246,19 @@ class _Planner:
         raise error
 
     def algorithm(self, row: Row, b: int, layout: Layout, basis: int) -> Algorithm[Any]:
-        """Make the algorithm, with at most so many bytes for its basis.
+        """Make the algorithm, with at most `basis` bytes for its basis.
 
         Raises
         ------
         MemoryLimitError
-            What it holds besides the blocks of a pass does not fit.
+            The basis of an object given by the caller does not fit.
         """
         given = self.wishes.algorithm
         if row.several:
             basis = self.basis_beside_vectors(b, layout)
         if isinstance(given, str):
             assert row.make is not None
-            # The basis lives at the client; a cluster's limit says nothing about that process.
+            # The basis is kept in this process; a cluster's limit says nothing about it.
             return row.make(b, basis, self.wishes.count)
         holds = getattr(given, "basis_bytes", 0)
         if holds > layout.memory.spare:
@@ -263,18 +266,18 @@ class _Planner:
             msg = (
                 f"memory_limit: expected at least {format_bytes(memory.total + holds)} for "
                 f"{row.name} with {format_bytes(holds)} for its basis, got "
-                f"{format_bytes(memory.limit)}. Give it less, or more memory"
+                f"{format_bytes(memory.limit)}. Give the basis less, or the run more"
             )
             raise MemoryLimitError(msg)
         return given
 
     def basis_beside_vectors(self, b: int, layout: Layout) -> int:
-        """Return the bytes that a layout and the vectors of k triplets leave for the basis.
+        """Return the bytes that are left for the basis, after the passes and the vectors.
 
         Raises
         ------
         MemoryLimitError
-            The vectors do not fit, or so little of the basis that no answer could come of it.
+            The vectors do not fit, or too little of the basis fits to give an answer.
         """
         k, memory = self.wishes.count, layout.memory
         item = working_dtype(self.matrix.dtype).itemsize
@@ -282,21 +285,25 @@ class _Planner:
         short, long_ = layout.iterate_length * k * item, layout.swept.extent * k * item
         rows = layout.orientation == "rows"
         # The rows of the last pass, LAPACK's copy of them, its vectors, and these in C order.
-        vectors = 2 * short + (0 if rows and self.wishes.stored else 4 * long_)
-        blocks = 1 if self.wishes.shelved else max(3, 1 + -(-(k + 8) // b))
+        vectors = 2 * short + (0 if rows and self.wishes.left_in_store else 4 * long_)
+        blocks = 1 if self.wishes.basis_in_checkpoint else max(3, 1 + -(-(k + 8) // b))
         basis = memory.spare - vectors
         if basis >= blocks * block:
             return basis
         least = memory.total + vectors + blocks * block
-        advice = [] if self.wishes.shelved else ["a checkpoint, which takes the basis"]
+        advice = (
+            [] if self.wishes.basis_in_checkpoint else ["a checkpoint, which can hold the basis"]
+        )
         advice += (
-            ["u_store, which takes the left vectors"] if rows and not self.wishes.stored else []
+            ["u_store, which holds the left vectors"]
+            if rows and not self.wishes.left_in_store
+            else []
         )
         msg = (
             f"memory_limit: expected at least {format_bytes(least)} for {k} triplets of "
             f"{self.matrix.name} {self.matrix.shape} {self.matrix.dtype} at block_size={b} (passes "
-            f"{format_bytes(memory.total)}, vectors {format_bytes(vectors)}, {blocks} block(s) of "
-            f"the basis {format_bytes(blocks * block)}), got {format_bytes(memory.limit)}. Give "
+            f"{format_bytes(memory.total)}, vectors {format_bytes(vectors)}, basis "
+            f"{format_bytes(blocks * block)}), got {format_bytes(memory.limit)}. Give "
             f"{' or '.join(['more memory', *advice])}."
         )
         raise MemoryLimitError(msg)

@@ -1,4 +1,4 @@
-"""When the loop saves, and what is said of it."""
+"""When the loop saves, and what it tells the observer about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from bigspec.checkpoint import Writer
 from bigspec.errors import CheckpointInUseError, MatrixChangedError
 from bigspec.passes import FirstRounds
-from bigspec.run.state import Progress
+from bigspec.run.state import RunState
 from bigspec.watch import Observer
 
 __all__ = ["Saving"]
@@ -18,16 +18,16 @@ GRACE = 20.0
 
 
 class Saving:
-    """When the loop saves; without a writer, never."""
+    """Decides when the loop saves. Without a writer, it never does."""
 
-    def __init__(self, writer: Writer | None, observer: Observer, progress: Progress) -> None:
+    def __init__(self, writer: Writer | None, observer: Observer, progress: RunState) -> None:
         self.writer, self.observer = writer, observer
         self.progress = progress
         self.saved = progress  # as it was loaded, or nothing worth a save yet
 
     @property
     def where(self) -> str | None:
-        """The checkpoint that holds all that is known; None if there is none, or not all."""
+        """The checkpoint, if it holds all that is known; else None."""
         return self.writer.store.where if self.writer is not None and self.writer.complete else None
 
     def round_summed(self, rounds: FirstRounds) -> None:
@@ -36,17 +36,17 @@ class Saving:
         if self.writer is not None and self.writer.due(step=False):
             self._offer("partial")
 
-    def pass_finished(self, progress: Progress) -> None:
+    def pass_finished(self, progress: RunState) -> None:
         """Called after every pass, with what is known now."""
         self.progress = progress
 
     def step(self) -> None:
-        """After a pass."""
+        """Called between two passes: save if it is time to."""
         if self.writer is not None and self.writer.due(step=True):
             self._offer("step")
 
     def finish(self, reason: str) -> None:
-        """At the end: the answer, or as far as the pass got that the time limit ended."""
+        """Called at the end: save the answer, or the rounds of the pass that was cut short."""
         if self.writer is None or not self._anything_new():
             return
         try:
@@ -58,7 +58,7 @@ class Saving:
         self._tell()
 
     def interrupted(self, error: BaseException) -> None:
-        """Save as far as the pass got, unless the matrix is not what it was."""
+        """Called on an error: save the rounds so far, unless the matrix has changed."""
         if self.writer is None or isinstance(error, CheckpointInUseError):
             return
         with suppress(CheckpointInUseError):

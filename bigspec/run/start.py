@@ -1,4 +1,4 @@
-"""Arguments of the public functions, checked once: what was expected, what came, what to do."""
+"""Warm starts: old vectors from an estimate, an array, a file or another run's checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-MOST = 8  # old vectors that a run starts from
+MOST = 8  # at most so many old vectors start a run
 KEPT_BYTES = 16 << 20  # of a state, for vectors that are formed when somebody asks
 
 
@@ -43,11 +43,11 @@ class Start:
     Attributes
     ----------
     right, left : ndarray (n, s), (m, s) or None
-        For panels of rows and for panels of columns.
+        For panels of rows, and for panels of columns.
     seeds : frozenset of int
-        Of the runs they depend on: none may be that of the next one.
+        Seeds of the runs that made them. The next run must use another one.
     optional : bool
-        Whether a run begins without them where they do not fit, and says so.
+        If they do not fit, whether the run starts without them and says so.
     """
 
     right: Array | None
@@ -57,17 +57,17 @@ class Start:
 
     @property
     def columns(self) -> int:
-        """Most columns that a start block may get."""
+        """The most columns that they add to a start block."""
         return max(0 if part is None else part.shape[1] for part in (self.right, self.left))
 
     def side(self, *, rows: bool) -> Array | None:
-        """Return those for panels of rows or of columns; None if optional ones are not there."""
+        """Return the vectors for panels of rows or columns; None if optional ones are missing."""
         if self.optional and (self.right if rows else self.left) is None:
             return None
         return self.vectors(rows=rows)
 
     def vectors(self, *, rows: bool) -> Array:
-        """Return those for panels of rows or of columns.
+        """Return the vectors for panels of rows or of columns.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Start:
         part = self.right if rows else self.left
         if part is None:
             side = "right" if rows else "left"
-            msg = f"start: expected an estimate with a {side} vector, got one without"
+            msg = f"start: expected an estimate with a {side} vector, got one without it"
             raise ArgumentError(msg)
         return part
 
@@ -88,9 +88,9 @@ def entropy_of(seed: int | None, start: Start | None) -> int:
         return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     if start is not None and seed in start.seeds:
         msg = (
-            f"seed: expected another one than that of the run given as start, got {seed} "
-            "again; a matrix that depends on the old run would not be independent of the start "
-            "block. Leave seed out for fresh entropy."
+            f"seed: {seed} is the seed of the run given as start. The start block must be "
+            "independent of the matrix, which may depend on the old run. Give another seed, or "
+            "none for a fresh one."
         )
         raise ArgumentError(msg)
     return seed
@@ -143,10 +143,11 @@ def _of_estimate(estimate: Estimate) -> Start:
 
 
 def leading_vectors(algorithm: Algorithm[Any], state: Any, block_size: int) -> Array | None:
-    """Return what a later run starts from: a few leading Ritz vectors, if the state has them.
+    """Return a few leading Ritz vectors for a later run to start from, if the state has them.
 
-    Half as many as the block has columns, for each widens the later block by one: of matrices
-    changed by a thousandth, 8 beside 16 were certified to 1e-3 in one pass where 1 took two.
+    At most half as many as the block has columns, because each widens the later block by one. On
+    matrices that had changed by a thousandth, 8 vectors beside 16 random columns reached 1e-3 in
+    one pass, and 1 vector in two.
     """
     return None if state is None else algorithm.leading(state, max(1, min(MOST, block_size // 2)))
 
@@ -168,7 +169,7 @@ def _of_checkpoint(where: str) -> Start:
     progress = load_latest(where, SAVED_TYPES)
     run, state = progress.run, progress.state
     if state is None:
-        msg = f"start: expected a checkpoint with at least one complete pass, got {where} with none"
+        msg = f"start: the checkpoint {where} has no complete pass yet, so it has no vectors"
         raise ArgumentError(msg)
     k = run.get("count") or 0
     row = REGISTRY.named(run["algorithm"], several=k > 0)
@@ -208,32 +209,32 @@ def _load_numpy(path: Path) -> Array:
         msg = f"start: expected an .npz or .npy file, got {str(path)!r}, which does not exist"
         raise MissingSourceError(msg)
     try:
-        held = np.load(path, allow_pickle=False)
-        if isinstance(held, np.ndarray):
-            return held
-        with held:
-            names = list(held.keys())
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content as archive:
+            names = list(archive.keys())
             if "vh" in names:  # as `bigspec svds --v` writes it
-                return np.asarray(held["vh"]).conj().T
-            return np.asarray(held["right" if "right" in names else names[0]])
+                return np.asarray(archive["vh"]).conj().T
+            return np.asarray(archive["right" if "right" in names else names[0]])
     except (ValueError, OSError, TypeError, AttributeError, IndexError, BadZipFile) as error:
         msg = f"start: cannot read {str(path)!r} as vectors: {error}"
         raise ArgumentError(msg) from error
 
 
 def start_vectors(start: Start | None, chosen: Plan) -> Array | None:
-    """Check the warm start against the iterates of the plan."""
+    """Check that the old vectors fit the blocks of the plan."""
     if start is None:
         return None
     rows, length = chosen.layout.orientation == "rows", chosen.layout.iterate_length
     W = start.vectors(rows=rows)
     if W.shape[0] != length:
         msg = (
-            f"start: expected {'right' if rows else 'left'} vectors of length {length} for panels "
-            f"of {chosen.layout.orientation} of {chosen.matrix.name}, got shape {W.shape}"
+            f"start: the old vectors have length {W.shape[0]}, {chosen.matrix.name} needs "
+            f"{'right' if rows else 'left'} vectors of length {length}"
         )
         raise ArgumentError(msg)
     if np.iscomplexobj(W) and chosen.matrix.dtype.kind != "c":
-        msg = "start: expected real vectors for a real matrix, got complex ones; pass real parts"
+        msg = "start: the old vectors are complex, the matrix is real; pass their real parts"
         raise ArgumentError(msg)
     return W

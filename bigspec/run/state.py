@@ -1,4 +1,4 @@
-"""What a checkpoint is made of, and how a basis lies in it."""
+"""All that a run saves, and the blocks of its basis in a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from bigspec.passes import Carried, FirstRounds
 from bigspec.results import PassRecord
 from bigspec.run.known import Known, known_of_k, known_of_one
 
-__all__ = ["SAVED_TYPES", "KeptBlocks", "Progress", "saved_types"]
+__all__ = ["SAVED_TYPES", "CheckpointBlocks", "RunState", "saved_types"]
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class KeptBlocks:
+class CheckpointBlocks:
     """The blocks of a checkpoint as a shelf for a basis that does not fit in memory."""
 
     writer: Writer
@@ -38,34 +38,34 @@ class KeptBlocks:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """All that a run knows: what a checkpoint holds, and what another process goes on from.
+class RunState:
+    """All that a run knows. A checkpoint holds it, and another process can continue from it.
 
     Attributes
     ----------
     run : dict
         Which run it is; see `bigspec.run.identity`.
     state : State or None
-        Of the algorithm, after the last complete pass.
-    running : Known
+        State of the algorithm after the last complete pass.
+    known : Known
     history : tuple of PassRecord
     first_rounds : FirstRounds
-        The pass after that, as far as it got.
+        The rounds of the next pass that are already summed.
     tokens : ndarray or None
-        Content tokens of the panels, from the first pass.
+        Content tokens (checksums) of the panels, from the first pass.
     carried : Carried or None
-        What the last pass over a product left for the next one.
+        What the last pass over a chain ``A @ B`` hands to the next one.
     """
 
     run: dict[str, Any] = field(default_factory=dict)
     state: Any = None
-    running: Known = field(default_factory=Known)
+    known: Known = field(default_factory=Known)
     history: tuple[PassRecord, ...] = ()
     first_rounds: FirstRounds = field(default_factory=FirstRounds)
     tokens: Array | None = None
     carried: Carried | None = None
 
-    def anew(self) -> Progress:
+    def anew(self) -> RunState:
         """Return the same with a relation that begins again: the bounds so far stay."""
         return replace(self, state=None, carried=None, first_rounds=FirstRounds())
 
@@ -82,10 +82,10 @@ PASS = (
 
 SAVED_TYPES: tuple[Wire | Former, ...] = (
     Wire(
-        Progress,
+        RunState,
         "Progress",
         "run state running history begun tokens carried",
-        {"begun": "first_rounds"},
+        {"running": "known", "begun": "first_rounds"},
     ),
     Wire(Known, "Known", "lower certain likely failed rounding before"),
     Former("Running", "lower lower_name certain likely failed rounding", known_of_one),
@@ -108,7 +108,7 @@ SAVED_TYPES: tuple[Wire | Former, ...] = (
     *(Wire(one.kind, one.name, one.fields, one.renamed) for one in REGISTRY.states),
     Wire(StoredBlock, "StoredBlock", "block shape"),
 )
-"""What a `Progress` is made of, by the names in records: see `Wire` before you rename anything."""
+"""What a `RunState` is made of, by the names in records: see `Wire` before you rename anything."""
 
 
 def saved_types(algorithm: Any = "auto") -> tuple[Wire | Former, ...]:
@@ -122,15 +122,15 @@ def saved_types(algorithm: Any = "auto") -> tuple[Wire | Former, ...]:
     Raises
     ------
     ArgumentError
-        It names none, or not every field of them, or one by a name that is taken.
+        It names no states, misses a field of one, or uses a name that is taken.
     """
     if isinstance(algorithm, str) or type(algorithm) in {row.kind for row in REGISTRY.rows}:
         return SAVED_TYPES
     states = REGISTRY.of(algorithm).states
     if not states:
         msg = (
-            f"checkpoint: expected an algorithm that names the classes of its states, got "
-            f"{algorithm.name!r} without. Give {type(algorithm).__name__} an attribute `states`, a "
+            f"checkpoint: {algorithm.name!r} does not name the classes of its states, so they "
+            f"cannot be saved. Give {type(algorithm).__name__} an attribute `states`, a "
             "tuple of bigspec.algorithms.StateType, or run it without a checkpoint"
         )
         raise ArgumentError(msg)

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from bigspec.results import Interval, PassRecord, relative_width
-from bigspec.results.text import width_text
+from bigspec.results import PassRecord, relative_width
+from bigspec.results.text import counted, seconds_text, width_text
 from bigspec.run.known import Known
 from bigspec.run.stop import Budget
 
@@ -22,78 +22,72 @@ def status_text(
     failure_probability: float,
 ) -> str:
     """Say in a sentence or two what was reached, or what ended the run and what is missing."""
-    interval, intervals = known.widest, known.intervals
-    width = width_text(interval.lower, interval.upper)
-    what = "relative width" if len(intervals) == 1 else "largest relative width"
-    are = "interval holds" if len(intervals) == 1 else "intervals hold"
-    count = f"{len(history)} pass{'es' if len(history) != 1 else ''}"
-    trust = (
-        "with certainty, up to the rounding margin"
-        if all(one.deterministic for one in intervals)
-        else f"except with probability {failure_probability:g} over the random start"
-    )
-    note = ""
-    if known.failed:
-        note = (
-            " A probabilistic bound fell below an attained value, so only deterministic bounds "
-            "are used; was the matrix made from the same random numbers as the start block?"
-        )
     if not history:
         return (
-            f"Stopped by time_limit={budget.time_limit:g} s before the first pass was complete: "
+            f"Stopped by time_limit={budget.time_limit:g} s before the first pass was complete, so "
             "nothing is known yet. Give it at least the time of one pass."
         )
+    count, trust = counted(len(history), "pass", "passes"), _trust(known, failure_probability)
+    several, interval = len(known.intervals) > 1, known.widest
+    width = width_text(interval.lower, interval.upper)
+    reached = f"{'largest ' if several else ''}relative width {width}"
+    missed = f"{reached} > {budget.rtol:g}"
     if reason == "converged":
-        return f"Converged in {count}: {what} {width} <= {budget.rtol:g}, {trust}.{note}"
+        return f"Converged in {count}: {reached} <= {budget.rtol:g}. {trust}"
     if reason == "gate" and budget.gate is not None:
-        outcome = budget.gate.judge(intervals[0].lower, intervals[0].upper).outcome
-        return (
-            f"Stopped after {count} because the gate is decided ({outcome}), at {what} "
-            f"{width}; the {are} {trust}.{note}"
-        )
-    if reason == "exhausted" and len(intervals) > 1:
-        return (
-            f"Stopped after {count} with {_open(intervals, budget.rtol)} of {len(intervals)} "
-            f"relative widths > {budget.rtol:g}: these values are zero, or the rounding margin of "
-            f"float64 is more than that of them. Further passes would not narrow the intervals, "
-            f"which hold {trust}.{note}"
-        )
+        first = known.interval
+        outcome = budget.gate.judge(first.lower, first.upper).outcome
+        return f"Stopped after {count}: the gate is decided ({outcome}), at {reached}. {trust}"
     if reason == "memory":
         return (
-            f"Stopped after {count} at {what} {width} > {budget.rtol:g}: the basis does not fit "
-            f"the memory limit. Give more, or a checkpoint, which takes it; the {are} {trust}."
-            f"{note}"
+            f"Stopped after {count} at {missed}: the next block of the basis does not fit the "
+            f"memory limit. Give more memory, or a checkpoint, which can hold the basis. {trust}"
+        )
+    if reason == "exhausted" and several:
+        wide = sum(relative_width(one.lower, one.upper) > budget.rtol for one in known.intervals)
+        return (
+            f"Stopped after {count}: {wide} of {len(known.intervals)} relative widths are "
+            f"> {budget.rtol:g}. These values are zero, or too small for float64 beside the "
+            f"largest; more passes would not narrow them. {trust}"
         )
     if reason == "exhausted":
         return (
-            f"Stopped after {count} at relative width {width} > {budget.rtol:g}: the rounding "
-            f"margin of float64 ({interval.rounding:.1e} for each product here, more for a narrow "
-            f"block) rules the bounds, and further passes would not narrow the interval, which "
-            f"holds {trust}.{note}"
+            f"Stopped after {count} at {missed}: the rounding margin of float64 "
+            f"({interval.rounding:.1e} here, wider with few columns) keeps more passes from "
+            f"narrowing it. {trust}"
         )
     spent = (
         f"max_passes={budget.max_passes}"
         if reason == "passes"
         else f"time_limit={budget.time_limit:g} s"
     )
+    more = _missing(history, budget.rtol)
+    return f"Stopped by {spent} after {count} at {missed}. {more} {trust}"
+
+
+def _trust(known: Known, failure_probability: float) -> str:
+    """Say how sure the intervals are."""
+    hold = "The interval holds" if len(known.intervals) == 1 else "All intervals hold"
+    if all(one.deterministic for one in known.intervals):
+        trust = f"{hold} with certainty, up to the rounding margin."
+    else:
+        trust = f"{hold}, except with probability {failure_probability:g} over the random start."
+    if not known.failed:
+        return trust
     return (
-        f"Stopped by {spent} after {count} at {what} {width} > {budget.rtol:g}; the "
-        f"{are} {trust}. {_missing(history, budget.rtol)}{note}"
+        f"{trust} A probabilistic bound fell below an attained value, so only deterministic bounds "
+        "are used. Was the matrix made from the same random numbers as the start block?"
     )
 
 
-def _open(intervals: tuple[Interval, ...], rtol: float) -> int:
-    return sum(relative_width(one.lower, one.upper) > rtol for one in intervals)
-
-
 def _missing(history: tuple[PassRecord, ...], rtol: float) -> str:
-    """Guess how many passes are missing from how fast the width has been falling."""
+    """Guess from how fast the width has been falling how many passes are missing."""
     widths = [record.width for record in history if 0 < record.width < math.inf]
     seconds = float(np.median([record.seconds for record in history]))
     if len(widths) < 2 or not widths[-1] < widths[-2]:
-        return "How many passes are missing cannot be told from so few."
+        return "It is too early to say how many more passes it needs."
     rate = math.log(widths[-2] / widths[-1])
     passes = max(1, math.ceil(math.log(widths[-1] / rtol) / rate))
     if passes > 1000:
-        return "At this rate it would take more than a thousand further passes."
-    return f"At this rate about {passes} more would be needed ({passes * seconds:.3g} s)."
+        return "At this rate it needs more than a thousand more passes."
+    return f"At this rate it needs about {passes} more ({seconds_text(passes * seconds)})."

@@ -32,17 +32,17 @@ CHUNK_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Vectors:
-    """What the last pass leaves.
+    """The vectors after the last pass.
 
     Attributes
     ----------
     right, left : ndarray (n, k), (m, k) or None
-        As columns; one vector of `norm` is (n,) or (m,). `left` is a zarr.Array where it was
-        written.
+        As columns; the one vector of `norm` is (n,) or (m,). `left` is a zarr.Array if it was
+        written to a store.
     s : ndarray (k,)
         The values that they attain, in the units of the matrix.
     passes, bytes_read : int
-        What making them cost: 0, or one pass and its decoded bytes.
+        Their cost: 0, or one pass and its decoded bytes.
     """
 
     right: Array | None
@@ -54,13 +54,13 @@ class Vectors:
 
 @dataclass(frozen=True)
 class OneVector:
-    """The vectors of a norm: the run's own, and for panels of columns the right one, if wanted.
+    """The vectors of a norm: that of the run, and for panels of columns the right one on demand.
 
     Parameters
     ----------
     right : bool or None
-        Whether to make one more pass over panels of columns, ``A^H u``, whose direction attains no
-        less. None: of arrays and sparse matrices in this process's memory, without a gate.
+        Whether to make one more pass over panels of columns, ``A^H u``, whose direction attains at
+        least as much. None: only for arrays and sparse matrices in memory, and without a gate.
     gated : bool
         Whether the run has a gate.
     """
@@ -69,10 +69,10 @@ class OneVector:
     gated: bool
 
     def check(self, passes: Pass) -> None:
-        """Refuse nothing: one vector always fits."""
+        """Accept everything: one vector always fits."""
 
     def make(self, passes: Pass, outcome: Outcome, observer: Observer) -> Vectors:
-        """Return the vectors, after one more pass if one is wanted."""
+        """Return the vectors, after one more pass if the caller wants the right one."""
         vector, s = outcome.vector, np.array([outcome.interval.lower])
         if passes.layout.orientation == "rows":
             return Vectors(vector, None, s)
@@ -117,18 +117,18 @@ class KVectors:
     left: bool
 
     def check(self, passes: Pass) -> None:
-        """Refuse a target that panels cannot fill chunk by chunk."""
+        """Refuse a store if two panels would write the same chunk of it."""
         rows = passes.layout.orientation == "rows"
         if self.u_store is None or not rows or passes.target_rows(1 << 62) is not None:
             return
         msg = (
-            f"u_store: expected panels of equal height in {passes.matrix.name}, so that no "
-            "two write one chunk, got irregular chunks; rechunk its rows to equal sizes"
+            f"u_store: the chunks of {passes.matrix.name} have different heights, so that two "
+            "panels would write the same chunk of u_store; rechunk its rows to equal sizes"
         )
         raise ArgumentError(msg)
 
     def make(self, passes: Pass, outcome: Outcome, observer: Observer) -> Vectors:
-        """Make the last pass, unless the time is up, and return the triplets."""
+        """Make the last pass, if there is time left, and return the triplets."""
         lower = np.array([interval.lower for interval in outcome.intervals])
         V, rows = outcome.vector, passes.layout.orientation == "rows"
         if V is None:
@@ -184,7 +184,7 @@ class KVectors:
 def _last_pass(
     passes: Pass, V: Array, outcome: Outcome, observer: Observer, target: Any = None
 ) -> Forward:
-    """Multiply forward once more, under the time limit and the tokens of the run."""
+    """Multiply forward once more, with the time limit and the tokens of the run."""
     return passes.forward(
         V,
         exponent=outcome.exponent,
@@ -202,7 +202,7 @@ def _phases(v: Array) -> Array:
 
 
 def _inside(s: Array, outcome: Outcome) -> Array:
-    """Bring values into the units of the matrix; rounding must not take one out of its interval."""
+    """Return values in the units of the matrix, each clipped to its interval against rounding."""
     lower = np.array([interval.lower for interval in outcome.intervals])
     upper = np.array([interval.upper for interval in outcome.intervals])
     return np.clip(np.ldexp(s, outcome.exponent), lower, upper)

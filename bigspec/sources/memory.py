@@ -79,7 +79,7 @@ class ArrayMatrix(Matrix):
 
     def chunk_at(self, row: int, column: int) -> str:
         """Name the array: there are no chunks."""
-        return f"the {type(self).__name__} in memory"
+        return "the matrix in memory"
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class SparseMatrix(Matrix):
 
     def chunk_at(self, row: int, column: int) -> str:
         """Name the array: there are no chunks."""
-        return f"the {type(self).__name__} in memory"
+        return "the matrix in memory"
 
 
 def open_numpy(a: np.ndarray[Any, Any]) -> ArrayMatrix:

@@ -1,4 +1,4 @@
-"""A word from time to time while nothing else happens."""
+"""A call every so many seconds while nothing else happens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Heartbeat"]
 
 
 class Heartbeat:
-    """Calls `say` every so many seconds, from a thread of its own, while it is started.
+    """Calls `say` every so many seconds, from a thread of its own, between `start` and `stop`.
 
-    Panels may take minutes, or hang in a store that does not answer: a log that is silent then
-    looks like a process that is gone.
+    A panel may take minutes, or hang in a store that does not answer. A log that is silent for so
+    long looks like a dead process.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Heartbeat:
         self._stopped: threading.Event | None = None
 
     def start(self) -> None:
-        """Begin to count, again if it is started already."""
+        """Start counting, or start again from zero."""
         self.stop()
         if self.seconds > threading.TIMEOUT_MAX:
             return
@@ -39,7 +39,7 @@ class Heartbeat:
         ).start()
 
     def stop(self) -> None:
-        """Say no more; idempotent."""
+        """Stop calling; idempotent."""
         if self._stopped is not None:
             self._stopped.set()
             self._stopped = None

@@ -1,4 +1,4 @@
-"""What a run does as JSON, one object a line: for machines that collect logs."""
+"""The events of a run as JSON, one object a line, for machines that collect logs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANSWER = (
     "lower", "upper", "width", "widths", "converged", "stopped_by", "status", "passes",
     "bytes_read", "seconds", "frobenius", "checkpoint", "gate",
 )  # fmt: skip
-"""What ``run_finished`` tells of the answer."""
+"""The fields of the answer in ``run_finished``."""
 
 
 class JsonLog(Observer):
@@ -41,7 +41,7 @@ class JsonLog(Observer):
     Parameters
     ----------
     stream : file object, optional
-        Standard error by default. One that can no longer be written is passed over.
+        Standard error by default. Errors of a closed stream are ignored.
     heartbeat : float
         Seconds within a pass after which a line says how far it is.
     quiet : bool
@@ -67,40 +67,40 @@ class JsonLog(Observer):
         self._heartbeat.stop()
 
     def run_started(self, matrix_name: str, layout: dict[str, Any]) -> None:
-        """Say what runs where."""
+        """Write the matrix, the layout, the host and the process."""
         self._event(
             "run_started", schema=SCHEMA, matrix=matrix_name, layout=layout,
             host=platform.node(), process=os.getpid(),
         )  # fmt: skip
 
     def pass_started(self, number: int, panels: int) -> None:
-        """Begin to count the seconds of this pass."""
+        """Start the heartbeat of this pass."""
         self._pass = {"pass": number, "panels_done": 0, "panels": panels, "bytes_read": 0}
         self._heartbeat.start()
 
     def panels_done(self, done: int, panels: int, bytes_read: int, seconds: float) -> None:
-        """Remember it for the next heartbeat."""
+        """Remember the numbers for the next heartbeat."""
         self._pass |= {"panels_done": done, "panels": panels, "bytes_read": bytes_read}
 
     def pass_finished(self, record: PassRecord) -> None:
-        """Say what the pass cost and what the interval is."""
+        """Write the cost of the pass and the interval after it."""
         self._heartbeat.stop()
         values = record.to_dict()
         number = values.pop("number")
         self._event("pass_finished", **{"pass": number, "width": record.width, **values})
 
     def run_finished(self, estimate: Estimate | Triplets) -> None:
-        """Say the answer; of several values, all intervals."""
+        """Write the answer; for several values, all intervals."""
         self._heartbeat.stop()
         values = estimate.to_dict()
         self._event("run_finished", **{name: values[name] for name in ANSWER if name in values})
 
     def warned(self, message: str) -> None:
-        """Say it, also when quiet."""
+        """Write the warning, also when quiet."""
         self.say("warning", "warning", message=message)
 
     def ended(self, message: str, status: int, *, error: bool) -> None:
-        """Say what ended the command with a status other than 0."""
+        """Write what ended the command with a status other than 0."""
         self._heartbeat.stop()
         level, event = ("error", "error") if error else ("warning", "ended")
         self.say(level, event, message=message, exit_status=status)
@@ -123,7 +123,7 @@ class JsonLog(Observer):
 
 
 class _Lines(logging.Handler):
-    """Turns what is logged into lines."""
+    """Writes the records of Python's logging as lines of the JSON log."""
 
     def __init__(self, log: JsonLog) -> None:
         super().__init__()
@@ -136,9 +136,10 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def taking_over(log: JsonLog) -> Iterator[None]:
-    """Write what Python warns of and other packages log in this process as lines, too.
+    """Write Python's warnings and the logs of other packages as lines, too.
 
-    For a process of its own: loggers that have a stream get the lines in its place while inside.
+    Only for a process that runs nothing else: loggers that write to a stream write these lines
+    instead while inside.
     """
     lines = _Lines(log)
     loggers = [logging.getLogger(), *_with_stream()]

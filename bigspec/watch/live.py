@@ -1,4 +1,4 @@
-"""What is seen while a run goes on: a live bar on a terminal or in a notebook, lines elsewhere."""
+"""Progress of a run: a live bar on a terminal or in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import threading
 from contextlib import suppress
 from typing import Any, Self, TextIO
 
-from bigspec.errors import ArgumentError
+from bigspec.errors import ArgumentError, format_bytes
 from bigspec.results import Estimate, PassRecord
 from bigspec.results.text import (
-    bytes_text,
     interval_text,
     rate_text,
     rounded_up,
@@ -26,10 +25,10 @@ from bigspec.watch.heartbeat import Heartbeat
 __all__ = ["LiveProgress", "make_observer"]
 
 HEARTBEAT = 60.0
-"""Seconds within one pass after which a log gets a line, so that nobody thinks it hangs."""
+"""A log gets a line after so many seconds of one pass, so that nobody thinks it hangs."""
 
 _GONE = (OSError, ValueError)
-"""What a closed pipe or terminal, and a closed stream, raise: no reason to end a run of hours."""
+"""Errors of a closed pipe, terminal or stream. They must not end a run of hours."""
 
 
 def make_observer(progress: bool | Observer) -> Observer:
@@ -38,7 +37,7 @@ def make_observer(progress: bool | Observer) -> Observer:
     Parameters
     ----------
     progress : bool or Observer
-        False hears nothing; True shows a `LiveProgress` where this process shows such things.
+        False shows nothing; True shows a `LiveProgress` on the notebook or on standard error.
 
     Raises
     ------
@@ -59,18 +58,18 @@ def make_observer(progress: bool | Observer) -> Observer:
 
 
 class LiveProgress(Observer):
-    """Shows how far a pass is and how the interval closes in.
+    """Shows how far a pass is, and the interval so far.
 
-    On a terminal and in a notebook, one bar a pass, replaced by one line that stays. On any
-    other stream, one plain line a pass and one every `heartbeat` seconds within a long pass.
+    On a terminal and in a notebook, each pass has a bar, and leaves one line when it ends. On any
+    other stream, each pass writes one plain line, and a long pass one every `heartbeat` seconds.
 
     Parameters
     ----------
     stream : file object, optional
         Where to write. By default the notebook's output cell, or standard error.
-        A stream that can no longer be written is passed over in silence.
+        Errors of a closed stream are ignored.
     heartbeat : float
-        Seconds; infinity for no such lines.
+        Seconds between such lines; infinity for none.
     """
 
     def __init__(self, stream: TextIO | None = None, *, heartbeat: float = HEARTBEAT) -> None:
@@ -92,7 +91,7 @@ class LiveProgress(Observer):
         self.close()
 
     def close(self) -> None:
-        """Clear the bar, so that what is written next starts on a clean line; idempotent."""
+        """Clear the bar, so that the next output starts on a clean line; idempotent."""
         self._heartbeat.stop()
         if self._bar is not None:
             bar, self._bar = self._bar, None
@@ -100,40 +99,35 @@ class LiveProgress(Observer):
                 bar.close()
 
     def run_started(self, matrix_name: str, layout: dict[str, Any]) -> None:
-        """Name the matrix, and the layout as it is recorded."""
-        details = ", ".join(
-            f"{key.replace('_', ' ')} {value}"
-            for key, value in layout.items()
-            if isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        )
+        """Name the matrix, and say how it is read and where."""
         self._interval = ""
-        self._line(f"{matrix_name}: {details}" if details else matrix_name)
+        self._line(f"{matrix_name}: {_layout_text(layout)}")
 
     def pass_started(self, number: int, panels: int) -> None:
-        """Put up a bar for this pass."""
+        """Show a bar for this pass."""
         self._begin(f"pass {number}", panels, "panels")
         if self._bar is not None:
             with suppress(*_GONE):
                 self._bar.set_postfix_str(self._interval or "first bounds after this pass")
 
     def panels_done(self, done: int, panels: int, bytes_read: int, seconds: float) -> None:
-        """Move the bar; in a log, remember it for the next heartbeat."""
+        """Move the bar; in a log, remember the numbers for the next heartbeat."""
         rate = rate_text(bytes_read, seconds)
         if self._bar is not None:
             known = [part for part in (rate, self._interval) if part]
             with suppress(*_GONE):
                 self._bar.set_postfix_str(", ".join(known), refresh=False)
-                self._bar.total = panels  # of a product, as its factors tell
+                self._bar.total = panels  # a chain A @ B knows it once its factors are read
                 self._bar.update(done - self._bar.n)
         else:
             self._far = f"{done} of {panels} panels" + (f", {rate}" if rate else "")
 
     def beat(self, seconds: float) -> None:
-        """Say how far this pass or stage is, so many seconds after it began."""
+        """Say how far this pass or stage is, `seconds` after it began."""
         self._line(f"{self._stage}: {self._far}; {seconds_text(seconds)} so far")
 
     def pass_finished(self, record: PassRecord) -> None:
-        """Replace the bar by the line that stays."""
+        """Replace the bar by a line that stays."""
         self.close()
         ends = interval_text(record.lower, record.upper)
         self._interval = f"sigma_1 in {ends}, width {width_text(record.lower, record.upper)}"
@@ -141,19 +135,19 @@ class LiveProgress(Observer):
             most = rounded_up(record.width)
             self._interval += f", largest width of {len(record.lowers)} values {most}"
         rate = rate_text(record.bytes_read, record.seconds)
-        cost = f"{bytes_text(record.bytes_read)} in {seconds_text(record.seconds)}"
+        cost = f"{format_bytes(record.bytes_read)} in {seconds_text(record.seconds)}"
         self._line(
             f"pass {record.number}: {self._interval} ({record.upper_bound}); {cost}"
             + (f", {rate}" if rate else "")
-            + (f"; {record.retries} reads tried again" if record.retries else "")
+            + (f"; {record.retries} reads retried" if record.retries else "")
         )
 
     def stage_started(self, stage: str, entries: int) -> None:
-        """Put up a bar for a stage of a conversion."""
+        """Show a bar for a stage of a conversion."""
         self._begin(stage, entries, "entries")
 
     def stage_advanced(self, done: int, entries: int, size: int, seconds: float) -> None:
-        """Move the bar; in a log, remember it for the next heartbeat."""
+        """Move the bar; in a log, remember the numbers for the next heartbeat."""
         rate = rate_text(size, seconds)
         if self._bar is not None:
             with suppress(*_GONE):
@@ -171,11 +165,11 @@ class LiveProgress(Observer):
                 self._bar = self._new_bar(total, stage, unit)
 
     def warned(self, message: str) -> None:
-        """Say it on a line of its own."""
+        """Write the warning on a line of its own."""
         self._line(f"warning: {message}")
 
     def run_finished(self, estimate: Estimate | Triplets) -> None:
-        """Clear the bar; the answer itself is shown by whoever asked for it."""
+        """Clear the bar. The caller shows the answer."""
         self.close()
 
     def _new_bar(self, total: int, label: str, unit: str) -> Any:
@@ -194,7 +188,7 @@ class LiveProgress(Observer):
         )
 
     def _line(self, text: str) -> None:
-        """Write one line; between two bars of ours, and clear of anybody else's."""
+        """Write one line, and keep it clear of any bar on a terminal."""
         with self._lock, suppress(*_GONE):
             if self._live:
                 from tqdm import tqdm
@@ -203,6 +197,16 @@ class LiveProgress(Observer):
             else:
                 self._stream.write(text + "\n")
             self._stream.flush()
+
+
+def _layout_text(layout: dict[str, Any]) -> str:
+    """Say in words how a matrix is read, or where a conversion writes."""
+    if "to" in layout:
+        return f"converting to {layout['format']} in {layout['to']}"
+    panels = f"{layout['panels']} panel{'' if layout['panels'] == 1 else 's'}"
+    reads = "twice" if layout.get("reads_per_pass") == 2 else "once"
+    place = f" on {layout['where']}" if "where" in layout else ""
+    return f"each pass reads {panels} of {layout['orientation']} {reads}{place}"
 
 
 def _in_notebook() -> bool:

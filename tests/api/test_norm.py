@@ -82,7 +82,7 @@ def test_max_passes_returns_the_honest_interval_and_a_guess(matrix):
     assert est.passes == 3
     assert contains(est, 1.0)
     assert est.status.startswith("Stopped by max_passes=3 after 3 passes at relative width")
-    assert "more would be needed" in est.status
+    assert "At this rate it needs about" in est.status
 
 
 def test_time_limit_before_the_first_pass_says_that_nothing_is_known():
@@ -152,7 +152,7 @@ def test_warm_start_answers_in_one_pass_after_a_small_change(algorithm, tmp_path
 
 def test_old_seed_with_an_old_estimate_is_refused(matrix):
     old = bigspec.norm(matrix, algorithm="lanczos", seed=5)
-    with pytest.raises(ArgumentError, match="seed: expected another one"):
+    with pytest.raises(ArgumentError, match="is the seed of the run given as start"):
         bigspec.norm(matrix, start=old, seed=5)
 
 
@@ -185,9 +185,12 @@ def test_pickled_start_is_not_unpickled(tmp_path, matrix):
         ({"memory_limit": 0}, "memory_limit: expected bytes"),
         ({"seed": -1}, "seed: expected a non-negative integer, got -1"),
         ({"seed": 1.5}, "seed: expected an integer, got 1.5"),
-        ({"start": np.ones(3)}, "start: expected right vectors of length 250"),
+        (
+            {"start": np.ones(3)},
+            "start: the old vectors have length 3, .* needs right vectors of length 250",
+        ),
         ({"start": np.full(250, np.nan)}, "start: expected finite numbers"),
-        ({"start": np.ones(250, complex)}, "start: expected real vectors"),
+        ({"start": np.ones(250, complex)}, "start: the old vectors are complex"),
     ],
 )
 def test_argument_out_of_range_is_named_before_anything_is_read(matrix, options, message):

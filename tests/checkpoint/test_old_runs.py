@@ -57,7 +57,7 @@ def test_starts_another_run(name, stage):
 
 def test_one_without_a_complete_pass_starts_no_other():
     assert EXPECTED["runs"]["gram"]["inside"]["warm"] is None
-    with pytest.raises(ArgumentError, match="at least one complete pass"):
+    with pytest.raises(ArgumentError, match="has no complete pass yet"):
         RUNS["power"].call(RUNS["gram"].matrix(), start=PLACE / folder("gram", "inside"))
 
 

@@ -128,7 +128,7 @@ def test_of_processes_that_start_at_once_exactly_one_runs(tmp_path, whole, matri
     for place in places:
         refused = [text for where, text in outcomes if where == place and text != "ran"]
         assert len(refused) == RUNNERS - 1
-        assert all("got one owned by process" in text for text in refused)
+        assert all("in use by process" in text for text in refused)
         assert_same_bits(bigspec.norm(matrix, checkpoint=place, **ASKED), whole)
 
 
@@ -186,7 +186,7 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(live, matrix, tmp_
     process, place = live
     before = owner_document(place).read_bytes()
     host = re.escape(os.uname().nodename)
-    message = rf"owned by process {process.pid} on {host} since 20.*take it over with --steal"
+    message = rf"in use by process {process.pid} on {host} since 20.*take it over with --steal"
     with pytest.raises(CheckpointInUseError, match=message):
         bigspec.norm(matrix, checkpoint=place, **ASKED)
     assert matrix.log.count == 0
@@ -195,7 +195,7 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(live, matrix, tmp_
     command = ["norm", str(tmp_path / "A.zarr"), "--checkpoint", str(place), "--quiet"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 75
-    assert f"owned by process {process.pid} on" in result.stderr
+    assert f"in use by process {process.pid} on" in result.stderr
     assert result.stdout == ""
     assert owner_document(place).read_bytes() == before
 
@@ -239,7 +239,7 @@ def test_a_lease_of_this_process_that_could_not_be_removed_does_not_block(
 def test_two_runs_in_one_process_are_two_owners(matrix, tmp_path):
     class Second(Observer):
         def pass_started(self, number, panels):
-            with pytest.raises(CheckpointInUseError, match=f"owned by process {os.getpid()} on"):
+            with pytest.raises(CheckpointInUseError, match=f"in use by process {os.getpid()} on"):
                 bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED)
 
     bigspec.norm(matrix, checkpoint=tmp_path / "run", progress=Second(), max_passes=1, **ASKED)
@@ -261,7 +261,7 @@ class Beating(Store):
 def test_an_owner_elsewhere_that_beats_is_left_alone(quick, matrix, tmp_path, monkeypatch):
     write_owner(tmp_path / "run")
     monkeypatch.setattr("bigspec.checkpoint.writer.Store", Beating)
-    with pytest.raises(CheckpointInUseError, match="owned by process 4711 on elsewhere since"):
+    with pytest.raises(CheckpointInUseError, match="in use by process 4711 on elsewhere since"):
         bigspec.norm(matrix, checkpoint=tmp_path / "run", **ASKED)
     assert json.loads(owner_document(tmp_path / "run").read_text())["attributes"]["beats"] > 3
 
@@ -328,7 +328,7 @@ def test_a_run_that_is_robbed_ends_and_does_not_harm_the_thief(
             answers.append(bigspec.norm(matrix, checkpoint=thief, max_passes=4, **ASKED))
 
     watcher = Stepwise(monkeypatch, {3: steal})
-    with pytest.raises(CheckpointInUseError, match="expected a checkpoint that nobody runs on"):
+    with pytest.raises(CheckpointInUseError, match="in use by process"):
         bigspec.norm(matrix, checkpoint=place, progress=watcher, **ASKED)
     (stolen,) = answers
     assert stolen.passes == 4
@@ -349,7 +349,7 @@ def test_a_robbed_run_learns_it_at_its_next_save_while_the_thief_still_runs(
         thieves[0].claim()
 
     watcher = Stepwise(monkeypatch, {3: steal})
-    with pytest.raises(CheckpointInUseError, match=f"owned by process {os.getpid()} on"):
+    with pytest.raises(CheckpointInUseError, match=f"in use by process {os.getpid()} on"):
         bigspec.norm(matrix, checkpoint=place, progress=watcher, **ASKED)
     assert len(watcher.saved) <= 5
     assert bigspec.show(place).passes == 2
@@ -370,7 +370,7 @@ def test_a_run_robbed_in_its_last_pass_has_its_answer_and_says_so(
     watcher = Stepwise(monkeypatch, {whole.passes: steal})
     est = bigspec.norm(matrix, checkpoint=place, progress=watcher, **ASKED)
     assert_same_bits(est, whole)
-    assert any("owned by process" in message for message in watcher.heard)
+    assert any("in use by process" in message for message in watcher.heard)
     thieves[0].release()
 
 

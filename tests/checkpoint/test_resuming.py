@@ -181,7 +181,7 @@ def test_panels_that_no_longer_fit_are_cut_anew_and_said_so(tmp_path, monkeypatc
     tight = bigspec.plan(matrix, memory_limit="16MiB", algorithm="power", block_size=2)
     least = tight.layout.memory.task - tight.layout.memory.iterates
     est = bigspec.norm(matrix, memory_limit=least, checkpoint=place, **asked)
-    assert any("panels cut anew" in choice for choice in est.choices)
+    assert any("new panels" in choice for choice in est.choices)
     assert est.lower <= 1.0 <= est.upper
     with pytest.raises(MemoryLimitError):
         bigspec.norm(matrix, memory_limit="100KiB", checkpoint=place, **asked | {"rtol": 1e-9})

@@ -271,7 +271,7 @@ def test_a_save_that_comes_too_late_does_not_touch_the_next_owner(
     with pytest.warns(CheckpointWarning, match="not done within"):
         bigspec.norm(matrix, checkpoint=place, max_passes=4, **ASKED)
     (late,) = savers()
-    with pytest.raises(CheckpointInUseError, match=f"owned by process {os.getpid()}"):
+    with pytest.raises(CheckpointInUseError, match=f"in use by process {os.getpid()}"):
         bigspec.norm(matrix, checkpoint=place, **ASKED)  # the save still owns it
     event.set()
     late.join(60)

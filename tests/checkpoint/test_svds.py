@@ -101,7 +101,7 @@ def test_a_damaged_block_of_the_basis_is_noticed(matrix, stored, tmp_path):
     data = bytearray(chunk.read_bytes())
     data[40] ^= 1
     chunk.write_bytes(bytes(data))
-    with pytest.raises(CheckpointError, match="expected the basis of the run, got damage"):
+    with pytest.raises(CheckpointError, match="the basis of the run is damaged"):
         bigspec.svds(matrix, **ASKED, checkpoint=run)
 
 

@@ -141,7 +141,7 @@ def place(tmp_path, monkeypatch):
 
 def test_vectors_of_another_length(place, old):
     wider = Chunked.of(decaying(M, N + 1), (10, N + 1))
-    message = r"start: expected right vectors of length 61 for panels of rows .*got shape \(60, "
+    message = r"start: the old vectors have length 60, .* needs right vectors of length 61"
     for start in (old, old.right, place):
         with pytest.raises(ArgumentError, match=message):
             bigspec.norm(wider, start=start, **NEW_SEED)
@@ -166,7 +166,7 @@ def test_a_checkpoint_without_a_complete_pass(panels, tmp_path):
     place = tmp_path / "old"
     with pytest.raises(KeyboardInterrupt), dask.config.set(scheduler="synchronous"):
         bigspec.norm(chunked(OLD), checkpoint=place, progress=Stop(), **ASKED)
-    named = r"with at least one complete pass, got .*old with none"
+    named = r"the checkpoint .*old has no complete pass yet"
     with pytest.raises(ArgumentError, match=named):
         bigspec.norm(chunked(NEW), start=place, **NEW_SEED)
 
@@ -185,13 +185,13 @@ def test_complex_vectors_for_a_real_matrix(tmp_path):
     bigspec.norm(
         Chunked.of(decaying(M, N, complex_=True), (10, N)), checkpoint=tmp_path / "old", **ASKED
     )
-    with pytest.raises(ArgumentError, match="expected real vectors for a real matrix, got complex"):
+    with pytest.raises(ArgumentError, match="the old vectors are complex, the matrix is real"):
         bigspec.norm(chunked(NEW), start=tmp_path / "old", **NEW_SEED)
 
 
 def test_the_same_entropy_again_is_refused(place, old):
     for start in (old, place):
-        with pytest.raises(ArgumentError, match=r"seed: expected another one .*got 11 again"):
+        with pytest.raises(ArgumentError, match=r"seed: 11 is the seed of the run given as start"):
             bigspec.norm(chunked(NEW), start=start, **ASKED)
 
 
@@ -232,7 +232,9 @@ def test_a_warm_run_is_not_resumed_from_another_start(old, tmp_path, monkeypatch
     left_by("lanczos", place, monkeypatch, passes=2)
     bigspec.norm(chunked(NEW), start=old, checkpoint=run, max_passes=1, **NEW_SEED)
     for other in (None, 2 * old.right, np.ones(N), place):
-        with pytest.raises(ResumeError, match=r"got another one: start was '[0-9a-f]+', is "):
+        with pytest.raises(
+            ResumeError, match=r"it holds another run, .*: start was '[0-9a-f]+', is "
+        ):
             bigspec.norm(chunked(NEW), start=other, checkpoint=run, **NEW_SEED)
     bigspec.norm(
         chunked(NEW), start=old.ritz_vectors, checkpoint=run, **NEW_SEED

@@ -76,7 +76,7 @@ class FakePlan:
         return {"bytes_a_pass": 10**9}
 
     def __str__(self):
-        return "reads 1 GB a pass\nholds 1 MB"
+        return "reads 1 GiB a pass\nholds 1 MiB"
 
 
 @dataclass
@@ -256,9 +256,9 @@ def test_quiet_means_no_progress(backend):
 
 
 def test_a_plan_is_text_or_json(backend, tmp_path):
-    assert bigspec("plan", "A.zarr").stdout == "reads 1 GB a pass\nholds 1 MB\n"
+    assert bigspec("plan", "A.zarr").stdout == "reads 1 GiB a pass\nholds 1 MiB\n"
     assert strict_json(bigspec("plan", "A.zarr", "--json", "-").stdout) == FakePlan().to_dict()
-    assert bigspec("plan", "A.zarr", "--json", tmp_path / "p").stdout.startswith("reads 1 GB")
+    assert bigspec("plan", "A.zarr", "--json", tmp_path / "p").stdout.startswith("reads 1 GiB")
     assert strict_json((tmp_path / "p").read_text()) == FakePlan().to_dict()
 
 
@@ -384,7 +384,7 @@ def test_interrupted(backend):
 def test_interrupted_before_the_run_in_the_checkpoint_was_restored(
     backend, monkeypatch, held, signal, status
 ):
-    monkeypatch.setattr("bigspec.cli.recording.held_run", lambda place: held if place else {})
+    monkeypatch.setattr("bigspec.cli.recording.run_in", lambda place: held if place else {})
     backend.answer = signal()
     result = bigspec("norm", "A.zarr", "--quiet", "--checkpoint", "run")
     assert result.exit_code == (75 if held else status)
@@ -659,7 +659,7 @@ def test_svds_of_an_expression(stored_matrix):
 def test_a_plan_of_triplets(stored_matrix):
     done = CliRunner().invoke(cli.main, ["plan", "A.zarr", "-k", "3", "--block-size", "9"])
     assert done.exit_code == 0, done.output
-    assert "one more pass for the left vectors" in done.stdout
+    assert "the left vectors take one more pass" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_interruption_is_retried_and_goes_on(airflow):
     state, tries, _, logs = ended(airflow[0], "interrupted")
     assert (state, tries) == ("success", 2)
     assert "exit status 75: bigspec: error: terminated. Everything up to here is saved" in logs
-    assert "went on from a checkpoint with" in logs
+    assert "continued from a checkpoint with" in logs
     assert recorded(airflow[0] / "interrupted.sqlite") == [0]  # one row a run, tries included
 
 

@@ -76,7 +76,7 @@ def test_interruption_is_retried_and_goes_on(dagster):
     print(text[-4000:])
     assert process.returncode == 0
     assert "bigspec: error: terminated. Everything up to here is saved" in text
-    assert "went on from a checkpoint with" in text
+    assert "continued from a checkpoint with" in text
     kinds = [kind for kind, _ in events(home)]
     assert kinds.count("STEP_UP_FOR_RETRY") == 1
     assert "STEP_SUCCESS" in kinds

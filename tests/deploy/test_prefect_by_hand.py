@@ -76,7 +76,7 @@ def test_interruption_is_retried_and_goes_on(prefect):
     print(text[-4000:])
     assert process.returncode == 0
     assert "exit status 75: bigspec: error: terminated. Everything up to here is saved" in text
-    assert "went on from a checkpoint with" in text
+    assert "continued from a checkpoint with" in text
     assert newest_task_run(home) == ("COMPLETED", 2)
     assert recorded(home / "interrupted" / "history.sqlite") == [0]  # one row a run, tries included
 

@@ -148,7 +148,7 @@ def test_interrupted_job_finishes_from_its_checkpoint(interrupt, slurm, undistur
     state, status, output = ended(slurm, number)
     assert (state, status) == ("COMPLETED", "0:0")
     assert "Everything up to here is saved" in output or interrupt is requeued
-    assert "went on from a checkpoint with" in output
+    assert "continued from a checkpoint with" in output
     found = json.loads((slurm / f"bigspec-{number}.json").read_text())
     assert (found["lower"], found["upper"]) == (undisturbed["lower"], undisturbed["upper"])
     assert found["passes"] == undisturbed["passes"]
@@ -165,7 +165,7 @@ def test_cancelled_job_saves_and_goes_on_only_when_submitted_again(slurm, monkey
     monkeypatch.setenv("BIGSPEC_RUN", f"bigspec-{number}")
     state, status, output = ended(slurm, submit(slurm, "norm.sbatch"))
     assert (state, status) == ("COMPLETED", "0:0")
-    assert "went on from a checkpoint with" in output
+    assert "continued from a checkpoint with" in output
 
 
 def test_failed_gate_is_not_queued_again(slurm):
@@ -210,7 +210,7 @@ def test_job_with_workers_as_jobs_finishes_from_its_checkpoint(
     state, status, output = ended(slurm, number)
     assert (state, status) == ("COMPLETED", "0:0")
     assert "terminated. Everything up to here is saved" in output
-    assert "went on from a checkpoint with" in output
+    assert "continued from a checkpoint with" in output
     found = json.loads((slurm / f"bigspec-{number}.json").read_text())
     assert (found["lower"], found["upper"]) == (undisturbed["lower"], undisturbed["upper"])
     until(lambda: not said(*queued_workers))

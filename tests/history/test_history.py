@@ -155,7 +155,7 @@ def test_where_old_vectors_do_not_fit_in_memory_the_run_starts_cold_and_says_so(
     options = {"start": start, "checkpoint": tmp_path / "run", "memory_limit": limit} | ASKED
     first = bigspec.norm(A, max_passes=1, **options)
     assert first.start_columns == 0
-    assert any("a cold start, for want of memory" in choice for choice in first.choices)
+    assert any("started cold: no memory for the old vectors" in choice for choice in first.choices)
     with pytest.raises(MemoryLimitError):
         bigspec.norm(A, **(options | {"start": start.right, "checkpoint": None}))
 
@@ -166,7 +166,7 @@ def test_no_seed_of_the_series_is_used_twice(file):
         history.record(bigspec.norm(A, seed=seed, **ASKED), series="A")
     start, _ = history.start("A")
     for seed in (1, 2):
-        with pytest.raises(ArgumentError, match="expected another one than that of the run given"):
+        with pytest.raises(ArgumentError, match="is the seed of the run given as start"):
             bigspec.norm(A, seed=seed, start=start, **ASKED)
     assert bigspec.norm(A, seed=3, start=start, **ASKED).converged
 
@@ -194,7 +194,7 @@ def test_a_vector_that_no_longer_fits_is_a_cold_start_with_a_warning(matrix, fil
     save(matrix, gapped(400, 220))
     result = norm(matrix, file, "--warm")
     assert result.exit_code == 0
-    assert "a cold start, for want of vectors that fit: start: expected right" in result.stdout
+    assert "started cold: the old vectors have length" in result.stdout
     assert [row.warm_from for row in History(file).rows()] == [None, None]
 
 

@@ -57,9 +57,12 @@ def test_a_log_gets_one_line_a_pass():
         two_passes(progress)
     lines = stream.getvalue().splitlines()
     assert lines == [
-        "A.zarr: orientation rows, panels 4",
-        "pass 1: sigma_1 in [9.00, 11.00], width 0.23 (Christoffel); 4 GB in 2 s, 2 GB/s",
-        "pass 2: sigma_1 in [9.900, 10.100], width 2.1e-02 (Christoffel); 4 GB in 2 s, 2 GB/s",
+        "A.zarr: each pass reads 4 panels of rows once",
+        "pass 1: sigma_1 in [9.00, 11.00], width 0.23 (Christoffel); 3.7 GiB in 2 s, 1.9 GiB/s",
+        (
+            "pass 2: sigma_1 in [9.900, 10.100], width 2.1e-02 (Christoffel); 3.7 GiB in 2 s, 1.9"
+            " GiB/s"
+        ),
     ]
 
 
@@ -72,7 +75,7 @@ def test_a_long_pass_in_a_log_says_how_far_it_is():
     progress.beat(120.0)
     assert stream.getvalue().splitlines() == [
         "pass 3: 0 of 100 panels; 60 s so far",
-        "pass 3: 30 of 100 panels, 0.4 GB/s; 2 min 0 s so far",
+        "pass 3: 30 of 100 panels, 381.5 MiB/s; 2 min 0 s so far",
     ]
 
 
@@ -120,7 +123,7 @@ def test_the_bar_moves_with_throughput(monkeypatch):
     progress._bar.mininterval = 0
     progress.panels_done(3, 4, 3 * 10**9, 2.0)
     progress.close()
-    assert re.search(r"pass 1 \|.*3/4 panels, .* left, 1.5 GB/s", stream.getvalue())
+    assert re.search(r"pass 1 \|.*3/4 panels, .* left, 1.4 GiB/s", stream.getvalue())
 
 
 def test_an_error_in_the_middle_of_a_pass_leaves_a_clean_line():
@@ -141,7 +144,7 @@ def test_an_error_in_the_middle_of_a_pass_leaves_a_clean_line():
 def test_reads_that_were_tried_again_are_told():
     stream = io.StringIO()
     LiveProgress(stream).pass_finished(record(1, retries=2))
-    assert "2 reads tried again" in stream.getvalue()
+    assert "2 reads retried" in stream.getvalue()
 
 
 def test_a_terminal_that_went_away_does_not_end_the_run():
