@@ -80,6 +80,7 @@ class SourceFlags:
     rows: str | None
     fill: float | None
     raw: bool
+    missing_chunks: str
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,10 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                help="Number that missing values of such an array are replaced by."),
         option(MATRIX, "--raw", is_flag=True,
                help="Stored numbers are taken, whatever attributes say of them."),
+        option(MATRIX, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
+               show_default=True,
+               help="A chunk that is not in the store holds the fill value, and is counted, or is "
+                    "an error."),
     ],
     ViewFlags: [
         option(MATRIX, "--minus", metavar="SRC", help="Another matrix, which is subtracted."),
@@ -304,7 +309,9 @@ def taking(kind: type) -> Callable[[Function], Function]:
 
 def matrix_of(flags: SourceFlags, memory_limit: int | str | None) -> Any:
     """Return what the Python door is to open, or, with these options, has opened."""
-    return Reading(flags.rows, flags.fill, flags.raw).source(memory_limit, flags.source)
+    return Reading(flags.rows, flags.fill, flags.raw, flags.missing_chunks).source(
+        memory_limit, flags.source
+    )
 
 
 def cluster_of(place: PlaceFlags) -> AbstractContextManager[None]:
