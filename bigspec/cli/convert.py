@@ -37,6 +37,13 @@ __all__ = ["convert_command"]
 @click.option(
     "--raw", is_flag=True, help="Stored numbers are taken, whatever attributes say of them."
 )
+@click.option(
+    "--missing-chunks",
+    type=click.Choice(["fill", "error"]),
+    default="fill",
+    show_default=True,
+    help="A chunk of values that is not there holds a fill value other than 0, or is an error.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace what lies at DST, when it is complete.")
 @click.option("--quiet", is_flag=True, help="No progress is shown on stderr.")
 @watching_options
@@ -50,6 +57,7 @@ def convert_command(
     memory_limit: int | str | None,
     scratch: str | None,
     raw: bool,
+    missing_chunks: str,
     overwrite: bool,
     quiet: bool,
     json_file: str | None,
@@ -69,6 +77,7 @@ def convert_command(
             memory_limit=memory_limit,
             scratch=scratch,
             raw=raw,
+            missing_chunks=missing_chunks,
             overwrite=overwrite,
             progress=observer,
         )

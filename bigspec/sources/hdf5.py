@@ -19,7 +19,7 @@ from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of
-from bigspec.sources.missing import Missing, fill_text
+from bigspec.sources.missing import Missing, fill_text, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 
@@ -73,9 +73,10 @@ class DatasetHandle:
             return self._dataset
 
     @property
-    def missing_as(self) -> str:
-        """The fill value."""
-        return fill_text(getattr(self.open(), "fillvalue", 0))
+    def fill_value(self) -> np.ndarray[Any, Any]:
+        """What a chunk that was never written holds."""
+        dataset = self.open()
+        return stored_fill(dataset.fillvalue, dataset.dtype)
 
     def read(
         self, selection: tuple[slice, ...], name: str, buffers: Buffers
@@ -161,6 +162,11 @@ class HDF5Vector:
         return self.length
 
     @property
+    def missing_as(self) -> str:
+        """The fill value."""
+        return fill_text(self.handle.fill_value[()])
+
+    @property
     def chunk_nbytes(self) -> int:
         """Bytes of a decoded chunk."""
         return self.chunk * self.dtype.itemsize
@@ -200,7 +206,7 @@ class HDF5Matrix(Matrix):
     @property
     def missing_as(self) -> str:
         """The fill value."""
-        return self.handle.missing_as
+        return fill_text(self.handle.fill_value[()])
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read a rectangle into `buffers`."""

@@ -42,6 +42,7 @@ __all__ = [
     "asked",
     "fill_text",
     "refusal",
+    "stored_fill",
     "watched",
 ]
 
@@ -95,6 +96,11 @@ def fill_text(fill: Any) -> str:
     if fill is None or fill == 0:
         return "0"
     return f"{fill:g}" if isinstance(fill, (float, np.floating)) else str(fill)
+
+
+def stored_fill(fill: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Return a fill value as it would be stored, in native byte order; None is 0."""
+    return np.asarray(0 if fill is None else fill).astype(dtype.newbyteorder("="))
 
 
 def refusal(name: str, key: str, why: str = "") -> ChunkError:

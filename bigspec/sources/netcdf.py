@@ -21,7 +21,7 @@ from bigspec.sources.classic_netcdf import classic_variables
 from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.hdf5_parts import Parts, final_failures, parts_at
-from bigspec.sources.missing import Missing, fill_text
+from bigspec.sources.missing import Missing, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import VariableMatrix, Wanted, axes_of, variable
 
@@ -83,9 +83,11 @@ class VariableHandle:
             return self._variable
 
     @property
-    def missing_as(self) -> str:
-        """The fill value."""
-        return fill_text(getattr(getattr(self.open(), "_h5ds", None), "fillvalue", 0))
+    def fill_value(self) -> np.ndarray[Any, Any]:
+        """What a chunk that was never written holds; classic files have no chunks."""
+        variable = self.open()
+        fill = getattr(getattr(variable, "_h5ds", None), "fillvalue", 0)
+        return stored_fill(fill, np.dtype(variable.dtype))
 
     def read(
         self, selection: tuple[slice, ...], name: str, buffers: Buffers

@@ -80,6 +80,11 @@ class StoredSparse(Matrix):
         return max(1, self.stored * entry + self.lines.nbytes)
 
     @property
+    def missing_as(self) -> str:
+        """The fill value of the values."""
+        return str(getattr(self.data, "missing_as", "the fill value"))
+
+    @property
     def anywhere(self) -> tuple[bool, bool]:
         """Any range of the compressed axis, if every line of it has a pointer."""
         free = isinstance(self.lines, Pointers)
@@ -174,8 +179,8 @@ def sparse_format(group: Any) -> str | None:
 
 
 WHY = (
-    "a sparse matrix is another one without it. Write the matrix again; zarr leaves out chunks of "
-    "zeros unless its setting array.write_empty_chunks is true"
+    "a sparse matrix is another one without it. Write the matrix again, with all its chunks: zarr "
+    "leaves out those of zeros unless its setting array.write_empty_chunks is true"
 )
 """A missing chunk of indices reads as entries in column 0, one of pointers as empty rows."""
 

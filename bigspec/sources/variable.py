@@ -17,7 +17,7 @@ from bigspec.errors import ArgumentError, DataError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_shape
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing import Missing, fill_text
 from bigspec.sources.packing import Packing
 
 __all__ = [
@@ -66,8 +66,8 @@ class Stored(Protocol):
     """An array in a store, opened in the process that first reads it; pickles small."""
 
     @property
-    def missing_as(self) -> str:
-        """What is stored, for messages, where a chunk is not there."""
+    def fill_value(self) -> Array:
+        """What a chunk that is not there holds, as stored; of no dimension."""
 
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
         """Read a box of stored numbers in native byte order, with retries and named errors."""
@@ -168,9 +168,10 @@ class VariableMatrix(Matrix):
 
     @property
     def missing_as(self) -> str:
-        """The fill value, which is unpacked as other stored numbers are."""
-        said = self.stored.missing_as
-        return said if self.packing.idle else f"the stored number {said}"
+        """The fill value, unpacked as other stored numbers are."""
+        values, missing = self.packing.unpack(self.stored.fill_value.reshape(1, 1), self.dtype)
+        filled = missing is not None and bool(missing.all())
+        return fill_text(self.packing.fill if filled else values[0, 0])
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read a rectangle, unpacked, with `fill` where values are missing."""

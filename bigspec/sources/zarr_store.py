@@ -172,6 +172,11 @@ class ZarrVector:
         return self.length
 
     @property
+    def missing_as(self) -> str:
+        """The fill value."""
+        return fill_text(self.handle.open().fill_value)
+
+    @property
     def chunk_nbytes(self) -> int:
         """Bytes of a decoded chunk."""
         return self.chunk * self.dtype.itemsize

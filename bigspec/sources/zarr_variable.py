@@ -22,7 +22,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype
-from bigspec.sources.missing import fill_text
+from bigspec.sources.missing import stored_fill
 from bigspec.sources.packing import RAW, Packing, named_convention, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 from bigspec.sources.zarr_store import ZarrMatrix, ZarrVector, open_zarr_array
@@ -41,9 +41,9 @@ class Rectangles:
     matrix: ZarrMatrix = field(repr=False)
 
     @property
-    def missing_as(self) -> str:
-        """The fill value."""
-        return self.matrix.missing_as
+    def fill_value(self) -> Array:
+        """What a chunk that is not stored holds."""
+        return stored_fill(self.matrix.handle.open().fill_value, self.matrix.dtype)
 
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
         """Read a rectangle of whole chunks."""
@@ -71,9 +71,9 @@ class Boxes:
     grids: tuple[Grid, ...]
 
     @property
-    def missing_as(self) -> str:
-        """The fill value."""
-        return fill_text(self.base.handle.open().fill_value)
+    def fill_value(self) -> Array:
+        """What a chunk that is not stored holds."""
+        return stored_fill(self.base.handle.open().fill_value, self.base.dtype)
 
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
         """Read a box of whole chunks."""
