@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +131,11 @@ class Matrix(ABC):
         return self.transient_nbytes
 
     @property
+    def missing_as(self) -> str:
+        """What the entries of a chunk that is not in its store count as, for messages."""
+        return "0"
+
+    @property
     def carried_nbytes(self) -> int:
         """Bytes in this process's memory that travel with the matrix to every worker."""
         return 0
@@ -202,6 +208,12 @@ class Matrix(ABC):
 
     def __getitem__(self, key: Any) -> Matrix:
         return _expression("part", self, key)
+
+
+def missing_as(operands: Iterable[Matrix]) -> str:
+    """Return what the entries of missing chunks of several matrices count as, for messages."""
+    found = {operand.missing_as for operand in operands} or {"0"}
+    return found.pop() if len(found) == 1 else "the fill value of each store"
 
 
 def _expression(name: str, *operands: Any) -> Matrix:

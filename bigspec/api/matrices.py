@@ -197,6 +197,7 @@ def open_matrix(
     rows: Sequence[str] | str | None = None,
     fill: complex | None = None,
     raw: bool = False,
+    missing_chunks: str = "fill",
 ) -> Matrix:
     """Open anything bigspec can multiply.
 
@@ -215,6 +216,11 @@ def open_matrix(
         Taken for their missing values, in unpacked units.
     raw : bool
         Take the stored numbers, whatever attributes say of scale, offset and missing values.
+    missing_chunks : {"fill", "error"}
+        By the rules of Zarr and HDF5 a chunk that is not there holds the fill value; a result says
+        how many there were (`Estimate.missing_chunks`). ``"error"`` refuses the first one with its
+        name. In a sparse group a missing chunk is an error, unless nothing but 0 can be meant, or
+        it is one of values whose fill value is not 0.
 
     Returns
     -------
@@ -227,11 +233,12 @@ def open_matrix(
     DataError, UnsupportedTypeError
         It was opened and is no numeric 2-D matrix. A missing value is found when it is read.
     ArgumentError
-        `rows`, `fill` or `raw` for what has no dimensions or attributes, or not of this one.
+        `rows`, `fill` or `raw` for what has no dimensions or attributes, or not of this one;
+        ``missing_chunks="error"`` for a dask array, or for a matrix that is open.
     MemoryLimitError
         It would have to be loaded, and does not fit.
     """
-    return open_within(a, None, rows=rows, fill=fill, raw=raw)
+    return open_within(a, None, rows=rows, fill=fill, raw=raw, missing_chunks=missing_chunks)
 
 
 def open_within(
@@ -241,6 +248,7 @@ def open_within(
     rows: Sequence[str] | str | None = None,
     fill: complex | None = None,
     raw: bool = False,
+    missing_chunks: str = "fill",
 ) -> Matrix:
     """Open a matrix; what has to be loaded, or read to be opened, must fit `limit`.
 
@@ -249,5 +257,12 @@ def open_within(
     MemoryLimitError
     """
     if is_dask_array(a) and rows is None and fill is None and not raw:
+        if missing_chunks == "error":
+            msg = (
+                "missing_chunks: expected a store, got a dask array, which reads its chunks by "
+                "itself; open the Zarr array or the path that it was made from"
+            )
+            raise ArgumentError(msg)
         return open_dask_array(a)
-    return open_source(a, limit or find_executor(True).memory() // 2, rows, fill, raw)
+    memory = limit or find_executor(True).memory() // 2
+    return open_source(a, memory, rows, fill, raw, missing_chunks)

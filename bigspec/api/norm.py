@@ -202,5 +202,6 @@ def _estimate(ending: Ending) -> Estimate:
         gate=None if gate is None else gate.judge(interval.lower, interval.upper),
         run_id=ending.run.get("id", ""),
         start_columns=ending.start_columns,
+        missing_as=ending.missing_as,
         ritz_vectors=vectors_when_asked(plan.algorithm, outcome.state, plan.block_size),
     )

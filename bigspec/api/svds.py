@@ -185,5 +185,6 @@ def _triplets(ending: Ending, u_store: str | None) -> Triplets:
         gate=None if gate is None else gate.judge(first.lower, first.upper),
         run_id=ending.run.get("id", ""),
         start_columns=ending.start_columns,
+        missing_as=ending.missing_as,
         iterates=iterates if plan.layout.orientation == "columns" else None,
     )

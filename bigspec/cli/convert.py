@@ -39,6 +39,13 @@ __all__ = ["convert_command"]
 @click.option(
     "--raw", is_flag=True, help="Use the stored numbers and ignore what attributes say about them."
 )
+@click.option(
+    "--missing-chunks",
+    type=click.Choice(["fill", "error"]),
+    default="fill",
+    show_default=True,
+    help="Treat a missing chunk of values as the fill value, or as an error.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
 @click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
 @watching_options
@@ -52,6 +59,7 @@ def convert_command(
     memory_limit: int | str | None,
     scratch: str | None,
     raw: bool,
+    missing_chunks: str,
     overwrite: bool,
     quiet: bool,
     json_file: str | None,
@@ -71,6 +79,7 @@ def convert_command(
             memory_limit=memory_limit,
             scratch=scratch,
             raw=raw,
+            missing_chunks=missing_chunks,
             overwrite=overwrite,
             progress=observer,
         )

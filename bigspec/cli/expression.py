@@ -21,7 +21,7 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
     Means and deviations are computed here, in a pass of its own.
     """
     minus, center, scale = view.minus, view.center, view.scale
-    reading = Reading(source.rows, source.fill, source.raw)
+    reading = Reading(source.rows, source.fill, source.raw, source.missing_chunks)
     if minus is None and not center and scale is None:
         return reading.source(memory_limit, source.source)
     if minus is None:

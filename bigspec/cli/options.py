@@ -80,6 +80,7 @@ class SourceFlags:
     rows: str | None
     fill: float | None
     raw: bool
+    missing_chunks: str
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,10 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                help="Number that replaces missing values of such an array."),
         option(MATRIX, "--raw", is_flag=True,
                help="Use the stored numbers and ignore scale, offset and missing values."),
+        option(MATRIX, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
+               show_default=True,
+               help="Treat a chunk that is not in the store as the fill value, and count it, or as "
+                    "an error."),
     ],
     ViewFlags: [
         option(MATRIX, "--minus", metavar="SRC", help="Another matrix to subtract."),
@@ -307,7 +312,9 @@ def taking(kind: type) -> Callable[[Function], Function]:
 
 def matrix_of(flags: SourceFlags, memory_limit: int | str | None) -> Any:
     """Return what the Python door is to open, or, with these options, has opened."""
-    return Reading(flags.rows, flags.fill, flags.raw).source(memory_limit, flags.source)
+    return Reading(flags.rows, flags.fill, flags.raw, flags.missing_chunks).source(
+        memory_limit, flags.source
+    )
 
 
 def cluster_of(place: PlaceFlags) -> AbstractContextManager[None]:

@@ -15,15 +15,17 @@ __all__ = ["Reading"]
 
 @dataclass(frozen=True)
 class Reading:
-    """What ``--rows``, ``--fill`` and ``--raw`` say."""
+    """What ``--rows``, ``--fill``, ``--raw`` and ``--missing-chunks`` say."""
 
     rows: str | None
     fill: float | None
     raw: bool
+    missing_chunks: str
 
     def source(self, memory_limit: int | str | None, source: str) -> Any:
         """Return what the Python door is to open, or, with these options, has opened."""
-        if self.rows is None and self.fill is None and not self.raw:
+        plain = self.rows is None and self.fill is None and not self.raw
+        if plain and self.missing_chunks == "fill":
             return source
         return self.matrices(memory_limit, source)[0]
 
@@ -44,10 +46,19 @@ class Reading:
         refusals: list[ArgumentError] = []
         for source in sources:
             try:
-                opened.append(open_within(source, limit, rows=names, fill=self.fill, raw=self.raw))
+                opened.append(
+                    open_within(
+                        source,
+                        limit,
+                        rows=names,
+                        fill=self.fill,
+                        raw=self.raw,
+                        missing_chunks=self.missing_chunks,
+                    )
+                )
             except ArgumentError as error:
                 refusals.append(error)
                 if len(refusals) == len(sources):
                     raise refusals[0] from None
-                opened.append(open_within(source, limit))
+                opened.append(open_within(source, limit, missing_chunks=self.missing_chunks))
         return opened

@@ -27,6 +27,7 @@ from bigspec.passes import find_executor
 from bigspec.sources import open_source
 from bigspec.sources.files import is_market
 from bigspec.sources.locations import local_file
+from bigspec.sources.missing import as_policy
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
@@ -48,6 +49,7 @@ def convert(
     memory_limit: int | str | None = None,
     scratch: str | os.PathLike[str] | None = None,
     raw: bool = False,
+    missing_chunks: str = "fill",
     overwrite: bool = False,
     progress: bool | Observer = False,
 ) -> Conversion:
@@ -76,6 +78,8 @@ def convert(
     raw : bool
         Take the stored numbers of a sparse group, whatever attributes say of scale, offset and
         missing values; without it such a group is refused.
+    missing_chunks : {"fill", "error"}
+        See `bigspec.open_matrix`.
     overwrite : bool
         Replace what lies at `dst`, once the new matrix is complete.
     progress : bool or Observer
@@ -105,7 +109,14 @@ def convert(
     if format not in (None, "csr", "csc"):
         msg = f"format: expected 'csr' or 'csc', got {format!r}"
         raise ArgumentError(msg)
-    source = _open(src, shape, raw, limit)
+    as_policy(missing_chunks)
+    source = _without_attributes(src, shape)
+    if source is None:
+        opened = open_source(src, limit, raw=raw, missing_chunks=missing_chunks)
+        source = MatrixStream.of(opened, limit)
+    elif raw:
+        msg = f"raw: expected only with a sparse group, whose attributes it is about, got {src!r}"
+        raise ArgumentError(msg)
     target = Target(source, format or source.form, _value_type(dtype, source), limit)
     target.check()
     work = Work(_local(dst), _folder(scratch), target.wanted(), overwrite=overwrite)
@@ -132,17 +143,6 @@ def convert(
         work.close()
         observer.close()
     return outcome
-
-
-def _open(src: Any, shape: Any, raw: bool, limit: int) -> EntryStream:
-    """Open a source as triplets."""
-    opened = _without_attributes(src, shape)
-    if opened is None:
-        return MatrixStream.of(open_source(src, limit, raw=raw), limit)
-    if raw:
-        msg = f"raw: expected only with a sparse group, whose attributes it is about, got {src!r}"
-        raise ArgumentError(msg)
-    return opened
 
 
 def _without_attributes(src: Any, shape: Any) -> EntryStream | None:

@@ -79,6 +79,11 @@ class EntryStream(ABC):
     def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
         """Read pieces of about so many entries, from `position` on; ``[]`` is the beginning."""
 
+    @property
+    def missing_chunks(self) -> int:
+        """Chunks read by this process that are not in their store."""
+        return 0
+
     def check(self, piece: Piece, first: int) -> Piece:
         """Return the piece if its indices lie inside; `first` is its place in the source."""
         for axis, (what, indices) in enumerate((("row", piece.rows), ("column", piece.columns))):
@@ -99,6 +104,12 @@ class MatrixStream(EntryStream):
 
     matrix: Matrix = field(repr=False, kw_only=True)
     axis: int = field(kw_only=True)
+    buffers: Buffers = field(default_factory=Buffers, repr=False, compare=False, kw_only=True)
+
+    @property
+    def missing_chunks(self) -> int:
+        """Chunks of values that are not there and hold their fill value."""
+        return self.buffers.missing_chunks
 
     @classmethod
     def of(cls, matrix: Matrix, limit: int) -> MatrixStream:
@@ -151,7 +162,6 @@ class MatrixStream(EntryStream):
 
     def blocks(self, entries: int, position: Position) -> Iterator[tuple[int, int, Any, Position]]:
         """Read compressed blocks, in order: ``(start, stop, block, after)``."""
-        buffers = Buffers()
         whole = slice(0, self.shape[1 - self.axis])
         begin = position[0] if position else 0
         for number, (_, start, stop) in enumerate(self.cuts(entries)):
@@ -159,7 +169,7 @@ class MatrixStream(EntryStream):
                 continue
             cut = slice(start, stop)
             where = (cut, whole) if self.axis == 0 else (whole, cut)
-            yield start, stop, self.matrix.read(*where, buffers), [number + 1]
+            yield start, stop, self.matrix.read(*where, self.buffers), [number + 1]
 
     def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
         """Read them as triplets."""

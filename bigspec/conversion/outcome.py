@@ -30,6 +30,8 @@ class Conversion:
         Decoded bytes of the source; bytes of the destination, compressed.
     seconds : float
         Wall time, in all processes.
+    missing_chunks : int
+        Chunks of values that are not in the store: their entries were written as the fill value.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Conversion:
     bytes_read: int
     bytes_written: int
     seconds: float
+    missing_chunks: int = 0
 
     def __str__(self) -> str:
         rows, columns = self.shape
@@ -56,6 +59,12 @@ class Conversion:
             + f", {format_bytes(self.bytes_written)} on disk",
             f"  from     {self.source}, {spent}",
         ]
+        if self.missing_chunks:
+            verbs = ("chunk is", "was") if self.missing_chunks == 1 else ("chunks are", "were")
+            lines.append(
+                f"  missing  {self.missing_chunks} {verbs[0]} not in the store and {verbs[1]} "
+                "written as the fill value"
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,4 +82,5 @@ class Conversion:
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "seconds": self.seconds,
+            "missing_chunks": self.missing_chunks,
         }

@@ -146,6 +146,7 @@ class Run:
         self.source, self.target, self.work, self.observer = source, target, work, observer
         self.began = began
         self.before = float(work.state.get("seconds", 0.0))
+        self.missing_before = int(work.state.get("missing_chunks", 0))
 
     def seconds(self) -> float:
         """Wall time so far, in all processes."""
@@ -153,7 +154,8 @@ class Run:
 
     def save(self, **changes: Any) -> None:
         """Note what is done."""
-        self.work.save(seconds=self.seconds(), **changes)
+        missing = self.missing_before + self.source.missing_chunks
+        self.work.save(seconds=self.seconds(), missing_chunks=missing, **changes)
 
     def go(self) -> Conversion:
         """Go on from the stage that was reached, to the end."""
@@ -180,6 +182,7 @@ class Run:
             bytes_read=state["bytes_read"],
             bytes_written=size,
             seconds=self.seconds(),
+            missing_chunks=state["missing_chunks"],
         )
 
     def _begin(self) -> None:

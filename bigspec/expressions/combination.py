@@ -20,7 +20,7 @@ from bigspec.expressions.aligned import common_grid, read_range
 from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Composed, Factors, Piece, SparseSum, frobenius
-from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix
+from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix, missing_as
 
 __all__ = [
     "Combination",
@@ -116,6 +116,11 @@ class Combination(Matrix):
             "chunks": [[grid.step, grid.count] for grid in self.grids],
             "token": digest.hexdigest()[:32],
         }
+
+    @property
+    def missing_as(self) -> str:
+        """What all operands say."""
+        return missing_as(term.matrix for term in self.terms)
 
     @property
     def anywhere(self) -> tuple[bool, bool]:

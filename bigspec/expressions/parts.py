@@ -14,7 +14,15 @@ import numpy as np
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
 from bigspec.expressions.aligned import common_grid, join, read_range
 from bigspec.kernels.buffers import Buffers
-from bigspec.matrices import PANEL_BYTES, SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix
+from bigspec.matrices import (
+    PANEL_BYTES,
+    SLAB_BYTES,
+    Block,
+    Grid,
+    Matrix,
+    OperatorMatrix,
+    missing_as,
+)
 
 __all__ = ["Part", "Stack", "part", "stack"]
 
@@ -39,6 +47,11 @@ class Part(Matrix):
         """The range's share of the bytes."""
         share = self.shape[0] * self.shape[1] / (self.matrix.shape[0] * self.matrix.shape[1])
         return max(1, math.ceil(self.matrix.nbytes * share))
+
+    @property
+    def missing_as(self) -> str:
+        """What the matrix says."""
+        return self.matrix.missing_as
 
     @property
     def carried_nbytes(self) -> int:
@@ -164,6 +177,11 @@ class Stack(Matrix):
     def nbytes(self) -> int:
         """Bytes of all members."""
         return sum(member.nbytes for member in self.members)
+
+    @property
+    def missing_as(self) -> str:
+        """What all members say."""
+        return missing_as(self.members)
 
     @property
     def carried_nbytes(self) -> int:

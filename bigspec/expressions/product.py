@@ -10,7 +10,7 @@ import numpy as np
 
 from bigspec.errors import DataError
 from bigspec.kernels import working_dtype
-from bigspec.matrices import Grid, Matrix, OperatorMatrix
+from bigspec.matrices import Grid, Matrix, OperatorMatrix, missing_as
 
 __all__ = ["Product", "product"]
 
@@ -33,6 +33,11 @@ class Product(OperatorMatrix):
     def nbytes(self) -> int:
         """Bytes that a pass reads: of each factor once (see `bigspec.passes.products.product`)."""
         return self.left.nbytes + self.right.nbytes
+
+    @property
+    def missing_as(self) -> str:
+        """What both factors say."""
+        return missing_as((self.left, self.right))
 
     @property
     def has_operator(self) -> bool:

@@ -22,12 +22,15 @@ class Buffers(threading.local):
     ----------
     retries : int
         Reads by this thread that failed and were tried again.
+    chunks, missing_chunks : int
+        Chunks of stores that this thread read, and how many of them are not in the store.
     held : dict
         What a thread holds from one read to the next, by name.
     """
 
     def __init__(self) -> None:
         self.retries = 0
+        self.chunks = self.missing_chunks = 0
         self.held: dict[str, Any] = {}
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
         self._scope = ""

@@ -57,7 +57,7 @@ class Partial:
     facts : RawFacts or None
     tokens : ndarray of uint32
         Content tokens of the panels summed, in order; none for operators.
-    bytes_read, seconds_reading, seconds_multiplying, retries
+    bytes_read, seconds_reading, seconds_multiplying, retries, chunks, missing_chunks
         What it cost.
     """
 
@@ -70,6 +70,8 @@ class Partial:
     seconds_reading: float = 0.0
     seconds_multiplying: float = 0.0
     retries: int = 0
+    chunks: int = 0
+    missing_chunks: int = 0
 
     @property
     def is_zero(self) -> bool:
@@ -114,6 +116,8 @@ def merge(parts: Sequence[Partial]) -> Partial:
         seconds_reading=sum(part.seconds_reading for part in parts),
         seconds_multiplying=sum(part.seconds_multiplying for part in parts),
         retries=sum(part.retries for part in parts),
+        chunks=sum(part.chunks for part in parts),
+        missing_chunks=sum(part.missing_chunks for part in parts),
     )
 
 

@@ -1,4 +1,4 @@
-"""The loop that reads every panel: slabs, tiles, bytes, seconds, tokens, retries, the time limit.
+"""The loop that reads every panel: slabs, tiles, bytes, tokens, retries, chunks, the time limit.
 
 A panel comes from a store, tile by tile, or as the chunks of a dask array, which other tasks
 computed. The code that multiplies sees no difference.
@@ -35,6 +35,8 @@ class Cost(TypedDict):
     seconds_reading: float
     seconds_multiplying: float
     retries: int
+    chunks: int
+    missing_chunks: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Reader:
         self.context, self.index, self.chunks = context, index, chunks
         self.token, self.bytes_read, self._reading = 0, 0, 0.0
         self._retries, self._started = context.buffers.retries, time.perf_counter()
+        self._chunks, self._missing, self._slabs = 0, 0, set[tuple[int, int]]()
 
     def slabs(self) -> Iterator[Slab]:
         """Yield the slabs of the panel in their order."""
@@ -98,12 +101,17 @@ class Reader:
             yield Slab(*cut, partial(self._made, chunks))
 
     def _stored(self, slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
-        context, layout = self.context, self.context.layout
+        context, layout, buffers = self.context, self.context.layout, self.context.buffers
+        fresh = slab not in self._slabs  # a pass may read a slab twice, and counts chunks once
+        self._slabs.add(slab)
         for tile in layout.tiles():
             context.limit.check()
+            chunks, missing = buffers.chunks, buffers.missing_chunks
             before = time.perf_counter()
-            block = context.matrix.read(*layout.rectangle(slab, tile), context.buffers)
+            block = context.matrix.read(*layout.rectangle(slab, tile), buffers)
             self._reading += time.perf_counter() - before
+            self._chunks += fresh * (buffers.chunks - chunks)
+            self._missing += fresh * (buffers.missing_chunks - missing)
             self._count(block)
             yield tile[0], block
 
@@ -133,6 +141,8 @@ class Reader:
             "seconds_reading": self._reading,
             "seconds_multiplying": seconds - self._reading,
             "retries": self.context.buffers.retries - self._retries,
+            "chunks": self._chunks,
+            "missing_chunks": self._missing,
         }
 
 

@@ -25,7 +25,7 @@ class Rows:
         R of each panel's QR factorisation.
     tokens : tuple of tuple of int
         Checksums of the chunks that each panel wrote.
-    bytes_read, seconds_reading, seconds_multiplying, retries
+    bytes_read, seconds_reading, seconds_multiplying, retries, chunks, missing_chunks
         What it cost.
     contents : ndarray of uint32
         Content tokens of the panels; none for operators.
@@ -40,6 +40,8 @@ class Rows:
     seconds_reading: float = 0.0
     seconds_multiplying: float = 0.0
     retries: int = 0
+    chunks: int = 0
+    missing_chunks: int = 0
     contents: Array = field(default_factory=lambda: np.zeros(0, np.uint32))
     Z: Array | None = None
 
@@ -58,6 +60,8 @@ class Rows:
             sum(one.seconds_reading for one in rows),
             sum(one.seconds_multiplying for one in rows),
             sum(one.retries for one in rows),
+            sum(one.chunks for one in rows),
+            sum(one.missing_chunks for one in rows),
             np.concatenate([one.contents for one in rows]),
             total,
         )

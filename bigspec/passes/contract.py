@@ -95,6 +95,8 @@ class PassCost:
     panels : int
     retries : int
         Reads that failed and were tried again.
+    chunks, missing_chunks : int
+        Chunks of stores that were read, and how many of them are not in the store.
     """
 
     bytes_read: int = 0
@@ -103,6 +105,8 @@ class PassCost:
     seconds_multiplying: float = 0.0
     panels: int = 0
     retries: int = 0
+    chunks: int = 0
+    missing_chunks: int = 0
 
 
 @dataclass(frozen=True)

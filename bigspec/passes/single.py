@@ -265,6 +265,8 @@ def pass_result(total: Partial, V: Array | None, cost: PassCost) -> PassResult:
         total.seconds_multiplying,
         cost.panels,
         total.retries,
+        total.chunks,
+        total.missing_chunks,
     )
     return PassResult(total.Z, total.gram, defect, total.exponent, facts, spent, total.tokens)
 
@@ -284,6 +286,8 @@ def forward_result(rows: Rows, seconds: float) -> Forward:
         rows.seconds_multiplying,
         len(rows.factors),
         rows.retries,
+        rows.chunks,
+        rows.missing_chunks,
     )
     return Forward(Y, R, rows.tokens, cost, rows.contents, rows.Z)
 

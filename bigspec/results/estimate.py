@@ -14,6 +14,7 @@ from bigspec.results.records import (
     Interval,
     PassRecord,
     Range,
+    chunk_counts,
     document,
     json_text,
     relative_width,
@@ -120,6 +121,8 @@ class Estimate:
         For later runs to start from: up to 8 leading Ritz vectors, s at most half of
         `block_size`; the first one is `right` (or `left`). Formed when first asked for, where what
         they are formed of is small.
+    missing_as : str
+        What the entries of missing chunks count as, such as ``"0"``; see `missing_chunks`.
     """
 
     lower: float
@@ -151,6 +154,7 @@ class Estimate:
     run_id: str = ""
     start_columns: int = 0
     ritz_vectors: np.ndarray[Any, Any] | None = field(default=cast(Any, _MadeOnce()), repr=False)
+    missing_as: str = field(default="0", repr=False)
 
     @property
     def value(self) -> float:
@@ -166,6 +170,16 @@ class Estimate:
     def passes(self) -> int:
         """Complete passes over the matrix."""
         return len(self.history)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of stores that a pass reads; 0 if nothing lies in a store."""
+        return chunk_counts(self.history)[0]
+
+    @property
+    def missing_chunks(self) -> int:
+        """How many of `chunks` are not in the store, of the pass that missed most."""
+        return chunk_counts(self.history)[1]
 
     @property
     def stable_rank(self) -> Range | None:
@@ -202,6 +216,8 @@ class Estimate:
             "value": self.value,
             "width": self.width,
             "passes": self.passes,
+            "chunks": self.chunks,
+            "missing_chunks": self.missing_chunks,
             "stable_rank": self.stable_rank,
         }
         return document(self, derived, {"right", "left", "ritz_vectors"})

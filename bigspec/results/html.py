@@ -18,6 +18,7 @@ from bigspec.results.text import (
     dtype_text,
     facts,
     guarantee,
+    missing_text,
     outward,
     rate_text,
     rounded_up,
@@ -139,6 +140,7 @@ def _intervals_table(est: Answer) -> str:
 def _cost_table(est: Answer) -> str:
     heads = ["pass", "bytes read", "time, s", "bytes/s", "reading, s", "products, s"]
     retried = any(record.retries for record in est.history)
+    lacking = any(record.missing_chunks for record in est.history)
     rows = [
         [
             str(record.number),
@@ -148,11 +150,14 @@ def _cost_table(est: Answer) -> str:
             f"{record.seconds_reading:.3g}",
             f"{record.seconds_multiplying:.3g}",
             *([str(record.retries)] if retried else []),
+            *([f"{record.missing_chunks} of {record.chunks}"] if lacking else []),
         ]
         for record in est.history
     ]
     return '<p class="soft">Reading and products are summed over all threads.</p>' + table(
-        "Cost of passes", heads + (["reads retried"] if retried else []), rows
+        "Cost of passes",
+        heads + (["reads retried"] if retried else []) + (["chunks missing"] if lacking else []),
+        rows,
     )
 
 
@@ -230,13 +235,15 @@ def _name(est: Answer) -> str:
 
 def fragment(est: Estimate) -> str:
     """Return what a notebook shows: the interval, the sentence, the charts, the passes folded."""
+    lacking = missing_text(est)
     return (
         '<div style="max-width:60rem">'
         f'<div style="font-size:1.3em;font-weight:600">&sigma;<sub>1</sub> &isin; '
         f"{interval(est.lower, est.upper)}</div>"
         f"<div>relative width {width_text(est.lower, est.upper)}, {_prose(guarantee(est))}</div>"
         f"<div>{_prose(est.status)}</div><div>{_prose(cost(est))}</div>"
-        f'<div style="margin-top:.8em">{_figures(est)}</div>{_ritz_table(est)}'
+        + (f"<div>{_prose(lacking)}</div>" if lacking else "")
+        + f'<div style="margin-top:.8em">{_figures(est)}</div>{_ritz_table(est)}'
         f"<details><summary>Passes</summary>{_intervals_table(est)}{_cost_table(est)}</details>"
         "</div>"
     )
@@ -313,13 +320,14 @@ def _page(
         ("Versions", _pairs(answer.versions.items())),
     ]
     body = "".join(f"<section><h2>{head}</h2>{text}</section>" for head, text in sections if text)
-    one = answer.intervals[0]
+    one, lacking = answer.intervals[0], missing_text(answer)
     head = (
         f'<header><h1>{escape(title)}</h1><p class="interval">&sigma;<sub>1</sub> &isin; '
         f"{interval(one.lower, one.upper)}</p>"
         f'<p class="soft">{soft}</p>'
         f'<p class="status{"" if answer.converged else " open"}">{_prose(answer.status)}</p>'
-        "</header>"
+        + (f'<p class="status open">{_prose(lacking)}</p>' if lacking else "")
+        + "</header>"
     )
     return document(title, head + body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ __all__ = [
     "Interval",
     "PassRecord",
     "Range",
+    "chunk_counts",
     "document",
     "json_text",
     "plain_values",
@@ -96,6 +98,11 @@ class PassRecord:
     lowers, uppers : tuple of float
         In a run of `svds` the intervals of all k values after this pass, largest value first;
         empty in one of `norm`.
+    chunks : int
+        Chunks of stores that the pass read; 0 if nothing lies in a store. Where the grids of two
+        operands cross, a chunk counts for every panel that reads it.
+    missing_chunks : int
+        How many of them are not in the store, so that their entries count as the fill value.
     """
 
     number: int
@@ -113,6 +120,8 @@ class PassRecord:
     retries: int = 0
     lowers: tuple[float, ...] = ()
     uppers: tuple[float, ...] = ()
+    chunks: int = 0
+    missing_chunks: int = 0
 
     @property
     def width(self) -> float:
@@ -159,6 +168,13 @@ def stable_rank(
     if rounding > FACTS_ROUNDING:  # where terms cancel, ||A||_F has that error as well
         low, high = low / (1 + rounding), high * (1 + rounding)
     return Range(max(low, 1.0), max(high, 1.0))
+
+
+def chunk_counts(history: Sequence[PassRecord]) -> tuple[int, int]:
+    """Return the chunks of a pass, and how many of them were missing: of the worst pass."""
+    counts = [(record.missing_chunks, record.chunks) for record in history]
+    missing, chunks = max(counts, default=(0, 0))
+    return chunks, missing
 
 
 def document(answer: Any, derived: dict[str, Any], vectors: set[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ __all__ = [
     "facts",
     "guarantee",
     "interval_text",
+    "missing_text",
     "outward",
     "rate_text",
     "rounded_up",
@@ -140,6 +141,17 @@ def headline(est: Estimate) -> str:
     return f"sigma_1 in {interval}  (relative width {width}, {guarantee(est)})"
 
 
+def missing_text(answer: Estimate | Triplets) -> str:
+    """Say how many chunks are not in their store, and what they count as; empty without any."""
+    missing, chunks = answer.missing_chunks, answer.chunks
+    if not missing:
+        return ""
+    many = f"{missing} of {chunks} chunk{'' if chunks == 1 else 's'}"
+    verbs = ("is", "counts") if missing == 1 else ("are", "count")
+    said = f"{many} {verbs[0]} not in the store and {verbs[1]} as {answer.missing_as}"
+    return f"every chunk is missing: {said}" if missing == chunks else said
+
+
 def cost(est: Estimate | Triplets) -> str:
     """Say how many passes, bytes and seconds a run took."""
     passes = counted(est.passes, "pass", "passes")
@@ -169,6 +181,8 @@ def facts(est: Estimate) -> list[tuple[str, str]]:
 def _more_facts(answer: Estimate | Triplets) -> list[tuple[str, str]]:
     """Label and text of what only some runs have."""
     facts = []
+    if answer.missing_chunks:
+        facts.append(("missing", missing_text(answer)))
     if answer.gate is not None:
         facts.append(("gate", f"{answer.gate.outcome}: {answer.gate.reason}"))
     if answer.frobenius is not None and answer.stable_rank is not None:

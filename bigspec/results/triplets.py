@@ -15,6 +15,7 @@ from bigspec.results.records import (
     Interval,
     PassRecord,
     Range,
+    chunk_counts,
     document,
     json_text,
     relative_width,
@@ -110,6 +111,8 @@ class Triplets:
         Old vectors in the start block (a warm start).
     iterates : ndarray (m, k) or None
         For panels of columns whose `u` is not in memory: orthonormal left vectors of the run.
+    missing_as : str
+        What the entries of missing chunks count as, such as ``"0"``; see `missing_chunks`.
     """
 
     u: Any = field(repr=False)
@@ -144,6 +147,7 @@ class Triplets:
     run_id: str = ""
     start_columns: int = 0
     iterates: Array | None = field(default=None, repr=False)
+    missing_as: str = field(default="0", repr=False)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.u, self.s, self.vh))
@@ -178,6 +182,16 @@ class Triplets:
         return tuple(Interval(*row) for row in rows)
 
     @property
+    def chunks(self) -> int:
+        """Chunks of stores that a pass reads; 0 if nothing lies in a store."""
+        return chunk_counts(self.history)[0]
+
+    @property
+    def missing_chunks(self) -> int:
+        """How many of `chunks` are not in the store, of the pass that missed most."""
+        return chunk_counts(self.history)[1]
+
+    @property
     def stable_rank(self) -> Range | None:
         """``||A||_F^2 / sigma_1^2`` as a range; None for operators; ``(0, 0)`` for zero."""
         first = self.intervals[0]
@@ -207,6 +221,8 @@ class Triplets:
             "width": self.width,
             "deterministic": self.deterministic,
             "passes": self.passes,
+            "chunks": self.chunks,
+            "missing_chunks": self.missing_chunks,
         }
         return document(self, derived, {"u", "vh", "iterates"})
 

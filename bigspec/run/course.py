@@ -69,6 +69,12 @@ class Ending:
         return self.progress.seconds + time.monotonic() - self.options.began
 
     @property
+    def missing_as(self) -> str:
+        """What the entries of missing chunks count as; if there are any."""
+        lacking = any(record.missing_chunks for record in self.outcome.history)
+        return self.plan.matrix.missing_as if lacking else "0"
+
+    @property
     def bytes_read(self) -> int:
         """Decoded bytes that measurements, all passes and the last pass have read."""
         passes = sum(record.bytes_read for record in self.outcome.history)

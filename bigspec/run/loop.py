@@ -271,4 +271,6 @@ def _record(number: int, known: Known, bounds: Bounds, exponent: int, cost: Pass
         retries=cost.retries,
         lowers=lowers,
         uppers=uppers,
+        chunks=cost.chunks,
+        missing_chunks=cost.missing_chunks,
     )

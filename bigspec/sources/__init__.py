@@ -32,6 +32,7 @@ from bigspec.sources.memory import (
     open_numpy,
     open_sparse,
 )
+from bigspec.sources.missing import Missing, as_policy
 from bigspec.sources.netcdf import is_netcdf, open_netcdf
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
 from bigspec.sources.packing import named_convention, packing_of
@@ -69,6 +70,7 @@ def open_source(
     rows: Sequence[str] | str | None = None,
     fill: complex | None = None,
     raw: bool = False,
+    missing_chunks: str = "fill",
 ) -> Matrix:
     """Open anything that is a matrix, except dask arrays, which need a pass to be read.
 
@@ -87,6 +89,8 @@ def open_source(
         Taken for their missing values.
     raw : bool
         Take the stored numbers, whatever attributes say of scale, offset and missing values.
+    missing_chunks : {"fill", "error"}
+        Whether chunks that are not in a store hold its fill value, and are counted, or are refused.
 
     Returns
     -------
@@ -102,13 +106,14 @@ def open_source(
     MemoryLimitError
         It says that it needs more than that; nothing was loaded.
     ArgumentError
-        `rows`, `fill` or `raw` for something that has no dimensions or attributes.
+        `rows`, `fill` or `raw` for something that has no dimensions or attributes;
+        ``missing_chunks="error"`` for a matrix that is open.
     """
     memory = half_of_memory() if memory is None else memory
     if isinstance(a, str) and not a:
         msg = "expected a path or URL, got an empty text; is a variable unset?"
         raise ArgumentError(msg)
-    wanted = Wanted(rows, fill, raw)
+    wanted = Wanted(rows, fill, raw, Missing(as_policy(missing_chunks)))
     if isinstance(a, (str, os.PathLike)):
         return _open_path(a, memory, wanted)
     if isinstance(a, zarr.Array):
@@ -119,6 +124,12 @@ def open_source(
             return opened
         raise refuse_group(a.store, a.path, name, "pass group[{!r}]")
     _refuse(wanted, a, raw=True)
+    if isinstance(a, Matrix) and wanted.missing.refused:
+        msg = (
+            f"missing_chunks: expected what is not open yet, got {a.name}; say it where this "
+            "matrix is opened"
+        )
+        raise ArgumentError(msg)
     return _open_object(a)
 
 
@@ -162,7 +173,7 @@ def _open_group(group: Any, name: str, memory: int, wanted: Wanted) -> Matrix | 
     if not wanted.raw:
         _refuse_conventions(group, BINSPARSE_PARTS if described else PARTS, name)
     opening = open_binsparse if described else open_sparse_group
-    return opening(group, name, memory)
+    return opening(group, name, memory, wanted.missing)
 
 
 def _refuse_conventions(group: Any, parts: Sequence[str], name: str) -> None:
@@ -210,7 +221,9 @@ def _open_path(a: str | os.PathLike[str], memory: int, wanted: Wanted) -> Matrix
             opened = open_hdf5(path, inside, text, wanted)
             if isinstance(opened, Matrix):
                 return opened
-            return _open_group(*opened, memory, wanted) or open_sparse_group(*opened, memory)
+            return _open_group(*opened, memory, wanted) or open_sparse_group(
+                *opened, memory, wanted.missing
+            )
     return _open_store(text, memory, wanted)
 
 

@@ -19,6 +19,7 @@ from bigspec.matrices import Matrix
 from bigspec.sources.checks import check_shape
 from bigspec.sources.lines import Coordinates, ListedPointers, Pointers, Unsorted, Vector
 from bigspec.sources.memory import open_sparse
+from bigspec.sources.missing import Missing
 from bigspec.sources.sparse_store import assemble, stored_vector
 from bigspec.sources.typed_vectors import OneBased, typed
 
@@ -62,7 +63,7 @@ def is_binsparse(group: Any) -> bool:
     return "binsparse" in group.attrs
 
 
-def open_binsparse(group: Any, name: str, memory: int) -> Matrix:
+def open_binsparse(group: Any, name: str, memory: int, missing: Missing | None = None) -> Matrix:
     """Open a matrix; what gives the rows (columns) of its entries is read once, they are not.
 
     Coordinates that are not sorted, and matrices of which only a triangle is stored, cannot be
@@ -75,6 +76,8 @@ def open_binsparse(group: Any, name: str, memory: int) -> Matrix:
         What messages call it.
     memory : int
         Bytes that a matrix which has to be loaded may take, or a chunk.
+    missing : Missing, optional
+        What becomes of missing chunks of values; see `stored_vector`.
 
     Raises
     ------
@@ -90,7 +93,7 @@ def open_binsparse(group: Any, name: str, memory: int) -> Matrix:
     if said.filled:
         _check_fill(group, said, name, memory)
     order, kind = FORMATS[said.format]
-    values = stored_vector(group, "values", name, memory)
+    values = stored_vector(group, "values", name, memory, missing)
     data = typed(values, said.types, "values", said.stored, name)
     indices = _index(group, "indices_1", said, name, memory)
     lines: Pointers | ListedPointers | Coordinates
@@ -169,13 +172,15 @@ def _format(held: dict[str, Any]) -> str:
 
 
 def _index(group: Any, part: str, said: Descriptor, name: str, memory: int) -> Vector:
-    vector = stored_vector(group, part, name, memory)
+    minor = said.shape[FORMATS[said.format][0] == "csr"]
+    sure = said.stored == 0 or (part == "indices_1" and minor == 1)
+    vector = stored_vector(group, part, name, memory, sure=sure)
     checked = typed(vector, said.types, part, None, name)
     return OneBased(checked) if said.base else checked
 
 
 def _check_fill(group: Any, said: Descriptor, name: str, memory: int) -> None:
-    held = stored_vector(group, "fill_value", name, memory)
+    held = stored_vector(group, "fill_value", name, memory, sure=True)
     fill = typed(held, said.types, "fill_value", 1, name)
     value = fill.read(0, 1, Buffers(), "fill")[0]
     if value != 0:

@@ -15,6 +15,8 @@ from zarr.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
+from bigspec.sources.retries import is_forbidden
+
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
@@ -41,7 +43,8 @@ def zarr_format(store: Store, path: str) -> Literal[2, 3] | None:
 
     zarr-python asks for all of them at once. On a fresh s3fs client each of those requests
     makes a session of its own, and when one fails the others are left pending, to complain
-    when the process ends.
+    when the process ends. A store that may not be listed forbids what is not there: S3 answers 403
+    for 404 then.
     """
     return sync(_format(store, path))
 
@@ -67,10 +70,20 @@ def describe(entries: list[Entry]) -> str:
 
 async def _format(store: Store, node: str) -> Literal[2, 3] | None:
     await StorePath.open(store, node)  # a zip archive answers nothing before it is opened
+    forbidden: Exception | None = None
     for name in ("zarr.json", ".zarray", ".zgroup"):
         key = f"{node}/{name}" if node else name
-        if await store.get(key, prototype=default_buffer_prototype()) is not None:
+        try:
+            document = await store.get(key, prototype=default_buffer_prototype())
+        except Exception as error:
+            if not is_forbidden(error):
+                raise
+            forbidden = forbidden or error
+            continue
+        if document is not None:
             return 3 if name == "zarr.json" else 2
+    if forbidden is not None:
+        raise forbidden
     return None
 
 

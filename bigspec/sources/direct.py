@@ -19,6 +19,7 @@ from numcodecs.checksum32 import CRC32C
 from bigspec.errors import MissingSourceError
 from bigspec.sources import retries
 from bigspec.sources.decoders import DECODERS, DamagedChunk
+from bigspec.sources.missing import Missing, refusal
 
 if TYPE_CHECKING:
     import io
@@ -56,6 +57,8 @@ class DirectArray:
         A name in `DECODERS`, or None for stored bytes.
     checksum : bool
         True if four bytes of CRC32C follow.
+    missing : Missing
+        What becomes of a chunk that does not exist.
     """
 
     name: str
@@ -68,6 +71,7 @@ class DirectArray:
     separator: str
     compressor: str | None
     checksum: bool
+    missing: Missing
 
     @property
     def scratch_nbytes(self) -> int:
@@ -118,7 +122,11 @@ class DirectArray:
                     "reach the same path, and it must stay while the run lasts"
                 )
                 raise MissingSourceError(msg)
+            if self.missing.refused:
+                raise refusal(self.name, key, self.missing.why)
             target[...] = self.fill
+        buffers.chunks += 1
+        buffers.missing_chunks += not found
 
     def _decode(self, path: Path, target: np.ndarray[Any, Any], buffers: Buffers) -> bool:
         """Decode a chunk's file into `target`; return False if there is no such file."""
@@ -168,7 +176,9 @@ def _verify(file: io.FileIO, payload: np.ndarray[Any, Any]) -> None:
         raise DamagedChunk(msg)
 
 
-def plan_direct(array: zarr.Array[Any], name: str, document: Path | None) -> DirectArray | None:
+def plan_direct(
+    array: zarr.Array[Any], name: str, document: Path | None, missing: Missing
+) -> DirectArray | None:
     """Return how to decode an array without zarr, or None if only zarr can.
 
     Parameters
@@ -179,6 +189,7 @@ def plan_direct(array: zarr.Array[Any], name: str, document: Path | None) -> Dir
         What messages call it.
     document : Path or None
         Its metadata document, if that is a local file.
+    missing : Missing
     """
     if document is None or not array.dtype.isnative:
         return None
@@ -201,6 +212,7 @@ def plan_direct(array: zarr.Array[Any], name: str, document: Path | None) -> Dir
         separator,
         compressor,
         checksum,
+        missing,
     )
 
 

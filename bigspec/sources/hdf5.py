@@ -16,8 +16,10 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
+from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of
+from bigspec.sources.missing import Missing, fill_text, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 
@@ -44,19 +46,22 @@ class DatasetHandle:
     Attributes
     ----------
     path, inside : str
+    missing : Missing
+        What becomes of chunks that were never written.
     parts : Parts
         Other files that it needs, once it is open.
     """
 
-    def __init__(self, path: str, inside: str) -> None:
-        self.path, self.inside = path, inside
+    def __init__(self, path: str, inside: str, missing: Missing) -> None:
+        self.path, self.inside, self.missing = path, inside, missing
+        self.allocation = Allocation(missing)
         self.checked: set[tuple[int, ...]] = set()
         self.parts = Parts()
         self._dataset: Any = None
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[DatasetHandle], tuple[str, str]]:
-        return (DatasetHandle, (self.path, self.inside))
+    def __reduce__(self) -> tuple[type[DatasetHandle], tuple[str, str, Missing]]:
+        return (DatasetHandle, (self.path, self.inside, self.missing))
 
     def open(self) -> h5py.Dataset:
         """Return the dataset; the first call in a process looks whether all of it is there."""
@@ -66,6 +71,12 @@ class DatasetHandle:
                 self.parts = parts_of(dataset, self.path)
                 self._dataset = dataset
             return self._dataset
+
+    @property
+    def fill_value(self) -> np.ndarray[Any, Any]:
+        """What a chunk that was never written holds."""
+        dataset = self.open()
+        return stored_fill(dataset.fillvalue, dataset.dtype)
 
     def read(
         self, selection: tuple[slice, ...], name: str, buffers: Buffers
@@ -111,6 +122,7 @@ def _read(handle: DatasetHandle, name: str, selection: Any, block: Any, buffers:
         check_chunks(dataset, selection, handle.checked)
         with final_failures(name, place):
             dataset.read_direct(block, selection)
+            handle.allocation.count(dataset, selection, name, buffers)
 
     try:
         retries.with_retries(read, buffers)
@@ -133,11 +145,11 @@ class HDF5Vector:
     resident: bool = False
 
     @classmethod
-    def of(cls, dataset: h5py.Dataset, name: str) -> HDF5Vector:
+    def of(cls, dataset: h5py.Dataset, name: str, missing: Missing | None = None) -> HDF5Vector:
         """Wrap an open dataset."""
         path = str(dataset.file.filename)
         return cls(
-            DatasetHandle(path, dataset.name),
+            DatasetHandle(path, dataset.name, missing or Missing()),
             int(dataset.shape[0]),
             int(dataset.chunks[0]) if dataset.chunks else 1,
             np.dtype(dataset.dtype),
@@ -148,6 +160,11 @@ class HDF5Vector:
 
     def __len__(self) -> int:
         return self.length
+
+    @property
+    def missing_as(self) -> str:
+        """The fill value."""
+        return fill_text(self.handle.fill_value[()])
 
     @property
     def chunk_nbytes(self) -> int:
@@ -185,6 +202,11 @@ class HDF5Matrix(Matrix):
             "chunks": [grid.step for grid in self.grids],
             "token": self.token,
         }
+
+    @property
+    def missing_as(self) -> str:
+        """The fill value."""
+        return fill_text(self.handle.fill_value[()])
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read a rectangle into `buffers`."""
@@ -290,7 +312,7 @@ def _dense(dataset: h5py.Dataset, name: str, wanted: Wanted) -> Matrix:
     packing = RAW if wanted.raw else packing_of(dataset.attrs, native, name)
     packing = packing.filled(wanted.fill, native, name)
     path = str(dataset.file.filename)
-    handle, where = DatasetHandle(path, dataset.name), f"{path}::{dataset.name}"
+    handle, where = DatasetHandle(path, dataset.name, wanted.missing), f"{path}::{dataset.name}"
     if packing.idle and axes[0].dims == (0,) and len(dataset.shape) == 2:
         shape = check_shape(dataset.shape, name)
         steps = dataset.chunks or (SMALL_STEP, shape[1])

@@ -193,7 +193,7 @@ def open_failure(error: Exception, name: str) -> Exception:
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, (BigspecError, MemoryError)):
         raise error
-    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+    if retries.is_forbidden(error) or "Credentials" in type(error).__name__:
         return SourceError(
             f"{name}: this process may not read it ({cause}); check the permissions, or the "
             "credentials in the environment"
@@ -203,6 +203,9 @@ def open_failure(error: Exception, name: str) -> Exception:
             f"{name}: the store does not answer, after retries; the last failure was {cause}. "
             "Check the address and the network, then run it again"
         )
+    if (status := retries.http_status(error)) is not None:
+        gone = "; it was there once, and was taken away" if status == 410 else ""
+        return MissingSourceError(f"{name}: the store refuses it for good ({cause}){gone}")
     if isinstance(error, zipfile.BadZipFile):
         return SourceError(f"{name}: expected a zip archive, got a damaged one ({cause})")
     return SourceError(f"{name}: its metadata cannot be read by zarr {zarr.__version__} ({cause})")

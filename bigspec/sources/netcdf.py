@@ -18,8 +18,10 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype
 from bigspec.sources.classic_netcdf import classic_variables
+from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.hdf5_parts import Parts, final_failures, parts_at
+from bigspec.sources.missing import Missing, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import VariableMatrix, Wanted, axes_of, variable
 
@@ -56,16 +58,17 @@ def _marked(path: Path) -> bool:
 class VariableHandle:
     """A variable of a file that is opened in the process that first reads it."""
 
-    def __init__(self, path: str, inside: str) -> None:
-        self.path, self.inside = path, inside
+    def __init__(self, path: str, inside: str, missing: Missing) -> None:
+        self.path, self.inside, self.missing = path, inside, missing
+        self.allocation = Allocation(missing)
         self.checked: set[tuple[int, ...]] = set()
         self._file: Any = None  # h5netcdf's variables hold it weakly
         self._variable: Any = None
         self._parts = Parts()
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[VariableHandle], tuple[str, str]]:
-        return (VariableHandle, (self.path, self.inside))
+    def __reduce__(self) -> tuple[type[VariableHandle], tuple[str, str, Missing]]:
+        return (VariableHandle, (self.path, self.inside, self.missing))
 
     def open(self) -> Any:
         """Return the variable: sliced by a tuple, it gives an array."""
@@ -79,6 +82,13 @@ class VariableHandle:
                 self._variable = variables[self.inside]
             return self._variable
 
+    @property
+    def fill_value(self) -> np.ndarray[Any, Any]:
+        """What a chunk that was never written holds; classic files have no chunks."""
+        variable = self.open()
+        fill = getattr(getattr(variable, "_h5ds", None), "fillvalue", 0)
+        return stored_fill(fill, np.dtype(variable.dtype))
+
     def read(
         self, selection: tuple[slice, ...], name: str, buffers: Buffers
     ) -> np.ndarray[Any, Any]:
@@ -89,6 +99,7 @@ class VariableHandle:
             check_chunks(getattr(variable, "_h5ds", None), selection, self.checked)
             with final_failures(name, self.inside):
                 held = np.asarray(variable[selection])
+                self.allocation.count(getattr(variable, "_h5ds", None), selection, name, buffers)
             # A view of a classic file is copied: once the file goes, it would point nowhere.
             return np.array(held, dtype=held.dtype.newbyteorder("="))
 
@@ -174,7 +185,9 @@ def open_netcdf(path: Path, inside: str, name: str, wanted: Wanted) -> VariableM
     evidence = repr((status.st_size, status.st_mtime_ns, shape, str(dtype), *axes, packing))
     evidence += parts.evidence
     return replace(
-        variable(VariableHandle(str(path), inside), name, dtype, chunks, axes, packing),
+        variable(
+            VariableHandle(str(path), inside, wanted.missing), name, dtype, chunks, axes, packing
+        ),
         where=f"{path}::{inside}",
         token=hashlib.sha256(evidence.encode()).hexdigest()[:32],
     )

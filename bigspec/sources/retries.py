@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from bigspec.kernels.buffers import Buffers
 
-__all__ = ["POLICY", "RetryPolicy", "is_transient", "named_failure", "with_retries"]
+__all__ = [
+    "POLICY",
+    "RetryPolicy",
+    "http_status",
+    "is_forbidden",
+    "is_transient",
+    "named_failure",
+    "with_retries",
+]
 
 T = TypeVar("T")
 
@@ -55,8 +63,32 @@ _NETWORK_ERRORS = {
 }
 
 
+_PASSING_STATUSES = {408, 425, 429}
+"""Of HTTP's statuses from 400 to 499, those that a later request need not meet."""
+
+
+def http_status(error: BaseException) -> int | None:
+    """Return the status of HTTP that an error of a client library carries, if it does."""
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    try:
+        number = int(status)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if 400 <= number < 600 else None
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Tell whether the store said that this process may not read."""
+    return isinstance(error, PermissionError) or http_status(error) in (401, 403)
+
+
 def is_transient(error: BaseException) -> bool:
     """Tell whether the same read may succeed a moment later."""
+    if type(error).__name__ == "ReferenceNotReachable" and error.__cause__ is not None:
+        return is_transient(error.__cause__)  # of fsspec, which hides what failed behind it
+    status = http_status(error)
+    if status is not None and status < 500:
+        return status in _PASSING_STATUSES
     if isinstance(error, (*_FINAL, BigspecError, gzip.BadGzipFile)):
         return False
     if isinstance(error, OSError):  # TimeoutError, ConnectionError, and EIO of a network disk
@@ -105,7 +137,7 @@ def named_failure(error: Exception, name: str, key: str) -> Exception:
     if isinstance(error, (BigspecError, MemoryError)):
         raise error
     cause = f"{type(error).__name__}: {error}"
-    if isinstance(error, PermissionError):
+    if is_forbidden(error):
         return SourceError(f"{name}: chunk {key} may not be read by this process ({cause})")
     if is_transient(error):
         return StoreUnavailableError(
@@ -113,6 +145,13 @@ def named_failure(error: Exception, name: str, key: str) -> Exception:
             f"retries; the last failure was {cause}. Run the same command again when the "
             "store answers"
         )
+    if type(error).__name__ == "ReferenceNotReachable":
+        return ChunkError(
+            f"{name}: chunk {key} is named by an index of references, and what it refers to is "
+            f"not there ({error.__cause__!r}). Bring it back, or make the references again"
+        )
+    if http_status(error) is not None:
+        return ChunkError(f"{name}: chunk {key} is refused by the store for good ({cause})")
     return ChunkError(
         f"{name}: chunk {key} is damaged and cannot be decoded ({cause}). "
         "Write it again from where the matrix came from"

@@ -23,6 +23,7 @@ from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5 import HDF5Vector
 from bigspec.sources.lines import PIECE_BYTES, Lines, ListedPointers, Pointers, Vector
 from bigspec.sources.locations import open_failure
+from bigspec.sources.missing import Missing
 from bigspec.sources.zarr_store import ZarrVector
 
 __all__ = ["StoredSparse", "assemble", "open_sparse_group", "sparse_format", "stored_vector"]
@@ -77,6 +78,11 @@ class StoredSparse(Matrix):
         """Bytes of values, indices and pointers."""
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
         return max(1, self.stored * entry + self.lines.nbytes)
+
+    @property
+    def missing_as(self) -> str:
+        """The fill value of the values."""
+        return str(getattr(self.data, "missing_as", "the fill value"))
 
     @property
     def anywhere(self) -> tuple[bool, bool]:
@@ -172,7 +178,16 @@ def sparse_format(group: Any) -> str | None:
     return known.get(str(named))
 
 
-def open_sparse_group(group: Any, name: str, memory: int) -> StoredSparse:
+WHY = (
+    "a sparse matrix is another one without it. Write the matrix again, with all its chunks: zarr "
+    "leaves out those of zeros unless its setting array.write_empty_chunks is true"
+)
+"""A missing chunk of indices reads as entries in column 0, one of pointers as empty rows."""
+
+
+def open_sparse_group(
+    group: Any, name: str, memory: int, missing: Missing | None = None
+) -> StoredSparse:
     """Open a CSR or CSC group; the pointers are read once, the entries are not.
 
     Parameters
@@ -183,11 +198,15 @@ def open_sparse_group(group: Any, name: str, memory: int) -> StoredSparse:
         What messages call it.
     memory : int
         Bytes that a chunk, which is decoded whole, may take.
+    missing : Missing, optional
+        What becomes of missing chunks of values; see `stored_vector`.
 
     Raises
     ------
     SourceError
         Something is missing, or of another version.
+    ChunkError
+        A chunk of the pointers is missing.
     MemoryLimitError
         A chunk does not fit.
     DataError
@@ -204,9 +223,12 @@ def open_sparse_group(group: Any, name: str, memory: int) -> StoredSparse:
         )
         raise SourceError(msg)
     shape = check_shape(_shape(group, name, memory), name)
-    data, indices, indptr = (
-        stored_vector(group, part, name, memory) for part in ("data", "indices", "indptr")
+    data = stored_vector(group, "data", name, memory, missing)
+    # Where nothing but 0 can be stored, zarr may well have left it out.
+    indices = stored_vector(
+        group, "indices", name, memory, sure=shape[format_ == "csr"] == 1 or not len(data)
     )
+    indptr = stored_vector(group, "indptr", name, memory, sure=not len(data))
     lines = Pointers(indptr, len(data), name)
     return assemble(name, format_, shape, (data, indices, lines), memory)
 
@@ -298,8 +320,27 @@ def _holds(group: Any, part: str) -> bool:
         return True
 
 
-def stored_vector(group: Any, part: str, name: str, memory: int) -> ZarrVector | HDF5Vector:
+def stored_vector(
+    group: Any,
+    part: str,
+    name: str,
+    memory: int,
+    missing: Missing | None = None,
+    *,
+    sure: bool = False,
+) -> ZarrVector | HDF5Vector:
     """Open a 1-D array of a Zarr or HDF5 group whose chunks fit `memory`.
+
+    Parameters
+    ----------
+    group : zarr.Group or h5py.Group
+    part, name : str
+    memory : int
+    missing : Missing, optional
+        What becomes of missing chunks, for values with a fill value that somebody chose: it is not
+        0. A stored 0 means as little as no entry, so that a chunk of them was rather lost.
+    sure : bool
+        Whether a chunk that is not there can hold nothing but 0.
 
     Raises
     ------
@@ -321,7 +362,11 @@ def stored_vector(group: Any, part: str, name: str, memory: int) -> ZarrVector |
         raise SourceError(msg)
     check_dtype(np.dtype(array.dtype), f"{name}/{part}")
     kind: Any = ZarrVector if isinstance(array, zarr.Array) else HDF5Vector
-    vector: ZarrVector | HDF5Vector = kind.of(array, f"{name}/{part}")
+    fill = array.fill_value if isinstance(array, zarr.Array) else array.fillvalue
+    rule = Missing("error", WHY)
+    if sure or (missing is not None and fill is not None and fill != 0):
+        rule = missing or Missing()
+    vector: ZarrVector | HDF5Vector = kind.of(array, f"{name}/{part}", rule)
     # A small one is left to the plan, which knows what else is held.
     if vector.chunk_nbytes > max(memory, SLAB_BYTES):
         msg = (

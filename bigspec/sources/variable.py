@@ -17,6 +17,7 @@ from bigspec.errors import ArgumentError, DataError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_shape
+from bigspec.sources.missing import Missing, fill_text
 from bigspec.sources.packing import Packing
 
 __all__ = [
@@ -45,11 +46,14 @@ class Wanted:
         Taken for missing values.
     raw : bool
         Take the stored numbers, whatever the attributes say.
+    missing : Missing
+        What becomes of chunks that are not in the store.
     """
 
     rows: Sequence[str] | str | None = None
     fill: complex | None = None
     raw: bool = False
+    missing: Missing = field(default_factory=Missing)
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -60,6 +64,10 @@ class Wanted:
 
 class Stored(Protocol):
     """An array in a store, opened in the process that first reads it; pickles small."""
+
+    @property
+    def fill_value(self) -> Array:
+        """What a chunk that is not there holds, as stored; of no dimension."""
 
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
         """Read a box of stored numbers in native byte order, with retries and named errors."""
@@ -157,6 +165,13 @@ class VariableMatrix(Matrix):
             "token": self.token,
         }
         return held | {"reading": self.reading} if self.reading else held
+
+    @property
+    def missing_as(self) -> str:
+        """The fill value, unpacked as other stored numbers are."""
+        values, missing = self.packing.unpack(self.stored.fill_value.reshape(1, 1), self.dtype)
+        filled = missing is not None and bool(missing.all())
+        return fill_text(self.packing.fill if filled else values[0, 0])
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read a rectangle, unpacked, with `fill` where values are missing."""

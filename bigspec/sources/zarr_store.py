@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import threading
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,61 +19,17 @@ from bigspec.errors import MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import catalog, retries
+from bigspec.sources.array_handle import ArrayHandle
 from bigspec.sources.checks import check_dtype, check_shape
-from bigspec.sources.codecs import capped, check_codecs
+from bigspec.sources.codecs import check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
-from bigspec.sources.locations import open_failure, read_metadata
+from bigspec.sources.locations import open_failure
+from bigspec.sources.missing import Missing, fill_text
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 __all__ = ["ArrayHandle", "ZarrMatrix", "ZarrVector", "open_zarr_array", "refuse_group"]
-
-
-class ArrayHandle:
-    """A zarr array that travels as bytes and is opened in the process that first reads it.
-
-    A scheduler on the way neither needs the store's package nor sees the file.
-    """
-
-    def __init__(self, array: zarr.Array[Any] | None, packed: bytes, name: str) -> None:
-        self._array = None if array is None else capped(array)
-        self._packed = packed
-        self._name = name
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[ArrayHandle], tuple[None, bytes, str]]:
-        return (ArrayHandle, (None, self._packed, self._name))
-
-    def open(self, buffers: Buffers | None = None) -> zarr.Array[Any]:
-        """Return the array; the first call in a process looks whether it is there.
-
-        Zarr reads a chunk that does not exist as the fill value: a worker that does not see
-        the store would otherwise read zeros, and the norm would be wrong without a word.
-        """
-        with self._lock:
-            if self._array is None:
-                try:
-                    self._array = retries.with_retries(self._reopen, buffers)
-                except FileNotFoundError as error:
-                    msg = (
-                        f"{self._name}: this process does not see it; every worker must reach "
-                        "the same path, on a shared disk or an object store"
-                    )
-                    raise MissingSourceError(msg) from error
-                except Exception as error:
-                    raise open_failure(error, self._name) from error
-            return self._array
-
-    def _reopen(self) -> zarr.Array[Any]:
-        # These bytes came inside a pickle that has been loaded already: no new trust is given.
-        sent = pickle.loads(self._packed)
-        array = read_metadata(sent.store, sent.path)
-        if not isinstance(array, zarr.Array):
-            msg = f"no Zarr array at {sent.path!r} any more"
-            raise FileNotFoundError(msg)
-        check_codecs(array, self._name)  # the metadata may be another by now
-        return capped(array)
 
 
 @dataclass(frozen=True)
@@ -115,21 +70,28 @@ class ZarrMatrix(Matrix):
             "token": self.token,
         }
 
+    @property
+    def missing_as(self) -> str:
+        """The fill value."""
+        return fill_text(self.handle.open().fill_value)
+
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read a rectangle into `buffers`."""
         if self.direct is not None:
             return self.direct.read(rows, columns, buffers)
-        array = self.handle.open(buffers)
+        self.handle.open(buffers)  # a store that does not answer is not asked chunk by chunk
         block = buffers.take("source.block", _extent(rows, columns), self.dtype)
         try:
-            array.get_basic_selection((rows, columns), out=NDBuffer(block))  # type: ignore[arg-type]
+            self.handle.read((rows, columns), buffers, NDBuffer(block))  # type: ignore[arg-type]
+        except MissingSourceError:
+            raise
         except Exception as error:
             # Chunks of the failed read may still be on their way into that memory: hand it
             # over to them and take other memory under this name from now on.
             whole = block if block.base is None else block.base
             buffers.take("source.block", (whole.nbytes + 1,), np.uint8)
             buffers.retries += retries.is_transient(error)
-            block = self._read_by_chunk(array, rows, columns, buffers)
+            block = self._read_by_chunk(rows, columns, buffers)
         if self.document is not None and not Path(self.document).exists():
             msg = f"{self.name}: the store went away while it was read ({self.document} is gone)"
             raise MissingSourceError(msg)
@@ -139,9 +101,7 @@ class ZarrMatrix(Matrix):
         """Name the chunk that holds an entry by its key in the store."""
         return f"chunk {self._key(row, column)}"
 
-    def _read_by_chunk(
-        self, array: zarr.Array[Any], rows: slice, columns: slice, buffers: Buffers
-    ) -> np.ndarray[Any, Any]:
+    def _read_by_chunk(self, rows: slice, columns: slice, buffers: Buffers) -> np.ndarray[Any, Any]:
         """Read a rectangle one chunk at a time, each with its retries, naming what fails.
 
         One failing request in hundreds must not repeat the others, and zarr's own error does
@@ -150,7 +110,7 @@ class ZarrMatrix(Matrix):
         block = np.empty(_extent(rows, columns), self.dtype)
         for i in _pieces(self.grids[0], rows):
             for j in _pieces(self.grids[1], columns):
-                read_chunk = partial(array.get_basic_selection, (i, j))
+                read_chunk = partial(self.handle.read, (i, j), buffers)
                 try:
                     part: Any = retries.with_retries(read_chunk, buffers)
                 except Exception as error:
@@ -190,14 +150,14 @@ class ZarrVector:
     resident: bool
 
     @classmethod
-    def of(cls, array: zarr.Array[Any], name: str) -> ZarrVector:
+    def of(cls, array: zarr.Array[Any], name: str, missing: Missing | None = None) -> ZarrVector:
         """Wrap an open array of numbers."""
         check_codecs(array, name)
         steps = _steps(array, name)
         resident, packed = _packed(array)
         document = _local_document(array)
         return cls(
-            ArrayHandle(array, packed, name),
+            ArrayHandle(array, packed, name, missing),
             int(array.shape[0]),
             steps[0],
             np.dtype(array.dtype),
@@ -212,6 +172,11 @@ class ZarrVector:
         return self.length
 
     @property
+    def missing_as(self) -> str:
+        """The fill value."""
+        return fill_text(self.handle.open().fill_value)
+
+    @property
     def chunk_nbytes(self) -> int:
         """Bytes of a decoded chunk."""
         return self.chunk * self.dtype.itemsize
@@ -220,9 +185,9 @@ class ZarrVector:
         """Read a range into the buffer called `scratch`."""
         if stop <= start:
             return np.zeros(0, self.dtype)
-        array = self.handle.open(buffers)
+        self.handle.open(buffers)
         block = buffers.take(scratch, (stop - start,), self.dtype)
-        read = partial(array.get_basic_selection, slice(start, stop), out=NDBuffer(block))  # type: ignore[arg-type]
+        read = partial(self.handle.read, slice(start, stop), buffers, NDBuffer(block))  # type: ignore[arg-type]
         try:
             retries.with_retries(read, buffers)
         except Exception as error:
@@ -255,7 +220,9 @@ def _pieces(grid: Grid, across: slice) -> list[slice]:
     return [slice(grid.cut(i), grid.cut(i + 1)) for i in range(first, last + 1)]
 
 
-def open_zarr_array(array: zarr.Array[Any], name: str | None = None) -> ZarrMatrix:
+def open_zarr_array(
+    array: zarr.Array[Any], name: str | None = None, missing: Missing | None = None
+) -> ZarrMatrix:
     """Wrap an open zarr array.
 
     Parameters
@@ -264,6 +231,8 @@ def open_zarr_array(array: zarr.Array[Any], name: str | None = None) -> ZarrMatr
         Any store, format, codec or chunk grid that is regular.
     name : str, optional
         What messages call it; by default where it lies.
+    missing : Missing, optional
+        What becomes of chunks that are not in the store.
 
     Raises
     ------
@@ -281,7 +250,7 @@ def open_zarr_array(array: zarr.Array[Any], name: str | None = None) -> ZarrMatr
     check_codecs(array, name)
     steps = _steps(array, name)
     document = _local_document(array)
-    direct = plan_direct(array, name, document)
+    direct = plan_direct(array, name, document, missing or Missing())
     grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
     resident, packed = _packed(array)
     return ZarrMatrix(
@@ -289,7 +258,7 @@ def open_zarr_array(array: zarr.Array[Any], name: str | None = None) -> ZarrMatr
         dtype,
         name,
         grids,
-        ArrayHandle(array, packed, name),
+        ArrayHandle(array, packed, name, missing),
         where,
         _token(array, document),
         None if document is None else str(document),

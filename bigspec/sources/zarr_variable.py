@@ -22,6 +22,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype
+from bigspec.sources.missing import stored_fill
 from bigspec.sources.packing import RAW, Packing, named_convention, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 from bigspec.sources.zarr_store import ZarrMatrix, ZarrVector, open_zarr_array
@@ -38,6 +39,11 @@ class Rectangles:
     """The stored numbers of a matrix."""
 
     matrix: ZarrMatrix = field(repr=False)
+
+    @property
+    def fill_value(self) -> Array:
+        """What a chunk that is not stored holds."""
+        return stored_fill(self.matrix.handle.open().fill_value, self.matrix.dtype)
 
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
         """Read a rectangle of whole chunks."""
@@ -64,31 +70,41 @@ class Boxes:
     base: ZarrVector = field(repr=False)
     grids: tuple[Grid, ...]
 
+    @property
+    def fill_value(self) -> Array:
+        """What a chunk that is not stored holds."""
+        return stored_fill(self.base.handle.open().fill_value, self.base.dtype)
+
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
         """Read a box of whole chunks."""
-        array = self.base.handle.open(buffers)
+        handle = self.base.handle
+        dtype = handle.open(buffers).dtype
         try:
-            block: Any = array.get_basic_selection(selection)
+            block = handle.read(selection, buffers)
+        except MissingSourceError:
+            raise
         except Exception as error:  # noqa: BLE001, RUF100 - chunk by chunk it is told which
             buffers.retries += retries.is_transient(error)
-            block = self._read_by_chunk(array, selection, name, buffers)
+            block = self._read_by_chunk(dtype, selection, name, buffers)
         document = self.base.document
         if document is not None and not Path(document).exists():
             msg = f"{name}: the store went away while it was read ({document} is gone)"
             raise MissingSourceError(msg)
-        return np.asarray(block, np.dtype(array.dtype).newbyteorder("="))
+        return np.asarray(block, np.dtype(dtype).newbyteorder("="))
 
     def chunk_at(self, place: tuple[int, ...]) -> str:
         """Name a chunk by its key."""
         return f"chunk {self._key(place)}"
 
     def _read_by_chunk(
-        self, array: zarr.Array[Any], selection: tuple[slice, ...], name: str, buffers: Buffers
+        self, dtype: np.dtype[Any], selection: tuple[slice, ...], name: str, buffers: Buffers
     ) -> Array:
-        block = np.empty([s.stop - s.start for s in selection], array.dtype)
+        block = np.empty([s.stop - s.start for s in selection], dtype)
         for box in itertools.product(*map(_pieces, self.grids, selection)):
             try:
-                part: Any = retries.with_retries(partial(array.get_basic_selection, box), buffers)
+                part: Any = retries.with_retries(
+                    partial(self.base.handle.read, box, buffers), buffers
+                )
             except Exception as error:
                 key = self._key(tuple(s.start for s in box))
                 raise retries.named_failure(error, name, key) from error
@@ -135,7 +151,7 @@ def open_zarr(
     """
     wanted = Wanted() if wanted is None else wanted
     if array.ndim < 3:
-        plain = open_zarr_array(array, name)  # which refuses what is no matrix
+        plain = open_zarr_array(array, name, wanted.missing)  # which refuses what is no matrix
         name, dtype = plain.name, plain.dtype.newbyteorder("=")
         axes = axes_of(_dims(array), plain.shape, wanted.rows, name)
         packing = _packing(array, dtype, name, wanted)
@@ -145,7 +161,7 @@ def open_zarr(
         made = variable(Rectangles(plain), name, dtype, steps, axes, packing)
         scratch, base = plain.transient_nbytes, (plain.where, plain.token, plain.resident)
     else:
-        held = ZarrVector.of(array, name or str(array.store_path))
+        held = ZarrVector.of(array, name or str(array.store_path), wanted.missing)
         name, dtype = held.name, check_dtype(held.dtype, held.name).newbyteorder("=")
         flattened(_dims(array), tuple(array.shape), wanted, name)
         axes = axes_of(_dims(array), tuple(array.shape), wanted.rows, name)

@@ -28,6 +28,7 @@ SCHEMA = "bigspec.log/1"
 ANSWER = (
     "lower", "upper", "width", "widths", "converged", "stopped_by", "status", "passes",
     "bytes_read", "seconds", "frobenius", "checkpoint", "gate",
+    "chunks", "missing_chunks",
 )  # fmt: skip
 """The fields of the answer in ``run_finished``."""
 

@@ -140,6 +140,7 @@ class LiveProgress(Observer):
             f"pass {record.number}: {self._interval} ({record.upper_bound}); {cost}"
             + (f", {rate}" if rate else "")
             + (f"; {record.retries} reads retried" if record.retries else "")
+            + (f"; {record.missing_chunks} chunks missing" if record.missing_chunks else "")
         )
 
     def stage_started(self, stage: str, entries: int) -> None:

@@ -24,6 +24,7 @@ NAMES = {
     "PassRecord": (
         "number lower upper upper_bound lower_bound deterministic ritz_values bytes_read seconds"
         " seconds_reading seconds_multiplying panels retries lowers uppers"
+        " chunks missing_chunks"
     ),
     "TripletPass": (
         "number lower upper upper_bound lower_bound deterministic ritz_values bytes_read seconds"
@@ -33,6 +34,7 @@ NAMES = {
     "Carried": "blocks images errors Z X outer inner whole effect",
     "Partial": (
         "Z gram exponent facts tokens bytes_read seconds_reading seconds_multiplying retries"
+        " chunks missing_chunks"
     ),
     "RawFacts": "squares column_sums row_sum largest nonnegative magnitude chain",
     "Facts": "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared chain",

@@ -85,7 +85,13 @@ def write(where: Any, A: Any, form: str = "CSR", **changes: Any) -> Any:
         if isinstance(where, h5py.Group):
             where.create_dataset(name, data=values, chunks=(max(1, min(step, len(values))),))
         else:
-            array = where.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(step,))
+            array = where.create_array(
+                name,
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=(step,),
+                config={"write_empty_chunks": True},  # coordinates that are missing are refused
+            )
             array[...] = values
     return where
 

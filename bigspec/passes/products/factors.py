@@ -41,6 +41,8 @@ class Cost:
         Seconds, summed over all threads.
     tokens : dict
         Of the content of each factor.
+    chunks : dict
+        Chunks of each factor, and how many of them are not in its store, however often it is read.
     """
 
     hooks: Hooks = field(default_factory=Hooks)
@@ -51,6 +53,7 @@ class Cost:
     reading: float = 0.0
     multiplying: float = 0.0
     tokens: dict[int, int] = field(default_factory=dict)
+    chunks: dict[int, tuple[int, int]] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def panels_done(self, count: int, bytes_read: int) -> None:
@@ -67,6 +70,8 @@ class Cost:
         self.retries += spent.retries
         self.reading += spent.seconds_reading
         self.multiplying += spent.seconds_multiplying
+        counted = spent.chunks, spent.missing_chunks
+        self.chunks[id(matrix)] = max(self.chunks.get(id(matrix), (0, 0)), counted)
         if not len(tokens):  # operators, and dask arrays read by panels instead of chunks
             return
         token = crc32(np.asarray(tokens, np.uint32).tobytes())
@@ -81,14 +86,26 @@ class Cost:
     def spent(self, seconds: float) -> PassCost:
         """Return the cost of all passes over the factors."""
         return PassCost(
-            self.bytes_read, seconds, self.reading, self.multiplying, self.panels, self.retries
+            self.bytes_read,
+            seconds,
+            self.reading,
+            self.multiplying,
+            self.panels,
+            self.retries,
+            *self.counted,
         )
 
     def partial(self, Z: Array, gram: Array, exponent: int) -> Partial:
         """Return the product of all factors as the sum of a pass."""
         tokens = np.array([self.token], np.uint32)
         spent = self.bytes_read, self.reading, self.multiplying, self.retries
-        return Partial(Z, gram, exponent, None, tokens, *spent)
+        return Partial(Z, gram, exponent, None, tokens, *spent, *self.counted)
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Chunks of all factors, and how many of them are not in the store."""
+        held = self.chunks.values()
+        return sum(chunks for chunks, _ in held), sum(missing for _, missing in held)
 
     @property
     def token(self) -> int:
@@ -256,6 +273,8 @@ class Factor:
             seconds_reading=total.seconds_reading,
             seconds_multiplying=total.seconds_multiplying,
             retries=total.retries,
+            chunks=total.chunks,
+            missing_chunks=total.missing_chunks,
         )
         self.cost.add(self.matrix, spent, total.tokens)
         return total.Z

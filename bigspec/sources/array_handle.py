@@ -1,0 +1,95 @@
+"""Zarr arrays on their way to the process that reads them, and what every read of one notes."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import TYPE_CHECKING, Any
+
+import zarr
+
+from bigspec.errors import MissingSourceError
+from bigspec.sources import retries
+from bigspec.sources.codecs import capped, check_codecs
+from bigspec.sources.locations import open_failure, read_metadata
+from bigspec.sources.missing import Absences, Missing, asked, watched
+
+if TYPE_CHECKING:
+    from zarr.buffer.cpu import NDBuffer
+
+    from bigspec.kernels.buffers import Buffers
+
+__all__ = ["ArrayHandle"]
+
+
+class ArrayHandle:
+    """A zarr array that travels as bytes and is opened in the process that first reads it.
+
+    A scheduler on the way neither needs the store's package nor sees the file.
+
+    Parameters
+    ----------
+    array : zarr.Array or None
+    packed : bytes
+        The same, pickled.
+    name : str
+        What messages call it.
+    missing : Missing, optional
+        What becomes of chunks that are not in the store.
+    """
+
+    def __init__(
+        self,
+        array: zarr.Array[Any] | None,
+        packed: bytes,
+        name: str,
+        missing: Missing | None = None,
+    ) -> None:
+        self._array = None if array is None else watched(capped(array))
+        self._packed = packed
+        self._name = name
+        self._absences = Absences(name, missing or Missing())
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[ArrayHandle], tuple[None, bytes, str, Missing]]:
+        return (ArrayHandle, (None, self._packed, self._name, self._absences.rule))
+
+    def read(
+        self, selection: Any, buffers: Buffers | None = None, out: NDBuffer | None = None
+    ) -> Any:
+        """Read a selection, once, and count its chunks; see `Absences.settle`."""
+        array = self.open(buffers)
+        with asked() as keys:
+            block = array.get_basic_selection(selection, out=out)
+        self._absences.settle(array, keys, buffers)
+        return block
+
+    def open(self, buffers: Buffers | None = None) -> zarr.Array[Any]:
+        """Return the array; the first call in a process looks whether it is there.
+
+        Zarr reads a chunk that does not exist as the fill value: a worker that does not see
+        the store would otherwise read zeros, and the norm would be wrong without a word.
+        """
+        with self._lock:
+            if self._array is None:
+                try:
+                    self._array = retries.with_retries(self._reopen, buffers)
+                except FileNotFoundError as error:
+                    msg = (
+                        f"{self._name}: this process does not see it; every worker must reach "
+                        "the same path, on a shared disk or an object store"
+                    )
+                    raise MissingSourceError(msg) from error
+                except Exception as error:
+                    raise open_failure(error, self._name) from error
+            return self._array
+
+    def _reopen(self) -> zarr.Array[Any]:
+        # These bytes came inside a pickle that has been loaded already: no new trust is given.
+        sent = pickle.loads(self._packed)
+        array = read_metadata(sent.store, sent.path)
+        if not isinstance(array, zarr.Array):
+            msg = f"no Zarr array at {sent.path!r} any more"
+            raise FileNotFoundError(msg)
+        check_codecs(array, self._name)  # the metadata may be another by now
+        return watched(capped(array))
