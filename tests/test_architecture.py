@@ -154,3 +154,22 @@ def test_a_module_says_in_one_sentence_what_is_found_there(path):
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert text, path
     assert text.splitlines()[0].rstrip().endswith((".", ":")), path
+
+
+LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 6
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_can_be_read_at_one_sitting(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        said = ast.get_docstring(node, clean=False) or ""  # of public functions, a page of its own
+        length = node.end_lineno - node.lineno + 1 - len(said.splitlines())
+        assert length <= LONGEST_FUNCTION, f"{node.name}: {length} lines of code"
+        given = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        inner = len([name for name in given if name not in {"self", "cls"}])
+        if node.name.startswith("_") and not node.name.endswith("__"):
+            assert inner <= MOST_PARAMETERS, f"{node.name}: {inner} parameters"

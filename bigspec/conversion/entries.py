@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 from abc import ABC, abstractmethod
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.conversion.identity import digest, file_identity
 from bigspec.errors import DataError, MemoryLimitError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
@@ -27,8 +27,6 @@ __all__ = [
     "NpzStream",
     "Piece",
     "Position",
-    "digest",
-    "file_identity",
     "open_arrays",
     "open_npz",
 ]
@@ -388,17 +386,3 @@ def open_arrays(parts: Any, shape: Any) -> ArrayStream:
         columns=columns,
         values=values,
     )
-
-
-def file_identity(path: Path) -> dict[str, Any]:
-    """Return where a file lies, its size and its time of modification."""
-    status = path.stat()
-    return {"where": str(path), "token": f"{status.st_size} {status.st_mtime_ns}"}
-
-
-def digest(*parts: bytes) -> str:
-    """Return a hash of parts and their lengths."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(len(part).to_bytes(8, "little") + part)
-    return total.hexdigest()[:32]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bigspec.conversion.entries import EntryStream, Piece, Position, file_identity
+from bigspec.conversion.entries import EntryStream, Piece, Position
+from bigspec.conversion.identity import file_identity
 from bigspec.sources import matrix_market
 from bigspec.sources.matrix_market import Market, expanded
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bigspec.conversion.entries import digest
+from bigspec.conversion.identity import digest
 from bigspec.errors import ArgumentError, CheckpointInUseError, DestinationError, ResumeError
 
 __all__ = ["Work"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
-from bigspec.panels.layout import Layout
+from bigspec.panels.cuts import Layout
 from bigspec.panels.limit import Limit
 
 __all__ = ["Context", "run_panel"]

@@ -1,4 +1,4 @@
-"""How a pass cuts a matrix: orientation, panels, slabs, rounds, and whether it fits in memory.
+"""How a layout is chosen: orientation, panels, slabs, rounds, and whether it fits in memory.
 
 Everything here depends on the shape, the dtype, the chunk grid, the block size and the memory
 limit alone, never on the number of workers or threads. So the sums are added in the same order
@@ -8,23 +8,19 @@ everywhere, and the bits are the same everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from bigspec.errors import MemoryLimitError, format_bytes
 from bigspec.kernels import TILE_BYTES, working_dtype
 from bigspec.matrices import PANEL_BYTES, SLAB_BYTES, Grid, Matrix, OperatorMatrix
+from bigspec.panels.cuts import Layout, Memory
 
 __all__ = [
     "PANEL_BYTES",
     "ROUND_PANELS",
     "SLAB_BYTES",
-    "Layout",
-    "Memory",
-    "Panel",
     "choose_layout",
-    "format_bytes",
     "keep_layout",
     "memory_text",
 ]
@@ -34,155 +30,6 @@ ROUND_PANELS = 16  # a run that dies loses at most the rounds in flight
 SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
 MANY_PANELS = 512  # from here on, fewer sums count for more than finer progress
 READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One task: the cells ``first <= cell < last`` of the grid of the axis that panels divide."""
-
-    index: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What one process holds at most, in bytes.
-
-    Attributes
-    ----------
-    iterates : int
-        Blocks of vectors, in the process that called bigspec.
-    results : int
-        Partial sums that wait to be added.
-    task : int
-        One task: slab, decoding scratch, tiles, its partial sum.
-    tasks : int
-        Tasks that run at once in one process.
-    limit : int
-        The memory limit.
-    carried : int
-        On a cluster, the operands in memory that travel to every worker.
-    """
-
-    iterates: int
-    results: int
-    task: int
-    tasks: int
-    limit: int
-    carried: int = 0
-
-    @property
-    def total(self) -> int:
-        """Sum of all of it."""
-        return self.iterates + self.carried + self.results + self.task * self.tasks
-
-    @property
-    def spare(self) -> int:
-        """Memory that is left for a basis."""
-        return max(self.limit - self.total, 0)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the panels, slabs and rounds of one matrix are laid out.
-
-    Attributes
-    ----------
-    orientation : {"rows", "columns"}
-        Panels of rows form ``H = A^H A`` (iterates of length n), panels of columns
-        ``H = A A^H`` (iterates of length m).
-    swept, across : Grid
-        Grid of the axis that panels divide, and of the axis they span.
-    panel_pieces, slab_pieces : int
-        Cells of the grid of that axis in a panel (a task) and in a slab (read at once).
-    tile_pieces : int or None
-        In two-read passes, cells of the other axis that are in memory at once.
-    round_panels, fan_in : int
-        Panels summed in one fixed tree of that fan-in; rounds are added in order.
-    memory : Memory
-    """
-
-    orientation: Literal["rows", "columns"]
-    swept: Grid
-    across: Grid
-    panel_pieces: int
-    slab_pieces: int
-    tile_pieces: int | None
-    round_panels: int
-    fan_in: int
-    memory: Memory
-
-    @property
-    def panels(self) -> int:
-        """Number of panels, that is of tasks a pass."""
-        return -(-self.swept.count // self.panel_pieces)
-
-    @property
-    def rounds(self) -> int:
-        """Number of rounds in a pass."""
-        return -(-self.panels // self.round_panels)
-
-    @property
-    def reads_per_pass(self) -> int:
-        """How often a pass reads the matrix: 1, or 2 if no slab fits."""
-        return 1 if self.tile_pieces is None else 2
-
-    @property
-    def iterate_length(self) -> int:
-        """Length of the iterates: n for panels of rows, m for panels of columns."""
-        return self.across.extent
-
-    def panel(self, index: int) -> Panel:
-        """Return panel number `index`."""
-        first = index * self.panel_pieces
-        return Panel(index, first, min(first + self.panel_pieces, self.swept.count))
-
-    def extent(self, index: int) -> tuple[int, int]:
-        """Return (start, stop) positions of a panel on the swept axis."""
-        panel = self.panel(index)
-        return self.swept.cut(panel.first), self.swept.cut(panel.last)
-
-    def slabs(self, panel: Panel) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) positions of the slabs of a panel on the swept axis."""
-        for first in range(panel.first, panel.last, self.slab_pieces):
-            last = min(first + self.slab_pieces, panel.last)
-            yield self.swept.cut(first), self.swept.cut(last)
-
-    def tiles(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) positions on the other axis of what is read at once."""
-        step = self.tile_pieces or self.across.count
-        for first in range(0, self.across.count, step):
-            last = min(first + step, self.across.count)
-            yield self.across.cut(first), self.across.cut(last)
-
-    def rectangle(self, swept: tuple[int, int], across: tuple[int, int]) -> tuple[slice, slice]:
-        """Return (rows, columns) of A from positions on the two axes."""
-        ranges = slice(*swept), slice(*across)
-        return ranges if self.orientation == "rows" else ranges[::-1]
-
-    @property
-    def cut(self) -> dict[str, Any]:
-        """What decides the order of the sums, and so the last bits, by its names in checkpoints."""
-        return {
-            "orientation": self.orientation,
-            "panel_pieces": self.panel_pieces,
-            "slab_pieces": self.slab_pieces,
-            "tile_pieces": self.tile_pieces,
-            "round_panels": self.round_panels,
-            "fan_in": self.fan_in,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the layout as JSON-ready values."""
-        return {
-            "orientation": self.orientation,
-            "iterate_length": self.iterate_length,
-            "panels": self.panels,
-            "rounds": self.rounds,
-            "reads_per_pass": self.reads_per_pass,
-            "memory": asdict(self.memory) | {"total": self.memory.total},
-        }
 
 
 def choose_layout(
@@ -234,7 +81,9 @@ def choose_layout(
     attempts = []
 
     def attempt(orientation: Literal["rows", "columns"], two_reads: bool, running: int) -> Layout:
-        return _attempt(matrix, orientation, two_reads, block_size, blocks, limit, running, local)
+        return _Attempt(
+            matrix, orientation, two_reads, block_size, blocks, limit, running, local
+        ).layout()
 
     only_larger = _uncut(matrix, smaller) and not _uncut(matrix, larger)
     if only_larger and (not matrix.views or attempt(larger, False, tasks).panels > 1):
@@ -276,85 +125,120 @@ def keep_layout(
     """
     two_reads = cut["tile_pieces"] is not None
     for running in range(tasks, 0, -1) if local else (tasks,):
-        layout = _attempt(
+        layout = _Attempt(
             matrix, cut["orientation"], two_reads, block_size, blocks, limit, running, local, cut
-        )
+        ).layout()
         if layout.memory.total <= limit:
             return layout
     return None
 
 
-def _attempt(
-    matrix: Matrix,
-    orientation: str,
-    two_reads: bool,
-    block_size: int,
-    blocks: int,
-    limit: int,
-    tasks: int,
-    local: bool,
-    cut: dict[str, Any] | None = None,
-) -> Layout:
-    """Lay out one orientation; its memory says whether it fits."""
-    axis = 0 if orientation == "rows" else 1
-    swept, across = matrix.grids[axis], matrix.grids[1 - axis]
-    block = across.extent * block_size * working_dtype(matrix.dtype).itemsize
-    entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
-    piece = max(1, int(swept.step * across.extent * entry))
-    if matrix.piece_nbytes is not None and swept.count > 1:
-        piece = matrix.piece_nbytes
-    streamed = isinstance(matrix, OperatorMatrix)
-    held = 0 if matrix.resident or streamed else 1
-    wanted = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))
-    if not matrix.streams:
-        wanted = min(wanted, SLAB_BYTES)
-    wanted = max(wanted, READ_TO_RETURN * block)
-    panel_pieces = cut["panel_pieces"] if cut else max(1, min(swept.count, wanted // piece))
-    # A partial sum, its copy in a merge, and the temporary of one product.
-    fixed = 3 * block + 3 * TILE_BYTES
-    if matrix.compressed == 1 - axis:
-        # The rows of a slab cannot be told apart: the first product has all of them, and its
-        # conjugate is another one.
-        row = block_size * working_dtype(matrix.dtype).itemsize
-        fixed += swept.extent * row * (2 if working_dtype(matrix.dtype).kind == "c" else 1)
-    iterates = blocks * block if local else 0
-    panels = -(-swept.count // panel_pieces)
-    tasks = min(tasks, panels)
-    fan_in = 2 if block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
-    results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * block
-    carried = 0 if local else matrix.carried_nbytes
-    room = (limit - iterates - carried - results) // tasks - fixed
-    slab_pieces = panel_pieces
-    if matrix.streams and not matrix.views:  # smaller slabs before fewer tasks or a second read
-        slab_pieces = max(1, min(panel_pieces, SLAB_BYTES // piece))
-        while (
-            slab_pieces > 1 and slab_pieces * piece + matrix.transient(slab_pieces * piece) > room
-        ):
-            slab_pieces = max(1, 3 * slab_pieces // 4)
-    transient = matrix.transient(slab_pieces * piece)
-    tile_pieces = None
-    column = max(1, int(swept.step * across.step * entry))
-    if two_reads:
-        slab_pieces, tile_pieces = 1, max(1, min(across.count, (room - transient) // column))
-    if cut:
-        slab_pieces, tile_pieces, fan_in = cut["slab_pieces"], cut["tile_pieces"], cut["fan_in"]
-    slab = held * slab_pieces * piece
-    if tile_pieces is not None:
-        slab = held * min(tile_pieces * column, piece)
-    task = slab + (matrix.transient(slab) if held else transient) + fixed
-    memory = Memory(iterates, results, task, tasks, limit, carried)
-    orientation_: Literal["rows", "columns"] = "rows" if axis == 0 else "columns"
-    return Layout(
-        orientation_,
-        swept,
-        across,
-        panel_pieces,
-        slab_pieces,
-        tile_pieces,
-        cut["round_panels"] if cut else ROUND_PANELS,
-        fan_in,
-        memory,
-    )
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to lay out a matrix; the memory of what it makes says whether it fits.
+
+    `cut` is that of an earlier run, whose panels are kept.
+    """
+
+    matrix: Matrix
+    orientation: Literal["rows", "columns"]
+    two_reads: bool
+    block_size: int
+    blocks: int
+    limit: int
+    tasks: int
+    local: bool
+    cut: dict[str, Any] | None = None
+
+    @property
+    def axes(self) -> tuple[Grid, Grid]:
+        """The axis that is cut into panels, and the other one."""
+        grids = self.matrix.grids
+        return grids if self.orientation == "rows" else grids[::-1]
+
+    @property
+    def block(self) -> int:
+        """Bytes of a block of vectors."""
+        return self.axes[1].extent * self.row
+
+    @property
+    def row(self) -> int:
+        """Bytes of one row of a block."""
+        return self.block_size * working_dtype(self.matrix.dtype).itemsize
+
+    def pieces(self) -> tuple[int, int]:
+        """Return the bytes between two cuts of the swept axis, and of both axes."""
+        (swept, across), matrix = self.axes, self.matrix
+        entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
+        piece = max(1, int(swept.step * across.extent * entry))
+        if matrix.piece_nbytes is not None and swept.count > 1:
+            piece = matrix.piece_nbytes
+        return piece, max(1, int(swept.step * across.step * entry))
+
+    def panel_pieces(self, piece: int) -> int:
+        """Return how many pieces make a panel."""
+        matrix = self.matrix
+        wanted = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))
+        if not matrix.streams:
+            wanted = min(wanted, SLAB_BYTES)
+        wanted = max(wanted, READ_TO_RETURN * self.block)
+        return max(1, min(self.axes[0].count, wanted // piece))
+
+    def fixed(self) -> int:
+        """Return the bytes that a task holds whatever it reads."""
+        # A partial sum, its copy in a merge, and the temporary of one product.
+        held = 3 * self.block + 3 * TILE_BYTES
+        if self.matrix.compressed == (1 if self.orientation == "rows" else 0):
+            # The rows of a slab cannot be told apart: the first product has all of them, and its
+            # conjugate is another one.
+            twice = working_dtype(self.matrix.dtype).kind == "c"
+            held += self.axes[0].extent * self.row * (2 if twice else 1)
+        return held
+
+    def slab_pieces(self, panel_pieces: int, piece: int, room: int) -> int:
+        """Return how many pieces are read at once: fewer, before fewer tasks or a second read."""
+        matrix = self.matrix
+        if not matrix.streams or matrix.views:
+            return panel_pieces
+        slab = max(1, min(panel_pieces, SLAB_BYTES // piece))
+        while slab > 1 and slab * piece + matrix.transient(slab * piece) > room:
+            slab = max(1, 3 * slab // 4)
+        return slab
+
+    def layout(self) -> Layout:
+        """Lay it out."""
+        (swept, across), matrix, cut = self.axes, self.matrix, self.cut
+        piece, column = self.pieces()
+        panel_pieces = cut["panel_pieces"] if cut else self.panel_pieces(piece)
+        panels = -(-swept.count // panel_pieces)
+        tasks = min(self.tasks, panels)
+        fan_in = 2 if self.block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
+        iterates = self.blocks * self.block if self.local else 0
+        results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * self.block
+        carried = 0 if self.local else matrix.carried_nbytes
+        room = (self.limit - iterates - carried - results) // tasks - self.fixed()
+        slab_pieces, tile_pieces = self.slab_pieces(panel_pieces, piece, room), None
+        transient = matrix.transient(slab_pieces * piece)
+        if self.two_reads:
+            slab_pieces, tile_pieces = 1, max(1, min(across.count, (room - transient) // column))
+        if cut:
+            slab_pieces, tile_pieces, fan_in = cut["slab_pieces"], cut["tile_pieces"], cut["fan_in"]
+        read = not matrix.resident and not isinstance(matrix, OperatorMatrix)
+        slab = slab_pieces * piece if tile_pieces is None else min(tile_pieces * column, piece)
+        task = (slab + matrix.transient(slab) if read else transient) + self.fixed()
+        memory = Memory(iterates, results, task, tasks, self.limit, carried)
+        rounds = cut["round_panels"] if cut else ROUND_PANELS
+        return Layout(
+            self.orientation,
+            swept,
+            across,
+            panel_pieces,
+            slab_pieces,
+            tile_pieces,
+            rounds,
+            fan_in,
+            memory,
+        )
 
 
 def _waiting(panels: int, fan_in: int, tasks: int) -> int:

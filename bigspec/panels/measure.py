@@ -12,8 +12,8 @@ import numpy as np
 from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
+from bigspec.panels.cuts import Layout
 from bigspec.panels.fused import FusedContext
-from bigspec.panels.layout import Layout
 from bigspec.panels.reading import size_of
 
 __all__ = ["Measurement", "measure"]

@@ -11,7 +11,7 @@ import numpy as np
 from bigspec.errors import DataError, UnsupportedTypeError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
-from bigspec.panels.layout import Layout
+from bigspec.panels.cuts import Layout
 
 __all__ = ["DaskMatrix", "is_dask_array", "open_dask_array"]
 

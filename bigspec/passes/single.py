@@ -12,9 +12,9 @@ from bigspec.errors import AdjointError, MatrixChangedError
 from bigspec.kernels import working_dtype
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.panels.cuts import Layout
 from bigspec.panels.forward import ForwardContext
 from bigspec.panels.fused import FusedContext
-from bigspec.panels.layout import Layout
 from bigspec.panels.rows import Rows
 from bigspec.panels.target import FinishContext
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult

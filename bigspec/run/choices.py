@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bigspec.algorithms import REGISTRY, Row
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.layout import Layout
+from bigspec.panels.cuts import Layout
 from bigspec.passes import Measurement
 from bigspec.run.plan import Wishes
 

@@ -8,7 +8,8 @@ from typing import Any
 from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import ArgumentError, format_bytes
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.layout import Layout, memory_text
+from bigspec.panels.cuts import Layout
+from bigspec.panels.layout import memory_text
 from bigspec.results.text import counted
 
 __all__ = ["ALGORITHMS", "Plan", "Wishes", "check_algorithm", "check_wishes"]

@@ -10,7 +10,8 @@ from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import MemoryLimitError, format_bytes
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.layout import Layout, choose_layout, keep_layout
+from bigspec.panels.cuts import Layout
+from bigspec.panels.layout import choose_layout, keep_layout
 from bigspec.passes import Executor, Measurement, measure, where, with_factors
 from bigspec.run.choices import (
     DEFAULT_BLOCK,

@@ -30,7 +30,7 @@ import zarr.storage._local as local_store
 
 import bigspec
 from bigspec.checkpoint import contents, lease, store, writer
-from bigspec.panels import layout
+from bigspec.panels import cuts, layout
 from bigspec.passes import executor
 from bigspec.watch import Observer
 from tests.matrices import decaying
@@ -403,7 +403,7 @@ class Child:
         store.CHUNK_BYTES = 4 << 10  # several chunks a block
         lease.TIMING = lease.Timing(settle=0.0)  # nobody races here
         if not basis:
-            layout.Memory.spare = 0
+            cuts.Memory.spare = 0
 
     def pass_started(self, number, panels):
         self.pass_number = number

@@ -46,7 +46,7 @@ def matrix():
 def options(row, monkeypatch, **more):
     chosen = dict(ROWS[row])
     if not chosen.pop("basis", True):
-        monkeypatch.setattr("bigspec.panels.layout.Memory.spare", 0)
+        monkeypatch.setattr("bigspec.panels.cuts.Memory.spare", 0)
     return {"seed": SEED, "rtol": 1e-7} | chosen | more
 
 

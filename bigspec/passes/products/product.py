@@ -23,8 +23,8 @@ from bigspec.expressions import Product
 from bigspec.kernels import working_dtype
 from bigspec.kernels.composed import times_power
 from bigspec.matrices import Matrix
+from bigspec.panels.cuts import Layout
 from bigspec.panels.forward import ForwardContext
-from bigspec.panels.layout import Layout
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
 from bigspec.passes.inline import nearest

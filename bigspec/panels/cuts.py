@@ -1,0 +1,160 @@
+"""How a pass cuts a matrix: panels, slabs, tiles and rounds, and the memory that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bigspec.matrices import Grid
+
+__all__ = ["Layout", "Memory", "Panel"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One task: the cells ``first <= cell < last`` of the grid of the axis that panels divide."""
+
+    index: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one process holds at most, in bytes.
+
+    Attributes
+    ----------
+    iterates : int
+        Blocks of vectors, in the process that called bigspec.
+    results : int
+        Partial sums that wait to be added.
+    task : int
+        One task: slab, decoding scratch, tiles, its partial sum.
+    tasks : int
+        Tasks that run at once in one process.
+    limit : int
+        The memory limit.
+    carried : int
+        On a cluster, the operands in memory that travel to every worker.
+    """
+
+    iterates: int
+    results: int
+    task: int
+    tasks: int
+    limit: int
+    carried: int = 0
+
+    @property
+    def total(self) -> int:
+        """Sum of all of it."""
+        return self.iterates + self.carried + self.results + self.task * self.tasks
+
+    @property
+    def spare(self) -> int:
+        """Memory that is left for a basis."""
+        return max(self.limit - self.total, 0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the panels, slabs and rounds of one matrix are laid out.
+
+    Attributes
+    ----------
+    orientation : {"rows", "columns"}
+        Panels of rows form ``H = A^H A`` (iterates of length n), panels of columns
+        ``H = A A^H`` (iterates of length m).
+    swept, across : Grid
+        Grid of the axis that panels divide, and of the axis they span.
+    panel_pieces, slab_pieces : int
+        Cells of the grid of that axis in a panel (a task) and in a slab (read at once).
+    tile_pieces : int or None
+        In two-read passes, cells of the other axis that are in memory at once.
+    round_panels, fan_in : int
+        Panels summed in one fixed tree of that fan-in; rounds are added in order.
+    memory : Memory
+    """
+
+    orientation: Literal["rows", "columns"]
+    swept: Grid
+    across: Grid
+    panel_pieces: int
+    slab_pieces: int
+    tile_pieces: int | None
+    round_panels: int
+    fan_in: int
+    memory: Memory
+
+    @property
+    def panels(self) -> int:
+        """Number of panels, that is of tasks a pass."""
+        return -(-self.swept.count // self.panel_pieces)
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds in a pass."""
+        return -(-self.panels // self.round_panels)
+
+    @property
+    def reads_per_pass(self) -> int:
+        """How often a pass reads the matrix: 1, or 2 if no slab fits."""
+        return 1 if self.tile_pieces is None else 2
+
+    @property
+    def iterate_length(self) -> int:
+        """Length of the iterates: n for panels of rows, m for panels of columns."""
+        return self.across.extent
+
+    def panel(self, index: int) -> Panel:
+        """Return panel number `index`."""
+        first = index * self.panel_pieces
+        return Panel(index, first, min(first + self.panel_pieces, self.swept.count))
+
+    def extent(self, index: int) -> tuple[int, int]:
+        """Return (start, stop) positions of a panel on the swept axis."""
+        panel = self.panel(index)
+        return self.swept.cut(panel.first), self.swept.cut(panel.last)
+
+    def slabs(self, panel: Panel) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) positions of the slabs of a panel on the swept axis."""
+        for first in range(panel.first, panel.last, self.slab_pieces):
+            last = min(first + self.slab_pieces, panel.last)
+            yield self.swept.cut(first), self.swept.cut(last)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) positions on the other axis of what is read at once."""
+        step = self.tile_pieces or self.across.count
+        for first in range(0, self.across.count, step):
+            last = min(first + step, self.across.count)
+            yield self.across.cut(first), self.across.cut(last)
+
+    def rectangle(self, swept: tuple[int, int], across: tuple[int, int]) -> tuple[slice, slice]:
+        """Return (rows, columns) of A from positions on the two axes."""
+        ranges = slice(*swept), slice(*across)
+        return ranges if self.orientation == "rows" else ranges[::-1]
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """What decides the order of the sums, and so the last bits, by its names in checkpoints."""
+        return {
+            "orientation": self.orientation,
+            "panel_pieces": self.panel_pieces,
+            "slab_pieces": self.slab_pieces,
+            "tile_pieces": self.tile_pieces,
+            "round_panels": self.round_panels,
+            "fan_in": self.fan_in,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the layout as JSON-ready values."""
+        return {
+            "orientation": self.orientation,
+            "iterate_length": self.iterate_length,
+            "panels": self.panels,
+            "rounds": self.rounds,
+            "reads_per_pass": self.reads_per_pass,
+            "memory": asdict(self.memory) | {"total": self.memory.total},
+        }
