@@ -15,6 +15,7 @@ from bigspec.cli.options import OUTPUT, PERFORMANCE
 from bigspec.cli.statuses import CANNOT_WRITE
 from bigspec.cli.values import option, with_options, writable_place
 from bigspec.cli.watching import say
+from bigspec.names import shown
 from bigspec.watch import Observer
 
 __all__ = ["performance_option", "performance_reported", "written"]
@@ -54,7 +55,7 @@ def performance_reported(observer: Observer) -> Iterator[Recording]:
         return
     recording = Recording()
     try:
-        with recorded(f"{ctx.command_path} {ctx.params['source']}") as recording:
+        with recorded(shown(f"{ctx.command_path} {ctx.params['source']}")) as recording:
             yield recording
     except BaseException:
         _write(path, recording)

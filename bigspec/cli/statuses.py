@@ -11,6 +11,7 @@ from bigspec.cli.config import add_sources, config_option, named_source
 from bigspec.cli.interrupts import Terminated
 from bigspec.cli.watching import say
 from bigspec.errors import BigspecError, ClusterError, StoreUnavailableError
+from bigspec.names import redacted
 from bigspec.results.gate import EXIT_STATUSES
 
 __all__ = ["STATUSES", "CannotWriteError", "Command", "explained"]
@@ -99,7 +100,7 @@ class Command(click.Command):
             raise
         except (Exception, KeyboardInterrupt) as exc:
             if ctx.meta.get("bigspec.debug"):
-                click.echo(traceback.format_exc(), err=True, nl=False)
+                click.echo(redacted(traceback.format_exc()), err=True, nl=False)
             status, message = explained(exc)
             say(ctx, message, status, error=True)
             raise click.exceptions.Exit(status) from exc

@@ -14,6 +14,7 @@ from bigspec.cli.runs import Inputs, run
 from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
 from bigspec.cli.values import option, writable_place
 from bigspec.cli.watching import watching_options
+from bigspec.names import shown
 from bigspec.results.triplets import Triplets
 
 __all__ = ["svds_command"]
@@ -70,7 +71,8 @@ def svds_command(
     def save(triplets: Triplets) -> bool:
         lacking = u_store is not None and triplets.u is None
         if lacking:
-            click.echo(f"bigspec: {u_store} is not written: no time was left for a pass", err=True)
+            place = shown(str(u_store))
+            click.echo(f"bigspec: {place} is not written: no time was left for a pass", err=True)
         if v_file is not None:
             _save(v_file, triplets)
         return lacking
@@ -80,7 +82,8 @@ def svds_command(
 
 def _save(path: str, tri: Triplets) -> None:
     if tri.vh is None:
-        click.echo(f"bigspec: {path} is not written: there was no time for the vectors", err=True)
+        said = f"{shown(path)} is not written: there was no time for the vectors"
+        click.echo(f"bigspec: {said}", err=True)
         return
     try:
         with Path(path).open("wb") as file:

@@ -25,6 +25,7 @@ from bigspec.errors import (
     ResumeError,
 )
 from bigspec.matrices import Matrix
+from bigspec.names import bare, shown
 from bigspec.passes import Executor
 from bigspec.run import Known, Progress, saved_types
 from bigspec.run.options import RunOptions
@@ -61,7 +62,7 @@ def kept(
         if progress is not None:
             check_progress(progress, writer.store.where)
         while writer.messages:
-            observer.warned(writer.messages.popleft())
+            observer.warned(shown(writer.messages.popleft()))
         yield writer, progress
     finally:
         writer.close()
@@ -189,7 +190,9 @@ def go_on(
         "start": _digest(vectors),
     }
     held = run | {"seed": run["entropy"], "k": run.get("count") or "none (the norm)"}
-    differences = _differences("matrix", plain(run["matrix"]), plain(matrix.identity))
+    # A run that an older version saved may have a password in its URL.
+    was, now = bare(plain(run["matrix"])), bare(plain(matrix.identity))
+    differences = _differences("matrix", was, now)
     differences += [
         f"{name} was {held[name]!r}, is {value!r}"
         for name, value in asked.items()

@@ -13,6 +13,7 @@ import zarr
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from bigspec.errors import BigspecError, MissingSourceError, SourceError, StoreUnavailableError
+from bigspec.names import shown
 from bigspec.sources import catalog, retries
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _PACKAGES = {"s3": '"bigspec[s3]"', "s3a": '"bigspec[s3]"', "gs": "gcsfs", "gcs"
 
 @dataclass(frozen=True)
 class Location:
-    """A store, the path of a node in it, and what the user called both."""
+    """A store, the path of a node in it, and what both are called."""
 
     name: str
     store: Store
@@ -56,7 +57,7 @@ def locate(text: str) -> Location:
     for scheme in ("file://", "local://"):
         outer = outer.removeprefix(scheme)
     if "://" in outer or "::" in outer:
-        return Location(text, _remote_store(outer, text), inner)
+        return Location(shown(text), _remote_store(outer, text), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
 
 

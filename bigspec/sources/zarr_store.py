@@ -19,6 +19,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
+from bigspec.names import bare
 from bigspec.sources import catalog, retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.codecs import capped, check_codecs
@@ -358,10 +359,11 @@ def _where(array: zarr.Array[Any]) -> str:
     if isinstance(store, FsspecStore):
         protocol = store.fs.protocol
         scheme = protocol if isinstance(protocol, str) else protocol[0]
-        return f"{scheme}://{store.path.strip('/')}/{path}".rstrip("/")
+        # Not after the path is added: it would be a part of a signed query at the end.
+        return f"{scheme}://{bare(store.path.strip('/'))}/{path}".rstrip("/")
     if _lives_in_process(store):
         return f"memory:{path}"
-    return str(array.store_path)
+    return str(bare(str(array.store_path)))
 
 
 def _local_document(array: zarr.Array[Any]) -> Path | None:
