@@ -107,6 +107,8 @@ class MissingSourceError(SourceError, FileNotFoundError):
 class StoreUnavailableError(SourceError, TimeoutError):
     """The store timed out or refused, and went on doing so after retries."""
 
+    exit_status = 75  # it may pass by itself, at the start as in mid-run
+
 
 class DestinationError(BigspecError, OSError):
     """What a conversion writes cannot be written: a full disk, no permission."""

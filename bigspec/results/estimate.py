@@ -48,7 +48,7 @@ class Estimate:
         Whether ``upper / lower - 1 <= rtol``.
     stopped_by : str
         ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (the rounding margin is
-        reached), ``"passes"`` or ``"time"`` (the budget is used up).
+        reached), ``"passes"`` or ``"time"`` (the budget is used up), or ``"interrupted"``.
     checkpoint : str or None
         Where this is saved, with all that is needed to go on; None if it is not.
     status : str

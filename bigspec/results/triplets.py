@@ -65,7 +65,7 @@ class Triplets:
     stopped_by : str
         ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (values that are zero or
         below the rounding margin cannot be told better), ``"memory"`` (the basis no longer fits),
-        ``"passes"`` or ``"time"``.
+        ``"passes"``, ``"time"`` or ``"interrupted"``.
     checkpoint : str or None
         Where the run is saved, with all that is needed to go on; None if it is not.
     status : str
