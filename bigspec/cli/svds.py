@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 import numpy as np
 
@@ -15,6 +13,7 @@ from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
 from bigspec.cli.values import option, writable_place
 from bigspec.cli.watching import watching_options
 from bigspec.names import shown
+from bigspec.results.files import replacing
 from bigspec.results.triplets import Triplets
 
 __all__ = ["svds_command"]
@@ -86,7 +85,7 @@ def _save(path: str, tri: Triplets) -> None:
         click.echo(f"bigspec: {said}", err=True)
         return
     try:
-        with Path(path).open("wb") as file:
+        with replacing(path) as file:
             np.savez(file, vh=tri.vh, s=tri.s, lower=tri.lower, upper=tri.upper)
     except OSError as exc:
         msg = f"cannot write {path!r}: {exc.strerror or exc}; the result is on standard output"

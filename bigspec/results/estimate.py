@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.results import charts, html, text
+from bigspec.results import charts, files, html, text
 from bigspec.results.gate import Verdict
 from bigspec.results.records import (
     Interval,
@@ -196,7 +196,7 @@ class Estimate:
         """Return one self-contained HTML page; with `path`, write it there as well."""
         text = html.page(self)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            files.write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:
