@@ -11,9 +11,11 @@ import unicodedata
 from typing import Any
 from urllib.parse import unquote
 
-__all__ = ["bare", "escaped", "redacted", "shown"]
+__all__ = ["NOWHERE", "bare", "escaped", "redacted", "shown"]
 
 MARK = "***"
+NOWHERE = "of unknown place"
+"""In the identity of what says nothing by which another process could tell it from others."""
 
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2})([^\s/?#]*)@")
 """One slash is left where somebody took a URL for a path."""

@@ -11,7 +11,7 @@ from bigspec.algorithms import TopLanczos
 from bigspec.matrices import Matrix
 from bigspec.passes import Pass, find_executor, one_blas_thread, passes_over
 from bigspec.run import KeptBlocks, Outcome, Progress, solve
-from bigspec.run.identity import kept, prepared
+from bigspec.run.identity import check_place, kept, prepared
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan
 from bigspec.run.vectors import Vectors
@@ -102,6 +102,8 @@ def conduct(
             one_blas_thread(),
             kept(options.checkpoint, observer, options.wishes.algorithm) as (writer, held),
         ):
+            if writer is not None:
+                check_place(matrix)
             plan, progress, W = prepared(held, matrix, executor, options)
             observer.identified(progress.run.get("id", ""))
             layout = plan.layout.to_dict() | {"where": plan.where}

@@ -25,7 +25,7 @@ from bigspec.errors import (
     ResumeError,
 )
 from bigspec.matrices import Matrix
-from bigspec.names import bare, shown
+from bigspec.names import NOWHERE, bare, shown
 from bigspec.passes import Executor
 from bigspec.run import Known, Progress, saved_types
 from bigspec.run.options import RunOptions
@@ -34,7 +34,16 @@ from bigspec.run.planner import make_plan, resume_plan
 from bigspec.run.start import Start, entropy_of, start_vectors
 from bigspec.watch import Observer
 
-__all__ = ["as_checkpoint", "begin", "check_progress", "go_on", "kept", "prepared", "versions"]
+__all__ = [
+    "as_checkpoint",
+    "begin",
+    "check_place",
+    "check_progress",
+    "go_on",
+    "kept",
+    "prepared",
+    "versions",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -73,6 +82,21 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     if checkpoint is None or isinstance(checkpoint, Checkpoint):
         return checkpoint
     return Checkpoint(checkpoint)
+
+
+def check_place(matrix: Matrix) -> None:
+    """Refuse to save a run whose matrix no other process could recognise.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    if NOWHERE in json.dumps(plain(matrix.identity)) or NOWHERE in matrix.name:
+        msg = (
+            f"checkpoint: expected a matrix that another process can recognise, got {matrix.name}. "
+            "Commit it (icechunk), or give a path or URL, or run without a checkpoint"
+        )
+        raise ArgumentError(msg)
 
 
 def check_progress(progress: Any, where: str) -> None:

@@ -24,7 +24,7 @@ from bigspec.sources import catalog, retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.codecs import capped, check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
-from bigspec.sources.locations import open_failure, read_metadata
+from bigspec.sources.locations import open_failure, place_of, read_metadata
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -363,7 +363,7 @@ def _where(array: zarr.Array[Any]) -> str:
         return f"{scheme}://{bare(store.path.strip('/'))}/{path}".rstrip("/")
     if _lives_in_process(store):
         return f"memory:{path}"
-    return str(bare(str(array.store_path)))
+    return place_of(store, path)
 
 
 def _local_document(array: zarr.Array[Any]) -> Path | None:
