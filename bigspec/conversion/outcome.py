@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bigspec.names import shown
 from bigspec.results.text import bytes_text, seconds_text
 
 __all__ = ["Conversion"]
@@ -49,11 +50,11 @@ class Conversion:
         twice = self.read - self.stored
         spent = f"{bytes_text(self.bytes_read)} read in {seconds_text(self.seconds)}"
         lines = [
-            f"{self.destination}: {rows} x {columns} {self.dtype}, compressed {kind}",
+            f"{shown(self.destination)}: {rows} x {columns} {self.dtype}, compressed {kind}",
             f"  stored   {self.stored} entries"
             + (f" ({twice} duplicates summed)" if twice else "")
             + f", {bytes_text(self.bytes_written)} on disk",
-            f"  from     {self.source}, {spent}",
+            f"  from     {shown(self.source)}, {spent}",
         ]
         return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Self, TextIO
 
 from bigspec.errors import ArgumentError
+from bigspec.names import shown
 from bigspec.results import Estimate, PassRecord
 from bigspec.results.text import (
     bytes_text,
@@ -195,6 +196,7 @@ class LiveProgress(Observer):
 
     def _line(self, text: str) -> None:
         """Write one line; between two bars of ours, and clear of anybody else's."""
+        text = shown(text)
         with self._lock, suppress(*_GONE):
             if self._live:
                 from tqdm import tqdm
