@@ -7,6 +7,8 @@ one message string and nothing that does not pickle.
 
 from __future__ import annotations
 
+from bigspec.names import shown
+
 __all__ = [
     "AdjointError",
     "ArgumentError",
@@ -42,6 +44,10 @@ class BigspecError(Exception):
 
     exit_status = 1
     saved: str | None = None
+
+    def __init__(self, *args: object) -> None:
+        # Messages quote names, and the errors of client libraries, which quote URLs.
+        super().__init__(*(shown(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ArgumentError(BigspecError, ValueError):
@@ -100,6 +106,8 @@ class MissingSourceError(SourceError, FileNotFoundError):
 
 class StoreUnavailableError(SourceError, TimeoutError):
     """The store timed out or refused, and went on doing so after retries."""
+
+    exit_status = 75  # it may pass by itself, at the start as in mid-run
 
 
 class DestinationError(BigspecError, OSError):

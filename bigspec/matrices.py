@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Composed, SparseSum
+from bigspec.names import shown
 
 __all__ = ["PANEL_BYTES", "SLAB_BYTES", "Block", "Grid", "Matrix", "OperatorMatrix"]
 
@@ -105,6 +106,9 @@ class Matrix(ABC):
     transient_nbytes: int = field(default=0, kw_only=True)
     piece_nbytes: int | None = field(default=None, kw_only=True)
     streams: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", shown(self.name))
 
     @property
     def nbytes(self) -> int:

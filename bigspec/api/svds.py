@@ -19,6 +19,7 @@ from bigspec.api.arguments import (
 )
 from bigspec.api.matrices import open_within
 from bigspec.errors import ArgumentError
+from bigspec.names import shown
 from bigspec.results.gate import Gate
 from bigspec.results.triplets import Triplets
 from bigspec.run.course import Ending, conduct
@@ -165,7 +166,7 @@ def _triplets(ending: Ending, u_store: str | None) -> Triplets:
         checkpoint=outcome.saved,
         status=outcome.status,
         rtol=options.budget.rtol,
-        u_store=None if u is None else u_store,
+        u_store=None if u is None or u_store is None else shown(u_store),
         upper_bounds=tuple(interval.upper_bound for interval in intervals),
         lower_bounds=tuple(interval.lower_bound for interval in intervals),
         certain=tuple(interval.deterministic for interval in intervals),

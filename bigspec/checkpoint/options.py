@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from bigspec.errors import ArgumentError
+from bigspec.names import shown
 
 __all__ = ["Checkpoint"]
 
@@ -34,6 +35,13 @@ class Checkpoint:
     interval: float = 60.0
     keep_blocks: bool = False
     steal: bool = False
+
+    def __repr__(self) -> str:
+        where = shown(os.fspath(self.where))
+        return (
+            f"Checkpoint(where={where!r}, interval={self.interval!r}, "
+            f"keep_blocks={self.keep_blocks!r}, steal={self.steal!r})"
+        )
 
     def __post_init__(self) -> None:
         if not isinstance(self.where, (str, os.PathLike)) or not os.fspath(self.where):

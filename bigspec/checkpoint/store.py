@@ -28,6 +28,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
 from bigspec.checkpoint.codec import array_digest, restored
 from bigspec.errors import BigspecError, CheckpointError
+from bigspec.names import shown
 from bigspec.sources import locations, retries
 
 __all__ = ["SCHEMA", "Damaged", "Store"]
@@ -50,7 +51,8 @@ class Store:
     Parameters
     ----------
     where : str or path
-        A local path, ``file://``, or any fsspec URL.
+        A local path, ``file://``, or any fsspec URL. The attribute of this name is what it is
+        called: without secrets.
     read_only : bool
 
     Raises
@@ -62,8 +64,9 @@ class Store:
     """
 
     def __init__(self, where: str | os.PathLike[str], *, read_only: bool = False) -> None:
-        self.where = os.fspath(where)
-        outer = self.where.removeprefix("file://").removeprefix("local://")
+        given = os.fspath(where)
+        self.where = shown(given)
+        outer = given.removeprefix("file://").removeprefix("local://")
         self.local = "://" not in outer
         try:
             if self.local:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,24 +19,31 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn a first SIGTERM into `Terminated` while inside; later ones change nothing.
+    """Turn a first SIGTERM into `Terminated` while inside; a second signal changes nothing.
 
     The time until the kill is used for saving, so a scheduler that sends SIGTERM twice, or after
-    SIGINT, must not interrupt that. A second Ctrl-C does: somebody insists. Outside the main
-    thread, where Python allows no handlers, this does nothing.
+    SIGINT, must not interrupt that. A third signal ends the process at once: somebody insists.
+    After a first one the handlers stay until the process has ended, or a late second signal would
+    take the place of the exit status that was promised. Outside the main thread, where Python
+    allows no handlers, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came = False
+    came = 0
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        first, came = not came, True
-        if number == signal.SIGINT:
-            signal.default_int_handler(number, frame)
-        elif first:
+        came += 1
+        if came == 1:
+            # Once Python takes its handlers away at its end, a signal finds this.
+            atexit.register(_ignore, [number for number, _ in before])
+            if number == signal.SIGINT:
+                signal.default_int_handler(number, frame)
             raise Terminated
+        if came > 2:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     before = [(signal.SIGTERM, signal.signal(signal.SIGTERM, end))]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -42,5 +51,11 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        if not came:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+
+def _ignore(numbers: list[int]) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

@@ -12,6 +12,7 @@ import click
 
 from bigspec.cli.statuses import SAVED, CannotWriteError
 from bigspec.results import Estimate, Triplets
+from bigspec.results.files import replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,8 +86,11 @@ def shows_blocks() -> bool:
 
 def write_figure(path: str, figure: Figure) -> None:
     """Write a matplotlib figure in the format of the file's name."""
+    # As matplotlib names it: without an ending it is a .png.
+    place = Path(path) if Path(path).suffix else Path(path + ".png")
     try:
-        figure.savefig(path)
+        with replacing(place) as file:
+            figure.savefig(file, format=place.suffix[1:])
     except (OSError, ValueError) as exc:  # ValueError: no such format
         msg = f"cannot write {path!r}: {exc}; the result is on standard output"
         raise CannotWriteError(msg) from exc
@@ -96,7 +100,7 @@ def write(path: str, text: str) -> None:
     """Write a result file, after the result was printed."""
     try:
         # A name of other bytes than UTF-8, which the text may have, is shown with its escapes.
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_text(path, text, errors="backslashreplace")
     except OSError as exc:
         msg = f"cannot write {path!r}: {exc.strerror or exc}; the result is on standard output"
         raise CannotWriteError(msg) from exc

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -15,6 +13,8 @@ from bigspec.cli.options import OUTPUT, PERFORMANCE
 from bigspec.cli.statuses import CANNOT_WRITE
 from bigspec.cli.values import option, with_options, writable_place
 from bigspec.cli.watching import say
+from bigspec.names import shown
+from bigspec.results.files import write_text
 from bigspec.watch import Observer
 
 __all__ = ["performance_option", "performance_reported", "written"]
@@ -54,7 +54,7 @@ def performance_reported(observer: Observer) -> Iterator[Recording]:
         return
     recording = Recording()
     try:
-        with recorded(f"{ctx.command_path} {ctx.params['source']}") as recording:
+        with recorded(shown(f"{ctx.command_path} {ctx.params['source']}")) as recording:
             yield recording
     except BaseException:
         _write(path, recording)
@@ -68,13 +68,9 @@ def _write(path: str, recording: Recording) -> None:
     """Put the page at `path` in one step."""
     if not recording.html:
         return
-    place = Path(path).resolve()
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        part.write_text(recording.html, encoding="utf-8")
-        part.replace(place)
+        write_text(path, recording.html)
     except OSError as error:
-        part.unlink(missing_ok=True)
         recording.lacking = error.strerror or str(error)
 
 

@@ -15,6 +15,7 @@ from bigspec.cli.statuses import CANNOT_WRITE, explained
 from bigspec.cli.watching import run_id, say
 from bigspec.errors import HistoryError
 from bigspec.history import History, Row
+from bigspec.names import shown
 from bigspec.results import Estimate, Triplets
 from bigspec.results.gate import Gate
 from bigspec.run.described import run_in
@@ -123,7 +124,7 @@ def resumable(ctx: click.Context, checkpoint: str | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         if not (run_id(ctx) or hasattr(error, "saved")) and run_in(checkpoint):
-            error.saved = checkpoint  # type: ignore[attr-defined]
+            error.saved = shown(str(checkpoint))  # type: ignore[attr-defined]
         raise
 
 
@@ -146,7 +147,8 @@ def past_of(flags: RunFlags) -> Past:
     opened.prepare()
     # SQLite's texts are UTF-8, which the bytes of a name need not be.
     name, place = (
-        text.encode(errors="backslashreplace").decode() for text in (past.series or source, source)
+        shown(text).encode(errors="backslashreplace").decode()
+        for text in (past.series or source, source)
     )
     return Past(opened, name, place, warm=past.warm, held=run_in(flags.saving.checkpoint))
 

@@ -15,7 +15,7 @@ from bigspec.cli.options import RunFlags, cluster_of
 from bigspec.cli.output import conclude, ending
 from bigspec.cli.performance import performance_reported, written
 from bigspec.cli.recording import gate_of, past_of, resumable
-from bigspec.cli.statuses import CannotWriteError
+from bigspec.cli.statuses import CannotWriteError, explained
 from bigspec.cli.watching import say, watched
 from bigspec.results import Estimate, Triplets
 from bigspec.results.gate import Gate
@@ -82,20 +82,37 @@ def run(
         with performance_reported(observer) as performance:
             matrix = expressed(flags.source, flags.view, flags.place.memory_limit)
             start = flags.effort.start if old is None else old
-            answer = compute(Inputs(matrix, start, checkpoint, gate, observer))
-    status, message = ending(answer)
+            answer, stopped = _answered(compute, Inputs(matrix, start, checkpoint, gate, observer))
+    status, message = stopped or ending(answer)
     try:
         try:
             conclude(answer, flags.json.json_file, flags.output.report)
         finally:
-            status, message = ending(answer, lacking=save(answer))
+            lacking = save(answer)
+            status, message = stopped or ending(answer, lacking=lacking)
     except CannotWriteError as error:
         if not status:
             raise
         say(ctx, str(error), status, error=True)  # what the gate says matters more
     finally:
         if message:
-            say(ctx, message, status)
+            say(ctx, message, status, error=stopped is not None)
         status = written(ctx, performance, status)
         status = past.record(ctx, answer, status, warm_from)
     raise click.exceptions.Exit(status)
+
+
+def _answered(
+    compute: Callable[[Inputs], Estimate | Triplets], inputs: Inputs
+) -> tuple[Estimate | Triplets, tuple[int, str] | None]:
+    """Return the answer; of a run that was interrupted and is not saved, what was certain by then.
+
+    Its exit status and message come beside it.
+    """
+    try:
+        return compute(inputs), None
+    except KeyboardInterrupt as error:
+        answer = getattr(error, "estimate", None)
+        if answer is None or hasattr(error, "saved"):
+            raise
+        return answer, explained(error)

@@ -11,6 +11,7 @@ from bigspec.cli.config import add_sources, config_option, named_source
 from bigspec.cli.interrupts import Terminated
 from bigspec.cli.watching import say
 from bigspec.errors import BigspecError, ClusterError, StoreUnavailableError
+from bigspec.names import redacted
 from bigspec.results.gate import EXIT_STATUSES
 
 __all__ = ["STATUSES", "CannotWriteError", "Command", "explained"]
@@ -37,13 +38,14 @@ Exit status:
   3   the gate failed
   4   the gate is undecided: a limit lies inside the interval
   65  the matrix cannot be used (NaN, damaged chunk, wrong type)
-  66  the matrix cannot be opened
+  66  the matrix is not there, or cannot be opened
   69  the Dask cluster does not answer or was lost
   70  unexpected error   74  a result file cannot be written
   75  stopped early (SIGTERM, Ctrl-C, --time-limit, cluster or store gone)
       with everything saved in --checkpoint, or another process is using
-      the checkpoint: run the same command again
-  130 interrupted, 143 terminated: there is no checkpoint, and no result
+      the checkpoint, or a store does not answer: run the same command again
+  130 interrupted, 143 terminated: there is no checkpoint; the result is
+      the interval after the last complete pass, if there was one
 """
 
 
@@ -98,7 +100,7 @@ class Command(click.Command):
             raise
         except (Exception, KeyboardInterrupt) as exc:
             if ctx.meta.get("bigspec.debug"):
-                click.echo(traceback.format_exc(), err=True, nl=False)
+                click.echo(redacted(traceback.format_exc()), err=True, nl=False)
             status, message = explained(exc)
             say(ctx, message, status, error=True)
             raise click.exceptions.Exit(status) from exc
@@ -119,6 +121,8 @@ def explained(exc: BaseException) -> tuple[int, str]:
         if saved:
             return SAVED, f"{word}.{saved}: run the same command again to go on."
         status = TERMINATED if isinstance(exc, Terminated) else INTERRUPTED
+        if hasattr(exc, "estimate"):
+            return status, f"{word}; the interval so far is the result"
         return status, f"{word}; there is no result"
     name = type(exc).__name__
     first_line = next(iter(str(exc).splitlines()), "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 import numpy as np
 
@@ -14,6 +12,8 @@ from bigspec.cli.runs import Inputs, run
 from bigspec.cli.statuses import STATUSES, CannotWriteError, Command
 from bigspec.cli.values import option, writable_place
 from bigspec.cli.watching import watching_options
+from bigspec.names import shown
+from bigspec.results.files import replacing
 from bigspec.results.triplets import Triplets
 
 __all__ = ["svds_command"]
@@ -70,8 +70,9 @@ def svds_command(
     def save(triplets: Triplets) -> bool:
         lacking = u_store is not None and triplets.u is None
         if lacking:
+            place = shown(str(u_store))
             click.echo(
-                f"bigspec: {u_store} is not written: no time was left for the last pass", err=True
+                f"bigspec: {place} is not written: no time was left for the last pass", err=True
             )
         if v_file is not None:
             _save(v_file, triplets)
@@ -82,10 +83,11 @@ def svds_command(
 
 def _save(path: str, tri: Triplets) -> None:
     if tri.vh is None:
-        click.echo(f"bigspec: {path} is not written: no time was left for the vectors", err=True)
+        said = f"{shown(path)} is not written: no time was left for the vectors"
+        click.echo(f"bigspec: {said}", err=True)
         return
     try:
-        with Path(path).open("wb") as file:
+        with replacing(path) as file:
             np.savez(file, vh=tri.vh, s=tri.s, lower=tri.lower, upper=tri.upper)
     except OSError as exc:
         msg = f"cannot write {path!r}: {exc.strerror or exc}; the result is on standard output"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from bigspec.cli.values import option, with_options
+from bigspec.names import shown
 from bigspec.watch import Observer
 from bigspec.watch.json_log import JsonLog, taking_over
 from bigspec.watch.live import LiveProgress
@@ -26,7 +27,7 @@ class Quiet(Observer):
 
     def warned(self, message: str) -> None:
         """Write it on stderr."""
-        click.echo(f"bigspec: warning: {message}", err=True)
+        click.echo(f"bigspec: warning: {shown(message)}", err=True)
 
 
 def _remember_log(ctx: click.Context, _option: object, value: str) -> None:
@@ -85,7 +86,7 @@ def _watched(meta: dict[str, Any], *, quiet: bool) -> Iterator[Observer]:
 
 def say(ctx: click.Context, message: str, status: int, *, error: bool = False) -> None:
     """Write on stderr what ends a command: a plain line, or one of the JSON log."""
-    log = ctx.meta.get(LOG)
+    log, message = ctx.meta.get(LOG), shown(message)
     if log is not None:
         log.ended(message, status, error=error)
     else:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigspec.errors import format_bytes
+from bigspec.names import shown
 from bigspec.results.text import dtype_text, seconds_text
 
 __all__ = ["Conversion"]
@@ -52,12 +53,13 @@ class Conversion:
         kind = {"csr": "rows", "csc": "columns"}[self.format]
         twice = self.read - self.stored
         spent = f"{format_bytes(self.bytes_read)} read in {seconds_text(self.seconds)}"
+        entries = dtype_text(self.dtype)
         lines = [
-            f"{self.destination}: {rows} x {columns} {dtype_text(self.dtype)}, compressed {kind}",
+            f"{shown(self.destination)}: {rows} x {columns} {entries}, compressed {kind}",
             f"  stored   {self.stored} entries"
             + (f" ({twice} duplicates summed)" if twice else "")
             + f", {format_bytes(self.bytes_written)} on disk",
-            f"  from     {self.source}, {spent}",
+            f"  from     {shown(self.source)}, {spent}",
         ]
         if self.missing_chunks:
             verbs = ("chunk is", "was") if self.missing_chunks == 1 else ("chunks are", "were")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from bigspec.names import bare, shown
 from bigspec.results import Estimate, Triplets, relative_width
 
 __all__ = ["COLUMNS", "Row", "now"]
@@ -90,6 +91,15 @@ class Row:
     matrix: dict[str, Any] | None = None
     gate: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        # Of rows that an older version wrote, too: the series of a URL keeps its name when the
+        # password is renewed.
+        for name in ("series", "source", "error", "checkpoint"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, shown(value))
+        object.__setattr__(self, "matrix", bare(self.matrix))
 
     @classmethod
     def of(

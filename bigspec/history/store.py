@@ -20,6 +20,7 @@ import numpy as np
 from bigspec.checkpoint import array_digest
 from bigspec.errors import ArgumentError, HistoryError
 from bigspec.history.row import COLUMNS, Row
+from bigspec.names import shown
 from bigspec.results import Estimate, Triplets
 from bigspec.results.gate import REFERENCE_SHARE, Gate
 from bigspec.results.text import rounded_up
@@ -134,7 +135,7 @@ class History:
 
     def rows(self, series: str | None = None, last: int | None = None) -> list[Row]:
         """Return the rows, oldest first; of one series, or the newest `last`."""
-        where, values = ("", ()) if series is None else ("WHERE series = ?", (series,))
+        where, values = ("", ()) if series is None else ("WHERE series = ?", (shown(series),))
         limit = -1 if last is None else last
         names = ", ".join(COLUMNS)
         with self._connected() as db:
@@ -215,6 +216,7 @@ class History:
             Of the vector that a run to be gone on with was started from; by default that of the
             last accepted run.
         """
+        series = shown(series)
         with self._connected() as db:
             kept = db.execute(
                 "SELECT run_id, side, dtype, columns, data FROM vectors JOIN runs USING (run_id) "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections import deque
@@ -11,12 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import dask
+
 from bigspec.errors import BigspecError, ClusterError
 from bigspec.kernels.partials import Partial
 from bigspec.panels.context import Context
 from bigspec.panels.fused import sum_partials
 from bigspec.panels.limit import Abandoned, Limit
 from bigspec.panels.rows import Rows
+from bigspec.passes.connection import WORKER_TIMEOUT
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.executor import (
     Executor,
@@ -29,6 +33,9 @@ from bigspec.passes.executor import (
 
 __all__ = ["ClusterExecutor", "current_client", "find_executor"]
 
+LOGGER = logging.getLogger("bigspec.cluster")
+
+DISTRIBUTED = {"distributed", "dask.distributed"}
 ATTEMPTS = 4  # times in a row that rounds are sent again, at least
 RETURN = 60.0  # seconds that a pass waits for a worker when all are gone, or for any progress
 MOMENT = 0.05
@@ -42,13 +49,16 @@ class ClusterExecutor(Executor):
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        threads = client.nthreads()
-        if not threads:
+        if client.asynchronous:
             msg = (
-                f"scheduler {client.scheduler.address}: expected at least one worker, got none; "
-                "start workers or wait for them with client.wait_for_workers(1)"
+                "Dask client: expected a call from outside its event loop, got one from within, "
+                "which would wait for itself; await asyncio.to_thread(bigspec.norm, ...)"
             )
             raise ClusterError(msg)
+        threads = client.nthreads()
+        if not threads:
+            _wait_for_a_worker(client)
+            threads = client.nthreads()
         self.tasks = max(threads.values())
         self.threads = sum(threads.values())
         self.name = (
@@ -101,6 +111,29 @@ class ClusterExecutor(Executor):
                 flight.cancel()
         assert total is not None
         return total
+
+
+def _wait_for_a_worker(client: Any) -> None:
+    """Wait as Dask does: a task that waits is what an adaptive cluster starts workers for.
+
+    Raises
+    ------
+    ClusterError
+        None came in time.
+    """
+    where, patience = client.scheduler.address, WORKER_TIMEOUT
+    LOGGER.warning("scheduler %s: no worker yet; waiting for one, %g s at most", where, patience)
+    future = client.submit(int, key=f"bigspec-arrival-{uuid.uuid4().hex}", pure=False)
+    try:
+        future.result(timeout=patience)
+    except Exception as error:  # TimeoutError; the scheduler's own, if it is told to give up first
+        msg = (
+            f"scheduler {where}: expected at least one worker within {patience:g} s, got none "
+            f"({type(error).__name__}); start workers, or see why the cluster starts none"
+        )
+        raise ClusterError(msg) from error
+    finally:
+        future.release()
 
 
 @contextmanager
@@ -272,9 +305,22 @@ def find_executor(matrix_is_resident: bool) -> Executor:
 
     A matrix that lies in this process's memory is multiplied here even if a client is active:
     sending it through the scheduler costs more than the products.
+
+    Raises
+    ------
+    ClusterError
+        No worker came in time, or Dask is told to use a cluster and there is none.
     """
     client = None if matrix_is_resident else current_client()
-    return ThreadExecutor() if client is None else ClusterExecutor(client)
+    if client is not None:
+        return ClusterExecutor(client)
+    if current_client() is None and dask.config.get("scheduler", None) in DISTRIBUTED:
+        msg = (
+            "Dask: expected a client, for its configuration asks for the distributed scheduler, "
+            "got none; start one (distributed.Client), or set scheduler='threads'"
+        )
+        raise ClusterError(msg)
+    return ThreadExecutor()
 
 
 def current_client() -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from bigspec.results import charts, html, text
+from bigspec.results import charts, files, html, text
 from bigspec.results.gate import Verdict
 from bigspec.results.records import (
     Interval,
@@ -70,7 +70,7 @@ class Estimate:
         Whether ``upper / lower - 1 <= rtol``.
     stopped_by : str
         ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (the rounding margin is
-        reached), ``"passes"`` or ``"time"`` (the budget is used up).
+        reached), ``"passes"`` or ``"time"`` (the budget is used up), or ``"interrupted"``.
     checkpoint : str or None
         Where the run is saved, so that it can continue; None if it is not saved.
     status : str
@@ -237,7 +237,7 @@ class Estimate:
         """Return one self-contained HTML page; with `path`, write it there as well."""
         text = html.page(self)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            files.write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:

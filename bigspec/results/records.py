@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigspec.results.files import write_text
+
 __all__ = [
     "Interval",
     "PassRecord",
@@ -194,5 +196,5 @@ def json_text(data: dict[str, Any], path: str | Path | None) -> str:
     """Return JSON text; with `path`, write it there as well."""
     text = json.dumps(data, indent=2, allow_nan=False)
     if path is not None:
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
     return text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.results import charts, html, text
+from bigspec.results import charts, files, html, text
 from bigspec.results.gate import Verdict
 from bigspec.results.records import (
     Interval,
@@ -66,7 +66,7 @@ class Triplets:
     stopped_by : str
         ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (values that are zero or
         below the rounding margin cannot be told better), ``"memory"`` (the basis no longer fits),
-        ``"passes"`` or ``"time"``.
+        ``"passes"``, ``"time"`` or ``"interrupted"``.
     checkpoint : str or None
         Where the run is saved, with all that is needed to go on; None if it is not.
     status : str
@@ -238,7 +238,7 @@ class Triplets:
         """Return one self-contained HTML page; with `path`, write it there as well."""
         text = html.triplets_page(self)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            files.write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,7 @@ from bigspec.algorithms import TopLanczos
 from bigspec.matrices import Matrix
 from bigspec.passes import Pass, find_executor, one_blas_thread, passes_over
 from bigspec.run import CheckpointBlocks, Outcome, RunState, solve
-from bigspec.run.identity import checkpoint_of, prepare
+from bigspec.run.identity import check_place, checkpoint_of, prepare
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan
 from bigspec.run.vectors import Vectors
@@ -99,6 +99,8 @@ def conduct(
     ------
     BigspecError
         See `bigspec.norm`.
+    KeyboardInterrupt
+        Its ``estimate`` is the answer so far, if a pass is complete.
     """
     observer, executor = options.observer, find_executor(matrix.resident)
     try:
@@ -109,6 +111,8 @@ def conduct(
                 found,
             ),
         ):
+            if writer is not None:
+                check_place(matrix)
             plan, progress, W = prepare(found, matrix, executor, options)
             observer.identified(progress.run.get("id", ""))
             layout = plan.layout.to_dict() | {"where": plan.where}
@@ -118,21 +122,38 @@ def conduct(
             algorithm = plan.algorithm
             if writer is not None and isinstance(algorithm, TopLanczos):
                 algorithm = replace(algorithm, store=CheckpointBlocks(writer))
-            outcome = solve(
-                passes,
-                algorithm,
-                options.budget,
-                entropy=progress.run["entropy"],
-                failure_probability=options.failure_probability,
-                start=W,
-                observer=observer,
-                progress=progress,
-                writer=writer,
-            )
-            vectors = last.make(passes, outcome, observer)
-        columns = 0 if W is None else W.shape[1]
-        answer = present(Ending(plan, options, progress, outcome, vectors, layout, columns))
+            columns = 0 if W is None else W.shape[1]
+
+            def answered(outcome: Outcome) -> Answer:
+                vectors = last.make(passes, outcome, observer)
+                return present(Ending(plan, options, progress, outcome, vectors, layout, columns))
+
+            outcome = None
+            try:
+                outcome = solve(
+                    passes,
+                    algorithm,
+                    options.budget,
+                    entropy=progress.run["entropy"],
+                    failure_probability=options.failure_probability,
+                    start=W,
+                    observer=observer,
+                    progress=progress,
+                    writer=writer,
+                )
+                answer = answered(outcome)
+            except KeyboardInterrupt as error:
+                known = _interrupted(outcome) if outcome else getattr(error, "outcome", None)
+                if known is not None:  # the interval was paid for, and holds
+                    error.estimate = answered(known)  # type: ignore[attr-defined]
+                raise
         observer.run_finished(answer)  # type: ignore[arg-type]
     finally:
         observer.close()
     return answer
+
+
+def _interrupted(outcome: Outcome) -> Outcome:
+    """Return what is known of a run whose last pass, for the vectors, was interrupted."""
+    status = f"{outcome.status} The pass for the vectors was interrupted."
+    return replace(outcome, stopped_by="interrupted", status=status)

@@ -12,6 +12,7 @@ from bigspec.checkpoint import describe
 from bigspec.errors import (
     BigspecError,
 )
+from bigspec.names import bare, shown
 from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
 from bigspec.run import SAVED_TYPES
 from bigspec.run.identity import check_run_state, plain
@@ -136,7 +137,7 @@ def show(where: str | os.PathLike[str]) -> Saved:
     interval = progress.known.interval
     return Saved(
         where=place["where"],
-        run=progress.run,
+        run=bare(plain(progress.run)) | {"name": shown(progress.run["name"])},
         lower=interval.lower,
         upper=interval.upper,
         passes=len(progress.history),

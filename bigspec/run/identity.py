@@ -26,6 +26,7 @@ from bigspec.errors import (
     ResumeError,
 )
 from bigspec.matrices import Matrix
+from bigspec.names import NOWHERE, bare, shown
 from bigspec.passes import Executor
 from bigspec.results.text import counted
 from bigspec.run import Known, RunState, saved_types
@@ -38,6 +39,7 @@ from bigspec.watch import Observer
 __all__ = [
     "as_checkpoint",
     "begin",
+    "check_place",
     "check_run_state",
     "checkpoint_of",
     "prepare",
@@ -71,7 +73,7 @@ def checkpoint_of(
         if progress is not None:
             check_run_state(progress, writer.store.where)
         while writer.messages:
-            observer.warned(writer.messages.popleft())
+            observer.warned(shown(writer.messages.popleft()))
         yield writer, progress
     finally:
         writer.close()
@@ -82,6 +84,21 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     if checkpoint is None or isinstance(checkpoint, Checkpoint):
         return checkpoint
     return Checkpoint(checkpoint)
+
+
+def check_place(matrix: Matrix) -> None:
+    """Refuse to save a run whose matrix no other process could recognise.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    if NOWHERE in json.dumps(plain(matrix.identity)) or NOWHERE in matrix.name:
+        msg = (
+            f"checkpoint: expected a matrix that another process can recognise, got {matrix.name}. "
+            "Commit it (icechunk), or give a path or URL, or run without a checkpoint"
+        )
+        raise ArgumentError(msg)
 
 
 def check_run_state(progress: Any, where: str) -> None:
@@ -199,7 +216,9 @@ def resume(
         "start": _digest(vectors),
     }
     before = run | {"seed": run["entropy"], "k": run.get("count") or "none (the norm)"}
-    differences = _differences("matrix", plain(run["matrix"]), plain(matrix.identity))
+    # A run that an older version saved may have a password in its URL.
+    was, now = bare(plain(run["matrix"])), bare(plain(matrix.identity))
+    differences = _differences("matrix", was, now)
     differences += [
         f"{name} was {before[name]!r}, is {value!r}"
         for name, value in asked.items()

@@ -53,7 +53,8 @@ class Outcome:
     saved : str or None
         The checkpoint that holds this run.
     stopped_by : str
-        ``"converged"``, ``"gate"``, ``"exhausted"``, ``"memory"``, ``"passes"`` or ``"time"``.
+        ``"converged"``, ``"gate"``, ``"exhausted"``, ``"memory"``, ``"passes"``, ``"time"`` or
+        ``"interrupted"``.
     state : State or None
         Of the algorithm, after the last pass.
     tokens : ndarray of uint32 or None
@@ -114,6 +115,11 @@ def solve(
     Returns
     -------
     Outcome
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Its ``outcome`` is what is certain, if a pass is complete.
     """
     observer, progress = observer or Observer(), progress or RunState()
     deadline = None if budget.time_limit is None else time.monotonic() + budget.time_limit
@@ -148,6 +154,9 @@ def solve(
         saving.finish(reason)
     except BaseException as error:
         saving.interrupted(error)
+        if isinstance(error, KeyboardInterrupt) and progress.history:
+            known = _outcome(progress, algorithm, "interrupted", budget, failure_probability)
+            error.outcome = replace(known, saved=saving.where)  # type: ignore[attr-defined]
         raise
     outcome = _outcome(progress, algorithm, reason, budget, failure_probability)
     return replace(outcome, saved=saving.where, tokens=progress.tokens, deadline=deadline)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bigspec.checkpoint import Writer
 from bigspec.errors import CheckpointInUseError, MatrixChangedError
+from bigspec.names import shown
 from bigspec.passes import FirstRounds
 from bigspec.run.state import RunState
 from bigspec.watch import Observer
@@ -83,4 +84,4 @@ class Saving:
     def _tell(self) -> None:
         assert self.writer is not None
         while self.writer.messages:
-            self.observer.warned(self.writer.messages.popleft())
+            self.observer.warned(shown(self.writer.messages.popleft()))

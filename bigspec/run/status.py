@@ -59,6 +59,8 @@ def status_text(
     spent = (
         f"max_passes={budget.max_passes}"
         if reason == "passes"
+        else "an interrupt"
+        if reason == "interrupted"
         else f"time_limit={budget.time_limit:g} s"
     )
     more = _missing(history, budget.rtol)

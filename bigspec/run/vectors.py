@@ -28,6 +28,8 @@ Array = np.ndarray[Any, Any]
 
 
 CHUNK_BYTES = 16 << 20
+NO_TIME = {"time", "interrupted"}
+"""Endings after which no further pass is made."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class OneVector:
         vector, s = outcome.vector, np.array([outcome.interval.lower])
         if passes.layout.orientation == "rows":
             return Vectors(vector, None, s)
-        over = outcome.stopped_by == "time" or outcome.interval.lower == 0.0
+        over = outcome.stopped_by in NO_TIME or outcome.interval.lower == 0.0
         if vector is None or over or not self._wanted(passes):
             return Vectors(None, vector, s)
         observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
@@ -133,7 +135,7 @@ class KVectors:
         V, rows = outcome.vector, passes.layout.orientation == "rows"
         if V is None:
             return Vectors(None, None, lower)
-        if outcome.stopped_by != "time" and (self.left or not rows):
+        if outcome.stopped_by not in NO_TIME and (self.left or not rows):
             observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
             with suppress(DeadlinePassed):
                 if self.u_store is not None and rows:

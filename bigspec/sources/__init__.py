@@ -239,4 +239,4 @@ def _open_store(text: str, memory: int, wanted: Wanted) -> Matrix:
         return sparse
     outer = text.removesuffix("/")
     inside = "/{}" if location.path else "::/{}"
-    raise refuse_group(location.store, location.path, text, repr(outer + inside))
+    raise refuse_group(location.store, location.path, location.name, repr(outer + inside))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 from dataclasses import dataclass
@@ -13,12 +14,21 @@ import zarr
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from bigspec.errors import BigspecError, MissingSourceError, SourceError, StoreUnavailableError
+from bigspec.names import NOWHERE, bare, shown
 from bigspec.sources import catalog, retries
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["Location", "local_file", "locate", "open_failure", "open_node", "read_metadata"]
+__all__ = [
+    "Location",
+    "local_file",
+    "locate",
+    "open_failure",
+    "open_node",
+    "place_of",
+    "read_metadata",
+]
 
 LOCAL_ONLY = (
     ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
@@ -29,7 +39,7 @@ _PACKAGES = {"s3": '"bigspec[s3]"', "s3a": '"bigspec[s3]"', "gs": "gcsfs", "gcs"
 
 @dataclass(frozen=True)
 class Location:
-    """A store, the path of a node in it, and what the user called both."""
+    """A store, the path of a node in it, and what both are called."""
 
     name: str
     store: Store
@@ -56,7 +66,7 @@ def locate(text: str) -> Location:
     for scheme in ("file://", "local://"):
         outer = outer.removeprefix(scheme)
     if "://" in outer or "::" in outer:
-        return Location(text, _remote_store(outer, text), inner)
+        return Location(shown(text), _remote_store(outer, text), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
 
 
@@ -209,3 +219,23 @@ def open_failure(error: Exception, name: str) -> Exception:
     if isinstance(error, zipfile.BadZipFile):
         return SourceError(f"{name}: expected a zip archive, got a damaged one ({cause})")
     return SourceError(f"{name}: its metadata cannot be read by zarr {zarr.__version__} ({cause})")
+
+
+def place_of(store: Any, path: str) -> str:
+    """Return what an identity says of an array in a store that is none of zarr's.
+
+    An icechunk store is known by its snapshot, whose id no other repository has. The default
+    `repr` of a store is an address in this process: it says nothing to another one.
+    """
+    text, inner = str(bare(f"{store}/{path}" if path else str(store))), store
+    while inner is not None:
+        session = getattr(inner, "session", None)
+        snapshot = getattr(session, "snapshot_id", None)
+        if isinstance(snapshot, str):
+            if getattr(session, "has_uncommitted_changes", True):
+                return f"{type(inner).__qualname__} {NOWHERE} (changes are not committed)/{path}"
+            return f"icechunk:{snapshot}/{path}"
+        inner = getattr(inner, "_store", None)
+    if re.search(r" at 0x[0-9a-fA-F]+", text):
+        return f"{type(store).__module__}.{type(store).__qualname__} {NOWHERE}/{path}"
+    return text

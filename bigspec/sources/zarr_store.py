@@ -18,12 +18,13 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
+from bigspec.names import bare
 from bigspec.sources import catalog, retries
 from bigspec.sources.array_handle import ArrayHandle
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
-from bigspec.sources.locations import open_failure
+from bigspec.sources.locations import open_failure, place_of
 from bigspec.sources.missing import Missing, fill_text
 
 if TYPE_CHECKING:
@@ -327,10 +328,11 @@ def _where(array: zarr.Array[Any]) -> str:
     if isinstance(store, FsspecStore):
         protocol = store.fs.protocol
         scheme = protocol if isinstance(protocol, str) else protocol[0]
-        return f"{scheme}://{store.path.strip('/')}/{path}".rstrip("/")
+        # Not after the path is added: it would be a part of a signed query at the end.
+        return f"{scheme}://{bare(store.path.strip('/'))}/{path}".rstrip("/")
     if _lives_in_process(store):
         return f"memory:{path}"
-    return str(array.store_path)
+    return place_of(store, path)
 
 
 def _local_document(array: zarr.Array[Any]) -> Path | None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Self, TextIO
 
+from bigspec.names import redacted
 from bigspec.results import Estimate, PassRecord
 from bigspec.results.triplets import Triplets
 from bigspec.watch import Observer
@@ -132,7 +133,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = record.levelname.lower()
-        self._log.say(level, "log", logger=record.name, message=record.getMessage())
+        self._log.say(level, "log", logger=record.name, message=redacted(record.getMessage()))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Self, TextIO
 
 from bigspec.errors import ArgumentError, format_bytes
+from bigspec.names import shown
 from bigspec.results import Estimate, PassRecord
 from bigspec.results.text import (
     interval_text,
@@ -190,6 +191,7 @@ class LiveProgress(Observer):
 
     def _line(self, text: str) -> None:
         """Write one line, and keep it clear of any bar on a terminal."""
+        text = shown(text)
         with self._lock, suppress(*_GONE):
             if self._live:
                 from tqdm import tqdm

@@ -88,12 +88,20 @@ def test_a_signal_saves_the_run_though_its_panels_hang(
     ("number", "status", "word"),
     [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
 )
-def test_without_a_checkpoint_there_is_no_result(number, status, word, served):
-    with held_in_the_middle(served) as run:
+def test_without_a_checkpoint_the_interval_of_the_first_pass_is_the_result(
+    number, status, word, served, whole, tmp_path
+):
+    with held_in_the_middle(served, "--history", tmp_path / "past.db") as run:
         run.signal(number)
         run.end(GRACE)
     assert run.status == status
-    assert run.said.endswith(f"bigspec: error: {word}; there is no result\n")
+    assert run.said.endswith(f"bigspec: error: {word}; the interval so far is the result\n")
+    first = whole["history"][0]
+    assert (run.answer["lower"], run.answer["upper"]) == (first["lower"], first["upper"])
+    assert (run.answer["stopped_by"], run.answer["converged"]) == ("interrupted", False)
+    assert run.answer["status"].startswith("Stopped by an interrupt after 1 pass at ")
+    (row,) = bigspec.History(tmp_path / "past.db").rows()
+    assert (row.exit_status, row.accepted, row.lower) == (status, False, first["lower"])
 
 
 def test_a_run_on_a_foreign_cluster_leaves_no_tasks_there(served, whole, tmp_path, cluster, client):
@@ -115,22 +123,54 @@ def test_a_run_on_a_foreign_cluster_leaves_no_tasks_there(served, whole, tmp_pat
     assert_continues(served, whole, place)
 
 
-@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_second_sigterm_does_not_disturb_the_saving(first, served, whole, tmp_path):
-    place = tmp_path / "run"
-    # The last save waits until the second signal has come and been handled.
-    patch = (
-        "import os, signal, bigspec.checkpoint as held; flush = held.Writer.flush; "
-        "held.Writer.flush = lambda *args, **options: "
-        "(os.kill(os.getpid(), signal.SIGTERM), flush(*args, **options))[1]; "
-    )
+SAVES = (
+    "import os, signal, bigspec.checkpoint as held; flush = held.Writer.flush; "
+    "held.Writer.flush = lambda *args, **options: ({kills}, flush(*args, **options))[1]; "
+)
+SAYS = (
+    "import os, signal, bigspec.cli.statuses as held; say = held.say; "
+    "held.say = lambda *args, **options: (say(*args, **options), {kills})[0]; "
+)
+ENDS = "import atexit, os, signal; atexit.register(lambda: {kills}); "
+"""Before the last save; after the last word; when Python has called all else that it calls."""
+
+
+def again(number):
+    return f"os.kill(os.getpid(), {int(number)})"
+
+
+def ended_by(served, place, first, patch):
     with served.holding(MIDDLE) as reached:
         run = Run(served.matrix, *ASKED, "--checkpoint", place, patch=patch)
         assert reached.wait(60)
         run.signal(first)
-        run.end(GRACE)
+        return run.end(GRACE)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "moment"),
+    [
+        (signal.SIGTERM, signal.SIGTERM, SAVES),
+        (signal.SIGINT, signal.SIGTERM, SAVES),
+        (signal.SIGINT, signal.SIGINT, SAVES),
+        (signal.SIGTERM, signal.SIGINT, SAYS),
+        (signal.SIGTERM, signal.SIGTERM, ENDS),
+        (signal.SIGINT, signal.SIGINT, ENDS),
+    ],
+)
+def test_a_second_signal_changes_nothing(first, second, moment, served, whole, tmp_path):
+    place = tmp_path / "run"
+    run = ended_by(served, place, first, moment.format(kills=again(second)))
     assert run.status == 75
-    assert_continues(served, whole, place)
+    assert run.said.endswith(": run the same command again to go on.\n")
+    if moment == SAVES:
+        assert_continues(served, whole, place)
+
+
+def test_a_third_signal_kills(served, tmp_path):
+    kills = f"{again(signal.SIGTERM)}, {again(signal.SIGINT)}"
+    run = ended_by(served, tmp_path / "run", signal.SIGTERM, SAVES.format(kills=kills))
+    assert run.status == -signal.SIGINT
 
 
 # In Python -----------------------------------------------------------------------------------
@@ -143,10 +183,14 @@ def small_panels(monkeypatch):
 
 
 class Interrupting(Observer):
-    """Ctrl-C after so many calls, as a notebook's stop button sends it."""
+    """Ctrl-C after so many calls, or in a pass, as a notebook's stop button sends it."""
 
-    def __init__(self, calls):
-        self.calls = calls
+    def __init__(self, calls=0, pass_=0):
+        self.calls, self.pass_ = calls, pass_
+
+    def pass_started(self, number, _):
+        if number == self.pass_:
+            raise KeyboardInterrupt
 
     def panels_done(self, *_):
         self.calls -= 1
@@ -173,6 +217,22 @@ def test_an_interrupted_call_names_its_checkpoint_and_leaves_no_tasks(
     assert bigspec.show(place.where).rounds or bigspec.show(place.where).passes
     again = bigspec.norm(served.path, checkpoint=place, **CALL)
     assert (again.lower, again.upper) == (whole["lower"], whole["upper"])
+
+
+@pytest.mark.usefixtures("small_panels")
+@pytest.mark.parametrize("door", ["norm", "svds"])
+def test_an_interrupted_call_has_its_interval_on_the_exception(door, served, whole):
+    call, k = (bigspec.norm, []) if door == "norm" else (bigspec.svds, [2])
+    options = {name: value for name, value in CALL.items() if k == [] or name != "algorithm"}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        call(served.path, *k, progress=Interrupting(pass_=2), **options)
+    known = caught.value.estimate
+    assert (known.stopped_by, known.converged, known.passes) == ("interrupted", False, 1)
+    assert known.intervals[0].lower <= whole["upper"]
+    assert whole["lower"] <= known.intervals[0].upper
+    with pytest.raises(KeyboardInterrupt) as caught:
+        call(served.path, *k, progress=Interrupting(pass_=1), **options)
+    assert not hasattr(caught.value, "estimate")
 
 
 def eventually(true):

@@ -310,7 +310,7 @@ STATUSES = {
     errors.ChunkError: 65,
     errors.SourceError: 66,
     errors.MissingSourceError: 66,
-    errors.StoreUnavailableError: 66,
+    errors.StoreUnavailableError: 75,
     errors.DestinationError: 74,
     errors.ClusterError: 69,
     errors.ResumeError: 2,
