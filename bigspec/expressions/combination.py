@@ -20,6 +20,7 @@ from bigspec.expressions.aligned import common_grid, read_range
 from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Composed, Factors, Piece, SparseSum, frobenius
+from bigspec.kernels.entries import plain_array
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix
 
 __all__ = [
@@ -383,7 +384,7 @@ def scaled(matrix: Matrix, rows: Array | None, columns: Array | None) -> Combina
 def _weights(part: Any, name: str, extent: int) -> Array | None:
     if part is None:
         return None
-    weights = np.asarray(part)
+    weights = plain_array(part, name)
     ok = weights.dtype.kind in "biufc" and weights.shape == (extent,)
     if not ok or not np.isfinite(weights).all():
         msg = (

@@ -14,6 +14,7 @@ import zarr
 from bigspec.algorithms import REGISTRY, Algorithm
 from bigspec.checkpoint import load_latest
 from bigspec.errors import ArgumentError, MissingSourceError
+from bigspec.kernels.entries import plain_array
 from bigspec.results import Estimate
 from bigspec.results.triplets import Triplets
 from bigspec.run import SAVED_TYPES
@@ -113,7 +114,7 @@ def load_start(start: Any) -> Start | None:
                 return _of_checkpoint(text)
             else:
                 start = _in_group(node, text)
-    W = np.asarray(start)
+    W = plain_array(start, "start")
     W = W[:, None] if W.ndim == 1 else W
     if W.ndim != 2 or W.dtype.kind not in "biufc" or not np.isfinite(W).all():
         msg = f"start: expected finite numbers of shape (n, s), got {W.dtype} of shape {W.shape}"

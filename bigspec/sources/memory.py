@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from bigspec.errors import DataError, MemoryLimitError
 from bigspec.kernels import scratch_nbytes
 from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.entries import unmasked
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape, half_of_memory
 
@@ -167,16 +168,8 @@ def open_numpy(a: np.ndarray[Any, Any]) -> ArrayMatrix:
     """
     kind = "NumPy memory map" if isinstance(a, np.memmap) else "NumPy array"
     name = f"{kind} {getattr(a, 'filename', None) or a.shape}"
-    if isinstance(a, np.ma.MaskedArray):
-        if np.ma.is_masked(a):
-            hidden = int(np.count_nonzero(a.mask))
-            msg = (
-                f"{name}: expected every entry to have a value, got {hidden} masked entries; "
-                "choose a value for them, such as a.filled(0)"
-            )
-            raise DataError(msg)
-        a = a.data
-    dtype = check_dtype(a.dtype, name)
+    dtype = check_dtype(a.dtype, name)  # first: records have masks of records
+    a = unmasked(a, name)
     shape = check_shape(a.shape, name)
     entries = a if isinstance(a, np.memmap) else np.asarray(a)
     grids = (Grid(shape[0], 1), Grid(shape[1], 1))
