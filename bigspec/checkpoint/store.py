@@ -216,6 +216,10 @@ class Store(Documents):
         if np.dtype(block.dtype).kind not in "biufc" or codecs != ["bytes"]:
             msg = f"{block.dtype} through {codecs}"
             raise ValueError(msg)
+        stored = sync(self.files.getsize_prefix(f"{path}/c"))
+        if block.ndim == 0 or stored < block.nbytes:  # before so much is allocated
+            msg = f"{stored} bytes are there of the {block.nbytes} that its shape says"
+            raise ValueError(msg)
         held = np.empty(block.shape, block.dtype)
         for first in range(0, block.shape[0], block.chunks[0]):
             rows = slice(first, first + block.chunks[0])

@@ -14,7 +14,8 @@ from bigspec.errors import (
 )
 from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
 from bigspec.run import SAVED_TYPES
-from bigspec.run.identity import check_progress, plain
+from bigspec.run.checked import check_progress
+from bigspec.run.identity import plain
 
 __all__ = ["Saved", "held_run", "show"]
 
@@ -132,7 +133,7 @@ def show(where: str | os.PathLike[str]) -> Saved:
         Nothing there, something else, or nothing whole.
     """
     progress, place = describe(where, SAVED_TYPES)
-    check_progress(progress, place["where"])
+    check_progress(progress, place["where"], blocks=False)
     interval = progress.running.interval
     return Saved(
         where=place["where"],

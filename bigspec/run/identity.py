@@ -27,22 +27,16 @@ from bigspec.errors import (
 from bigspec.matrices import Matrix
 from bigspec.passes import Executor
 from bigspec.run import Known, Progress, saved_types
+from bigspec.run.checked import check_progress
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
 from bigspec.run.planner import make_plan, resume_plan
 from bigspec.run.start import Start, entropy_of, start_vectors
 from bigspec.watch import Observer
 
-__all__ = ["as_checkpoint", "begin", "check_progress", "go_on", "kept", "prepared", "versions"]
+__all__ = ["as_checkpoint", "begin", "go_on", "kept", "prepared", "versions"]
 
 Array = np.ndarray[Any, Any]
-
-RUN = {
-    "matrix", "name", "algorithm", "block_size", "extra", "basis_bytes", "failure_probability",
-    "delta_ledger", "entropy", "start", "cut", "panels", "choices", "measured_bytes", "versions",
-    "begun", "by",
-}  # fmt: skip
-"""What describes a run; see `begin`."""
 
 
 @contextmanager
@@ -72,14 +66,6 @@ def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
     if checkpoint is None or isinstance(checkpoint, Checkpoint):
         return checkpoint
     return Checkpoint(checkpoint)
-
-
-def check_progress(progress: Any, where: str) -> None:
-    """Refuse a value that is whole and not the progress of a run."""
-    held = progress.run.keys() if isinstance(progress, Progress) else set()
-    if RUN - held:
-        msg = f"{where}: expected the progress of a run, got something else; name another place"
-        raise CheckpointError(msg)
 
 
 def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) -> dict[str, Any]:
@@ -203,6 +189,7 @@ def go_on(
         )
         raise ResumeError(msg)
     chosen, same_cut = resume_plan(matrix, executor, wishes, run)
+    _check_fit(progress, chosen, options, same_cut)
     run = run | {"basis_bytes": min(run["basis_bytes"], chosen.layout.memory.spare)}
     if not same_cut:
         progress = replace(progress, first_rounds=type(progress.first_rounds)(), tokens=None)
@@ -218,6 +205,35 @@ def go_on(
         said.append(f"begun with {old}: the last bits may not be those of an uninterrupted run")
     chosen = replace(chosen, choices=(*chosen.choices, *said))
     return chosen, replace(progress, run=run)
+
+
+def _check_fit(progress: Progress, chosen: Plan, options: RunOptions, same_cut: bool) -> None:
+    """Refuse a state that its own algorithm cannot read, and counts that are not those of the cut.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    layout, rounds = chosen.layout, progress.first_rounds.rounds
+    if same_cut and (progress.run["panels"] != layout.panels or rounds > layout.rounds):
+        msg = (
+            f"checkpoint: expected {layout.panels} panels in {layout.rounds} rounds, as its cut "
+            f"makes of {chosen.matrix.name}, got {progress.run['panels']} panels and {rounds} "
+            "rounds of them; name another place"
+        )
+        raise CheckpointError(msg)
+    if progress.state is None:
+        return
+    complex_ = chosen.matrix.dtype.kind == "c"
+    try:
+        with np.errstate(all="ignore"):
+            chosen.algorithm.bounds(progress.state, options.failure_probability, complex_=complex_)
+    except Exception as error:  # whatever an algorithm makes of numbers that are not its own
+        msg = (
+            f"checkpoint: expected a state that {chosen.algorithm.name} can go on from, got one "
+            f"that gives no bounds ({type(error).__name__}: {error}); name another place"
+        )
+        raise CheckpointError(msg) from error
 
 
 def _block_size(wishes: Wishes, run: dict[str, Any]) -> int:

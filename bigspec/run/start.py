@@ -18,6 +18,7 @@ from bigspec.kernels.entries import plain_array
 from bigspec.results import Estimate
 from bigspec.results.triplets import Triplets
 from bigspec.run import SAVED_TYPES
+from bigspec.run.checked import check_progress
 from bigspec.run.plan import Plan
 from bigspec.sources.locations import locate, open_node
 
@@ -145,12 +146,17 @@ def leading_vectors(algorithm: Algorithm[Any], state: Any, block_size: int) -> A
 
 def _of_checkpoint(where: str) -> Start:
     progress = load_latest(where, SAVED_TYPES)
+    check_progress(progress, f"start: {where}")
     run, state = progress.run, progress.state
     if state is None:
         msg = f"start: expected a checkpoint with at least one complete pass, got {where} with none"
         raise ArgumentError(msg)
     k = run.get("count") or 0
-    row = REGISTRY.named(run["algorithm"], several=k > 0)
+    try:
+        row = REGISTRY.named(run["algorithm"], several=k > 0)
+    except KeyError as error:
+        msg = f"start: expected a run of an algorithm of bigspec's own, got {run['algorithm']!r}"
+        raise ArgumentError(msg) from error
     assert row.make is not None
     algorithm = row.make(run["block_size"], 0, k)
     block = (
