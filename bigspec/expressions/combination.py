@@ -92,6 +92,11 @@ class Combination(Matrix):
         return max(1, sum(term.matrix.nbytes for term in self.terms) or own)
 
     @property
+    def copied_nbytes(self) -> int:
+        """Those of the terms."""
+        return sum(term.matrix.copied_nbytes for term in self.terms)
+
+    @property
     def carried_nbytes(self) -> int:
         """What the operands carry, the factors and the weights."""
         parts = [] if self.factors is None else [self.factors.U, self.factors.W]

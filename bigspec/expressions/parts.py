@@ -41,6 +41,11 @@ class Part(Matrix):
         return max(1, math.ceil(self.matrix.nbytes * share))
 
     @property
+    def copied_nbytes(self) -> int:
+        """Those of the matrix."""
+        return self.matrix.copied_nbytes
+
+    @property
     def carried_nbytes(self) -> int:
         """All that the matrix carries."""
         return self.matrix.carried_nbytes
@@ -164,6 +169,11 @@ class Stack(Matrix):
     def nbytes(self) -> int:
         """Bytes of all members."""
         return sum(member.nbytes for member in self.members)
+
+    @property
+    def copied_nbytes(self) -> int:
+        """Those of the members."""
+        return sum(member.copied_nbytes for member in self.members)
 
     @property
     def carried_nbytes(self) -> int:

@@ -61,7 +61,8 @@ class Memory:
     limit : int
         What was allowed.
     carried : int
-        On a cluster, what of the matrix lies in memory and travels to every worker.
+        On a cluster, what of the matrix lies in memory and travels to every worker; in this
+        process, copies that opening it has made.
     """
 
     iterates: int
@@ -311,7 +312,7 @@ def _attempt(
     tasks = min(tasks, panels)
     fan_in = 2 if block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
     results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * block
-    carried = 0 if local else matrix.carried_nbytes
+    carried = matrix.copied_nbytes if local else matrix.carried_nbytes
     room = (limit - iterates - carried - results) // tasks - fixed
     slab_pieces = panel_pieces
     if matrix.streams and not matrix.views:  # smaller slabs before fewer tasks or a second read
