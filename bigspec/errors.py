@@ -129,7 +129,7 @@ class CheckpointError(BigspecError, OSError):
 
 
 class CheckpointInUseError(BigspecError, BlockingIOError):
-    """Another process runs on this checkpoint, or has taken it over."""
+    """Another process runs on this checkpoint or writes to this place, or has taken it over."""
 
     exit_status = 75
 

@@ -140,6 +140,11 @@ class Matrix(ABC):
         return "0"
 
     @property
+    def copied_nbytes(self) -> int:
+        """Bytes in this process that opening has made besides what the user holds."""
+        return 0
+
+    @property
     def carried_nbytes(self) -> int:
         """Bytes in this process's memory that travel with the matrix to every worker."""
         return 0

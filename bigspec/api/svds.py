@@ -27,8 +27,8 @@ from bigspec.run.identity import versions
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Wishes
 from bigspec.run.start import load_start
+from bigspec.run.target import owned_target
 from bigspec.run.vectors import KVectors
-from bigspec.sources.targets import check_target
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
@@ -91,6 +91,8 @@ def svds(
     u_store : str or path, optional
         Write `u` there instead of to memory, as a Zarr array with chunks of whole rows. The panels
         of the last pass write it. Its attribute ``complete`` becomes true at the end.
+        The run owns the place, as it owns a checkpoint: a second run there is refused, and the
+        place of a killed run is taken over.
     progress : bool or Observer
         Show a live line.
     gate : Gate, optional
@@ -107,6 +109,8 @@ def svds(
     ArgumentError, MemoryLimitError
         Before anything is read. The basis, both sets of vectors (without `u`, if it is stored)
         and the blocks of a pass have to fit; the message has the numbers.
+    CheckpointInUseError
+        Another run lives on `checkpoint` or `u_store`.
     SourceError, DataError, ChunkError, ClusterError, ResumeError, CheckpointError
         See `norm`.
 
@@ -121,11 +125,9 @@ def svds(
     began = time.monotonic()
     budget = as_budget(rtol, max_passes, time_limit, gate)
     failure_probability = as_probability(failure_probability)
-    if u_store is not None:
-        if not left:
-            msg = f"u_store: expected none with left=False, got {u_store!r}"
-            raise ArgumentError(msg)
-        check_target(u_store, "u_store")
+    if u_store is not None and not left:
+        msg = f"u_store: expected none with left=False, got {u_store!r}"
+        raise ArgumentError(msg)
     k, seed, loaded = as_count(k), as_seed(seed), load_start(start)
     wishes = Wishes(
         "lanczos",
@@ -136,13 +138,15 @@ def svds(
         basis_in_checkpoint=checkpoint is not None,
         left_in_store=u_store is not None or not left,
     )
-    matrix = open_within(a, wishes.memory_limit)
-    observer = make_observer(progress)
-    options = RunOptions(
-        wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
-    )
-    where = None if u_store is None else os.fspath(u_store)
-    return conduct(matrix, options, KVectors(where, left), lambda ending: _triplets(ending, where))
+    with owned_target(u_store) as target:
+        matrix = open_within(a, wishes.memory_limit)
+        observer = make_observer(progress)
+        options = RunOptions(
+            wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
+        )
+        where = None if target is None else target.where
+        last = KVectors(target, left)
+        return conduct(matrix, options, last, lambda ending: _triplets(ending, where))
 
 
 def _triplets(ending: Ending, u_store: str | None) -> Triplets:

@@ -2,13 +2,17 @@
 
 from bigspec.checkpoint.codec import Codec, Former, Wire, array_digest
 from bigspec.checkpoint.contents import describe, load_latest
+from bigspec.checkpoint.documents import Documents
+from bigspec.checkpoint.lease import Lease
 from bigspec.checkpoint.options import Checkpoint
 from bigspec.checkpoint.writer import Writer
 
 __all__ = [
     "Checkpoint",
     "Codec",
+    "Documents",
     "Former",
+    "Lease",
     "Wire",
     "Writer",
     "array_digest",

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.checkpoint.fields import check_fields
+
 __all__ = ["INLINE", "Codec", "Former", "UnknownClassError", "Wire", "array_digest", "restored"]
 
 Array = np.ndarray[Any, Any]
@@ -168,9 +170,14 @@ class Codec:
                 raise UnknownClassError(data["object"])
             read, table = self.readers[data["object"]]
             items = data["fields"].items()
-            return read(**{table[key]: self.decode(item, get) for key, item in items})
+            value = read(**{table[key]: self.decode(item, get) for key, item in items})
+            check_fields(value)
+            return value
         ((tag, held),) = data.items()
         if tag == "float":
+            if held not in ("inf", "-inf", "nan"):
+                msg = f"expected an infinity or NaN, got {held!r}"
+                raise ValueError(msg)
             return float(held)
         if tag == "tuple":
             return tuple(self.decode(item, get) for item in held)
@@ -198,6 +205,9 @@ def _described(array: Array, put: Callable[[Array], str]) -> dict[str, Any]:
 def _array(data: dict[str, Any], get: Callable[[str], Array]) -> Array:
     if "block" in data:
         return restored(get(data["block"]), data["order"])
+    if np.dtype(data["dtype"]).kind not in "biufc" or data["order"] not in ("C", "F"):
+        msg = f"expected an array of numbers, got {data['dtype']!r}"
+        raise ValueError(msg)
     flat = np.frombuffer(base64.b64decode(data["base64"], validate=True), np.dtype(data["dtype"]))
     return flat.reshape(data["shape"], order=data["order"]).copy(order=data["order"])
 

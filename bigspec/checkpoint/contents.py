@@ -18,6 +18,9 @@ __all__ = ["block_names", "describe", "load_latest", "newest"]
 
 Array = np.ndarray[Any, Any]
 
+NOT_ENCODED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What decoding raises of data that no run encoded."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -49,6 +52,9 @@ def newest(
                 if data is None:  # never complete
                     continue
                 value = codec.decode(data["value"], cache(read_block))
+                if not isinstance(data["kind"], str) or not isinstance(data["saved"], str):
+                    damage.append(f"records/{number:06d} does not say what it is")
+                    continue
                 return Found(value, number, data["kind"], data["saved"]), damage
             except UnknownClassError as error:  # the checksum is right: it was written so
                 msg = (
@@ -58,8 +64,10 @@ def newest(
                 raise CheckpointError(msg) from error
             except Damaged as error:
                 damage.append(str(error))
-            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-                damage.append(f"records/{number:06d} does not decode ({type(error).__name__})")
+            except NOT_ENCODED as error:
+                damage.append(
+                    f"records/{number:06d} does not decode ({type(error).__name__}: {error})"
+                )
         if not damage:
             return None, damage
         if numbers == before:  # else its owner may have replaced them while they were read

@@ -1,4 +1,4 @@
-"""One owner of a checkpoint: a document with a heartbeat, which a crashed owner loses."""
+"""One owner of a place, such as a checkpoint: a document with a heartbeat. A crash loses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from bigspec.checkpoint.store import Damaged, Store
+from bigspec.checkpoint.documents import Damaged, Documents
 from bigspec.errors import CheckpointInUseError
 
 __all__ = ["TIMING", "Lease", "Timing"]
@@ -38,14 +38,14 @@ _held: set[str] = set()
 
 
 class Lease:
-    """The right to write to a checkpoint.
+    """The right to write to a place.
 
     Whether another owner lives is judged by whether its document changes while it is watched,
     not by comparing clocks; on one machine, by whether its process exists.
 
     Parameters
     ----------
-    store : Store
+    store : Documents
     steal : bool
         Take it from a live owner, which notices at its next heartbeat or save, and stops.
 
@@ -57,7 +57,7 @@ class Lease:
         Whether another process has taken over, for good.
     """
 
-    def __init__(self, store: Store, *, steal: bool = False) -> None:
+    def __init__(self, store: Documents, *, steal: bool = False) -> None:
         self.store = store
         self.token = uuid.uuid4().hex
         self.beats = 0
@@ -149,8 +149,8 @@ class Lease:
     def _in_use(self, owner: dict[str, Any]) -> CheckpointInUseError:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
         return CheckpointInUseError(
-            f"{self.store.where}: in use by {who} since {owner.get('since', '?')}. Wait for it, "
-            "name another place, or take it over with --steal (Checkpoint(..., steal=True))"
+            f"{self.store.where}: in use by {who} since {owner.get('since', '?')}. "
+            f"{self.store.advice}"
         )
 
     def _read(self) -> dict[str, Any] | None:

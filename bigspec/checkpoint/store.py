@@ -17,16 +17,16 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import zarr
 from zarr.buffer import default_buffer_prototype
-from zarr.buffer.cpu import Buffer
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
 from bigspec.checkpoint.codec import array_digest, restored
+from bigspec.checkpoint.documents import LITTER, Damaged, Documents, document_key
 from bigspec.errors import BigspecError, CheckpointError
 from bigspec.names import shown
 from bigspec.sources import locations, retries
@@ -34,18 +34,12 @@ from bigspec.sources import locations, retries
 __all__ = ["SCHEMA", "Damaged", "Store"]
 
 Array = np.ndarray[Any, Any]
-T = TypeVar("T")
 
 SCHEMA = "bigspec.checkpoint/1"
 CHUNK_BYTES = 16 << 20
-LITTER = ".partial"  # what a local store calls a file until it is whole; a kill leaves it so
 
 
-class Damaged(Exception):  # noqa: N818
-    """A record or a block is not what was written; the text says which and how."""
-
-
-class Store:
+class Store(Documents):
     """A checkpoint's place.
 
     Parameters
@@ -62,6 +56,12 @@ class Store:
     SourceError, StoreUnavailableError
         The place cannot be reached.
     """
+
+    wanted = "a checkpoint that nobody runs on"
+    advice = (
+        "Wait for it, name another place, or take it over with --steal "
+        "(Checkpoint(..., steal=True))"
+    )
 
     def __init__(self, where: str | os.PathLike[str], *, read_only: bool = False) -> None:
         given = os.fspath(where)
@@ -101,51 +101,20 @@ class Store:
     def start(self) -> None:
         """Write the documents that make it a Zarr hierarchy, if they are not there or damaged."""
         for path, attributes in (("", {"schema": SCHEMA}), ("blocks", {}), ("records", {})):
-            if not _is_group(self._get(_document_key(path))):
+            if not _is_group(self._get(document_key(path))):
                 self.write_document(path, attributes)
 
-    def names(self, path: str) -> list[str]:
-        """List what lies directly under `path`, without documents and litter, sorted."""
-        return [name for name in self._listed(path) if not name.endswith(LITTER)]
-
-    def _listed(self, path: str) -> list[str]:
-        async def listed() -> list[str]:
-            return [name async for name in self.files.list_dir(path)]
-
-        if (fs := getattr(self.files, "fs", None)) is not None:
-            fs.invalidate_cache()  # other processes write here, too
-        try:
-            names = {name.strip("/") for name in self._reading(lambda: sync(listed()))}
-        except FileNotFoundError:
-            return []
-        return sorted(names - {"zarr.json"})
-
     def read_document(self, path: str) -> dict[str, Any] | None:
-        """Return the attributes of the group at `path`, or None if there is none.
+        """Return the attributes of the group at `path`; see `Documents`.
 
-        Raises
-        ------
-        Damaged
+        The root says nothing but the schema, which every record has as well.
         """
-        text = self._get(_document_key(path))
-        if text is None:
-            return None
         try:
-            attributes = json.loads(text)["attributes"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            attributes = None
-        if not isinstance(attributes, dict):
-            if path == "":  # nothing but the schema, which every record has as well
-                return {"schema": SCHEMA} if "records" in self.names("") else {}
-            msg = f"{path}/zarr.json is no document of a Zarr group"
-            raise Damaged(msg)
-        return attributes
-
-    def write_document(self, path: str, attributes: dict[str, Any], *, new: bool = False) -> None:
-        """Write a group and its attributes in one write; if `new`, only where there is none."""
-        document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        value = Buffer.from_bytes(json.dumps(document, indent=1, allow_nan=False).encode())
-        self._set(_document_key(path), value, new=new)
+            return super().read_document(path)
+        except Damaged:
+            if path:
+                raise
+            return {"schema": SCHEMA} if "records" in self.names("") else {}
 
     def write_block(self, array: Array, name: str, *, on_chunk: Callable[[], None]) -> None:
         """Write an array.
@@ -234,40 +203,12 @@ class Store:
         """Remove an array."""
         self._remove(f"blocks/{name}")
 
-    def remove_document(self, path: str) -> None:
-        """Remove a group that has nothing but its document."""
-        self._remove(path)
-
     def remove_litter(self) -> None:
         """Remove what a process left that died while it wrote a document; for the owner only."""
         for path in ("", "blocks/", "records/"):
             for name in self._listed(path.rstrip("/")):
                 if name.endswith(LITTER):
                     sync(self.files.delete(path + name))
-
-    def _remove(self, path: str) -> None:
-        retries.with_retries(lambda: sync(self.files.delete_dir(path)))
-
-    def _set(self, key: str, value: Any, *, new: bool = False) -> None:
-        write = self.files.set_if_not_exists if new else self.files.set
-        retries.with_retries(lambda: sync(write(key, value)))
-
-    def _get(self, key: str) -> bytes | None:
-        prototype = default_buffer_prototype()
-        try:
-            value = self._reading(lambda: sync(self.files.get(key, prototype=prototype)))
-        except FileNotFoundError:  # a read-only store of a folder that is not there
-            return None
-        return None if value is None else value.to_bytes()
-
-    def _reading(self, read: Callable[[], T]) -> T:
-        """Read with retries; a store that goes on failing becomes a `StoreUnavailableError`."""
-        try:
-            return retries.with_retries(read)
-        except Exception as error:
-            if retries.is_transient(error) or isinstance(error, PermissionError):
-                raise locations.open_failure(error, self.where) from error
-            raise
 
     def _entries(self, path: str) -> Array:
         """Read an array that is stored as plain numbers, which is all that bigspec writes."""
@@ -277,6 +218,10 @@ class Store:
         codecs = [codec["name"] for codec in metadata["codecs"]]
         if np.dtype(block.dtype).kind not in "biufc" or codecs != ["bytes"]:
             msg = f"{block.dtype} through {codecs}"
+            raise ValueError(msg)
+        stored = sync(self.files.getsize_prefix(f"{path}/c"))
+        if block.ndim == 0 or stored < block.nbytes:  # before so much is allocated
+            msg = f"{stored} bytes are there of the {block.nbytes} that its shape says"
             raise ValueError(msg)
         held = np.empty(block.shape, block.dtype)
         for first in range(0, block.shape[0], block.chunks[0]):
@@ -331,10 +276,6 @@ def _is_group(text: bytes | None) -> bool:
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
     return kind == (3, "group", dict)
-
-
-def _document_key(path: str) -> str:
-    return f"{path}/zarr.json" if path else "zarr.json"
 
 
 def _record(number: int) -> str:

@@ -105,10 +105,19 @@ def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
     deliver(str(planned), planned.to_dict(), flags.json.json_file)
 
 
+SHOWN = 1000
+"""Runs of a history that a person is shown if nobody says how many."""
+
+
 @main.command("history", cls=Command)
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
 @click.option("--series", metavar="NAME", help="Only runs of this series.")
-@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N runs.")
+@click.option(
+    "--last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the newest N runs. [default: 1000, in JSON all]",
+)
 @click.option(
     "--accept", metavar="RUN", help="Accept this run first: it becomes the next reference."
 )
@@ -141,10 +150,18 @@ def history_command(
     past = History(file)
     if accept is not None:
         past.accept(accept)
-    rows = past.rows(series, last)
+    # A table, a page and a plot are for people, JSON is for programs: that has all the runs.
+    rows = past.rows(series, last if last is not None or json_file is not None else SHOWN)
     data = {"schema": HISTORY_SCHEMA, "file": file, "runs": [row.to_dict() for row in rows]}
-    deliver(table(rows, ascii_only=not shows_blocks()), data, json_file)
+    if last is None:
+        rows = rows[-SHOWN:]
+    count = past.count(series)
+    left_out = "" if last is not None or count <= SHOWN else (
+        f"The newest {SHOWN} of {count} runs are shown; --last N shows N of them"
+    )  # fmt: skip
+    text = table(rows, ascii_only=not shows_blocks())
+    deliver(f"{text}\n{left_out}" if left_out else text, data, json_file)
     if html is not None:
-        write(html, page(rows))
+        write(html, page(rows, left_out=left_out))
     if plot is not None:
         write_figure(plot, figure(rows))

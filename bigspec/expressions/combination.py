@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
 from bigspec.expressions.aligned import common_grid, read_range
-from bigspec.kernels import working_dtype
+from bigspec.expressions.weights import weights_of
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Composed, Factors, Piece, SparseSum, frobenius
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix, missing_as
@@ -89,6 +89,11 @@ class Combination(Matrix):
         """Bytes that one pass reads of all operands."""
         own = 0 if self.factors is None else self.factors.U.nbytes + self.factors.W.nbytes
         return max(1, sum(term.matrix.nbytes for term in self.terms) or own)
+
+    @property
+    def copied_nbytes(self) -> int:
+        """Those of the terms."""
+        return sum(term.matrix.copied_nbytes for term in self.terms)
 
     @property
     def carried_nbytes(self) -> int:
@@ -370,7 +375,7 @@ def scaled(matrix: Matrix, rows: Array | None, columns: Array | None) -> Combina
     """Return ``diag(rows) A diag(columns)``."""
     a = as_combination(matrix)
     name = f"scaled({matrix.name})"
-    left, right = (_weights(part, name, extent) for part, name, extent in (
+    left, right = (weights_of(part, name, extent) for part, name, extent in (
         (rows, "rows", a.shape[0]), (columns, "columns", a.shape[1])))  # fmt: skip
 
     def both(one: Array | None, other: Array | None) -> Array | None:
@@ -383,17 +388,3 @@ def scaled(matrix: Matrix, rows: Array | None, columns: Array | None) -> Combina
         W = factors.W if right is None else factors.W * right[:, None].conj()
         factors = Factors(U, W)
     return combination(a.shape, terms, factors, name)
-
-
-def _weights(part: Any, name: str, extent: int) -> Array | None:
-    if part is None:
-        return None
-    weights = np.asarray(part)
-    ok = weights.dtype.kind in "biufc" and weights.shape == (extent,)
-    if not ok or not np.isfinite(weights).all():
-        msg = (
-            f"{name}: expected {extent} finite numbers, one for each of the matrix's {name}, got "
-            f"{weights.dtype} of shape {weights.shape}"
-        )
-        raise ArgumentError(msg)
-    return weights.astype(working_dtype(weights.dtype))

@@ -11,6 +11,7 @@ from bigspec.errors import ArgumentError
 from bigspec.expressions.combination import Combination, combination, total
 from bigspec.kernels import working_dtype
 from bigspec.kernels.composed import Factors
+from bigspec.kernels.entries import plain_array
 from bigspec.matrices import Matrix
 
 __all__ = ["centered_by", "low_rank"]
@@ -42,7 +43,7 @@ def low_rank(U: Any, s: Any = None, Vh: Any = None) -> Combination:
         U, s, Vh = U
     U, Vh = (_factor(part, name) for part, name in ((U, "U"), (Vh, "Vh")))
     k = U.shape[1]
-    weights = np.ones(k) if s is None else np.asarray(s)
+    weights = np.ones(k) if s is None else plain_array(s, "s")
     if weights.shape != (k,) or Vh.shape[0] != k or not np.isfinite(weights).all():
         msg = (
             "low_rank: expected U (m, k), finite s (k,) and Vh (k, n), got shapes "
@@ -54,7 +55,7 @@ def low_rank(U: Any, s: Any = None, Vh: Any = None) -> Combination:
 
 
 def _factor(part: Any, name: str) -> Array:
-    factor = np.asarray(part)
+    factor = plain_array(part, name)
     if factor.ndim != 2 or factor.dtype.kind not in "biufc" or 0 in factor.shape:
         msg = f"{name}: expected a matrix of numbers, got {factor.dtype} of shape {factor.shape}"
         raise ArgumentError(msg)
@@ -73,7 +74,7 @@ def centered_by(matrix: Matrix, means: Array, axis: int) -> Combination:
         The means are not finite numbers of that length.
     """
     extent = matrix.shape[1 - axis]
-    mu = np.asarray(means)
+    mu = plain_array(means, "means")
     if mu.shape != (extent,) or mu.dtype.kind not in "biufc" or not np.isfinite(mu).all():
         msg = f"means: expected {extent} finite numbers, got {mu.dtype} of shape {mu.shape}"
         raise ArgumentError(msg)

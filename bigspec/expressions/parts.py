@@ -54,6 +54,11 @@ class Part(Matrix):
         return self.matrix.missing_as
 
     @property
+    def copied_nbytes(self) -> int:
+        """Those of the matrix."""
+        return self.matrix.copied_nbytes
+
+    @property
     def carried_nbytes(self) -> int:
         """All that the matrix carries."""
         return self.matrix.carried_nbytes
@@ -182,6 +187,11 @@ class Stack(Matrix):
     def missing_as(self) -> str:
         """What all members say."""
         return missing_as(self.members)
+
+    @property
+    def copied_nbytes(self) -> int:
+        """Those of the members."""
+        return sum(member.copied_nbytes for member in self.members)
 
     @property
     def carried_nbytes(self) -> int:

@@ -33,8 +33,7 @@ def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
     is none.
     """
     parts = []
-    for series in dict.fromkeys(row.series for row in rows):
-        mine = [row for row in rows if row.series == series]
+    for series, mine in _by_series(rows).items():
         scale = _scale(mine)
         lines = [_cells(row, scale, PLAIN_BAR if ascii_only else BAR) for row in mine]
         widths = [max(map(len, column)) for column in zip(HEADS, *lines, strict=True)]
@@ -49,6 +48,14 @@ def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
             spark = _spark(mine, scale, PLAIN if ascii_only else BLOCKS)
             parts.append(f"  trend {spark}  {interval_text(*scale)}")
     return "\n".join(parts) if parts else "no runs"
+
+
+def _by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each series, in the order in which these come."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.series, []).append(row)
+    return found
 
 
 def _scale(rows: Sequence[Row]) -> tuple[float, float] | None:
@@ -117,11 +124,18 @@ def _word(row: Row) -> str:
     return "not accepted" if row.upper is not None else "no answer"
 
 
-def page(rows: Sequence[Row]) -> str:
-    """Return one self-contained HTML page: a chart of the intervals and a table for each series."""
-    names = list(dict.fromkeys(row.series for row in rows))
-    sections = "".join(_section(name, [r for r in rows if r.series == name]) for name in names)
-    head = "<header><h1>Spectral norms, run by run</h1></header>"
+def page(rows: Sequence[Row], *, left_out: str = "") -> str:
+    """Return one self-contained HTML page: a chart of the intervals and a table for each series.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    left_out : str
+        What the page says of rows that it does not show.
+    """
+    sections = "".join(_section(name, mine) for name, mine in _by_series(rows).items())
+    said = f"<p>{escape(left_out)}</p>" if left_out else ""
+    head = f"<header><h1>Spectral norms, run by run</h1>{said}</header>"
     return document("Spectral norms, run by run", head + (sections or "<p>No runs.</p>"))
 
 
@@ -206,10 +220,10 @@ def figure(rows: Sequence[Row]) -> Figure:
     except ImportError as exc:
         msg = 'the plot of a history needs matplotlib: pip install "bigspec[plot]"'
         raise ImportError(msg) from exc
-    names = list(dict.fromkeys(row.series for row in rows)) or [""]
-    drawn = Figure(figsize=(9, 3.2 * len(names)), layout="constrained")
-    for name, axes in zip(names, drawn.subplots(len(names), squeeze=False)[:, 0], strict=True):
-        mine = [row for row in rows if row.series == name]
+    parts: dict[str, list[Row]] = _by_series(rows) or {"": []}
+    drawn = Figure(figsize=(9, 3.2 * len(parts)), layout="constrained")
+    every = drawn.subplots(len(parts), squeeze=False)[:, 0]
+    for (name, mine), axes in zip(parts.items(), every, strict=True):
         for word in ("accepted", "not accepted"):
             held = [(k, r) for k, r in enumerate(mine) if r.upper is not None and _word(r) == word]
             finite = [(k, r) for k, r in held if math.isfinite(r.upper or 0.0)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -40,6 +41,10 @@ a checkpoint of the run is the place for longer ones."""
 VECTORS = 3
 """Of a series' newest accepted runs: one to start from, and those before, which a run that was
 preempted may have started from."""
+FEW = 10
+"""Runs that are read to say that an id names several."""
+OPERATIONS = 100_000
+"""Of SQLite's machine, between two looks at the clock."""
 TYPES = {"<f4", "<c8"}
 
 SCHEMA = f"""
@@ -137,24 +142,37 @@ class History:
         """Return the rows, oldest first; of one series, or the newest `last`."""
         where, values = ("", ()) if series is None else ("WHERE series = ?", (shown(series),))
         limit = -1 if last is None else last
-        names = ", ".join(COLUMNS)
+        found = self._selected(f"{where} ORDER BY number DESC LIMIT ?", (*values, limit))
+        return found[::-1]
+
+    def count(self, series: str | None = None) -> int:
+        """Return how many rows there are, of all series or of one."""
+        where, values = ("", ()) if series is None else (" WHERE series = ?", (series,))
         with self._connected() as db:
-            found = db.execute(
-                f"SELECT {names} FROM runs {where} ORDER BY number DESC LIMIT ?", (*values, limit)
-            ).fetchall()
+            (count,) = db.execute(f"SELECT COUNT(*) FROM runs{where}", values).fetchone()
+        return int(count)
+
+    def last_accepted(self, series: str, *, but: str | None = None) -> Row | None:
+        """Return the newest accepted row of a series, passing over the run `but`."""
+        found = self._selected(
+            "WHERE series = ? AND accepted AND run_id IS NOT ? ORDER BY number DESC LIMIT 1",
+            (series, but),
+        )
+        return found[0] if found else None
+
+    def _selected(self, clause: str, values: tuple[Any, ...]) -> list[Row]:
+        """Return the rows that the database finds."""
+        with self._connected() as db:
+            names = ", ".join(COLUMNS)
+            found = db.execute(f"SELECT {names} FROM runs {clause}", values).fetchall()
         try:
-            return [Row.loaded(stored) for stored in reversed(found)]
+            return [Row.loaded(stored) for stored in found]
         except (TypeError, ValueError) as error:
             msg = (
                 f"history {self.path}: expected rows as bigspec writes them, got others ({error}). "
                 "Fix them, move the file away, or name another one"
             )
             raise HistoryError(msg) from error
-
-    def last_accepted(self, series: str, *, but: str | None = None) -> Row | None:
-        """Return the newest accepted row of a series, passing over the run `but`."""
-        accepted = [r for r in self.rows(series) if r.accepted and r.run_id != but]
-        return accepted[-1] if accepted else None
 
     def accept(self, run_id: str) -> Row:
         """Accept a run by hand: after a change that was meant, it is the new reference.
@@ -169,9 +187,11 @@ class History:
         ArgumentError
             No such run, several, or one without an interval that others can be compared with.
         """
-        found = [row for row in self.rows() if run_id and row.run_id.startswith(run_id)]
+        named = "WHERE ? != '' AND substr(run_id, 1, length(?)) = ?"
+        found = self._selected(f"{named} LIMIT {FEW}", (run_id,) * 3)
         if len(found) != 1:
-            count = "none" if not found else f"{len(found)} of them"
+            more = " or more" if len(found) == FEW else ""
+            count = "none" if not found else f"{len(found)}{more} of them"
             msg = f"accept: expected the id of one run in {self.path}, got {run_id!r}: {count}"
             raise ArgumentError(msg)
         if found[0].upper is None or not np.isfinite(found[0].upper):
@@ -249,7 +269,10 @@ class History:
             ) as db:
                 # The rollback journal, not a write-ahead log: that needs shared memory, which
                 # network file systems do not have.
+                db.execute("PRAGMA trusted_schema = OFF")
                 db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                until = time.monotonic() + PATIENCE  # a file from anywhere may compute for ever
+                db.set_progress_handler(lambda: time.monotonic() > until, OPERATIONS)
                 self._check(db, write=write)
                 yield db
                 db.execute("COMMIT")
@@ -272,6 +295,7 @@ class History:
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (layout,) = db.execute("PRAGMA user_version").fetchone()
         if application == APPLICATION and layout == LAYOUT:
+            self._check_tables(db)
             return
         tables = db.execute("SELECT name FROM sqlite_master").fetchall()
         if write and application == 0 and layout == 0 and not tables:
@@ -287,6 +311,23 @@ class History:
             raise HistoryError(msg)
         else:
             msg = f"history {self.path}: expected a bigspec history, got another SQLite file"
+            raise HistoryError(msg)
+
+    def _check_tables(self, db: sqlite3.Connection) -> None:
+        """Refuse what runs code of its own when it is read or written: views, triggers, modules."""
+        found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+        plain = {
+            name for kind, name, _, sql in found
+            if kind == "table" and str(sql).startswith("CREATE TABLE")
+        }  # fmt: skip
+        lacking = sorted({"runs", "vectors"} - plain)
+        trigger = [name for kind, name, on, _ in found if kind == "trigger" and on in plain]
+        if lacking or trigger:
+            got = f"no table {lacking[0]!r}" if lacking else f"a trigger {trigger[0]!r} on one"
+            msg = (
+                f"history {self.path}: expected the tables of a bigspec history, got {got}. Move "
+                "it away, or name another file"
+            )
             raise HistoryError(msg)
 
 

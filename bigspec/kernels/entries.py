@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.errors import DataError
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import SAFE_EXPONENT, Composed
 
@@ -17,8 +18,10 @@ __all__ = [
     "Values",
     "load_tile",
     "loaded_ranges",
+    "plain_array",
     "safe_exponent",
     "scale_entries",
+    "unmasked",
     "working_dtype",
 ]
 
@@ -130,3 +133,37 @@ def loaded_ranges(
         X = values.buffers.take("kernel.tile", tile.shape, values.work)
         load_tile(tile, X, values.exponent, conjugate=turned, buffers=values.buffers)
         yield rows, X.T if turned else X
+
+
+def unmasked(a: Array, name: str) -> Array:
+    """Return the data of a NumPy masked array that hides nothing, and any other array as it is.
+
+    Raises
+    ------
+    DataError
+        An entry is masked: what lies under a mask is no value.
+    """
+    if not isinstance(a, np.ma.MaskedArray):
+        return a
+    mask = np.ma.getmaskarray(a)
+    hidden = int(np.count_nonzero(mask))
+    if hidden:
+        first = [int(k) for k in np.unravel_index(int(np.argmax(mask)), mask.shape)]
+        msg = (
+            f"{name}: expected every entry to have a value, got {hidden} masked entries; "
+            f"the first is at {first}: choose a value for each, such as a.filled(0)"
+        )
+        raise DataError(msg)
+    return np.asarray(a.data)
+
+
+def plain_array(a: Any, name: str) -> Array:
+    """Return an array_like argument as an ndarray; one that is lazy, as dask's are, is computed.
+
+    Raises
+    ------
+    DataError
+        An entry is masked, which NumPy's own conversion would not say.
+    """
+    a = a.compute() if hasattr(a, "compute") else a
+    return np.asarray(unmasked(a, name) if isinstance(a, np.ndarray) else a)

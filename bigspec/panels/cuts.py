@@ -37,7 +37,8 @@ class Memory:
     limit : int
         The memory limit.
     carried : int
-        On a cluster, the operands in memory that travel to every worker.
+        On a cluster, the operands in memory that travel to every worker; in this process, copies
+        that opening the matrix made.
     """
 
     iterates: int

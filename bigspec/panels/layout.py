@@ -215,7 +215,7 @@ class _Attempt:
         fan_in = 2 if self.block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
         iterates = self.blocks * self.block if self.local else 0
         results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * self.block
-        carried = 0 if self.local else matrix.carried_nbytes
+        carried = matrix.copied_nbytes if self.local else matrix.carried_nbytes
         room = (self.limit - iterates - carried - results) // tasks - self.fixed()
         slab_pieces, tile_pieces = self.slab_pieces(panel_pieces, piece, room), None
         transient = matrix.transient(slab_pieces * piece)

@@ -13,13 +13,12 @@ from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
-import scipy.sparse as sp
 
 from bigspec.errors import DataError, NonFiniteError
 from bigspec.kernels import NonFiniteFound
 from bigspec.kernels.tokens import block_token
+from bigspec.panels.chunks import checked_chunk
 from bigspec.panels.context import Context
-from bigspec.sources.memory import canonical, from_pydata_sparse, is_pydata_sparse
 
 __all__ = ["Chunks", "Cost", "Reader", "Slab", "non_finite", "size_of"]
 
@@ -98,7 +97,7 @@ class Reader:
         slabs = self.chunks if rows else list(zip(*self.chunks, strict=True))
         for number, chunks in enumerate(slabs, start=panel.first):
             cut = layout.swept.cut(number), layout.swept.cut(number + 1)
-            yield Slab(*cut, partial(self._made, chunks))
+            yield Slab(*cut, partial(self._made, number, chunks))
 
     def _stored(self, slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
         context, layout, buffers = self.context, self.context.layout, self.context.buffers
@@ -115,11 +114,13 @@ class Reader:
             self._count(block)
             yield tile[0], block
 
-    def _made(self, chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _made(self, swept: int, chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        rows = self.context.layout.orientation == "rows"
         for number, chunk in enumerate(chunks):
             self.context.limit.check()
             before = time.perf_counter()
-            block = _as_block(chunk)
+            place = (swept, number) if rows else (number, swept)
+            block = checked_chunk(chunk, self.context.matrix, place)
             self._reading += time.perf_counter() - before
             self._count(block)
             yield self.context.layout.across.cut(number), block
@@ -144,21 +145,6 @@ class Reader:
             "chunks": self._chunks,
             "missing_chunks": self._missing,
         }
-
-
-def _as_block(chunk: Any) -> Any:
-    """Return a chunk as an ndarray, or as a CSR or CSC block without duplicates."""
-    if isinstance(chunk, np.ndarray):
-        return chunk
-    if is_pydata_sparse(chunk):
-        chunk = from_pydata_sparse(chunk, "dask array")
-    if sp.issparse(chunk):
-        return canonical(chunk)
-    msg = (
-        f"dask array: expected chunks that are NumPy arrays, SciPy or pydata sparse arrays, got "
-        f"{type(chunk).__module__}.{type(chunk).__qualname__}; map_blocks them to one of these"
-    )
-    raise DataError(msg)
 
 
 def size_of(block: Any) -> int:

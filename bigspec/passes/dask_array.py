@@ -8,10 +8,12 @@ from typing import Any
 import dask
 import numpy as np
 
-from bigspec.errors import DataError, UnsupportedTypeError
+from bigspec.errors import DataError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
+from bigspec.panels.chunks import checked_chunk
 from bigspec.panels.cuts import Layout
+from bigspec.sources.checks import check_dtype
 
 __all__ = ["DaskMatrix", "is_dask_array", "open_dask_array"]
 
@@ -50,20 +52,23 @@ class DaskMatrix(Matrix):
         ]
         (blocks,) = dask.optimize(self.array.blocks[cuts[0], cuts[1]])
         computed = dask.get(dict(blocks.__dask_graph__()), blocks.__dask_keys__())
-        for chunk in (chunk for line in computed for chunk in line):
-            if not isinstance(chunk, np.ndarray):
-                msg = (
-                    f"{self.name}: expected dense chunks that can be computed again (a pass has "
-                    f"to read twice, or an expression has them as a term), got "
-                    f"{type(chunk).__qualname__}. Give more memory, make the chunks smaller, or "
-                    "store the matrix: sparse chunks cannot be a term of a sum"
-                )
-                raise DataError(msg)
-        return (
-            computed[0][0]
-            if len(computed) == len(computed[0]) == 1
-            else np.block([list(line) for line in computed])
-        )
+        dense = [
+            [self._dense(chunk, (i, j)) for j, chunk in enumerate(line, cuts[1].start)]
+            for i, line in enumerate(computed, cuts[0].start)
+        ]
+        return dense[0][0] if len(dense) == len(dense[0]) == 1 else np.block(dense)
+
+    def _dense(self, chunk: Any, place: tuple[int, int]) -> np.ndarray[Any, Any]:
+        block = checked_chunk(chunk, self, place)
+        if not isinstance(block, np.ndarray):
+            msg = (
+                f"{self.name}: expected dense chunks that can be computed again (a pass has "
+                f"to read twice, or an expression has them as a term), got "
+                f"{type(chunk).__qualname__}. Give more memory, make the chunks smaller, or "
+                "store the matrix: sparse chunks cannot be a term of a sum"
+            )
+            raise DataError(msg)
+        return block
 
     def chunks(self, layout: Layout, index: int) -> tuple[list[list[Any]], dict[Any, Any]]:
         """Return keys ``[i][j]`` of the chunks of a panel, and the tasks that make them."""
@@ -84,7 +89,7 @@ def open_dask_array(a: Any) -> DaskMatrix:
     DataError
         Not 2-D, empty, or of unknown chunk sizes.
     UnsupportedTypeError
-        Not numeric.
+        Not numeric, or in extended precision.
     """
     name = f"dask array {a.name}"
     if a.ndim != 2:
@@ -96,9 +101,7 @@ def open_dask_array(a: Any) -> DaskMatrix:
     if 0 in a.shape:
         msg = f"{name}: expected at least one row and one column, got shape {a.shape}"
         raise DataError(msg)
-    if a.dtype.kind not in "biufc":
-        msg = f"{name}: expected bool, int, float or complex entries, got {a.dtype}"
-        raise UnsupportedTypeError(msg)
+    check_dtype(np.dtype(a.dtype), name)
     grids = (Grid.irregular(a.chunks[0]), Grid.irregular(a.chunks[1]))
     shape = (int(a.shape[0]), int(a.shape[1]))
     return DaskMatrix(shape, np.dtype(a.dtype), name, grids, streams=False, array=a)

@@ -15,7 +15,8 @@ from bigspec.errors import (
 from bigspec.names import bare, shown
 from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
 from bigspec.run import SAVED_TYPES
-from bigspec.run.identity import check_run_state, plain
+from bigspec.run.checked import check_run_state
+from bigspec.run.identity import plain
 
 __all__ = ["Saved", "run_in", "show"]
 
@@ -133,7 +134,7 @@ def show(where: str | os.PathLike[str]) -> Saved:
         There is nothing, something else, or every saved step is damaged.
     """
     progress, place = describe(where, SAVED_TYPES)
-    check_run_state(progress, place["where"])
+    check_run_state(progress, place["where"], blocks=False)
     interval = progress.known.interval
     return Saved(
         where=place["where"],

@@ -30,6 +30,7 @@ from bigspec.names import NOWHERE, bare, shown
 from bigspec.passes import Executor
 from bigspec.results.text import counted
 from bigspec.run import Known, RunState, saved_types
+from bigspec.run.checked import check_run_state
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
 from bigspec.run.planner import make_plan, resume_plan
@@ -40,7 +41,6 @@ __all__ = [
     "as_checkpoint",
     "begin",
     "check_place",
-    "check_run_state",
     "checkpoint_of",
     "prepare",
     "resume",
@@ -48,13 +48,6 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
-
-RUN = {
-    "matrix", "name", "algorithm", "block_size", "extra", "basis_bytes", "failure_probability",
-    "delta_ledger", "entropy", "start", "cut", "panels", "choices", "measured_bytes", "versions",
-    "begun", "by",
-}  # fmt: skip
-"""What describes a run; see `begin`."""
 
 
 @contextmanager
@@ -99,14 +92,6 @@ def check_place(matrix: Matrix) -> None:
             "Commit it (icechunk), or give a path or URL, or run without a checkpoint"
         )
         raise ArgumentError(msg)
-
-
-def check_run_state(progress: Any, where: str) -> None:
-    """Refuse a whole record that holds something other than a run."""
-    keys = progress.run.keys() if isinstance(progress, RunState) else set()
-    if RUN - keys:
-        msg = f"{where}: expected a saved run, got something else; name another place"
-        raise CheckpointError(msg)
 
 
 def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) -> dict[str, Any]:
@@ -231,6 +216,7 @@ def resume(
         )
         raise ResumeError(msg)
     chosen, same_cut = resume_plan(matrix, executor, wishes, run)
+    _check_fit(progress, chosen, options, same_cut)
     run = run | {"basis_bytes": min(run["basis_bytes"], chosen.layout.memory.spare)}
     if not same_cut:
         progress = replace(progress, first_rounds=type(progress.first_rounds)(), tokens=None)
@@ -249,6 +235,35 @@ def resume(
         )
     chosen = replace(chosen, choices=(*chosen.choices, *said))
     return chosen, replace(progress, run=run)
+
+
+def _check_fit(progress: RunState, chosen: Plan, options: RunOptions, same_cut: bool) -> None:
+    """Refuse a state that its own algorithm cannot read, and counts that are not those of the cut.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    layout, rounds = chosen.layout, progress.first_rounds.rounds
+    if same_cut and (progress.run["panels"] != layout.panels or rounds > layout.rounds):
+        msg = (
+            f"checkpoint: expected {layout.panels} panels in {layout.rounds} rounds, as its cut "
+            f"makes of {chosen.matrix.name}, got {progress.run['panels']} panels and {rounds} "
+            "rounds of them; name another place"
+        )
+        raise CheckpointError(msg)
+    if progress.state is None:
+        return
+    complex_ = chosen.matrix.dtype.kind == "c"
+    try:
+        with np.errstate(all="ignore"):
+            chosen.algorithm.bounds(progress.state, options.failure_probability, complex_=complex_)
+    except Exception as error:  # whatever an algorithm makes of numbers that are not its own
+        msg = (
+            f"checkpoint: expected a state that {chosen.algorithm.name} can go on from, got one "
+            f"that gives no bounds ({type(error).__name__}: {error}); name another place"
+        )
+        raise CheckpointError(msg) from error
 
 
 def _block_size(wishes: Wishes, run: dict[str, Any]) -> int:

@@ -14,10 +14,12 @@ import zarr
 from bigspec.algorithms import REGISTRY, Algorithm
 from bigspec.checkpoint import load_latest
 from bigspec.errors import ArgumentError, MissingSourceError
+from bigspec.kernels.entries import plain_array
 from bigspec.passes import one_blas_thread
 from bigspec.results import Estimate
 from bigspec.results.triplets import Triplets
 from bigspec.run import SAVED_TYPES
+from bigspec.run.checked import check_run_state
 from bigspec.run.plan import Plan
 from bigspec.sources.locations import locate, open_node
 
@@ -122,7 +124,7 @@ def load_start(start: Any) -> Start | None:
                 return _of_checkpoint(text)
             else:
                 start = _in_group(node, text)
-    W = np.asarray(start)
+    W = plain_array(start, "start")
     W = W[:, None] if W.ndim == 1 else W
     if W.ndim != 2 or W.dtype.kind not in "biufc" or not np.isfinite(W).all():
         msg = f"start: expected finite numbers of shape (n, s), got {W.dtype} of shape {W.shape}"
@@ -167,12 +169,17 @@ def vectors_when_asked(algorithm: Any, state: Any, block_size: int) -> Any:
 
 def _of_checkpoint(where: str) -> Start:
     progress = load_latest(where, SAVED_TYPES)
+    check_run_state(progress, f"start: {where}")
     run, state = progress.run, progress.state
     if state is None:
         msg = f"start: the checkpoint {where} has no complete pass yet, so it has no vectors"
         raise ArgumentError(msg)
     k = run.get("count") or 0
-    row = REGISTRY.named(run["algorithm"], several=k > 0)
+    try:
+        row = REGISTRY.named(run["algorithm"], several=k > 0)
+    except KeyError as error:
+        msg = f"start: expected a run of an algorithm of bigspec's own, got {run['algorithm']!r}"
+        raise ArgumentError(msg) from error
     assert row.make is not None
     algorithm = row.make(run["block_size"], 0, k)
     block = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,8 @@ from bigspec.passes import (
     Pass,
 )
 from bigspec.run import Outcome
-from bigspec.sources.targets import complete_target, create_target, write_rows
+from bigspec.run.target import Target
+from bigspec.sources.targets import write_rows
 from bigspec.watch import Observer
 
 __all__ = ["KVectors", "OneVector", "Vectors"]
@@ -109,13 +109,13 @@ class KVectors:
 
     Parameters
     ----------
-    u_store : str, path or None
+    u_store : Target or None
         Where the left vectors are written.
     left : bool
         Whether they are wanted.
     """
 
-    u_store: str | os.PathLike[str] | None
+    u_store: Target | None
     left: bool
 
     def check(self, passes: Pass) -> None:
@@ -161,7 +161,7 @@ class KVectors:
         dtype = working_dtype(passes.matrix.dtype)
         height = passes.target_rows(max(1, CHUNK_BYTES // (k * dtype.itemsize)))
         assert height is not None
-        target = create_target(self.u_store, (m, k), height, dtype, "u_store")
+        target = self.u_store.create((m, k), height, dtype)
         done = _last_pass(passes, V, outcome, observer, target)
         _, s, Wh = np.linalg.svd(done.R)
         W = Wh.conj().T
@@ -169,18 +169,19 @@ class KVectors:
         phases = _phases(v)
         least = 2 * UNIT_ROUNDOFF * np.sqrt(m) * s[0]
         inverse = np.divide(1.0, s, out=np.zeros_like(s), where=s > least)
+        self.u_store.check()
         passes.multiply_target(target, W * (inverse * phases), done)
-        u = complete_target(target)
+        u = self.u_store.complete(target)
         return Vectors(v * phases, u, _inside(s, outcome), 1, done.cost.bytes_read)
 
     def _written(self, u: Array) -> Any:
         assert self.u_store is not None
         height = max(1, CHUNK_BYTES // (u.shape[1] * u.itemsize))
-        target = create_target(self.u_store, u.shape, height, u.dtype, "u_store")
+        target = self.u_store.create(u.shape, height, u.dtype)
         for first in range(0, len(u), height):
             stop = min(first + height, len(u))
             write_rows(target, first, stop, u[first:stop])
-        return complete_target(target)
+        return self.u_store.complete(target)
 
 
 def _last_pass(

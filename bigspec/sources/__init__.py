@@ -130,19 +130,19 @@ def open_source(
             "matrix is opened"
         )
         raise ArgumentError(msg)
-    return _open_object(a)
+    return _open_object(a, memory)
 
 
-def _open_object(a: Any) -> Matrix:
+def _open_object(a: Any, memory: int) -> Matrix:
     if isinstance(a, Matrix):
         return a
     if isinstance(a, np.ndarray):
         return open_numpy(a)
     if sp.issparse(a):
-        return open_sparse(a)
+        return open_sparse(a, memory)
     if is_pydata_sparse(a):
         name = f"sparse.{type(a).__name__} {a.shape}"
-        return replace(open_sparse(from_pydata_sparse(a, name)), name=name)
+        return replace(open_sparse(from_pydata_sparse(a, name), memory), name=name)
     if isinstance(a, LinearOperator):
         return open_operator(a)
     kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")

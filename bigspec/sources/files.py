@@ -75,7 +75,7 @@ def open_file(path: Path, name: str, memory: int) -> Matrix:
     except OverflowError as error:
         msg = f"{name}: expected numbers that fit 64 bits, got others ({error})"
         raise DataError(msg) from error
-    opened: Matrix = open_sparse(a) if sp.issparse(a) else open_numpy(np.asanyarray(a))
+    opened: Matrix = open_sparse(a, memory // 2) if sp.issparse(a) else open_numpy(np.asanyarray(a))
     return replace(opened, name=name)
 
 

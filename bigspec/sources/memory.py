@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from bigspec.errors import DataError, MemoryLimitError
 from bigspec.kernels import scratch_nbytes
 from bigspec.kernels.buffers import Buffers
-from bigspec.matrices import Block, Grid, Matrix
+from bigspec.kernels.entries import unmasked
+from bigspec.matrices import PANEL_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape, half_of_memory
 
 __all__ = [
@@ -32,6 +33,10 @@ SAMPLE = 4096
 PIECES = 1024
 PIECE_ENTRIES = 4096
 """A sparse matrix is cut into at most so many pieces, of at least so many stored entries."""
+
+
+WIDE = 2
+"""A sparse matrix whose uncut side is so many times the other one is held the other way round."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,17 @@ class SparseMatrix(Matrix):
     ----------
     entries : scipy.sparse.csr_array or scipy.sparse.csc_array
         Sorted and without duplicates; shares memory with what the user passed if that was so.
+    copied : bool
+        Whether they are a copy in the other of the two formats; see `open_sparse`.
     """
 
     entries: sp.csr_array[Any] | sp.csc_array[Any] = field(repr=False, compare=False)
+    copied: bool = False
+
+    @property
+    def copied_nbytes(self) -> int:
+        """All entries, if they are a copy."""
+        return self.nbytes if self.copied else 0
 
     @property
     def views(self) -> bool:
@@ -167,32 +180,28 @@ def open_numpy(a: np.ndarray[Any, Any]) -> ArrayMatrix:
     """
     kind = "NumPy memory map" if isinstance(a, np.memmap) else "NumPy array"
     name = f"{kind} {getattr(a, 'filename', None) or a.shape}"
-    if isinstance(a, np.ma.MaskedArray):
-        if np.ma.is_masked(a):
-            hidden = int(np.count_nonzero(a.mask))
-            msg = (
-                f"{name}: expected every entry to have a value, got {hidden} masked entries; "
-                "choose a value for them, such as a.filled(0)"
-            )
-            raise DataError(msg)
-        a = a.data
-    dtype = check_dtype(a.dtype, name)
+    dtype = check_dtype(a.dtype, name)  # first: records have masks of records
+    a = unmasked(a, name)
     shape = check_shape(a.shape, name)
     entries = a if isinstance(a, np.memmap) else np.asarray(a)
     grids = (Grid(shape[0], 1), Grid(shape[1], 1))
     return ArrayMatrix(shape, dtype, name, grids, entries, resident=True)
 
 
-def open_sparse(a: Any) -> SparseMatrix:
+def open_sparse(a: Any, memory: int | None = None) -> SparseMatrix:
     """Hold a SciPy sparse array or matrix as CSR or CSC, sharing its memory where possible.
 
-    CSC stays CSC; every other format becomes CSR. Duplicates are summed, in a copy: the
-    user's object is never modified.
+    CSC stays CSC; every other format becomes CSR. Only the compressed axis can be cut, so a large
+    matrix is held by columns if it is wide and by rows if it is tall, in a copy if that fits:
+    else its iterates would have the longer side's length, and a pass would be one task.
+    Duplicates are summed, in a copy: the user's object is never modified.
 
     Parameters
     ----------
     a : scipy.sparse.sparray or scipy.sparse.spmatrix
         Any format.
+    memory : int, optional
+        Bytes that a copy may take; by default half of what this machine has.
 
     Raises
     ------
@@ -210,7 +219,12 @@ def open_sparse(a: Any) -> SparseMatrix:
             "take more than half of it; leave out the rows that are empty"
         )
         raise MemoryLimitError(msg)
-    by_columns = a.format == "csc"
+    by_columns, copied = a.format == "csc", False
+    across, along = shape if by_columns else shape[::-1]
+    if across >= WIDE * along and _large(a, shape):
+        held = int(a.nnz) * (a.dtype.itemsize + 8) + 8 * (across + 1)
+        copied = held <= (half_of_memory() if memory is None else memory)
+        by_columns ^= copied
     entries = canonical(sp.csc_array(a) if by_columns else sp.csr_array(a))
     cut = _even_grid(entries.indptr)
     whole = Grid(shape[0 if by_columns else 1], shape[0 if by_columns else 1])
@@ -222,8 +236,14 @@ def open_sparse(a: Any) -> SparseMatrix:
         entries,
         resident=True,
         transient_nbytes=min(scratch_nbytes(dtype), 64 * (int(entries.nnz) + max(shape))),
+        copied=copied,
     )
     return replace(matrix, piece_nbytes=max(1, matrix.nbytes // cut.count))
+
+
+def _large(a: Any, shape: tuple[int, int]) -> bool:
+    """Whether one task for all of it would be too few; small ones keep their format, and bits."""
+    return bool(int(a.nnz) * (a.dtype.itemsize + 4) + 4 * min(shape) > PANEL_BYTES[0])
 
 
 def _even_grid(indptr: np.ndarray[Any, Any]) -> Grid:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
-from bigspec.errors import ArgumentError
+from bigspec.errors import ArgumentError, CheckpointInUseError
 from bigspec.sources import catalog, retries
 from bigspec.sources.locations import open_failure
 
-__all__ = ["check_target", "complete_target", "create_target", "write_rows"]
+__all__ = ["check_target", "complete_target", "create_target", "target_store", "write_rows"]
 
 Array = np.ndarray[Any, Any]
 
 SCHEMA = "bigspec.vectors/1"
+OWNER = "owner"  # lies in the array's folder while a run writes it; see `bigspec.run.target`
 
 
 def check_target(where: str | os.PathLike[str], argument: str) -> None:
@@ -31,7 +34,7 @@ def check_target(where: str | os.PathLike[str], argument: str) -> None:
     SourceError, StoreUnavailableError
         The place cannot be reached.
     """
-    _free(_store(where, argument), where, argument)
+    _free(target_store(where, argument), where, argument)
 
 
 def create_target(
@@ -41,37 +44,91 @@ def create_target(
     dtype: np.dtype[Any],
     argument: str,
 ) -> zarr.Array[Any]:
-    """Make an array of whole-row chunks, marked incomplete; vectors written before are replaced."""
-    store = _store(where, argument)
+    """Make an array of whole-row chunks, marked incomplete; vectors written before are replaced.
+
+    What owns the place stays, and every array has a name of its own in its attributes: whoever
+    writes to one that was replaced in the meantime is told so.
+    """
+    store = target_store(where, argument)
     _free(store, where, argument)
-    try:
-        return retries.with_retries(
-            lambda: zarr.create_array(
-                store,
-                shape=shape,
-                chunks=(max(1, rows), shape[1]),
-                dtype=dtype,
-                compressors=None,  # the last bits of singular vectors are random
-                attributes={"schema": SCHEMA, "complete": False},
-                overwrite=True,
-            )
+    attributes: dict[str, Any] = {
+        "schema": SCHEMA,
+        "complete": False,
+        "written_by": uuid.uuid4().hex,
+    }
+
+    def make() -> zarr.Array[Any]:
+        sync(store.delete("zarr.json"))
+        sync(store.delete_dir("c"))
+        return zarr.create_array(
+            store,
+            shape=shape,
+            chunks=(max(1, rows), shape[1]),
+            dtype=dtype,
+            compressors=None,  # the last bits of singular vectors are random
+            attributes=attributes,
         )
+
+    try:
+        return retries.with_retries(make)
     except Exception as error:
         raise open_failure(error, os.fspath(where)) from error
 
 
 def write_rows(target: zarr.Array[Any], start: int, stop: int, rows: Array) -> None:
-    """Write whole chunks of rows, with retries."""
+    """Write whole chunks of rows, with retries.
+
+    Raises
+    ------
+    CheckpointInUseError
+        Another run has made its own array there.
+    """
+    _check_ours(target)
     retries.with_retries(lambda: target.__setitem__(slice(start, stop), rows))
 
 
 def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Mark an array complete, and return it as it can be read."""
+    """Mark an array complete, and return it as it can be read.
+
+    Raises
+    ------
+    CheckpointInUseError
+        Another run has made its own array there.
+    """
+    _check_ours(target)
     retries.with_retries(lambda: target.update_attributes({"complete": True}))
     return target
 
 
-def _store(where: str | os.PathLike[str], argument: str) -> Any:
+def _check_ours(target: zarr.Array[Any]) -> None:
+    """Read the attributes again: one small read beside the write of a chunk."""
+
+    def written_by() -> Any:
+        now = zarr.open_array(target.store, path=target.path, mode="r", zarr_format=3)
+        return now.attrs.get("written_by")
+
+    try:
+        now = retries.with_retries(written_by)
+    except FileNotFoundError:
+        now = None
+    if now != target.attrs["written_by"]:
+        msg = (
+            f"u_store: expected the array that this run writes to {target.store}, got another "
+            "one: a second run has taken the place, or somebody has removed it. Run again, with "
+            "a place of its own for each run"
+        )
+        raise CheckpointInUseError(msg)
+
+
+def target_store(where: str | os.PathLike[str], argument: str) -> Any:
+    """Return the store at a place, to be written to.
+
+    Raises
+    ------
+    ArgumentError
+        No place, or a file.
+    SourceError, StoreUnavailableError
+    """
     if not isinstance(where, (str, os.PathLike)) or not os.fspath(where):
         msg = f"{argument}: expected a path or URL, got {where!r}"
         raise ArgumentError(msg)
@@ -96,7 +153,7 @@ def _free(store: Any, where: str | os.PathLike[str], argument: str) -> None:
             node = retries.with_retries(lambda: zarr.open(store=store, mode="r", zarr_format=3))
             free = node.attrs.get("schema") == SCHEMA
         else:
-            free = not catalog.children(store, "")
+            free = not set(catalog.children(store, "")) - {OWNER}
     except Exception as error:
         raise open_failure(error, os.fspath(where)) from error
     if not free:

@@ -417,6 +417,66 @@ def test_the_command_lists_as_text_json_and_files(file, tmp_path):
     assert command("history", file, "--plot", tmp_path / "h.nonsense").exit_code == 74
 
 
+def many(file, count, series="A"):
+    """Write so many rows in one transaction."""
+    History(file).prepare()
+    row = ROWS[0]
+    names = ", ".join(store.COLUMNS)
+    marks = ", ".join("?" * len(store.COLUMNS))
+    rows = (replace(row, run_id=f"{k:032x}", accepted=k % 7 == 0).stored() for k in range(count))
+    with sqlite3.connect(file) as db:
+        db.executemany(f"INSERT INTO runs ({names}) VALUES ({marks})", rows)
+
+
+def test_of_many_runs_those_are_read_that_are_needed(file, tmp_path, monkeypatch):
+    many(file, 3000)
+    loaded, load = [], Row.loaded
+    monkeypatch.setattr(Row, "loaded", lambda stored: loaded.append(1) or load(stored))
+    assert History(file).last_accepted("A").run_id == f"{2996:032x}"
+    assert History(file).last_accepted("A", but=f"{2996:032x}").run_id == f"{2989:032x}"
+    assert len(loaded) == 2
+    History(file).accept(f"{1234:032x}")
+    with pytest.raises(ArgumentError, match="10 or more of them"):
+        History(file).accept("0000")
+    assert len(loaded) == 13
+    result = command("history", file, "--html", tmp_path / "h.html")
+    assert len(loaded) == 1013
+    assert result.stdout.endswith(
+        "The newest 1000 of 3000 runs are shown; --last N shows N of them\n"
+    )
+    assert "The newest 1000 of 3000 runs" in (tmp_path / "h.html").read_text()
+    assert (tmp_path / "h.html").stat().st_size < 1 << 20
+    assert len(json.loads(command("history", file, "--json", "-").stdout)["runs"]) == 3000
+
+
+ENDLESS = "WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t)"
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (f"DROP TABLE runs; CREATE VIEW runs AS {ENDLESS} SELECT x AS run_id FROM t", "no table"),
+        ("DROP TABLE vectors; CREATE VIEW vectors AS SELECT 1 AS run_id", "no table 'vectors'"),
+        ("CREATE TRIGGER t AFTER INSERT ON runs BEGIN SELECT 1; END", "a trigger 't' on one"),
+    ],
+)
+def test_a_file_that_computes_is_refused(harm, said, file, matrix):
+    History(file).write(ROWS[0])
+    with sqlite3.connect(file) as db:
+        db.executescript(harm)
+    for result in (command("history", file), norm(matrix, file, "--max-change", 0.1)):
+        assert result.exit_code == 74
+        assert said in result.stderr
+
+
+def test_a_file_that_computes_for_ever_is_given_up(file, monkeypatch):
+    History(file).prepare()
+    monkeypatch.setattr(store, "PATIENCE", 0.0)
+    monkeypatch.setattr(store, "OPERATIONS", 1)
+    with pytest.raises(HistoryError, match="cannot be read: interrupted"):
+        History(file).count()
+
+
 def test_the_page_is_whole_escaped_and_loads_nothing():
     class Reader(HTMLParser):
         def __init__(self):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+import bigspec
 from bigspec.errors import DataError, UnsupportedTypeError
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources import open_source
+from bigspec.sources.memory import SparseMatrix
 
 
 def test_a_numpy_read_is_a_view() -> None:
@@ -107,7 +109,7 @@ def test_pieces_of_a_sparse_matrix_hold_about_as_many_entries() -> None:
     indptr = np.concatenate([[0], np.cumsum(lengths)])
     indices = np.concatenate([np.arange(length) for length in lengths])
     A = sp.csr_array((np.ones(len(indices)), indices, indptr), shape=(3000, 200_000))
-    grid = open_source(A).grids[0]
+    grid = open_source(A, 1).grids[0]  # no room for a copy by columns
     cuts = [grid.cut(k) for k in range(grid.count + 1)]
     work = np.diff(indptr[cuts] + np.array(cuts))
     assert grid.count > 50
@@ -169,3 +171,37 @@ class OffersArray:
 def test_other_objects_are_refused_with_advice(a: Any, message: str) -> None:
     with pytest.raises(UnsupportedTypeError, match=message):
         open_source(a)
+
+
+def wide(nnz: int = 400_000) -> Any:
+    rng = np.random.default_rng(5)
+    places = rng.integers(0, 33, nnz), rng.integers(0, 200_000, nnz)
+    return sp.coo_array((rng.standard_normal(nnz), places), (33, 200_000)).tocsr()
+
+
+def test_a_large_wide_matrix_of_rows_is_held_by_columns() -> None:
+    A = wide()
+    before = A.data.copy()
+    for given, shape in ((A, A.shape), (A.T, A.shape[::-1]), (A.tocoo(), A.shape)):
+        matrix = open_source(given)
+        assert isinstance(matrix, SparseMatrix)
+        assert matrix.entries.format == ("csc" if shape == A.shape else "csr")
+        assert matrix.copied_nbytes == matrix.nbytes
+        plan = bigspec.plan(given)
+        assert plan.layout.iterate_length == 33
+        assert plan.layout.panels >= 2
+        assert plan.layout.memory.task < 64 << 20
+        assert plan.layout.memory.carried == matrix.nbytes
+    np.testing.assert_array_equal(A.data, before)
+    by_columns = bigspec.norm(A.tocsc(), seed=1)
+    assert bigspec.norm(A, seed=1).lower == by_columns.lower
+
+
+def test_one_that_is_small_or_has_no_room_for_a_copy_keeps_its_format() -> None:
+    for A, memory in ((wide(40_000), None), (wide(), 1 << 20)):
+        matrix: Any = open_source(A, memory)
+        assert matrix.entries.format == "csr"
+        assert matrix.copied_nbytes == 0
+        assert np.shares_memory(matrix.entries.data, A.data)
+    tall: Any = open_source(wide().tocsc(), None)  # cut along its longer side already
+    assert tall.copied_nbytes == 0

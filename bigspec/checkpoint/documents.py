@@ -1,0 +1,116 @@
+"""Documents on any store: Zarr groups whose attributes say something, each in one write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from zarr.buffer import default_buffer_prototype
+from zarr.buffer.cpu import Buffer
+from zarr.core.sync import sync
+
+from bigspec.sources import locations, retries
+
+__all__ = ["Damaged", "Documents", "document_key"]
+
+T = TypeVar("T")
+
+LITTER = ".partial"  # what a local store calls a file until it is whole; a kill leaves it so
+
+
+class Damaged(Exception):  # noqa: N818
+    """A record or a block is not what was written; the text says which and how."""
+
+
+class Documents:
+    """A place that holds documents.
+
+    Parameters
+    ----------
+    files : zarr.abc.store.Store
+    where : str
+        What messages call it.
+    local : bool
+        Whether it lies in a file system of this machine.
+    """
+
+    wanted: ClassVar[str] = "a place that nobody writes to"
+    advice: ClassVar[str] = "Wait for it, or name another place"
+
+    def __init__(self, files: Any, where: str, *, local: bool) -> None:
+        self.files, self.where, self.local = files, where, local
+
+    def names(self, path: str) -> list[str]:
+        """List what lies directly under `path`, without documents and litter, sorted."""
+        return [name for name in self._listed(path) if not name.endswith(LITTER)]
+
+    def _listed(self, path: str) -> list[str]:
+        async def listed() -> list[str]:
+            return [name async for name in self.files.list_dir(path)]
+
+        if (fs := getattr(self.files, "fs", None)) is not None:
+            fs.invalidate_cache()  # other processes write here, too
+        try:
+            names = {name.strip("/") for name in self._reading(lambda: sync(listed()))}
+        except FileNotFoundError:
+            return []
+        return sorted(names - {"zarr.json"})
+
+    def read_document(self, path: str) -> dict[str, Any] | None:
+        """Return the attributes of the group at `path`, or None if there is none.
+
+        Raises
+        ------
+        Damaged
+        """
+        text = self._get(document_key(path))
+        if text is None:
+            return None
+        try:
+            attributes = json.loads(text)["attributes"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            attributes = None
+        if not isinstance(attributes, dict):
+            msg = f"{path}/zarr.json is no document of a Zarr group"
+            raise Damaged(msg)
+        return attributes
+
+    def write_document(self, path: str, attributes: dict[str, Any], *, new: bool = False) -> None:
+        """Write a group and its attributes in one write; if `new`, only where there is none."""
+        document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        value = Buffer.from_bytes(json.dumps(document, indent=1, allow_nan=False).encode())
+        self._set(document_key(path), value, new=new)
+
+    def remove_document(self, path: str) -> None:
+        """Remove a group that has nothing but its document."""
+        self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        retries.with_retries(lambda: sync(self.files.delete_dir(path)))
+
+    def _set(self, key: str, value: Any, *, new: bool = False) -> None:
+        write = self.files.set_if_not_exists if new else self.files.set
+        retries.with_retries(lambda: sync(write(key, value)))
+
+    def _get(self, key: str) -> bytes | None:
+        prototype = default_buffer_prototype()
+        try:
+            value = self._reading(lambda: sync(self.files.get(key, prototype=prototype)))
+        except FileNotFoundError:  # a read-only store of a folder that is not there
+            return None
+        return None if value is None else value.to_bytes()
+
+    def _reading(self, read: Callable[[], T]) -> T:
+        """Read with retries; a store that goes on failing becomes a `StoreUnavailableError`."""
+        try:
+            return retries.with_retries(read)
+        except Exception as error:
+            if retries.is_transient(error) or isinstance(error, PermissionError):
+                raise locations.open_failure(error, self.where) from error
+            raise
+
+
+def document_key(path: str) -> str:
+    """Return where the document of a group lies."""
+    return f"{path}/zarr.json" if path else "zarr.json"
