@@ -89,7 +89,7 @@ class MatrixChangedError(DataError):
 
 
 class ChunkError(BigspecError, OSError):
-    """A chunk is there but cannot be decoded: corrupted, truncated, failing its checksum."""
+    """A chunk cannot be decoded (corrupted, truncated), or must be there and is not."""
 
     exit_status = 65
 

@@ -119,17 +119,15 @@ class MatrixStream(EntryStream):
             Its panels are dense.
         MemoryLimitError
         """
-        axis = 0 if matrix.grids[1].count == 1 else 1
-        held = 4 * (matrix.piece_nbytes or 0)
-        if held > limit:
+        size = 4 * (matrix.piece_nbytes or 0)
+        if size > limit:
             msg = (
-                f"memory_limit: expected at least {held} bytes for {matrix.name}, whose longest "
+                f"memory_limit: expected at least {size} bytes for {matrix.name}, whose longest "
                 f"row or column is read at once, got {limit}; give it more"
             )
             raise MemoryLimitError(msg)
-        form = getattr(matrix, "format", None) or getattr(
-            getattr(matrix, "entries", None), "format", None
-        )
+        held = matrix if hasattr(matrix, "format") else getattr(matrix, "entries", None)
+        form = getattr(held, "format", None)
         if form not in ("csr", "csc"):
             msg = (
                 f"{matrix.name}: expected a sparse matrix (AnnData's groups, 10x, .npz, .mtx, "
@@ -138,16 +136,8 @@ class MatrixStream(EntryStream):
             raise DataError(msg)
         axis = 0 if form == "csr" else 1
         stored = matrix.entries.nnz if isinstance(matrix, SparseMatrix) else matrix.stored  # type: ignore[attr-defined]
-        return cls(
-            matrix.name,
-            matrix.shape,
-            matrix.dtype,
-            int(stored),
-            matrix.identity,
-            form,
-            matrix=matrix,
-            axis=axis,
-        )
+        said = matrix.name, matrix.shape, matrix.dtype, int(stored), matrix.identity, form
+        return cls(*said, matrix=matrix, axis=axis)
 
     def cuts(self, entries: int) -> Iterator[tuple[int, int, int]]:
         """Yield ranges of pieces of the grid, ``(piece, start, stop)``."""
