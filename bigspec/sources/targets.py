@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from zarr.storage import FsspecStore, LocalStore
 
-from bigspec.errors import ArgumentError
+from bigspec.errors import ArgumentError, BigspecError, DestinationError
 from bigspec.sources import catalog, retries
 from bigspec.sources.locations import open_failure
 
@@ -57,18 +57,35 @@ def create_target(
             )
         )
     except Exception as error:
-        raise open_failure(error, os.fspath(where)) from error
+        raise _not_written(error, os.fspath(where)) from error
 
 
 def write_rows(target: zarr.Array[Any], start: int, stop: int, rows: Array) -> None:
     """Write whole chunks of rows, with retries."""
-    retries.with_retries(lambda: target.__setitem__(slice(start, stop), rows))
+    try:
+        retries.with_retries(lambda: target.__setitem__(slice(start, stop), rows))
+    except Exception as error:
+        raise _not_written(error, str(target.store_path)) from error
 
 
 def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
     """Mark an array complete, and return it as it can be read."""
-    retries.with_retries(lambda: target.update_attributes({"complete": True}))
+    try:
+        retries.with_retries(lambda: target.update_attributes({"complete": True}))
+    except Exception as error:
+        raise _not_written(error, str(target.store_path)) from error
     return target
+
+
+def _not_written(error: Exception, where: str) -> Exception:
+    """Return what to raise for a write that ended in `error`: a full disk is no bad source."""
+    final = isinstance(error, OSError) and not retries.is_transient(error)
+    if not final or isinstance(error, (BigspecError, PermissionError)):
+        return open_failure(error, where)
+    return DestinationError(
+        f"{where}: cannot be written ({error}). Make room, or name another place "
+        "for the vectors, and run it again"
+    )
 
 
 def _store(where: str | os.PathLike[str], argument: str) -> Any:
