@@ -85,6 +85,29 @@ def test_a_method_on_a_full_disk_leaves_the_old_file(door, method, tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_left_vectors_on_a_full_disk_are_an_error_of_their_own(wide, tmp_path):
+    A = np.arange(200.0).reshape(20, 10)
+    zarr.create_array(tmp_path / "B.zarr", data=A.T if wide else A)
+    with full_disk():
+        args = ["svds", str(tmp_path / "B.zarr"), "-k", "1", "--u", str(tmp_path / "u"), "--quiet"]
+        done = CliRunner().invoke(cli.main, args)
+    assert done.exit_code == 74
+    assert "cannot be written" in done.stderr
+    assert "name another place for the vectors" in done.stderr
+
+
+def test_too_many_open_files_are_named_whatever_came_of_them(matrix, monkeypatch):
+    def full(*_, **__):
+        msg = "Nanny failed to start."
+        raise RuntimeError(msg) from OSError(24, "Too many open files")
+
+    monkeypatch.setattr("bigspec.cli.commands.norm", full)
+    done = CliRunner().invoke(cli.main, ["norm", str(matrix), "--quiet"])
+    assert done.exit_code == 2
+    assert "of `ulimit -n`; raise that limit" in done.stderr
+
+
 def test_what_is_replaced_keeps_its_permissions_and_links(tmp_path):
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_text("old")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import traceback
 from typing import Any
 
@@ -17,7 +19,7 @@ from bigspec.results.gate import EXIT_STATUSES
 __all__ = ["STATUSES", "CannotWriteError", "Command", "explained"]
 
 EXCEEDED, UNDECIDED = EXIT_STATUSES["failed"], EXIT_STATUSES["undecided"]
-BUG, CANNOT_WRITE, SAVED = 70, 74, 75
+USAGE, BUG, CANNOT_WRITE, SAVED = 2, 70, 74, 75
 INTERRUPTED, TERMINATED = 130, 143
 
 SUBJECTS = (
@@ -110,6 +112,10 @@ def explained(exc: BaseException) -> tuple[int, str]:
     """Return the exit status and the message for anything that ended a command."""
     where = getattr(exc, "saved", None)
     saved = f" Everything up to here is saved in {where}" if where else ""
+    if _out_of_files(exc):  # which no second try mends
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        message = f"expected to open more files than the {limit} of `ulimit -n`; raise that limit"
+        return USAGE, f"{message}, to 4096 say, and run it again.{saved}"
     if isinstance(exc, (ClusterError, StoreUnavailableError)) and saved:
         return SAVED, f"{exc}{saved}: run the same command again to go on."
     if isinstance(exc, BigspecError):
@@ -128,3 +134,15 @@ def explained(exc: BaseException) -> tuple[int, str]:
     first_line = next(iter(str(exc).splitlines()), "")
     message = f"unexpected {name}" + (f": {first_line}" if first_line else "")
     return BUG, f"{message}; run again with --debug to see where it came from.{saved}"
+
+
+def _out_of_files(exc: BaseException) -> bool:
+    """Tell whether this began with an open file too many, whatever came of it."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = exc
+    while cause is not None and cause not in seen:
+        if isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE}:
+            return True
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -96,7 +96,8 @@ def connect(
             _wait_for_workers(client, where, min_workers or 1, worker_timeout)
         except ClusterError:
             raise
-        except (OSError, TimeoutError, ValueError, TypeError) as error:  # TypeError: no TLS keys
+        # TypeError: no TLS keys. RuntimeError: a process of LocalCluster that did not start.
+        except (OSError, TimeoutError, ValueError, TypeError, RuntimeError) as error:
             msg = (
                 f"scheduler {where}: expected an answer and a worker within {patience:g} s, got "
                 f"{type(error).__name__}: {error}. Check the address and that workers run."

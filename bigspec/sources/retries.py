@@ -54,7 +54,7 @@ POLICY = RetryPolicy()
 """Five attempts with 7.5 s of waiting between them, or fewer if each one takes its time."""
 
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NETWORK_ERRORS = {
     # Classes of libraries that need not be installed, by module and name.
     "aiohttp": {"ClientError"},

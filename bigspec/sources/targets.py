@@ -12,7 +12,7 @@ import zarr
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
-from bigspec.errors import ArgumentError, CheckpointInUseError
+from bigspec.errors import ArgumentError, BigspecError, CheckpointInUseError, DestinationError
 from bigspec.sources import catalog, retries
 from bigspec.sources.locations import open_failure
 
@@ -72,7 +72,7 @@ def create_target(
     try:
         return retries.with_retries(make)
     except Exception as error:
-        raise open_failure(error, os.fspath(where)) from error
+        raise _not_written(error, os.fspath(where)) from error
 
 
 def write_rows(target: zarr.Array[Any], start: int, stop: int, rows: Array) -> None:
@@ -84,7 +84,10 @@ def write_rows(target: zarr.Array[Any], start: int, stop: int, rows: Array) -> N
         Another run has made its own array there.
     """
     _check_ours(target)
-    retries.with_retries(lambda: target.__setitem__(slice(start, stop), rows))
+    try:
+        retries.with_retries(lambda: target.__setitem__(slice(start, stop), rows))
+    except Exception as error:
+        raise _not_written(error, str(target.store_path)) from error
 
 
 def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -96,7 +99,10 @@ def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
         Another run has made its own array there.
     """
     _check_ours(target)
-    retries.with_retries(lambda: target.update_attributes({"complete": True}))
+    try:
+        retries.with_retries(lambda: target.update_attributes({"complete": True}))
+    except Exception as error:
+        raise _not_written(error, str(target.store_path)) from error
     return target
 
 
@@ -118,6 +124,17 @@ def _check_ours(target: zarr.Array[Any]) -> None:
             "a place of its own for each run"
         )
         raise CheckpointInUseError(msg)
+
+
+def _not_written(error: Exception, where: str) -> Exception:
+    """Return what to raise for a write that ended in `error`: a full disk is no bad source."""
+    final = isinstance(error, OSError) and not retries.is_transient(error)
+    if not final or isinstance(error, (BigspecError, PermissionError)):
+        return open_failure(error, where)
+    return DestinationError(
+        f"{where}: cannot be written ({error}). Make room, or name another place "
+        "for the vectors, and run it again"
+    )
 
 
 def target_store(where: str | os.PathLike[str], argument: str) -> Any:
