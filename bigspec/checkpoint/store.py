@@ -219,7 +219,7 @@ class Store(Documents):
         if np.dtype(block.dtype).kind not in "biufc" or codecs != ["bytes"]:
             msg = f"{block.dtype} through {codecs}"
             raise ValueError(msg)
-        stored = sync(self.files.getsize_prefix(f"{path}/c"))
+        stored = self._reading(lambda: sync(self.files.getsize_prefix(f"{path}/c")))
         if block.ndim == 0 or stored < block.nbytes:  # before so much is allocated
             msg = f"{stored} bytes are there of the {block.nbytes} that its shape says"
             raise ValueError(msg)
