@@ -206,15 +206,13 @@ def _layout_text(layout: dict[str, Any]) -> str:
     if "to" in layout:
         return f"converting to {layout['format']} in {layout['to']}"
     words = []
-    if "panels" in layout:
-        words.append(counted(layout["panels"], "panel"))
-    if "orientation" in layout:
-        words.append(f"of {layout['orientation']}")
+    if "panels" in layout and "orientation" in layout:
+        words.append(f"{counted(layout['panels'], 'panel')} of {layout['orientation']}")
     if "reads_per_pass" in layout:
         words.append(f"read {'once' if layout['reads_per_pass'] == 1 else 'twice'} a pass")
     if "where" in layout:
         words.append(f"on {layout['where']}")
-    return " ".join(words)
+    return ", ".join(words)
 
 
 def _in_notebook() -> bool:
