@@ -22,7 +22,7 @@ class Reading:
     raw: bool
 
     def source(self, memory_limit: int | str | None, source: str) -> Any:
-        """Return what the Python door is to open, or, with these options, has opened."""
+        """Return the source as it is, or the opened matrix if one of these options is given."""
         if self.rows is None and self.fill is None and not self.raw:
             return source
         return self.matrices(memory_limit, source)[0]
