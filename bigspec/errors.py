@@ -1,7 +1,7 @@
-"""Every error bigspec raises on purpose: each is also a builtin, and each knows its exit status.
+"""Every error that bigspec raises on purpose, each with a builtin base and an exit status.
 
-A message says which argument or place, what was expected, what came, and what to do.
-Errors cross process boundaries (a worker raises, the client reports), so each carries
+A message says which argument or place, what was expected, what it got, and what to do.
+Errors cross process boundaries (a worker raises, the caller reports), so each carries
 one message string and nothing that does not pickle.
 """
 
@@ -57,7 +57,7 @@ class ArgumentError(BigspecError, ValueError):
 
 
 class MemoryLimitError(BigspecError, MemoryError):
-    """The run cannot fit the memory it was given; raised before the first byte is read."""
+    """The run does not fit the memory limit; raised before the first byte is read."""
 
     exit_status = 2
 
@@ -67,7 +67,7 @@ class ResumeError(ArgumentError):
 
 
 class DataError(BigspecError, ValueError):
-    """The matrix was opened, and what it holds has no spectral norm (shape, content)."""
+    """The matrix was opened, but its shape or its entries have no spectral norm."""
 
     exit_status = 65
 
@@ -85,7 +85,7 @@ class AdjointError(DataError):
 
 
 class MatrixChangedError(DataError):
-    """Panels do not hold what they held in the first pass of the run."""
+    """The entries of a panel have changed since the first pass of the run."""
 
 
 class ChunkError(BigspecError, OSError):
@@ -105,13 +105,13 @@ class MissingSourceError(SourceError, FileNotFoundError):
 
 
 class StoreUnavailableError(SourceError, TimeoutError):
-    """The store timed out or refused, and went on doing so after retries."""
+    """The store timed out or refused the read, also after retries."""
 
     exit_status = 75  # it may pass by itself, at the start as in mid-run
 
 
 class DestinationError(BigspecError, OSError):
-    """What a conversion writes cannot be written: a full disk, no permission."""
+    """A conversion cannot write its output: the disk is full, or there is no permission."""
 
     exit_status = 74
 
@@ -129,7 +129,7 @@ class CheckpointError(BigspecError, OSError):
 
 
 class CheckpointInUseError(BigspecError, BlockingIOError):
-    """Another process runs on this checkpoint or writes to this place, or has taken it over."""
+    """Another process uses this checkpoint, or writes to this place, or has taken it over."""
 
     exit_status = 75
 

@@ -1,4 +1,4 @@
-"""What an algorithm is: three functions over a state of arrays and numbers.
+"""The contract of an algorithm: three functions over a state of arrays and numbers.
 
 A state is a frozen dataclass whose fields are arrays, tuples of arrays, numbers and `Facts`, so
 that it can be saved and loaded without code of its own. Everything in it is scaled by
@@ -29,7 +29,7 @@ class Product(Protocol):
 
 
 class Products(Protocol):
-    """What an algorithm may ask of a pass; see `bigspec.passes.Pass`."""
+    """A pass as an algorithm sees it; see `bigspec.passes.Pass`."""
 
     @property
     def length(self) -> int:
@@ -48,11 +48,11 @@ class Products(Protocol):
 
 
 class State(Protocol):
-    """What every state has, whatever the algorithm."""
+    """The fields that the state of every algorithm has."""
 
     @property
     def passes(self) -> int:
-        """Passes made."""
+        """Number of passes so far."""
 
     @property
     def exponent(self) -> int:
@@ -64,12 +64,12 @@ class State(Protocol):
 
     @property
     def exhausted(self) -> bool:
-        """Whether further steps cannot tell more (invariant subspace, rounding floor)."""
+        """Whether more steps cannot narrow the bounds (invariant subspace, rounding floor)."""
 
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """A block of a basis that lies in a store instead of memory.
+    """A block of a basis in a store instead of in memory.
 
     Attributes
     ----------
@@ -86,10 +86,10 @@ class BlockStore(Protocol):
     """A place for blocks that do not fit in memory; see `bigspec.run.CheckpointBlocks`."""
 
     def put(self, V: Array) -> StoredBlock:
-        """Store a block, and return once it is there."""
+        """Write a block, and return once it is written."""
 
     def get(self, stored: StoredBlock) -> Array:
-        """Read it back, with the same bits."""
+        """Read a block back, with the same bits."""
 
 
 S = TypeVar("S")

@@ -1,4 +1,4 @@
-"""What the rest of bigspec knows of an algorithm: one row each, and rows for objects of others."""
+"""The registry: one row for each algorithm, and rows for objects of third parties."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StateType:
 
 @dataclass(frozen=True)
 class Row:
-    """An algorithm as the planner, the checkpoint, a warm start and the command know it.
+    """An algorithm as the planner, the checkpoint, a warm start and the command see it.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Registry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a user may ask for by name, for the norm."""
+        """The names that a user may ask for, for the norm."""
         return tuple(row.name for row in self.rows if not row.several)
 
     @property
@@ -101,7 +101,7 @@ class Registry:
         raise KeyError(name)
 
     def of(self, algorithm: Algorithm[Any]) -> Row:
-        """Return the row of an object: that of its class, or what it says of itself."""
+        """Return the row of an object: that of its class, or one from its own attributes."""
         for row in self.rows:
             if type(algorithm) is row.kind:
                 return row

@@ -1,4 +1,4 @@
-"""The door to a Dask cluster."""
+"""The public function that connects to a Dask cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python door to matrices made of matrices: centred, scaled, stacked, of low rank."""
+"""Public functions that make matrices of matrices: centred, scaled, stacked, of low rank."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def scaled(a: Any, *, rows: Any = None, columns: Any = None) -> Matrix:
 def standardized(
     a: Any, *, center: bool = True, ddof: int = 1, memory_limit: int | str | None = None
 ) -> Matrix:
-    """Give each column mean 0 and variance 1, lazily; reads the matrix once, here and now.
+    """Give each column mean 0 and variance 1, lazily. Reads the matrix once, at this call.
 
     Parameters
     ----------
@@ -168,12 +168,12 @@ def _inverse(sizes: Array) -> Array:
 
 
 def vstack(matrices: Sequence[Any]) -> Matrix:
-    """Put matrices one below the other, lazily; see `bigspec.open_matrix` for what they may be."""
+    """Put matrices one below the other, lazily. They may be all that `open_matrix` accepts."""
     return expressions.stack([_opened(a) for a in matrices], 0)
 
 
 def hstack(matrices: Sequence[Any]) -> Matrix:
-    """Put matrices beside one another, lazily; see `bigspec.open_matrix` for what they may be."""
+    """Put matrices side by side, lazily. They may be all that `open_matrix` accepts."""
     return expressions.stack([_opened(a) for a in matrices], 1)
 
 
@@ -201,8 +201,8 @@ def open_matrix(
 ) -> Matrix:
     """Open anything bigspec can multiply.
 
-    No entry is read, but for .npz and .mtx files and for binsparse matrices that are not sorted,
-    which are loaded whole; of sparse groups the pointers (coordinates) are read.
+    No entry is read, with two exceptions. Files (.npz, .mtx) and unsorted binsparse matrices are
+    loaded whole, and of sparse groups the pointers (or coordinates) are read.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def open_within(
     raw: bool = False,
     missing_chunks: str = "fill",
 ) -> Matrix:
-    """Open a matrix; what has to be loaded, or read to be opened, must fit `limit`.
+    """Open a matrix. Whatever it loads or reads to open it must fit `limit`.
 
     Raises
     ------

@@ -109,7 +109,7 @@ class Lease:
             raise self._in_use(self._read() or {})
 
     def release(self) -> None:
-        """Give it up, if it is still held."""
+        """Release the lease, if this process still has it."""
         self._stopped.set()
         _held.discard(self.token)
         if self._thread is not None:

@@ -1,4 +1,4 @@
-"""How a run is saved: where, how often, how much stays."""
+"""How a run is saved: where, how often, and how many steps stay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Checkpoint:
         Keep the blocks of all steps (the Krylov basis) and all steps' records. By default only
         the two newest steps are kept.
     steal : bool
-        Take the checkpoint over from a process that runs on it.
+        Take the checkpoint over from the process that is using it.
     """
 
     where: str | os.PathLike[str]

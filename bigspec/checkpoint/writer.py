@@ -1,4 +1,4 @@
-"""Saving a run while it goes on, and loading what the last one left."""
+"""Saves a run while it works, and loads the newest save."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Writer:
     Attributes
     ----------
     messages : deque of str
-        What the user should hear; whoever runs the loop takes them out.
+        Messages for the user. The loop takes them out and passes them on.
     """
 
     def __init__(self, options: Checkpoint, types: Iterable[Wire | Former]) -> None:
@@ -183,7 +183,7 @@ class Writer:
             return name
 
     def _safe(self, name: str) -> bool:
-        """Whether a block is there, whole, and stays."""
+        """Whether a block is there and whole, and will stay."""
         return name in self._shelved or any(name in kept for _, kept in self._kept.values())
 
     def get_block(self, name: str) -> Array:
@@ -232,7 +232,7 @@ class Writer:
         return not self._failing and self._refused is None
 
     def close(self) -> None:
-        """Let the checkpoint go; a save that hangs keeps the lease until it ends."""
+        """Release the checkpoint. A save that hangs keeps the lease until it ends."""
         with self._change:
             self._closed = True
             self._queue.clear()
@@ -313,7 +313,7 @@ class Writer:
             raise _Closed
 
     def _own(self) -> None:
-        """Make sure that this process owns the checkpoint, and that it is as it was left."""
+        """Make sure that this process owns the checkpoint, and that nobody has changed it."""
         self.lease.check()
         if self.lease.claimed:
             return

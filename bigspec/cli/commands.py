@@ -1,4 +1,4 @@
-"""The commands: options in, one call of the Python door, results out."""
+"""The commands: options in, one call of a public function, results out."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class SavingFlags:
     steal: bool
 
     def options(self) -> Checkpoint | None:
-        """Return them as the Python door takes them."""
+        """Return them as the public functions take them."""
         if self.checkpoint is not None:
             return Checkpoint(
                 self.checkpoint, self.checkpoint_interval, self.keep_blocks, self.steal
@@ -311,7 +311,7 @@ def taking(kind: type) -> Callable[[Function], Function]:
 
 
 def matrix_of(flags: SourceFlags, memory_limit: int | str | None) -> Any:
-    """Return what the Python door is to open, or, with these options, has opened."""
+    """Return the source as it is, or the opened matrix if one of these options is given."""
     return Reading(flags.rows, flags.fill, flags.raw, flags.missing_chunks).source(
         memory_limit, flags.source
     )

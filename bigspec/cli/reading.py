@@ -23,7 +23,7 @@ class Reading:
     missing_chunks: str
 
     def source(self, memory_limit: int | str | None, source: str) -> Any:
-        """Return what the Python door is to open, or, with these options, has opened."""
+        """Return the source as it is, or the opened matrix if one of these options is given."""
         plain = self.rows is None and self.fill is None and not self.raw
         if plain and self.missing_chunks == "fill":
             return source

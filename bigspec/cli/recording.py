@@ -1,4 +1,4 @@
-"""Runs with a past: what a command takes from a history, and the row it leaves there."""
+"""The history of a command: the earlier runs that it uses, and the row that it writes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Past:
     def start(self) -> tuple[Start | None, str | None]:
         """Return what ``--warm`` starts from, and the run it is from.
 
-        A run that is gone on with has begun already: it gets the vector that it began with.
+        A run that continues from a checkpoint gets the vectors that it started with.
         """
         if self.history is None or not self.warm:
             return None, None
@@ -65,11 +65,11 @@ class Past:
         return self.history.start(self.series, digest=digest) or (None, None)
 
     def warn(self, observer: Observer) -> None:
-        """Say that a change has nothing to be measured from, which a mistyped name looks like."""
+        """Warn if there is no run to measure a change from: the name may be mistyped."""
         if self.history is not None and self.reference is None:
             observer.warned(
                 f"history {self.history.path} has no accepted run of {self.series!r}: --max-change "
-                "has nothing to compare with, and passes"
+                "has nothing to compare with, so it passes"
             )
 
     @contextmanager
@@ -119,7 +119,7 @@ class Past:
 
 @contextmanager
 def resumable(ctx: click.Context, checkpoint: str | None) -> Iterator[None]:
-    """Say of an interrupt before the run was restored that the run is still there."""
+    """On an interrupt before the run was loaded, say that the checkpoint still has it."""
     try:
         yield
     except KeyboardInterrupt as error:

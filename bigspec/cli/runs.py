@@ -26,7 +26,7 @@ __all__ = ["Inputs", "run"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the options became, for a call of the Python door.
+    """The options of a run as arguments of a public function.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def run(
     ctx : Context
     flags : RunFlags
     compute : callable
-        Calls the Python door.
+        Calls the public function.
     save : callable
         Writes what else was asked for; returns whether there was no time for any of it.
     """

@@ -46,12 +46,12 @@ def with_options(function: Function, options: Sequence[Option[Any]]) -> Function
 
 
 def count_or_text(_ctx: object, _option: object, value: str | None) -> int | str | None:
-    """Read a number, or leave a text such as 4GiB to the Python door."""
+    """Read a number, or leave a text such as 4GiB to the public function."""
     return int(value) if value is not None and value.strip().isdecimal() else value
 
 
 def seconds_or_text(_ctx: object, _option: object, value: str | None) -> float | str | None:
-    """Read seconds, or leave a text such as 30min to the Python door."""
+    """Read seconds, or leave a text such as 30min to the public function."""
     try:
         return None if value is None else float(value)
     except ValueError:

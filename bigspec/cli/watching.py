@@ -18,12 +18,12 @@ from bigspec.watch.live import LiveProgress
 __all__ = ["Quiet", "run_id", "say", "watched", "watching_options"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-# In the context's meta: the JSON log that messages go to, if there is one; what hears the run.
+# In the context's meta: the JSON log that messages go to, if there is one; the observer.
 LOG, OBSERVER = "bigspec.log", "bigspec.observer"
 
 
 class Quiet(Observer):
-    """Says nothing but warnings."""
+    """Shows only warnings."""
 
     def warned(self, message: str) -> None:
         """Write it on stderr."""
@@ -57,7 +57,7 @@ def watching_options(function: Function) -> Function:
 
 @contextmanager
 def watched(*, quiet: bool) -> Iterator[Observer]:
-    """Yield what hears the run, as the options of `watching_options` say."""
+    """Yield the observer that the options of `watching_options` ask for."""
     meta = click.get_current_context().meta
     with _watched(meta, quiet=quiet) as observer:
         meta[OBSERVER] = observer

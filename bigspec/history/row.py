@@ -24,7 +24,7 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One run: what it answered, or what ended it.
+    """One run: its answer, or the error that ended it.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Row:
     accepted : bool
         Whether later runs may be compared with it and start from its vector.
     attempts : int
-        How often this run was begun or gone on with.
+        How often this run was started or continued.
     error : str or None
         What ended a run that did not answer.
     lower, upper : float or None

@@ -199,7 +199,7 @@ class Triplets:
 
     @property
     def ritz_vectors(self) -> Array | None:
-        """What a later run starts from: right vectors of panels of rows, left ones of columns."""
+        """Vectors for a later run to start from: right for panels of rows, left for columns."""
         if self.layout["orientation"] == "rows":
             return None if self.vh is None else self.vh.conj().T
         return self.u if isinstance(self.u, np.ndarray) else self.iterates

@@ -102,9 +102,10 @@ def triplet_choices(setting: Setting, b: int, layout: Layout) -> list[str]:
         why = f"block of {b}: k + 8 columns (at least {DEFAULT_BLOCK}) need the fewest passes"
         if n <= WHOLE:
             why = f"block of {b}: one pass over the whole space of order {n}"
-    side = "left" if layout.orientation == "rows" else "right"
+    rows = layout.orientation == "rows"
+    side = "left vectors, if you want them," if rows else "right vectors"
     block = [why] if setting.wishes.block_size is None else []
-    return [*block, f"the {side} vectors take one more pass"]
+    return [*block, f"{side} take one more pass"]
 
 
 def layout_choices(setting: Setting, layout: Layout) -> list[str]:

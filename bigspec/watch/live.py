@@ -13,6 +13,7 @@ from bigspec.errors import ArgumentError, format_bytes
 from bigspec.names import shown
 from bigspec.results import Estimate, PassRecord
 from bigspec.results.text import (
+    counted,
     interval_text,
     rate_text,
     rounded_up,
@@ -102,7 +103,8 @@ class LiveProgress(Observer):
     def run_started(self, matrix_name: str, layout: dict[str, Any]) -> None:
         """Name the matrix, and say how it is read and where."""
         self._interval = ""
-        self._line(f"{matrix_name}: {_layout_text(layout)}")
+        text = _layout_text(layout)
+        self._line(f"{matrix_name}: {text}" if text else matrix_name)
 
     def pass_started(self, number: int, panels: int) -> None:
         """Show a bar for this pass."""
@@ -206,10 +208,14 @@ def _layout_text(layout: dict[str, Any]) -> str:
     """Say in words how a matrix is read, or where a conversion writes."""
     if "to" in layout:
         return f"converting to {layout['format']} in {layout['to']}"
-    panels = f"{layout['panels']} panel{'' if layout['panels'] == 1 else 's'}"
-    reads = "twice" if layout.get("reads_per_pass") == 2 else "once"
-    place = f" on {layout['where']}" if "where" in layout else ""
-    return f"each pass reads {panels} of {layout['orientation']} {reads}{place}"
+    words = []
+    if "panels" in layout and "orientation" in layout:
+        words.append(f"{counted(layout['panels'], 'panel')} of {layout['orientation']}")
+    if "reads_per_pass" in layout:
+        words.append(f"read {'once' if layout['reads_per_pass'] == 1 else 'twice'} a pass")
+    if "where" in layout:
+        words.append(f"on {layout['where']}")
+    return ", ".join(words)
 
 
 def _in_notebook() -> bool:

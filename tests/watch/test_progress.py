@@ -57,7 +57,7 @@ def test_a_log_gets_one_line_a_pass():
         two_passes(progress)
     lines = stream.getvalue().splitlines()
     assert lines == [
-        "A.zarr: each pass reads 4 panels of rows once",
+        "A.zarr: 4 panels of rows",
         "pass 1: sigma_1 in [9.00, 11.00], width 0.23 (Christoffel); 3.7 GiB in 2 s, 1.9 GiB/s",
         (
             "pass 2: sigma_1 in [9.900, 10.100], width 2.1e-02 (Christoffel); 3.7 GiB in 2 s, 1.9"
