@@ -35,7 +35,6 @@ class Documents:
         Whether it lies in a file system of this machine.
     """
 
-    wanted: ClassVar[str] = "a place that nobody writes to"
     advice: ClassVar[str] = "Wait for it, or name another place"
 
     def __init__(self, files: Any, where: str, *, local: bool) -> None:

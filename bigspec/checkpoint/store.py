@@ -57,7 +57,6 @@ class Store(Documents):
         The place cannot be reached.
     """
 
-    wanted = "a checkpoint that nobody runs on"
     advice = (
         "Wait for it, name another place, or take it over with --steal "
         "(Checkpoint(..., steal=True))"

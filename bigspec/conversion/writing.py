@@ -59,13 +59,14 @@ class GroupWriter:
                     compressors=BloscCodec(
                         cname=CODEC[0], clevel=CODEC[1], shuffle="shuffle", typesize=kind.itemsize
                     ),
-                    # A chunk of nothing but zeros is a chunk as others are.
-                    config={"write_empty_chunks": True},
                 )
         else:
             self.group = zarr.open_group(folder, mode="r+", zarr_format=3)
+        group: Any = self.group
+        # A chunk of zeros is written as others are. Zarr does not keep this with the array.
         self.parts: dict[str, Any] = {
-            name: self.group[name] for name in ("data", "indices", "indptr")
+            name: group[name].with_config({"write_empty_chunks": True})
+            for name in ("data", "indices", "indptr")
         }
 
     def put(self, start: int, stop: int, indptr: Array | None, indices: Array, data: Array) -> None:

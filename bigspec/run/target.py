@@ -13,8 +13,13 @@ import zarr
 
 from bigspec.checkpoint import Documents, Lease
 from bigspec.errors import BigspecError
-from bigspec.sources.locations import open_failure
-from bigspec.sources.targets import check_target, complete_target, create_target, target_store
+from bigspec.sources.targets import (
+    check_target,
+    complete_target,
+    create_target,
+    target_store,
+    write_failure,
+)
 
 __all__ = ["Target", "owned_target"]
 
@@ -24,7 +29,6 @@ ARGUMENT = "u_store"
 class _Place(Documents):
     """The folder of the array, with the document of its owner in it."""
 
-    wanted = "a place for vectors that no other run writes to"
     advice = "Wait for it, or name another place"
 
 
@@ -90,7 +94,7 @@ def owned_target(where: str | os.PathLike[str] | None) -> Iterator[Target | None
     except BigspecError:
         raise
     except Exception as error:
-        raise open_failure(error, text) from error
+        raise write_failure(error, text) from error
     try:
         yield Target(text, lease)
     finally:

@@ -16,7 +16,14 @@ from bigspec.errors import ArgumentError, BigspecError, CheckpointInUseError, De
 from bigspec.sources import catalog, retries
 from bigspec.sources.locations import open_failure
 
-__all__ = ["check_target", "complete_target", "create_target", "target_store", "write_rows"]
+__all__ = [
+    "check_target",
+    "complete_target",
+    "create_target",
+    "target_store",
+    "write_failure",
+    "write_rows",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -72,7 +79,7 @@ def create_target(
     try:
         return retries.with_retries(make)
     except Exception as error:
-        raise _not_written(error, os.fspath(where)) from error
+        raise write_failure(error, os.fspath(where)) from error
 
 
 def write_rows(target: zarr.Array[Any], start: int, stop: int, rows: Array) -> None:
@@ -87,7 +94,7 @@ def write_rows(target: zarr.Array[Any], start: int, stop: int, rows: Array) -> N
     try:
         retries.with_retries(lambda: target.__setitem__(slice(start, stop), rows))
     except Exception as error:
-        raise _not_written(error, str(target.store_path)) from error
+        raise write_failure(error, str(target.store_path)) from error
 
 
 def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -102,7 +109,7 @@ def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
     try:
         retries.with_retries(lambda: target.update_attributes({"complete": True}))
     except Exception as error:
-        raise _not_written(error, str(target.store_path)) from error
+        raise write_failure(error, str(target.store_path)) from error
     return target
 
 
@@ -126,7 +133,7 @@ def _check_ours(target: zarr.Array[Any]) -> None:
         raise CheckpointInUseError(msg)
 
 
-def _not_written(error: Exception, where: str) -> Exception:
+def write_failure(error: Exception, where: str) -> Exception:
     """Return what to raise for a write that ended in `error`: a full disk is no bad source."""
     final = isinstance(error, OSError) and not retries.is_transient(error)
     if not final or isinstance(error, (BigspecError, PermissionError)):

@@ -345,7 +345,7 @@ def test_u_store_without_left_vectors():
 def test_what_cannot_fit_is_refused_with_the_numbers():
     with pytest.raises(MemoryLimitError, match=r"expected at least .* for 40 triplets .* basis"):
         bigspec.svds(A, 40, memory_limit="13.5MiB", block_size=48)
-    with pytest.raises(MemoryLimitError, match="u_store, which takes the left vectors"):
+    with pytest.raises(MemoryLimitError, match="u_store, which holds the left vectors"):
         bigspec.plan(np.zeros((2_000_000, 2)), k=2, memory_limit="60MiB")
     planned = bigspec.plan(A, k=5)
     assert "k + 8 columns" in str(planned)

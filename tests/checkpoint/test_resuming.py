@@ -149,7 +149,7 @@ def test_time_that_is_up_inside_a_pass_is_not_lost(matrix, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch, dask.config.set(num_workers=1):
         patch.setattr("bigspec.run.loop.time.monotonic", lambda: now[0])
-        patch.setattr("bigspec.passes.executor.time.monotonic", lambda: now[0])
+        patch.setattr("bigspec.panels.limit.time.monotonic", lambda: now[0])
         part = bigspec.norm(
             matrix, checkpoint=tmp_path / "run", time_limit=100, progress=Clock(), **asked
         )
@@ -262,7 +262,7 @@ def test_what_is_shown_is_json(matrix, tmp_path, monkeypatch):
     assert data["schema"] == "bigspec.saved/1"
     assert data["finished"]
     assert data["run"]["delta_ledger"][0]["delta"] == 1e-6
-    assert "returns this answer without a read" in str(saved)
+    assert "returns this answer without reading" in str(saved)
 
 
 def test_gram_spends_no_failure_probability(matrix, tmp_path):

@@ -207,7 +207,7 @@ def test_what_is_told_already_stays():
 def test_chunks_of_another_kind_are_named():
     array = da.from_array(np.eye(8), chunks=4)
     lists = array.map_blocks(lambda b: [b], dtype=float, meta=np.eye(0))
-    with pytest.raises(DataError, match=r"expected chunks that are NumPy .* got builtins.list"):
+    with pytest.raises(DataError, match=r"expected a NumPy array, .* got builtins.list"):
         bigspec.norm(lists)
     filled = array.map_blocks(lambda b: sparse.COO.from_numpy(b, fill_value=1.0), dtype=float)
     with pytest.raises(DataError, match=r"expected a fill value of 0, got 1.0"):
@@ -389,7 +389,7 @@ def test_dask_arrays_that_are_no_matrix_are_refused():
     x = da.ones((10, 10), chunks=5)
     with pytest.raises(DataError, match="compute_chunk_sizes"):
         bigspec.open_matrix(x[x[:, 0] > 0])
-    with pytest.raises(bigspec.BigspecError, match="expected bool, int, float or complex"):
+    with pytest.raises(bigspec.BigspecError, match="expected entries of type bool, int"):
         bigspec.open_matrix(da.from_array(np.array([["a", "b"]])))
 
 
