@@ -1,0 +1,102 @@
+"""What a file of a network is to bigspec: names, and tensors that are read one at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Model", "Tensor"]
+
+
+class Tensor(ABC):
+    """One tensor of a file: what its header says, and the numbers when they are asked for.
+
+    Attributes
+    ----------
+    name : str
+        As the file has it. It is shown escaped (`bigspec.names`).
+    file : str
+        The file that the numbers lie in, as it may be shown: without secrets.
+    shape : tuple of int
+    dtype : str
+        As the format calls it, in NumPy's words where it has some: "float32", "bfloat16",
+        "float8_e4m3fn", "Q4_K".
+    nbytes : int
+        Bytes in the file; in memory it is `size` times the item size of what `read` returns.
+    storage : str or None
+        Equal for two tensors of a model that are the same numbers of the same file in the same
+        order (tied weights), None where the format cannot say.
+    refusal : str or None
+        Why the numbers cannot be had as what they stand for (integers that need a scale which the
+        file does not hold): a row with this reason, and never read.
+    """
+
+    name: str
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    storage: str | None = None
+    refusal: str | None = None
+
+    @property
+    def size(self) -> int:
+        """How many entries it has."""
+        product = 1
+        for length in self.shape:
+            product *= length
+        return product
+
+    @abstractmethod
+    def read(self) -> np.ndarray:
+        """The whole tensor, of shape `shape`; read-only where it is mapped.
+
+        Raises
+        ------
+        bigspec.errors.SourceError
+            The bytes are not there, or are not what the header says. The message names the tensor.
+        """
+
+    @abstractmethod
+    def token(self) -> str:
+        """What changes when the numbers change: a digest that costs little against `read`.
+
+        Of the bytes where they are small, else of a sample of them and of the file's size and
+        time; a scan that goes on compares it.
+        """
+
+
+@dataclass(frozen=True)
+class Model(Mapping[str, Tensor]):
+    """The tensors of a network by name, in the order of the file.
+
+    Attributes
+    ----------
+    name : str
+        The path or URL, as it may be shown.
+    format : str
+        "safetensors", "pytorch", "onnx", "gguf", "npz", "npy", "zarr", "hdf5".
+    tensors : mapping of str to Tensor
+    notes : mapping of str to Any
+        What else the file, or a file beside it, says that the meaning of the tensors needs:
+        metadata of the header, `lora_alpha` of an `adapter_config.json`, the layers of an ONNX
+        graph. By names that the format's module documents.
+    """
+
+    name: str
+    format: str
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
