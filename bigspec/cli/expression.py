@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bigspec.api.matrices import centered, scaled, standardized
+import bigspec
 from bigspec.cli.options import SourceFlags, ViewFlags
 from bigspec.cli.reading import Reading
 from bigspec.errors import SourceError
@@ -30,13 +28,15 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
         first, second = reading.matrices(memory_limit, source.source, minus)
         matrix = first - second
     if scale == "std":
-        return standardized(matrix, center=center, memory_limit=memory_limit)
+        return bigspec.standardized(matrix, center=center, memory_limit=memory_limit)
     if center:
-        matrix = centered(matrix, memory_limit=memory_limit)
-    return matrix if scale is None else scaled(matrix, columns=_weights(scale))
+        matrix = bigspec.centered(matrix, memory_limit=memory_limit)
+    return matrix if scale is None else bigspec.scaled(matrix, columns=_weights(scale))
 
 
 def _weights(path: str) -> Any:
+    import numpy as np  # here: `bigspec --help` does without
+
     try:
         return np.load(Path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

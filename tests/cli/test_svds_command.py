@@ -78,7 +78,7 @@ def test_checkpoint_options_reach_the_run(tall, tmp_path, monkeypatch):
         asked.update(options)
         return bigspec.svds(*args, **options)
 
-    monkeypatch.setattr("bigspec.cli.svds.svds", watched)
+    monkeypatch.setattr("bigspec.svds", watched)
     place = str(tmp_path / "run")
     assert svds(
         tall, "--checkpoint", place, "--keep-blocks", "--checkpoint-interval", 5
