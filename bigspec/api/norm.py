@@ -51,7 +51,7 @@ def plan(
     MemoryLimitError
         The run cannot fit; the message has the numbers.
     """
-    as_budget(rtol)
+    budget = as_budget(rtol)
     as_probability(failure_probability)
     matrix = open_within(a, as_bytes(memory_limit))
     wishes = Wishes(
@@ -60,6 +60,7 @@ def plan(
         0,
         as_bytes(memory_limit),
         as_count(k) if k is not None else 0,
+        rtol=float(budget.rtol),
     )
     return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
 
@@ -160,6 +161,7 @@ def norm(
         as_whole("block_size", block_size),
         0 if loaded is None else loaded.columns,
         as_bytes(memory_limit),
+        rtol=float(budget.rtol),
     )
     matrix = open_within(a, wishes.memory_limit)
     observer = make_observer(progress)

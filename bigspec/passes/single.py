@@ -13,6 +13,7 @@ from bigspec.kernels import working_dtype
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.forward import ForwardContext
 from bigspec.panels.fused import FusedContext
 from bigspec.panels.rows import Rows
@@ -36,10 +37,19 @@ class Pass:
     matrix : Matrix
     layout : Layout
     executor : Executor
+    first : FirstSlab, optional
+        What was read to plan the run; the first pass takes it.
     """
 
-    def __init__(self, matrix: Matrix, layout: Layout, executor: Executor) -> None:
+    def __init__(
+        self,
+        matrix: Matrix,
+        layout: Layout,
+        executor: Executor,
+        first: FirstSlab | None = None,
+    ) -> None:
         self.matrix, self.layout, self.executor = matrix, layout, executor
+        self.first = first or FirstSlab()
 
     @property
     def length(self) -> int:
@@ -98,7 +108,9 @@ class Pass:
         """
         started, hooks, before = time.monotonic(), hooks or Hooks(), done or FirstRounds()
         block = None if V is None else np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
-        context = FusedContext(self.matrix, self.layout, block, exponent, exponent is None)
+        context = FusedContext(
+            self.matrix, self.layout, block, exponent, exponent is None, first=self.first
+        )
 
         def seconds() -> float:
             return before.seconds + time.monotonic() - started

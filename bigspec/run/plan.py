@@ -9,6 +9,7 @@ from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import ArgumentError, format_bytes
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import memory_text
 from bigspec.results.text import counted
 
@@ -37,6 +38,8 @@ class Wishes:
         Whether a checkpoint can hold the basis where memory cannot.
     left_in_store : bool
         Whether the left vectors are written to a store.
+    rtol : float
+        Relative width that is asked for.
     """
 
     algorithm: str | Algorithm[Any] = "auto"
@@ -46,6 +49,7 @@ class Wishes:
     count: int = 0
     basis_in_checkpoint: bool = False
     left_in_store: bool = False
+    rtol: float = 1e-3
 
     @property
     def row(self) -> Row | None:
@@ -86,7 +90,9 @@ class Plan:
     choices : tuple of str
         What was chosen, and why.
     measured_bytes : int
-        Bytes read to measure the first slab.
+        Bytes read to measure the first slab, which a pass reads again.
+    first_slab : FirstSlab or None
+        The first slab, where the first pass need not read it again.
     """
 
     matrix: Matrix = field(repr=False)
@@ -96,6 +102,7 @@ class Plan:
     where: str
     choices: tuple[str, ...]
     measured_bytes: int = 0
+    first_slab: FirstSlab | None = field(default=None, repr=False, compare=False)
 
     @property
     def bytes_per_pass(self) -> int:

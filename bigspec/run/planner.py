@@ -11,17 +11,18 @@ from bigspec.errors import MemoryLimitError, format_bytes
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import choose_layout, keep_layout
 from bigspec.passes import Executor, Measurement, measure, where, with_factors
 from bigspec.run.choices import (
     DEFAULT_BLOCK,
-    Setting,
     algorithm_choice,
     block_choice,
     layout_choices,
     triplet_choices,
     widest_block,
 )
+from bigspec.run.costs import Setting
 from bigspec.run.plan import Plan, Wishes, check_wishes
 
 __all__ = ["make_plan", "resume_plan"]
@@ -172,8 +173,8 @@ class _Planner:
             return None
         if layout.reads_per_pass == 2:
             return None
-        forms = wishes.algorithm == "auto" and self.order <= gram.most and self.fits(gram)
-        result = self.executor.call(measure, matrix, layout, sizes, forms)
+        forms = wishes.algorithm == "auto" and self.fits(gram)
+        result = self.executor.call(measure, matrix, layout, sizes, forms, self.executor.local)
         assert isinstance(result, Measurement)
         return result
 
@@ -194,7 +195,21 @@ class _Planner:
             choices += [f"{row.name} with a block of {b}: the largest that fits the memory limit"]
         choices += layout_choices(setting, layout)
         b = layout.iterate_length if row.entries else b
-        return self.finish(algorithm, b, layout, choices, measured.bytes_read if measured else 0)
+        slab = self.first_slab(measured, layout)
+        read = measured.bytes_read if measured is not None and slab is None else 0
+        return replace(self.finish(algorithm, b, layout, choices, read), first_slab=slab)
+
+    def first_slab(self, measured: Measurement | None, layout: Layout) -> FirstSlab | None:
+        """Return what the measurement read, if the first pass asks for it and it may wait.
+
+        Until its panel's turn it lies beside the slabs of all tasks, in the room that is left.
+        """
+        if measured is None or measured.slab is None or layout.reads_per_pass == 2:
+            return None
+        slab = next(layout.slabs(layout.panel(0)))
+        waits = measured.slab.holds(layout.rectangle(slab, (0, layout.iterate_length)))
+        room = self.matrix.views or measured.bytes_read <= layout.memory.spare
+        return measured.slab if waits and room else None
 
     def finish(
         self, algorithm: Algorithm[Any], b: int, layout: Layout, choices: list[str], read: int
