@@ -53,7 +53,7 @@ def plan(
     """
     budget = as_budget(rtol)
     as_probability(failure_probability)
-    matrix = open_within(a, as_bytes(memory_limit))
+    matrix = open_within(a, as_bytes(memory_limit), multiplied=True)
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
@@ -163,7 +163,7 @@ def norm(
         as_bytes(memory_limit),
         rtol=float(budget.rtol),
     )
-    matrix = open_within(a, wishes.memory_limit)
+    matrix = open_within(a, wishes.memory_limit, multiplied=True)
     observer = make_observer(progress)
     options = RunOptions(
         wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
