@@ -39,7 +39,7 @@ SPARSE_SAMPLE = 1 << 18
 SCATTERED = 1 << 15  # entries where V does not fit the cache: each may touch pages of its own
 CACHED = 32 << 20  # bytes of V
 GRAM_FLOPS = 4e8  # of a part of the Gram matrix
-GRAM_SHARE = 1800  # flops of it for each entry that is allowed: 3 % of 14 passes of 16 columns
+GRAM_SHARE = 1600  # flops of it for each entry that is allowed: 3 % of 14 passes of 16 columns
 GRAM_SIDE = 1024  # columns of a sparse sample that the Gram matrix is made of
 STEEP = 1.6  # no wider block saves so many passes (`bigspec.algorithms.PASSES`)
 
@@ -108,7 +108,7 @@ def measure(
         if costs[-1] > STEEP * min(costs):
             break
     formed = timer.gram() if gram and multiplying else None
-    first = FirstSlab.of(rectangle, block, buffers) if keep else None
+    first = FirstSlab(rectangle, block, buffers) if keep else None
     return Measurement(reading * scale, multiplying, formed, size_of(block), first, timer.spent)
 
 

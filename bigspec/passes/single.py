@@ -125,6 +125,7 @@ class Pass:
             context, before, on_panels=count, on_sum=summed, deadline=hooks.deadline
         )
         check_tokens(self.matrix, self.layout, total.tokens, tokens)  # also of what has no rounds
+        self.first.drop()
         if exponent is not None:
             total = total.rescaled(exponent)
         result = pass_result(total, block, PassCost(seconds=seconds(), panels=self.layout.panels))

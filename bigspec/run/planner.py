@@ -174,6 +174,8 @@ class _Planner:
         if layout.reads_per_pass == 2:
             return None
         forms = wishes.algorithm == "auto" and self.fits(gram)
+        if forms:
+            layout = _higher(layout, self.layout(gram, self.order))
         result = self.executor.call(measure, matrix, layout, sizes, forms, self.executor.local)
         assert isinstance(result, Measurement)
         return result
@@ -195,21 +197,30 @@ class _Planner:
             choices += [f"{row.name} with a block of {b}: the largest that fits the memory limit"]
         choices += layout_choices(setting, layout)
         b = layout.iterate_length if row.entries else b
-        slab = self.first_slab(measured, layout)
-        read = measured.bytes_read if measured is not None and slab is None else 0
+        slab, read = self.first_slab(measured, layout)
         return replace(self.finish(algorithm, b, layout, choices, read), first_slab=slab)
 
-    def first_slab(self, measured: Measurement | None, layout: Layout) -> FirstSlab | None:
-        """Return what the measurement read, if the first pass asks for it and it may wait.
+    def first_slab(
+        self, measured: Measurement | None, layout: Layout
+    ) -> tuple[FirstSlab | None, int]:
+        """Return what the measurement read, if the first pass takes it, and what is read again.
 
-        Until its panel's turn it lies beside the slabs of all tasks, in the room that is left.
+        Until its panels' turn it lies beside the slabs of all tasks, in the room that is left.
         """
         if measured is None or measured.slab is None or layout.reads_per_pass == 2:
-            return None
-        slab = next(layout.slabs(layout.panel(0)))
-        waits = measured.slab.holds(layout.rectangle(slab, (0, layout.iterate_length)))
+            return None, 0 if measured is None else measured.bytes_read
+        taken = 0
+        panels = (layout.panel(index) for index in range(layout.panels))
+        for slab in (slab for panel in panels for slab in layout.slabs(panel)):
+            if not measured.slab.holds(layout.rectangle(slab, (0, layout.iterate_length))):
+                break
+            taken = slab[1]
         room = self.matrix.views or measured.bytes_read <= layout.memory.spare
-        return measured.slab if waits and room else None
+        if not (taken and room):
+            return None, measured.bytes_read
+        rows, columns = measured.slab.rectangle or (slice(0, 0), slice(0, 0))
+        height = (rows if layout.orientation == "rows" else columns).stop
+        return measured.slab, measured.bytes_read * (height - taken) // height
 
     def finish(
         self, algorithm: Algorithm[Any], b: int, layout: Layout, choices: list[str], read: int
@@ -323,3 +334,10 @@ class _Planner:
             f"{' or '.join(['more memory', *advice])}."
         )
         raise MemoryLimitError(msg)
+
+
+def _higher(one: Layout, other: Layout) -> Layout:
+    """Return the layout with the higher first slab, which the other's may be cut from."""
+    if other.orientation != one.orientation:
+        return one
+    return max(one, other, key=lambda layout: next(layout.slabs(layout.panel(0)))[1])
