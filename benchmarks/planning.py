@@ -1,13 +1,13 @@
 """What a run costs before its first pass: the measurement, the choice, the start, tiny chunks.
 
-python -P benchmarks/planning.py measurement DIR   # a 2 GB store, n = 2500: the measurement as it was, and now
-python -P benchmarks/planning.py choices           # Gaussian matrices in memory: auto against what else there is
-python -P benchmarks/planning.py start             # import bigspec, bigspec --help: fresh processes
-python -P benchmarks/planning.py chunks DIR        # microseconds a chunk of 400 bytes, missing and stored
-python -P benchmarks/planning.py header DIR        # a file of two entries in a 10^9 x 10^9 matrix
-python -P benchmarks/planning.py slab DIR          # the choices on a few stores, by a sample and by the whole slab
+python -P benchmarks/planning.py measurement DIR  # 2 GB, n = 2500: as it was, and now
+python -P benchmarks/planning.py slab DIR         # the choices on some stores, by both
+python -P benchmarks/planning.py choices          # Gaussian matrices in memory: auto, gram, lanczos
+python -P benchmarks/planning.py start            # import bigspec, bigspec --help: new processes
+python -P benchmarks/planning.py chunks DIR       # a chunk of 400 bytes, missing and stored
+python -P benchmarks/planning.py header DIR       # two entries in a 10^9 x 10^9 matrix
 
-The last four but one use public names only: run them with an older checkout in turns, to compare.
+The last four run on an older checkout as well, to compare: in its folder, in turns with this one.
 CPU times, unless it says wall: others may use the machine.
 """
 
@@ -136,9 +136,8 @@ def slabs(folder):
 
     shapes = {
         "n = 600": ((200_000, 600), (10_000, 600)),
-        "n = 1500": ((100_000, 1500), (5000, 1500)),
         "n = 2500": ((200_000, 2500), (4000, 2500)),
-        "n = 10000": ((20_000, 10_000), (1000, 10_000)),
+        "n = 10000": ((10_000, 10_000), (1000, 10_000)),
     }
     for name, (shape, chunks) in shapes.items():
         label = "A" if name == "n = 2500" else name.replace(" ", "")

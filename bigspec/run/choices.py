@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 DEFAULT_BLOCK = 16
-PREFER_DEFAULT = 0.85  # another block size must be this much cheaper, or noise would choose
+PREFER_DEFAULT = 0.85  # what was measured must be this much cheaper, or noise would choose
 WHOLE = 256  # order up to which the block for triplets spans the whole space
 
 
@@ -67,7 +67,7 @@ def algorithm_choice(setting: Setting, b: int, fits: Callable[[Row], bool]) -> t
     many, passes, columns, whose = min(lanczos_seconds(setting, size) for size in tried or (b,))
     how = "estimated" if setting.measured is None else "measured on the first slab"
     each = f"{passes} passes with {columns} columns, as many as {whose} needs"
-    if one >= many:
+    if one >= many * (1.0 if setting.measured is None else PREFER_DEFAULT):
         return (
             lanczos,
             f"lanczos: about {many:.2g} s for {each}, against {one:.2g} s for gram ({how})",
