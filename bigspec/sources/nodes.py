@@ -237,6 +237,8 @@ def hdf5_nodes(path: Path, name: str, missing_chunks: str = "fill") -> Iterator[
     except Exception as error:
         msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
         raise SourceError(msg) from error
+    finally:
+        file.close()  # each dataset is opened again by whoever reads it
 
 
 def _check_walk(count: int, depth: int, name: str) -> None:

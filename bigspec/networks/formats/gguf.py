@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import BigspecError, SourceError
+from bigspec.networks.formats.shards import found_shards
 from bigspec.networks.formats.stored import (
     Extent,
     StoredTensor,
@@ -103,22 +104,8 @@ def open_gguf(content: Content) -> Model:
 
 
 def _parts(content: Content, begin: str, count: int) -> list[Content]:
-    found: list[Content] = []
-    missing: list[str] = []
-    for number in range(1, count + 1):
-        name = f"{begin}-{number:05d}-of-{count:05d}.gguf"
-        try:
-            found.append(content.beside(name))
-        except FileNotFoundError:
-            missing.append(name)
-        if len(missing) > 1000:
-            break
-    if missing:
-        msg = (
-            f"{content.name}: {len(missing)} of its {count} parts are missing: {', '.join(missing)}"
-        )
-        raise SourceError(msg)
-    return found
+    names = [f"{begin}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    return found_shards(content.name, names, content.beside, "parts")
 
 
 def _check_split(fields: dict[str, Any], count: int, number: int, file: str) -> None:
@@ -267,10 +254,10 @@ class _Header:
 
 
 def _made(
-    kind: type[StoredTensor], content: Content, rest: Any, start: int, **more: Any
+    made: type[StoredTensor], content: Content, rest: Any, start: int, **more: Any
 ) -> StoredTensor:
     name, file, shape, nbytes = rest
-    return kind(
+    return made(
         name=name, file=file, shape=shape, nbytes=nbytes, content=content, start=start, **more
     )
 

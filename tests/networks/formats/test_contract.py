@@ -39,9 +39,9 @@ ROWS = pytest.mark.parametrize("row", FORMATS.values(), ids=FORMATS)
 
 @ROWS
 def test_the_same_weights_in_every_format(row, tmp_path):
-    file, write, format = row
+    file, write, known_as = row
     model = open_model(write(tmp_path / file, WEIGHTS))
-    assert model.format == format
+    assert model.format == known_as
     assert set(model) == set(WEIGHTS)
     for name, expected in WEIGHTS.items():
         tensor = model[name]

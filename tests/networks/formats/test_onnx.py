@@ -194,7 +194,15 @@ def test_external_data_elsewhere_is_not_opened(tmp_path):
     (tmp_path / "w.bin").write_bytes(A.tobytes())
     (inner / "link.bin").symlink_to(tmp_path / "w.bin")
     (inner / "sub" / "up").symlink_to(tmp_path)
-    for where in ("../w.bin", str(tmp_path / "w.bin"), "link.bin", "sub/up/w.bin", "", "a\\b", "a\0"):
+    for where in (
+        "../w.bin",
+        str(tmp_path / "w.bin"),
+        "link.bin",
+        "sub/up/w.bin",
+        "",
+        "a\\b",
+        "a\0",
+    ):
         with pytest.raises(SourceError) as caught:
             open_model(outside(inner, where))
         assert str(caught.value) == (
@@ -307,5 +315,3 @@ def test_a_url_is_refused_with_what_to_do(tmp_path):
     assert str(caught.value) == (
         "memory://onnx/m.onnx: ONNX is read from a path; copy it, and its external data, to a disk"
     )
-
-

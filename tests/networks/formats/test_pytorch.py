@@ -138,7 +138,9 @@ def test_a_quantised_tensor_is_a_row_with_a_reason(tmp_path):
         storage(0, "QInt8Storage", 24), whole(0), size, step, scale, b"\x89", HOOKS,
     )  # fmt: skip
     got = open_model(one(tmp_path, under(value), {"0": bytes(24)}))["w"]
-    assert got.refusal == "it is quantised; save it as numbers, tensor.dequantize(), to have its norm"
+    assert (
+        got.refusal == "it is quantised; save it as numbers, tensor.dequantize(), to have its norm"
+    )
     with pytest.raises(SourceError, match="tensor 'w' has no numbers to read: it is quantised"):
         got.read()
 
@@ -300,7 +302,9 @@ def test_a_list_that_holds_itself_and_one_that_doubles(tmp_path):
 
 def test_too_many_instructions_end(tmp_path, monkeypatch):
     monkeypatch.setattr("bigspec.networks.formats.pickles.MOST", 1000)
-    assert refused(tmp_path, b"N0" * 600) == BROKEN.format("ValueError: more than 1000 instructions")
+    assert refused(tmp_path, b"N0" * 600) == BROKEN.format(
+        "ValueError: more than 1000 instructions"
+    )
 
 
 def test_a_key_that_takes_for_ever_to_hash_is_not_hashed(tmp_path):
@@ -308,7 +312,7 @@ def test_a_key_that_takes_for_ever_to_hash_is_not_hashed(tmp_path):
     assert "holds none" in refused(tmp_path, b"}" + key + b"Ns")
 
 
-# What does not fit ---------------------------------------------------------------------------------
+# What does not fit -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -334,7 +338,10 @@ def test_a_tensor_that_does_not_fit(value, said, tmp_path):
 def test_a_record_cut_short_and_a_packed_one(tmp_path):
     plain = under(rebuilt(STORED, (4, 6), (6, 1)))
     said = refused(tmp_path, plain, records={"0": A.tobytes()[:-1]})
-    assert said == "expected 96 bytes in the record data/0, got 95; the file is damaged: bring it again"
+    assert (
+        said
+        == "expected 96 bytes in the record data/0, got 95; the file is damaged: bring it again"
+    )
     said = refused(tmp_path, plain, packing=zipfile.ZIP_DEFLATED)
     assert said == (
         "expected the member 'archive/data.pkl' stored as it is, as torch.save writes it, got a "
@@ -372,7 +379,10 @@ def test_the_form_before_zip_and_before_that(tmp_path):
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(SourceError) as caught:
         open_model(path)
-    assert str(caught.value) == f"{path}: expected a file by torch.save, got another pickle; nothing was run"
+    assert (
+        str(caught.value)
+        == f"{path}: expected a file by torch.save, got another pickle; nothing was run"
+    )
 
 
 def test_a_view_of_a_storage_in_the_old_form(tmp_path):
@@ -416,6 +426,6 @@ def test_a_pickle_of_gigabytes_is_not_read_to_its_end(tmp_path):
         file.write(writers.LEGACY_MAGIC + pickled(whole(1001)) + pickled(b"}"))
         file.write(b"\x80\x02B" + struct.pack("<I", 3 << 30))
         file.truncate(4 << 30)  # a hole: nothing is written
-    with pytest.raises(SourceError, match="its pickle cannot be read as torch.save writes it"):
+    with pytest.raises(SourceError, match=r"its pickle cannot be read as torch\.save writes it"):
         open_model(path)
     assert LONGEST == 100 << 20

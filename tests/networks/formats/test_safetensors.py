@@ -50,7 +50,9 @@ def test_the_library_writes_what_is_read(tmp_path):
 
 
 def test_two_numbers_of_four_bits_lie_in_a_byte(tmp_path):
-    path = safetensors_of(tmp_path / "m.safetensors", {"a": entry("F4", (1, 4), (0, 2))}, b"\x21\xf7")
+    path = safetensors_of(
+        tmp_path / "m.safetensors", {"a": entry("F4", (1, 4), (0, 2))}, b"\x21\xf7"
+    )
     np.testing.assert_array_equal(open_model(path)["a"].read().astype("f4"), [[0.5, 1, 6, -6]])
 
 
@@ -72,7 +74,10 @@ def test_metadata_is_a_note_and_empty_tensors_are_there(tmp_path):
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
 def test_an_index_is_followed_from_the_folder_and_by_its_name(ending, tmp_path):
-    shards = {f"model-00001-of-00002.{ending}": {"a": A}, f"model-00002-of-00002.{ending}": {"b": B}}
+    shards = {
+        f"model-00001-of-00002.{ending}": {"a": A},
+        f"model-00002-of-00002.{ending}": {"b": B},
+    }
     index = writers.write_index(tmp_path, shards, ending)
     for where in (index, tmp_path):
         model = open_model(where)
@@ -140,7 +145,10 @@ def at_memory(path, url):
 
 
 def test_shards_behind_a_url_are_read_by_ranges(tmp_path, monkeypatch):
-    shards = {"model-00001-of-00002.safetensors": {"a": A}, "model-00002-of-00002.safetensors": {"b": B}}
+    shards = {
+        "model-00001-of-00002.safetensors": {"a": A},
+        "model-00002-of-00002.safetensors": {"b": B},
+    }
     index = writers.write_index(tmp_path, shards)
     at_memory(tmp_path, "/net")
     asked = []
@@ -159,7 +167,9 @@ def test_shards_behind_a_url_are_read_by_ranges(tmp_path, monkeypatch):
     assert all(start is not None and end is not None for start, end in asked)
 
 
-@pytest.mark.parametrize("write", [writers.write_torch, writers.write_torch_old, writers.write_gguf])
+@pytest.mark.parametrize(
+    "write", [writers.write_torch, writers.write_torch_old, writers.write_gguf]
+)
 def test_other_formats_behind_a_url(write, tmp_path):
     file = "m.gguf" if write is writers.write_gguf else "m.pt"
     at_memory(write(tmp_path / file, {"a": A, "b": B}), "/other")
@@ -168,13 +178,19 @@ def test_other_formats_behind_a_url(write, tmp_path):
 
 
 def test_what_is_not_at_a_url(tmp_path):
-    with pytest.raises(SourceError, match="nothing lies there|no Zarr metadata"):
+    with pytest.raises(SourceError, match=r"nothing lies there|no Zarr metadata"):
         open_model("memory://nowhere/m.safetensors")
 
 
 def test_an_adapter_has_its_numbers_in_a_note(tmp_path):
     writers.write_safetensors(tmp_path / "adapter_model.safetensors", {"a": A})
-    said = {"peft_type": "LORA", "lora_alpha": 16, "r": 8, "rank_pattern": {"q": 4}, "use_rslora": True}
+    said = {
+        "peft_type": "LORA",
+        "lora_alpha": 16,
+        "r": 8,
+        "rank_pattern": {"q": 4},
+        "use_rslora": True,
+    }
     (tmp_path / "adapter_config.json").write_text(json.dumps(said))
     for where in (tmp_path, tmp_path / "adapter_model.safetensors"):
         del said["peft_type"]
