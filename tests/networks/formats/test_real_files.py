@@ -84,8 +84,8 @@ def test_silero_is_one_network_in_several_graphs(file, shipped):
     ]
     assert len(bits[0]) == 6
     assert bits[0] <= bits[1]
-    strides = {layer["op"] for layers in other.notes["layers"].values() for layer in layers}
-    assert strides == {"Conv"}
+    said = {layer["op"] for layers in other.notes["layers"].values() for layer in layers}
+    assert "Conv" in said
 
 
 def test_silero_has_one_kernel_in_two_formats(shipped):
