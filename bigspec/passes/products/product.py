@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.errors import MemoryLimitError, NonFiniteError, format_bytes
 from bigspec.expressions import Product
 from bigspec.kernels import working_dtype
@@ -72,7 +73,7 @@ def multiply(
         T, after = scaled(T)
         Z, X = outer.both(T, adjoint=tall) if carries else (outer.times(T, adjoint=tall), None)
         Z = times_power(np.ascontiguousarray(Z, V.dtype), after - before)
-        if not (np.isfinite(Z).all() and np.isfinite(gram).all()):
+        if not (iterates.finite(Z) and iterates.finite(gram)):
             msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
             raise NonFiniteError(msg)
         plain = before == after == exponent == 0
