@@ -42,7 +42,8 @@ LONGEST = 1 << 16
 """Bytes of a name, at most."""
 LONGEST_TEXT = 16 << 20
 DEEPEST = 4
-MOST_TENSORS = 1 << 20
+MOST_ENTRIES = 1 << 18
+"""Tensors, and fields, in a file."""
 PLAIN = {
     0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: "int64", 28: "float64",
     30: "bfloat16",
@@ -152,8 +153,8 @@ class _Header:
             msg = f"{self.file}: expected GGUF of version 2 or 3, got version {version}"
             raise SourceError(msg)
         tensors, fields = self._take("QQ")
-        self._room(tensors, 24, "tensors")
-        self._room(fields, 13, "fields")
+        self._room(tensors, 24, "tensors", MOST_ENTRIES)
+        self._room(fields, 13, "fields", MOST_ENTRIES)
         known: dict[str, Any] = {}
         for _ in range(fields):
             key = self._text(LONGEST)
@@ -179,9 +180,9 @@ class _Header:
         form = struct.Struct(self.order + kinds)
         return form.unpack(self.reading.exactly(form.size))
 
-    def _room(self, count: int, least: int, what: str) -> None:
+    def _room(self, count: int, least: int, what: str, most: int = 1 << 62) -> None:
         left = self.content.size - self.reading.tell()
-        if count > left // least or count > MOST_TENSORS * 16:
+        if count > min(left // least, most):
             msg = f"{count} {what} are announced, and {left} bytes follow"
             raise ValueError(msg)
 

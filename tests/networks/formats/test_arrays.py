@@ -186,9 +186,21 @@ def test_packed_arrays_are_unpacked_and_missing_values_are_an_error(tmp_path):
 def test_missing_chunks_hold_the_fill_value_or_are_an_error(tmp_path):
     group = zarr.open_group(tmp_path / "m.zarr", mode="w")
     group.create_array("w", shape=(4, 2), chunks=(2, 2), dtype="f4", fill_value=7)[:2] = 1
-    assert open_model(tmp_path / "m.zarr")["w"].read()[3, 1] == 7
+    tensor = open_model(tmp_path / "m.zarr")["w"]
+    assert tensor.read()[3, 1] == 7
+    assert tensor.missing_chunks == 1
     with pytest.raises(ChunkError, match="chunk c/1/0 is not in the store"):
         open_model(tmp_path / "m.zarr", missing_chunks="error")["w"].read()
+
+
+def test_a_large_zarr_token_changes_with_its_last_chunk(tmp_path):
+    group = zarr.open_group(tmp_path / "m.zarr", mode="w")
+    array = group.create_array("w", shape=(600, 600), chunks=(100, 100), dtype="f4")
+    array[:] = 1
+    before = open_model(tmp_path / "m.zarr")["w"].token()
+    assert before == open_model(tmp_path / "m.zarr")["w"].token()
+    array[599, 599] = 2
+    assert before != open_model(tmp_path / "m.zarr")["w"].token()
 
 
 def test_a_codec_that_runs_code_is_refused(tmp_path):

@@ -219,6 +219,7 @@ def test_external_data_elsewhere_is_not_opened(tmp_path):
         ({"offset": 4}, "w.bin: expected tensor 'w' at bytes 4 to 52, got a file of 48 bytes; it was cut short, or its header is wrong: bring it again"),
         ({"offset": -4}, "w.bin: expected tensor 'w' at bytes -4 to 44, got a file of 48 bytes; it was cut short, or its header is wrong: bring it again"),
         ({"offset": 1 << 70}, f"w.bin: expected tensor 'w' at bytes {1 << 70} to {48 + (1 << 70)}, got a file of 48 bytes; it was cut short, or its header is wrong: bring it again"),
+        ({"offset": "9" * 4300}, "w.bin: expected tensor 'w' at bytes 2^14285 to 2^14285, got a file of 48 bytes; it was cut short, or its header is wrong: bring it again"),
         ({"length": 44}, "w.bin: expected 48 bytes for tensor 'w' of shape [3, 4] and type float32, got 44; export it again"),
         ({"offset": "x"}, "m.onnx: expected numbers as offset and length of tensor 'w', got 'x' and ''"),
         ({"location": "no.bin"}, "m.onnx: the external data of tensor 'w', 'no.bin', is not there; bring it, to the folder of the file"),

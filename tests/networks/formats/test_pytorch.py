@@ -291,6 +291,18 @@ def test_deep_nesting_ends(tmp_path):
     assert refused(tmp_path, tuples).startswith("expected at most 1048576 values in 64 levels")
 
 
+def test_numbers_of_many_digits_are_not_written(tmp_path):
+    large = b"\x8b" + struct.pack("<I", 4000) + b"\x7f" * 4000
+    plain = rebuilt(STORED, (4, 6), (6, 1))
+    assert list(open_model(one(tmp_path, b"}(" + large + plain + b"u"))) == [
+        "a number of 31999 bits"
+    ]
+    shape = called(
+        name("torch._utils", "_rebuild_tensor"), STORED, whole(0), several(large), several(whole(1))
+    )
+    assert refused(tmp_path, under(shape)).endswith("for tensor 'w', got [a number of 31999 bits]")
+
+
 def test_a_list_that_holds_itself_and_one_that_doubles(tmp_path):
     itself = b"]q\x00h\x00a"
     assert "in 64 levels, got more" in refused(tmp_path, itself)

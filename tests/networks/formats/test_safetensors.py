@@ -209,8 +209,7 @@ def test_a_file_that_changed_since_is_said(tmp_path):
     with pytest.raises(SourceError) as caught:
         tensor.read()
     assert str(caught.value) == (
-        f"{path}: its size changed since it was opened (96 bytes then); run again when nothing "
-        "writes to it"
+        f"{path}: it was written again since it was opened; run again when nothing writes to it"
     )
 
 
