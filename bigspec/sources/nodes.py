@@ -35,7 +35,7 @@ from bigspec.sources.checks import check_dtype, half_of_memory
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.hdf5 import DatasetHandle, open_file_hdf5
 from bigspec.sources.hdf5_parts import final_failures, parts_of
-from bigspec.sources.locations import Location, open_failure, read_metadata
+from bigspec.sources.locations import Location, open_failure, open_node, read_metadata
 from bigspec.sources.missing import Missing, as_policy
 from bigspec.sources.packing import RAW, Packing, packing_of
 from bigspec.sources.variable import Wanted
@@ -224,16 +224,13 @@ def zarr_nodes(location: Location, missing_chunks: str = "fill") -> Iterator[Nod
     while queue:
         below, depth = queue.pop(0)
         path = "/".join(filter(None, (location.path, below)))
-        node = _zarr_at(location, path)
+        node = _zarr_at(location, path) if below else open_node(location)
         if isinstance(node, zarr.Array):
             yield _zarr_node(node, below, location.name, missing)
         elif node is not None:
             names = catalog.children(location.store, path)
             inside = (name for name in names if not name.startswith((".", "zarr.json")))
             queue += [("/".join(filter(None, (below, name))), depth + 1) for name in inside]
-        elif not below:
-            msg = f"{location.name}: expected a Zarr group, got no Zarr metadata there"
-            raise SourceError(msg)
         count += 1
         _check_walk(count + len(queue), depth, location.name)
 

@@ -303,13 +303,14 @@ def test_numbers_of_many_digits_are_not_written(tmp_path):
     assert refused(tmp_path, under(shape)).endswith("for tensor 'w', got [a number of 31999 bits]")
 
 
-def test_a_list_that_holds_itself_and_one_that_doubles(tmp_path):
+def test_a_list_that_holds_itself_and_one_that_doubles(tmp_path, monkeypatch):
     itself = b"]q\x00h\x00a"
     assert "in 64 levels, got more" in refused(tmp_path, itself)
+    monkeypatch.setattr("bigspec.networks.formats.pytorch.MOST_VALUES", 1 << 16)
     doubling = b"]q\x00" + b"".join(
         b"](h%ch%ce" % (k, k) + b"q%c" % (k + 1) + b"0h%c" % (k + 1) for k in range(50)
     )
-    assert "expected at most 1048576 values" in refused(tmp_path, b"(" + doubling + b"t")
+    assert "expected at most 65536 values" in refused(tmp_path, b"(" + doubling + b"t")
 
 
 def test_too_many_instructions_end(tmp_path, monkeypatch):
