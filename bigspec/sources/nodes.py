@@ -20,7 +20,6 @@ import numpy as np
 import zarr
 
 from bigspec.errors import (
-    BigspecError,
     DataError,
     MemoryLimitError,
     SourceError,
@@ -34,7 +33,7 @@ from bigspec.sources.array_handle import ArrayHandle
 from bigspec.sources.checks import check_dtype, half_of_memory
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.hdf5 import DatasetHandle, open_file_hdf5
-from bigspec.sources.hdf5_parts import final_failures, parts_of
+from bigspec.sources.hdf5_parts import parts_of, readable
 from bigspec.sources.locations import Location, open_failure, open_node, read_metadata
 from bigspec.sources.missing import Missing, as_policy
 from bigspec.sources.packing import RAW, Packing, packing_of
@@ -197,7 +196,8 @@ class _HDF5Node(Node):
         if not all(self.shape):
             return np.empty(self.shape, self.stored.newbyteorder("="))
         box = tuple(slice(0, extent) for extent in self.shape)
-        return self.handle.read(box, self.name, buffers)
+        with readable(self.name, "its header"):
+            return self.handle.read(box, self.name, buffers)
 
 
 def is_zarr(names: list[str]) -> bool:
@@ -255,13 +255,8 @@ def hdf5_nodes(path: Path, name: str, missing_chunks: str = "fill") -> Iterator[
     missing = Missing(as_policy(missing_chunks))
     file = open_file_hdf5(str(path), name)
     try:
-        with final_failures(name, "its groups"):
+        with readable(name, "its groups"):
             yield from _datasets(file, name, missing)
-    except (BigspecError, GeneratorExit):
-        raise
-    except Exception as error:
-        msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
-        raise SourceError(msg) from error
     finally:
         file.close()  # each dataset is opened again by whoever reads it
 
