@@ -51,11 +51,14 @@ class Content(ABC):
         Bytes of the file when it was opened.
     evidence : str
         Size and time of the file, as far as its store says: what changes when it is written again.
+    samples : int
+        Small ranges that a digest of a large one may ask for: behind a URL each is a request.
     """
 
     name: str
     size: int
     evidence: str
+    samples: int = 32
 
     def at(self, start: int, length: int, what: str) -> Bytes:
         """Return a range, read-only.
@@ -171,6 +174,8 @@ class RemoteContent(Content):
     MissingSourceError, SourceError, StoreUnavailableError
         It is not there, its size is not said, or the store does not answer.
     """
+
+    samples = 2
 
     def __init__(self, store: FsspecStore, path: str, name: str) -> None:
         self.store, self.path, self.name = store, path, shown(name)

@@ -21,16 +21,14 @@ import zarr
 
 from bigspec.errors import (
     DataError,
-    MemoryLimitError,
     SourceError,
     UnsupportedTypeError,
-    format_bytes,
 )
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid
 from bigspec.sources import catalog, retries
 from bigspec.sources.array_handle import ArrayHandle
-from bigspec.sources.checks import check_dtype, half_of_memory
+from bigspec.sources.checks import check_dtype, check_memory
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.hdf5 import DatasetHandle, open_file_hdf5
 from bigspec.sources.hdf5_parts import parts_of, readable
@@ -121,12 +119,7 @@ class Node(ABC):
             They take more than half of the memory of this machine.
         """
         needed = math.prod(self.shape) * max(self.stored.itemsize, self.dtype.itemsize)
-        if needed > half_of_memory():
-            msg = (
-                f"{self.name}: expected an array that fits in half of the memory of this machine "
-                f"({format_bytes(half_of_memory())}), got one of {format_bytes(needed)}"
-            )
-            raise MemoryLimitError(msg)
+        check_memory(needed, self.name)
         buffers = Buffers()  # fresh ones: nothing else takes this memory
         raw = np.asarray(self._raw(buffers))
         self.tally.missing_chunks = buffers.missing_chunks

@@ -43,7 +43,12 @@ PLAIN = {
     "builtins bytes", "__builtin__ bytes",
 }  # fmt: skip
 """Calls whose result holds no tensor: it is not made."""
-TYPES = {"torch Tensor", "torch.nn.parameter Parameter", "torch._C TensorBase"}
+TYPES = {
+    "torch Tensor",
+    "torch.nn.parameter Parameter",
+    "torch._C TensorBase",
+    "torch.nn.parameter Buffer",
+}
 QUANTISED = "it is quantised; save it as numbers, tensor.dequantize(), to have its norm"
 
 

@@ -30,7 +30,7 @@ __all__ = [
 
 SMALL = 1 << 20
 """Bytes of a tensor that all go into its token."""
-SAMPLES, SAMPLE = 32, 4096
+SAMPLE = 4096
 LARGEST = 1 << 62
 
 
@@ -84,8 +84,8 @@ class StoredTensor(Tensor):
         head = repr((self.shape, self.dtype, self.strides, self.order))
         if self.nbytes <= SMALL:
             return digest(head, self.content.at(self.start, self.nbytes, called(self.name)))
-        step = (self.nbytes - SAMPLE) // (SAMPLES - 1)
-        places = (self.start + k * step for k in range(SAMPLES))
+        step = (self.nbytes - SAMPLE) // (self.content.samples - 1)
+        places = (self.start + k * step for k in range(self.content.samples))
         parts = [self.content.at(place, SAMPLE, called(self.name)) for place in places]
         return digest(head, self.content.evidence, self.start, *parts)
 
