@@ -103,7 +103,7 @@ def open_npy(content: Content) -> Model:
     reading = Reading(content, 0, LONGEST)
     shape, fortran, dtype = _header(reading, name, file)
     tensor = _mapped(content, name, (shape, fortran, dtype), reading.tell())
-    content.at(tensor.start, tensor.nbytes, called(name))
+    content.check(tensor.start, tensor.nbytes, called(name))
     return finished(file, "npy", [tensor])
 
 

@@ -81,7 +81,7 @@ class TensorReader:
                 f"{list(shape)} and type {dtype}, got {length}; export it again"
             )
             raise SourceError(msg)
-        content.at(start, length, called(name))
+        content.check(start, length, called(name))
         return StoredTensor(
             name=name,
             file=content.name,

@@ -34,7 +34,7 @@ PUSHED = {
 """Instructions that push the value that follows them."""
 FRESH: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": Opaque,
+    "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": list,
 }  # fmt: skip
 SKIPPED = {"PROTO", "FRAME"}
 KEYS = (str, int, float, bool, bytes, type(None))
@@ -110,10 +110,10 @@ class _Machine:
             "TUPLE3": lambda _: self.stack.append(self._last(3)),
             "LIST": lambda _: self.stack.append(self._since_mark()),
             "DICT": lambda _: self.stack.append(_pairs({}, self._since_mark())),
-            "FROZENSET": lambda _: self.stack.append(self._opaque(self._since_mark())),
+            "FROZENSET": lambda _: self.stack.append(self._since_mark()),
             "APPEND": lambda _: self._extend([self._pop()]),
             "APPENDS": lambda _: self._extend(self._since_mark()),
-            "ADDITEMS": lambda _: self._drop(self._since_mark()),
+            "ADDITEMS": lambda _: self._extend(self._since_mark()),
             "SETITEM": lambda _: self._set(list(self._last(2))),
             "SETITEMS": lambda _: self._set(self._since_mark()),
             "BINPUT": self._put,
@@ -156,9 +156,6 @@ class _Machine:
 
     def _drop(self, values: list[Any]) -> None:
         """Take what a set holds, or what is not needed, from the stack."""
-
-    def _opaque(self, values: list[Any]) -> Opaque:
-        return Opaque()
 
     def _storage(self, said: Any) -> Storage:
         """Return the storage of a persistent id, which must say the same of it each time."""

@@ -95,9 +95,10 @@ class StoredTensor(Tensor):
         if bits < 8:
             values = unpacked(raw, bits, self.size).view(dtype)
         else:
-            swapped = self.order == ">" and dtype.itemsize > 1 and dtype.kind != "V"
-            values = raw.view(dtype.newbyteorder(">") if swapped else dtype)
-            values = values.astype(dtype) if swapped else values
+            # NumPy turns no bytes of types that are not its own.
+            plain = np.dtype(f"u{dtype.itemsize}") if dtype.kind == "V" else dtype
+            values = raw.view(plain.newbyteorder(self.order))  # type: ignore[arg-type]
+            values = values.astype(plain, copy=False).view(dtype)
         if self.strides is None:
             return values.reshape(self.shape)
         steps = tuple(step * values.itemsize for step in self.strides)

@@ -160,6 +160,13 @@ def test_nested_dicts_make_dotted_names(tmp_path):
     assert list(alone) == ["m"]
 
 
+def test_tensors_in_sets_are_listed(tmp_path):
+    plain = rebuilt(STORED, (4, 6), (6, 1))
+    old = name("builtins", "set") + b"](" + plain + b"e\x85R"
+    parts = {"set": b"\x8f(" + plain + b"\x90", "frozen": b"(" + plain + b"\x91", "old": old}
+    assert set(open_model(one(tmp_path, mapping(parts)))) == {"set.0", "frozen.0", "old.0"}
+
+
 def test_two_ways_to_one_name_are_an_error(tmp_path):
     plain = rebuilt(STORED, (4, 6), (6, 1))
     said = refused(tmp_path, mapping({"a.b": plain, "a": mapping({"b": plain})}))
