@@ -71,7 +71,7 @@ def unpickled(content: Content, start: int, stop: int, what: str) -> Unpickled:
     SourceError
         It names anything else, is damaged, cut short, or too long.
     """
-    reading = Reading(content, start, min(stop, start + LONGEST))
+    reading = _Lines(content, start, min(stop, start + LONGEST))
     machine = _Machine(content.name)
     try:
         for number, (code, arg, place) in enumerate(pickletools.genops(reading)):  # type: ignore[arg-type]
@@ -89,6 +89,17 @@ def unpickled(content: Content, start: int, stop: int, what: str) -> Unpickled:
         raise SourceError(msg) from error
     msg = f"{content.name}: {what} ends in the middle; the file was cut short: bring it again"
     raise SourceError(msg)
+
+
+class _Lines(Reading):
+    """A pickle whose names are what they look like: `pickletools` would read escapes in them."""
+
+    def readline(self) -> bytes:
+        line = super().readline()
+        if b"\\" in line:
+            msg = f"a name with a backslash at byte {self.place - len(line)}"
+            raise ValueError(msg)
+        return line
 
 
 class _Machine:

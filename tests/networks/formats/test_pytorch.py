@@ -274,6 +274,7 @@ BROKEN += "another kind: save model.state_dict() again"
         (b"](" + STORED + storage(0, "LongStorage", 24) + b"e", "ValueError: two storages with the key '0'"),
         (rebuilt(b"N", (1,), (1,)), "TypeError: a tensor without a storage"),
         (rebuilt(storage(0, "UntypedStorage", 96), (1,), (1,)), "TypeError: a tensor of bytes that does not say its type"),
+        (b"cos\\x2epath\nx\n", "ValueError: a name with a backslash at byte 49"),
         (b"\xff", "ValueError: at position 64, opcode b'\\xff' unknown"),
     ],
 )  # fmt: skip
