@@ -10,7 +10,7 @@ import numpy as np
 
 from bigspec.errors import DataError, MemoryLimitError, UnsupportedTypeError, format_bytes
 
-__all__ = ["check_dtype", "check_shape", "check_vectors", "half_of_memory"]
+__all__ = ["check_dtype", "check_memory", "check_shape", "check_vectors", "half_of_memory"]
 
 LEAST_BLOCKS = 5
 """Vectors of the shorter side's length that any run holds: power iteration with one column."""
@@ -21,6 +21,21 @@ LONG = 1 << 24
 def half_of_memory() -> int:
     """Return half the bytes of this machine: what opening may take if nobody says."""
     return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES")) // 2
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Refuse an array that takes more than half of the memory of this machine.
+
+    Raises
+    ------
+    MemoryLimitError
+    """
+    if needed > half_of_memory():
+        msg = (
+            f"{what}: expected an array that fits in half of the memory of this machine "
+            f"({format_bytes(half_of_memory())}), got one of {format_bytes(needed)}"
+        )
+        raise MemoryLimitError(msg)
 
 
 def check_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
