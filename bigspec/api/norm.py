@@ -15,7 +15,7 @@ from bigspec.api.arguments import (
     as_whole,
 )
 from bigspec.api.matrices import open_within
-from bigspec.passes import find_executor
+from bigspec.passes import check_persisted, find_executor
 from bigspec.results import Estimate
 from bigspec.results.gate import Gate
 from bigspec.run.course import Ending, conduct
@@ -61,6 +61,7 @@ def plan(
         as_bytes(memory_limit),
         as_count(k) if k is not None else 0,
     )
+    check_persisted(matrix)
     return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from bigspec.algorithms import TopLanczos
 from bigspec.matrices import Matrix
-from bigspec.passes import Pass, find_executor, one_blas_thread, passes_over
+from bigspec.passes import Pass, check_persisted, find_executor, one_blas_thread, passes_over
 from bigspec.run import CheckpointBlocks, Outcome, RunState, solve
 from bigspec.run.identity import check_place, checkpoint_of, prepare
 from bigspec.run.options import RunOptions
@@ -102,6 +102,7 @@ def conduct(
     KeyboardInterrupt
         Its ``estimate`` is the answer so far, if a pass is complete.
     """
+    check_persisted(matrix)
     observer, executor = options.observer, find_executor(matrix.resident)
     try:
         with (
