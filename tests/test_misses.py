@@ -118,3 +118,31 @@ def test_standardizing_columns_whose_mean_is_far_beyond_their_deviation(form, dd
 def test_a_ddof_that_leaves_nothing_is_refused(ddof):
     with pytest.raises(ArgumentError, match="ddof: expected a whole number from 0 to 4"):
         bigspec.standardized(np.eye(5), ddof=ddof)
+
+
+@pytest.mark.parametrize("apart", [1e-3, 1e-8, 1e-12])
+@pytest.mark.parametrize("beside", [0.0, 1e-9])
+def test_dyads_that_cancel_one_another(apart, beside):
+    """Their Gram matrices hold squares, and lose twice the digits of the entries."""
+    rng = np.random.default_rng(4)
+    left, right = rng.standard_normal((50, 1)), rng.standard_normal((40, 1))
+    U, W = np.hstack([left, -left]), np.hstack([right, right + apart * rng.random((40, 1))])
+    X = sp.random_array((50, 40), density=0.2, rng=rng, format="csr") * beside
+    exact = extended(whole(X.toarray()) + whole(U).dot(whole(W.T)))
+    estimate = bigspec.norm(bigspec.open_matrix(sp.csr_array(X)) + bigspec.low_rank(U, None, W.T))
+    norm, sigma = float(np.sqrt((exact**2).sum())), float(singular_values(exact)[0])
+    error = 1e-14 * np.linalg.norm(U) * np.linalg.norm(W)
+    assert abs(estimate.frobenius - norm) <= error
+    low, high = estimate.stable_rank
+    assert low * (1 - 4 * error / norm) <= (norm / sigma) ** 2 <= high * (1 + 4 * error / norm)
+
+
+@pytest.mark.parametrize("scale", [2.0**-877, 2.0**-540, 1.0, 2.0**500, 2.0**850])
+@pytest.mark.parametrize("algorithm", ["gram", "lanczos", "power"])
+def test_sparse_terms_that_cancel_to_nothing_at_any_scale(scale, algorithm):
+    """Squares of the terms, which the margin is relative to, vanish or overflow unscaled."""
+    X = sp.csr_array(np.diag(np.full(6, 2**62 + 1)))
+    Y = sp.csr_array(np.diag(np.full(6, 2**62)))
+    difference = scale * bigspec.open_matrix(X) - scale * bigspec.open_matrix(Y)
+    estimate = bigspec.norm(difference, algorithm=algorithm)
+    assert estimate.lower <= scale <= estimate.upper < 2.0**34 * scale

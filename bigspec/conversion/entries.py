@@ -131,7 +131,9 @@ class MatrixStream(EntryStream):
         if form not in ("csr", "csc"):
             msg = (
                 f"{matrix.name}: expected a sparse matrix (AnnData's groups, 10x, .npz, .mtx, "
-                "SciPy sparse), got one with dense panels; `bigspec norm` reads it as it is"
+                "SciPy sparse), got a dense one, which stores all its entries. It needs no "
+                "conversion: norm, svds and plan take it as it is. To leave its zeros out, convert "
+                "scipy.sparse.csr_array(...) of it"
             )
             raise DataError(msg)
         axis = 0 if form == "csr" else 1

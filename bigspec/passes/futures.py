@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import dask
+
 from bigspec.errors import DataError
 
-__all__ = ["futures_in", "resolved"]
+__all__ = ["computed", "futures_in"]
 
 
 def futures_in(array: Any) -> list[Any]:
@@ -22,26 +24,32 @@ def futures_in(array: Any) -> list[Any]:
     return [future for layer in there for future in futures_of(list(layer.values()))]
 
 
-def resolved(array: Any, graph: dict[Any, Any]) -> dict[Any, Any]:
-    """Return a graph that one task can compute: chunks that the cluster holds are fetched first.
+def computed(array: Any, graph: dict[Any, Any], keys: Any) -> Any:
+    """Compute chunks here and now, one after another, in a task that may be on a worker.
+
+    Parameters
+    ----------
+    array : dask array
+    graph : dict
+        Of some of its chunks, optimized: what were futures are keys that it does not define.
+    keys : nested list
+        Those to return.
 
     Raises
     ------
     DataError
-        This process is no worker, so nobody knows where they are.
+        Chunks are on a cluster, and this process is no worker of it.
     """
-    futures = futures_in(array)
-    if not futures:
-        return graph
+    needed = {key for task in graph.values() for key in getattr(task, "dependencies", ())}
+    if not any(future.key in needed | graph.keys() for future in futures_in(array)):
+        return dask.get(graph, keys)
     from distributed import worker_client
 
-    wanted = {future.key for future in futures} & graph.keys()
-    held = [future for future in futures if future.key in wanted]
     try:
-        # It gives up this task's slot: the tasks that make the chunks may still wait for one.
+        # It gives up this task's slot: the tasks that make the chunks may still wait for one. As
+        # a graph, for a worker's client knows no futures of the client that sent the array.
         with worker_client() as client:
-            values = client.gather(held)
+            return client.get(graph, keys)
     except ValueError as error:
         msg = f"dask array {array.name}: expected a Dask worker to read its chunks, got none"
         raise DataError(msg) from error
-    return graph | {future.key: value for future, value in zip(held, values, strict=True)}

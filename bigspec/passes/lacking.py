@@ -76,6 +76,6 @@ def _places(client: Any, module: str) -> str:
         if spec is None or isinstance(spec, ImportError)
     )
     if not lacking:
-        return f"Dask cluster {client.scheduler.address}" if client.scheduler else "Dask cluster"
+        return f"Dask scheduler {client.scheduler.address}"  # it unpickles graphs, too
     more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
     return f"Dask worker {', '.join(lacking[:SHOWN])}{more}"

@@ -20,6 +20,7 @@ from bigspec.run.choices import (
     block_choice,
     layout_choices,
     triplet_choices,
+    vectors_bytes,
     widest_block,
 )
 from bigspec.run.plan import Plan, Wishes, check_wishes
@@ -283,10 +284,8 @@ class _Planner:
         k, memory = self.wishes.count, layout.memory
         item = working_dtype(self.matrix.dtype).itemsize
         block = layout.iterate_length * (b + self.wishes.extra) * item
-        short, long_ = layout.iterate_length * k * item, layout.swept.extent * k * item
         rows = layout.orientation == "rows"
-        # The rows of the last pass, LAPACK's copy of them, its vectors, and these in C order.
-        vectors = 2 * short + (0 if rows and self.wishes.left_in_store else 4 * long_)
+        vectors = vectors_bytes(self.matrix, self.wishes, layout)
         blocks = 1 if self.wishes.basis_in_checkpoint else max(3, 1 + -(-(k + 8) // b))
         basis = memory.spare - vectors
         if basis >= blocks * block:
