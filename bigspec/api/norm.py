@@ -204,5 +204,6 @@ def _estimate(ending: Ending) -> Estimate:
         run_id=ending.run.get("id", ""),
         start_columns=ending.start_columns,
         missing_as=ending.missing_as,
+        vector_missing_chunks=ending.vectors.missing_chunks,
         ritz_vectors=vectors_when_asked(plan.algorithm, outcome.state, plan.block_size),
     )

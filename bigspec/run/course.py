@@ -71,7 +71,9 @@ class Ending:
     @property
     def missing_as(self) -> str:
         """What the entries of missing chunks count as; if there are any."""
-        lacking = any(record.missing_chunks for record in self.outcome.history)
+        lacking = self.vectors.missing_chunks or any(
+            record.missing_chunks for record in self.outcome.history
+        )
         return self.plan.matrix.missing_as if lacking else "0"
 
     @property

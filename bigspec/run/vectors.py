@@ -45,6 +45,8 @@ class Vectors:
         The values that they attain, in the units of the matrix.
     passes, bytes_read : int
         Their cost: 0, or one pass and its decoded bytes.
+    missing_chunks : int
+        Chunks that were not in the store in that pass.
     """
 
     right: Array | None
@@ -52,6 +54,7 @@ class Vectors:
     s: Array
     passes: int = 0
     bytes_read: int = 0
+    missing_chunks: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,7 @@ class OneVector:
         with suppress(DeadlinePassed):
             done = _last_pass(passes, vector[:, None], outcome, observer)
             assert done.Y is not None
-            return Vectors(
-                done.Y[:, 0] / np.linalg.norm(done.Y), vector, s, 1, done.cost.bytes_read
-            )
+            return Vectors(done.Y[:, 0] / np.linalg.norm(done.Y), vector, s, *_spent(done))
         return Vectors(None, vector, s)
 
     def _wanted(self, passes: Pass) -> bool:
@@ -153,7 +154,7 @@ class KVectors:
         u, v = u * phases, v * phases
         if self.u_store is not None:
             u = self._written(u)
-        return Vectors(v, u if self.left else None, _inside(s, outcome), 1, done.cost.bytes_read)
+        return Vectors(v, u if self.left else None, _inside(s, outcome), *_spent(done))
 
     def _stored(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
         assert self.u_store is not None
@@ -172,7 +173,7 @@ class KVectors:
         self.u_store.check()
         passes.multiply_target(target, W * (inverse * phases), done)
         u = self.u_store.complete(target)
-        return Vectors(v * phases, u, _inside(s, outcome), 1, done.cost.bytes_read)
+        return Vectors(v * phases, u, _inside(s, outcome), *_spent(done))
 
     def _written(self, u: Array) -> Any:
         assert self.u_store is not None
@@ -195,6 +196,11 @@ def _last_pass(
         tokens=outcome.tokens,
         hooks=Hooks(observer.panels_done, deadline=outcome.deadline),
     )
+
+
+def _spent(done: Forward) -> tuple[int, int, int]:
+    """Return what the last pass cost, as `Vectors` has it."""
+    return 1, done.cost.bytes_read, done.cost.missing_chunks
 
 
 def _phases(v: Array) -> Array:
