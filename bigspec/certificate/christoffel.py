@@ -126,6 +126,8 @@ def christoffel_bound(
             return ceiling
     if high <= 0.0:
         return base
+    if not np.isfinite(high):  # no shift is known beyond which w is below: nothing to scan from
+        return ceiling
     octaves = OCTAVES + max(0.0, np.log2(high / unit))
     points = int(octaves * POINTS_AN_OCTAVE)
     if high > useless - base > 0.0:

@@ -49,8 +49,13 @@ def _squares_of_product(L: Array, R: Array) -> float:
     dyads = (L.conj().T @ L) * (R.conj().T @ R).T
     squares = float(np.sum(dyads).real)
     if squares < CANCELLED * float(np.abs(dyads).sum()):
-        squares = float(np.sum(np.abs(L @ np.linalg.qr(R, mode="r").conj().T) ** 2))
+        squares = float(np.sum(np.abs(L @ _triangle(R).conj().T) ** 2))
     return squares
+
+
+def _triangle(X: Array) -> Array:
+    R: Any = np.linalg.qr(X, mode="r")
+    return np.asarray(R)
 
 
 def _squares_of_rows(U: Array, W: Array) -> Array:
@@ -59,7 +64,7 @@ def _squares_of_rows(U: Array, W: Array) -> Array:
     reach = np.abs(U) @ np.linalg.norm(W, axis=0)
     lost = np.flatnonzero(whole < CANCELLED * reach**2)
     if lost.size:
-        whole[lost] = np.sum(np.abs(U[lost] @ np.linalg.qr(W, mode="r").conj().T) ** 2, axis=1)
+        whole[lost] = np.sum(np.abs(U[lost] @ _triangle(W).conj().T) ** 2, axis=1)
     return np.asarray(whole)
 
 

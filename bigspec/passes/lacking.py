@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -51,10 +51,8 @@ def _lacking(client: Any, error: BaseException) -> str | None:
         return None
     module = match[1]
     package, here = module.partition(".")[0], ""
-    try:
+    with suppress(ImportError):  # PackageNotFoundError: a module that no package brings
         here = version(package)
-    except ImportError:  # PackageNotFoundError: a module that no package brings
-        pass
     wanted = f"{package}=={here}" if here else package
     return (
         f"{_places(client, module)}: expected the module {module!r} where the tasks run, got "
@@ -71,9 +69,7 @@ def _places(client: Any, module: str) -> str:
     except Exception:  # the cluster is going away; what was lacking is still the reason
         found = {}
     lacking = sorted(
-        address
-        for address, spec in found.items()
-        if spec is None or isinstance(spec, ImportError)
+        address for address, spec in found.items() if spec is None or isinstance(spec, ImportError)
     )
     if not lacking:
         return f"Dask scheduler {client.scheduler.address}"  # it unpickles graphs, too

@@ -117,7 +117,7 @@ def test_two_clients_of_one_cluster(client, cluster):
         assert bigspec.norm(array).upper >= largest_singular_value(A) * (1 - 1e-12)
 
 
-BLOCKING = '''
+BLOCKING = """
 import sys
 
 class Blocked:
@@ -128,7 +128,7 @@ class Blocked:
 for name in [name for name in sys.modules if name.partition(".")[0] == "bigspec"]:
     del sys.modules[name]
 sys.meta_path.insert(0, Blocked())
-'''
+"""
 
 
 def test_workers_without_bigspec(tmp_path):

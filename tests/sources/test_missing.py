@@ -303,7 +303,11 @@ class TestMadeSure:
     @pytest.mark.parametrize(
         ("kind", "where", "number"),
         [
-            *((kind, "threads", number) for kind in ("http", "local", "memory") for number in (1, 2)),
+            *(
+                (kind, "threads", number)
+                for kind in ("http", "local", "memory")
+                for number in (1, 2)
+            ),
             ("http", "cluster", 1),
             ("local", "cluster", 1),
         ],
@@ -433,6 +437,20 @@ class TestHDF5:
             file["X"][:40] = A[:40]
         with pytest.raises(ChunkError, match=r"chunk at \(40, 0\) .* has no fill value"):
             bigspec.norm(tmp_path / "A.h5")
+
+    @pytest.mark.parametrize("door", ["path", "object", "difference"])
+    def test_a_chunk_of_an_array_without_a_fill_value(self, door: str, tmp_path: Path) -> None:
+        array = save(tmp_path / "A.zarr", zarr_format=2, fill_value=None)
+        est = bigspec.norm(tmp_path / "A.zarr", **CALL)
+        assert est.lower <= top(A) <= est.upper
+        without(tmp_path / "A.zarr", "5.0")
+        doors: dict[str, Any] = {
+            "path": lambda: bigspec.norm(tmp_path / "A.zarr"),
+            "object": lambda: bigspec.svds(array, 2),
+            "difference": lambda: bigspec.norm(bigspec.open_matrix(tmp_path / "A.zarr") - A),
+        }
+        with pytest.raises(ChunkError, match=r"chunk 5\.0 is not in the store; .* no fill value"):
+            doors[door]()
 
     def test_a_part_of_a_sparse_group(self, tmp_path: Path) -> None:
         S = sp.csr_array(A)
