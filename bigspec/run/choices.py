@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bigspec.algorithms import REGISTRY, Row
-from bigspec.errors import format_bytes
-from bigspec.kernels import working_dtype
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
 from bigspec.passes import Measurement
@@ -20,7 +18,6 @@ __all__ = [
     "block_choice",
     "layout_choices",
     "triplet_choices",
-    "vectors_bytes",
     "widest_block",
 ]
 
@@ -106,26 +103,10 @@ def triplet_choices(setting: Setting, b: int, layout: Layout) -> list[str]:
         if n <= WHOLE:
             why = f"block of {b}: one pass over the whole space of order {n}"
     rows = layout.orientation == "rows"
-    side = "left vectors, if you want them," if rows else "right vectors"
-    block = [why] if setting.wishes.block_size is None else []
-    held = vectors_bytes(setting.matrix, setting.wishes, layout)
-    room = ""
-    if held > layout.memory.total:
-        length = layout.swept.extent
-        room = (
-            f", which holds {format_bytes(held)} of vectors of length {length} besides: the "
-            "memory above is that of the passes before it"
-        )
-    return [*block, f"{side} take one more pass{room}"]
-
-
-def vectors_bytes(matrix: Matrix, wishes: Wishes, layout: Layout) -> int:
-    """Return what the last pass of triplets holds of vectors, in this process."""
-    column = wishes.count * working_dtype(matrix.dtype).itemsize
-    stored = layout.orientation == "rows" and wishes.left_in_store
-    # The rows of the last pass, LAPACK's copy of them, its vectors, and these in C order.
-    long_ = 0 if stored else 4 * layout.swept.extent
-    return (2 * layout.iterate_length + long_) * column
+    said = [why] if setting.wishes.block_size is None else []
+    if not rows or setting.wishes.left:
+        said.append(f"the {'left' if rows else 'right'} vectors take one more pass")
+    return said
 
 
 def layout_choices(setting: Setting, layout: Layout) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import ArgumentError, format_bytes
+from bigspec.expressions import Product
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
 from bigspec.panels.layout import memory_text
@@ -35,6 +36,8 @@ class Wishes:
         Singular triplets; 0 for the norm.
     basis_in_checkpoint : bool
         Whether a checkpoint can hold the basis where memory cannot.
+    left : bool
+        Whether the left vectors of triplets are asked for.
     left_in_store : bool
         Whether the left vectors are written to a store.
     """
@@ -45,6 +48,7 @@ class Wishes:
     memory_limit: int | None = None
     count: int = 0
     basis_in_checkpoint: bool = False
+    left: bool = True
     left_in_store: bool = False
 
     @property
@@ -87,6 +91,8 @@ class Plan:
         What was chosen, and why.
     measured_bytes : int
         Bytes read to measure the first slab.
+    vectors_bytes : int
+        Memory of the vectors of k triplets and of the work that makes them, beside the passes.
     """
 
     matrix: Matrix = field(repr=False)
@@ -96,11 +102,12 @@ class Plan:
     where: str
     choices: tuple[str, ...]
     measured_bytes: int = 0
+    vectors_bytes: int = 0
 
     @property
     def bytes_per_pass(self) -> int:
-        """Decoded bytes that one pass reads."""
-        return self.matrix.nbytes * self.layout.reads_per_pass
+        """Decoded bytes that one pass reads; 0 for an operator, which has none."""
+        return _entries_nbytes(self.matrix) * self.layout.reads_per_pass
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values."""
@@ -111,6 +118,7 @@ class Plan:
             "block_size": self.block_size,
             "bytes_per_pass": self.bytes_per_pass,
             "where": self.where,
+            "vectors_bytes": self.vectors_bytes,
             "layout": self.layout.to_dict(),
             "choices": list(self.choices),
         }
@@ -120,19 +128,31 @@ class Plan:
         m, n = self.matrix.shape
         reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no slab fits)"
         size = (
-            f"{format_bytes(memory.total)} of {format_bytes(memory.limit)} a process: "
-            f"{memory_text(memory)}"
+            f"{format_bytes(memory.total + self.vectors_bytes)} of {format_bytes(memory.limit)} "
+            f"a process: {memory_text(memory)}"
         )
+        if self.vectors_bytes:
+            size += f", vectors {format_bytes(self.vectors_bytes)}"
         panels = f"{counted(layout.panels, 'panel')} of {layout.orientation}, {reads}"
+        entries, cost = f", {format_bytes(self.matrix.nbytes)}", panels
+        cost += f": {format_bytes(self.bytes_per_pass)} a pass"
+        if isinstance(self.matrix, OperatorMatrix) and not isinstance(self.matrix, Product):
+            entries, cost = "", "one product with it and one with its adjoint"
         lines = [
             self.matrix.name,
-            f"  matrix      {m} x {n} {self.matrix.dtype}, {format_bytes(self.matrix.nbytes)}",
-            f"  pass        {panels}: {format_bytes(self.bytes_per_pass)} a pass",
+            f"  matrix      {m} x {n} {self.matrix.dtype}{entries}",
+            f"  pass        {cost}",
             f"  runs on     {self.where}",
             f"  algorithm   {self.algorithm.name}, block of {self.block_size}",
             f"  memory      {size}",
         ]
         return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
+
+
+def _entries_nbytes(matrix: Matrix) -> int:
+    if isinstance(matrix, Product):
+        return _entries_nbytes(matrix.left) + _entries_nbytes(matrix.right)
+    return 0 if isinstance(matrix, OperatorMatrix) else matrix.nbytes
 
 
 def check_algorithm(algorithm: Any) -> None:
