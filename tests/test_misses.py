@@ -137,12 +137,43 @@ def test_dyads_that_cancel_one_another(apart, beside):
     assert low * (1 - 4 * error / norm) <= (norm / sigma) ** 2 <= high * (1 + 4 * error / norm)
 
 
+EYE = np.eye(6)
+AROUND = {
+    "itself": lambda d: d,
+    "below one another": lambda d: bigspec.vstack([d, d]),
+    "beside one another": lambda d: bigspec.hstack([d, d]),
+    "a range": lambda d: d[1:4],
+    "the first factor": lambda d: d @ EYE,
+    "the last factor": lambda d: bigspec.open_matrix(EYE) @ d,
+    "a factor of two": lambda d: bigspec.vstack([d, d]) @ EYE,
+}
+
+
 @pytest.mark.parametrize("scale", [2.0**-877, 2.0**-540, 1.0, 2.0**500, 2.0**850])
 @pytest.mark.parametrize("algorithm", ["gram", "lanczos", "power"])
-def test_sparse_terms_that_cancel_to_nothing_at_any_scale(scale, algorithm):
+@pytest.mark.parametrize("around", AROUND)
+def test_terms_that_cancel_to_nothing_at_any_scale(scale, algorithm, around):
     """Squares of the terms, which the margin is relative to, vanish or overflow unscaled."""
-    X = sp.csr_array(np.diag(np.full(6, 2**62 + 1)))
-    Y = sp.csr_array(np.diag(np.full(6, 2**62)))
+    if algorithm == "gram" and "factor" in around:
+        algorithm = "auto"
+    X, Y = (np.diag(np.full(6, 2**62 + more)) for more in (1, 0))
+    norm = scale * (np.sqrt(2.0) if around.endswith(("another", "two")) else 1.0)
+    for form in (sp.csr_array, np.asarray):
+        difference = scale * bigspec.open_matrix(form(X)) - scale * bigspec.open_matrix(form(Y))
+        estimate = bigspec.norm(AROUND[around](difference), algorithm=algorithm)
+        assert estimate.lower <= norm * (1 + 1e-12)
+        assert norm * (1 - 1e-12) <= estimate.upper < 2.0**40 * scale
+
+
+@pytest.mark.parametrize("scale", [2.0**-877, 2.0**500, 2.0**850])
+def test_terms_that_cancel_in_one_panel_beside_plain_ones(scale, monkeypatch):
+    """The scale of a panel of nothing but rounding is not forgotten when sums are added."""
+    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
+    X, Y = (sp.csr_array(np.diag(np.full(6, 2**62 + more))) for more in (1, 0))
     difference = scale * bigspec.open_matrix(X) - scale * bigspec.open_matrix(Y)
-    estimate = bigspec.norm(difference, algorithm=algorithm)
-    assert estimate.lower <= scale <= estimate.upper < 2.0**34 * scale
+    for small in (1e-3, 1.0, 1e3):
+        plain = bigspec.open_matrix(sp.csr_array(EYE * small))
+        for members in ([difference, plain], [plain, difference]):
+            estimate = bigspec.norm(bigspec.vstack(members), algorithm="lanczos")
+            assert estimate.lower <= np.hypot(scale, small) * (1 + 1e-12)
+            assert estimate.upper >= np.hypot(scale, small) * (1 - 1e-12)

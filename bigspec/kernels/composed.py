@@ -196,9 +196,15 @@ class Composed:
             out.fill(0)
 
     def peak(self) -> float:
-        """Return a bound of the magnitudes of the entries."""
+        """Return a bound of the magnitudes of the entries; see `SparseSum.peak`."""
         bound = sum(piece.bound * peak(piece.block) for piece in self.pieces)
+        bound = max(bound, CANCELLED * self.terms) or self.terms
         return bound + (0.0 if self.factors is None else self.factors.bound)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether rounding is relative to more than the entries."""
+        return not self.exact
 
     def magnitude(self, exponent: int = 0) -> float:
         """Bound the sum of ``(sum of the magnitudes of the terms)^2``; 0 if `exact`.
@@ -262,11 +268,14 @@ class SparseSum:
         sparse = max(peak(self.S), CANCELLED * self.terms) or self.terms
         return sparse + (0.0 if self.factors is None else self.factors.bound)
 
+    @property
+    def rounded(self) -> bool:
+        """Whether rounding is relative to more than the entries."""
+        return self.factors is not None or self.terms > 0.0
+
     def magnitude(self, exponent: int = 0) -> float:
         """Bound the sum of squares of what rounding is relative to; 0 for an exact sparse sum."""
-        if self.factors is None and not self.terms:
-            return 0.0
-        norm = self.norm(exponent)
+        norm = self.norm(exponent) if self.rounded else 0.0
         return norm * norm  # not a power: that is an error where it overflows
 
     def norm(self, exponent: int) -> float:
