@@ -131,6 +131,8 @@ def christoffel_bound(
     octaves = OCTAVES + max(0.0, np.log2(high / unit))
     points = int(octaves * POINTS_AN_OCTAVE)
     if high > useless - base > 0.0:
+        if useless - base < high * TINY:  # a gap that no bound of this size can show
+            return np.inf
         last = min(int(POINTS_AN_OCTAVE * np.log2(high / (useless - base))), points - 1)
         point = _grid(high, last - last % CHUNK)[last % CHUNK : last % CHUNK + 1]
         if base + point[0] >= useless and not _first_above(relation, q, drop, point):
