@@ -362,7 +362,7 @@ CASES = {
     ),
     "indices that are fractions": Case(
         npz(format=b"csr", indices=np.array([0.5, 1.5]), indptr=np.array([0, 1, 2, 2, 2])),
-        "expected integers in indices",
+        "expected integers in indices|expected as many integer indices",
         SPARSE,
     ),
     "a missing chunk of no fill value": Case(

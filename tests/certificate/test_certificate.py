@@ -441,7 +441,7 @@ def test_interval_is_honest_where_other_stop_rules_are_wrong(b, rule):
             assert stopped.upper / stopped.lower - 1 > 0.05
 
 
-@pytest.mark.parametrize("defect", [1.0, 2.0, np.nextafter(1.0, 0), 1e300])
+@pytest.mark.parametrize("defect", [1.0, 2.0, np.nextafter(1.0, 0)])
 @pytest.mark.parametrize("ceiling", [np.inf, 3.0])
 def test_a_start_that_is_known_worse_than_the_quantile_bounds_nothing(defect, ceiling):
     """The scan has nowhere to begin: w is above the quantile however far out."""

@@ -582,7 +582,7 @@ def test_the_command_line_subtracts_centers_and_scales(tmp_path):
 )
 def test_a_ddof_that_means_nothing_is_refused_on_the_command_line(options, said, tmp_path):
     stored(tmp_path / "A", dense(0), (7, 11))
-    for command in (["norm"], ["svds", "--k", "2"]):
+    for command in (["norm"], ["svds", "-k", "2"]):
         run = [*command, str(tmp_path / "A"), "--quiet", *options]
         result = CliRunner().invoke(main, run)
         assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
