@@ -19,6 +19,7 @@ from bigspec.errors import (
 )
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes import (
+    check_persisted,
     column_sums,
     find_executor,
     is_dask_array,
@@ -187,6 +188,7 @@ def _column_sums(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array,
     if isinstance(matrix, OperatorMatrix):
         msg = f"{matrix.name}: expected a matrix with entries to take means of, got an operator"
         raise UnsupportedTypeError(msg)
+    check_persisted(matrix)
     executor = find_executor(matrix.resident)
     return column_sums(matrix, executor, as_bytes(memory_limit) or executor.memory() // 2)
 

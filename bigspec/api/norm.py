@@ -15,7 +15,7 @@ from bigspec.api.arguments import (
     as_whole,
 )
 from bigspec.api.matrices import open_within
-from bigspec.passes import find_executor
+from bigspec.passes import check_persisted, find_executor
 from bigspec.results import Estimate
 from bigspec.results.gate import Gate
 from bigspec.run.course import Ending, conduct
@@ -62,6 +62,7 @@ def plan(
         as_count(k) if k is not None else 0,
         rtol=float(budget.rtol),
     )
+    check_persisted(matrix)
     return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
 
 
@@ -205,5 +206,6 @@ def _estimate(ending: Ending) -> Estimate:
         run_id=ending.run.get("id", ""),
         start_columns=ending.start_columns,
         missing_as=ending.missing_as,
+        vector_missing_chunks=ending.vectors.missing_chunks,
         ritz_vectors=vectors_when_asked(plan.algorithm, outcome.state, plan.block_size),
     )

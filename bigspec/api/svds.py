@@ -192,5 +192,6 @@ def _triplets(ending: Ending, u_store: str | None) -> Triplets:
         run_id=ending.run.get("id", ""),
         start_columns=ending.start_columns,
         missing_as=ending.missing_as,
+        vector_missing_chunks=ending.vectors.missing_chunks,
         iterates=iterates if plan.layout.orientation == "columns" else None,
     )

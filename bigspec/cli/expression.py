@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
+
 import bigspec
 from bigspec.cli.options import SourceFlags, ViewFlags
 from bigspec.cli.reading import Reading
@@ -19,6 +21,12 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
     Means and deviations are computed here, in a pass of its own.
     """
     minus, center, scale = view.minus, view.center, view.scale
+    if view.ddof is not None and not (center and scale == "std"):
+        msg = (
+            "--ddof needs --center --scale std: only standard deviations have a choice of "
+            "denominator (root mean squares, which --scale std takes without --center, have m)"
+        )
+        raise click.UsageError(msg)
     reading = Reading(source.rows, source.fill, source.raw, source.missing_chunks)
     if minus is None and not center and scale is None:
         return reading.source(memory_limit, source.source)
@@ -28,7 +36,8 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
         first, second = reading.matrices(memory_limit, source.source, minus)
         matrix = first - second
     if scale == "std":
-        return bigspec.standardized(matrix, center=center, memory_limit=memory_limit)
+        ddof = 1 if view.ddof is None else view.ddof
+        return bigspec.standardized(matrix, center=center, ddof=ddof, memory_limit=memory_limit)
     if center:
         matrix = bigspec.centered(matrix, memory_limit=memory_limit)
     return matrix if scale is None else bigspec.scaled(matrix, columns=_weights(scale))

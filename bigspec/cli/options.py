@@ -92,6 +92,7 @@ class ViewFlags:
     minus: str | None
     center: bool
     scale: str | None
+    ddof: int | None
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,9 @@ OPTIONS: dict[type, list[Option[Any]]] = {
         option(MATRIX, "--scale", metavar="std|FILE.npy",
                help="Divide the columns by their standard deviations (by their root mean squares "
                     "without --center), or multiply them by the weights in a file."),
+        option(MATRIX, "--ddof", type=int, metavar="N",
+               help="Standard deviations have the denominator m - N: 1 as R and pandas (the "
+                    "default), 0 as NumPy and scikit-learn. With --center --scale std."),
     ],
     AccuracyFlags: [
         option(ACCURACY, "--rtol", type=float, default=1e-3, show_default=True, metavar="F",

@@ -166,7 +166,7 @@ def series_name(flags: RunFlags) -> str:
     source, view = flags.source, flags.view
     given = {
         "--rows": source.rows, "--fill": source.fill, "--raw": source.raw, "--minus": view.minus,
-        "--center": view.center, "--scale": view.scale,
+        "--center": view.center, "--scale": view.scale, "--ddof": view.ddof,
     }  # fmt: skip
     asked = {
         name: value for name, value in given.items() if value is not None and value is not False

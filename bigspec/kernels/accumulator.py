@@ -308,12 +308,12 @@ class Accumulator:
 
     def _add_sparse_sum(self, block: SparseSum) -> None:
         """Add a slab ``X + L R^H``, X sparse, without writing it out."""
+        if self.searching:
+            self._raise_exponent(peak(block))
         if block.factors is None:
             self._add_sparse([(0, block.S)])
             self._note_magnitude([(0, block)])
             return
-        if self.searching:
-            self._raise_exponent(peak(block))
         tile = SparseTile.along_rows(block.S, transposed=self.transposed)
         L, R = (part.astype(self.work) for part in (block.factors.U, block.factors.W))
         L, R = (R, L) if self.transposed else (L, R)

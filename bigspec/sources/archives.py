@@ -26,6 +26,8 @@ SMALL_BYTES = 1 << 12
 """The format and the shape of a matrix take no more."""
 DEFLATED = 1032
 """Bytes that one byte of a deflated member can stand for, at most."""
+PLACES = {"indices", "indptr", "row", "col", "offsets"}
+"""Members that say where entries are."""
 UNNOTICED = 1 << 20
 UNREADABLE = (SyntaxError, TokenError, RecursionError)
 """What NumPy lets through besides ValueError, when it reads a header as Python."""
@@ -88,6 +90,13 @@ def check_member(
     return size
 
 
+def _check_integers(part: str, dtype: np.dtype[Any], name: str) -> None:
+    """Refuse indices that are no integers: SciPy cuts their fractions off, and says nothing."""
+    if part in PLACES and dtype.kind not in "iu":
+        msg = f"{name}: expected integers in {part}, got {dtype}; write the matrix again"
+        raise DataError(msg)
+
+
 def loading_nbytes(path: Path, name: str) -> int:
     """Return what loading SciPy's .npz holds for a moment, by the headers of its members.
 
@@ -103,7 +112,9 @@ def loading_nbytes(path: Path, name: str) -> int:
         for info in archive.infolist():
             if info.filename.endswith(".npy"):
                 with archive.open(info) as file:
-                    total += check_member(info, *member_header(file), name)
+                    extents, dtype = member_header(file)
+                total += check_member(info, extents, dtype, name)
+                _check_integers(info.filename.removesuffix(".npy"), dtype, name)
         if "format.npy" not in archive.namelist():
             return 2 * total  # SciPy says what is missing
         form = _text(small_member(archive, "format"))

@@ -87,6 +87,9 @@ def multiply(
     return Z, np.asarray(gram, V.dtype), before + exponent
 
 
+MOST_ABOVE = 200  # powers of two that errors may lie above what is left of a product
+
+
 def _entries_effect(error: float, norm: float, gram: Array, n: int, exponent: int) -> float:
     """Estimate the error of H, scaled, that errors of the entries make.
 
@@ -94,7 +97,16 @@ def _entries_effect(error: float, norm: float, gram: Array, n: int, exponent: in
     """
     error, norm = (float(np.ldexp(x, -exponent)) for x in (error, norm))
     size = UNDERESTIMATED * float(np.sqrt(max(np.trace(gram).real, 0.0) * n / len(gram)))
-    return 2 * min(norm, size) * error + error**2
+    return 2 * min(norm, size) * error + error * error
+
+
+def _scale_of(error: float, gram: Array, scale: int) -> int:
+    """Return the exponent of a first pass; where only errors are left, it is theirs.
+
+    Their squares must not leave the range of float64.
+    """
+    own = int(np.frexp(error)[1])
+    return own if error and (own > scale + MOST_ABOVE or not np.any(gram)) else scale
 
 
 def _factors(
@@ -197,9 +209,12 @@ class ChainPass(Pass):
             _, inner, _, _ = _factors(self.matrix, block, self.layout, cost)
             error, norm = entries_error(self.matrix, inner.limit, cost)
         Z, gram, scale = multiply(self.matrix, self.layout, block, images, cost)
-        # The entries' part is a bound; the defect, which is multiplied by 8, an estimate.
-        entries = _entries_effect(error, norm, gram, len(block), scale) / 8 if error else 0.0
         total = cost.partial(Z, gram, scale)
+        total = total.rescaled(_scale_of(error, gram, scale))
+        # The entries' part is a bound; the defect, which is multiplied by 8, an estimate.
+        entries = 0.0
+        if error:
+            entries = _entries_effect(error, norm, total.gram, len(block), total.exponent) / 8
         check_tokens(self.matrix, self.layout, total.tokens, tokens)
         if exponent is not None:
             total = total.rescaled(exponent)
