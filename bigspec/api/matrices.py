@@ -251,8 +251,11 @@ def open_within(
     fill: complex | None = None,
     raw: bool = False,
     missing_chunks: str = "fill",
+    multiplied: bool = False,
 ) -> Matrix:
     """Open a matrix. Whatever it loads or reads to open it must fit `limit`.
+
+    `multiplied`: it is multiplied as it is, so that its vectors must fit as well.
 
     Raises
     ------
@@ -267,4 +270,6 @@ def open_within(
             raise ArgumentError(msg)
         return open_dask_array(a)
     memory = limit or find_executor(True).memory() // 2
-    return open_source(a, memory, rows, fill, raw, missing_chunks)
+    # A store is multiplied by a cluster, if there is one, and a file here.
+    most = limit or max(memory, find_executor(False).memory() // 2) if multiplied else None
+    return open_source(a, memory, rows, fill, raw, missing_chunks, most)

@@ -51,15 +51,16 @@ def plan(
     MemoryLimitError
         The run cannot fit; the message has the numbers.
     """
-    as_budget(rtol)
+    budget = as_budget(rtol)
     as_probability(failure_probability)
-    matrix = open_within(a, as_bytes(memory_limit))
+    matrix = open_within(a, as_bytes(memory_limit), multiplied=True)
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
         0,
         as_bytes(memory_limit),
         as_count(k) if k is not None else 0,
+        rtol=float(budget.rtol),
     )
     check_persisted(matrix)
     return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
@@ -161,8 +162,9 @@ def norm(
         as_whole("block_size", block_size),
         0 if loaded is None else loaded.columns,
         as_bytes(memory_limit),
+        rtol=float(budget.rtol),
     )
-    matrix = open_within(a, wishes.memory_limit)
+    matrix = open_within(a, wishes.memory_limit, multiplied=True)
     observer = make_observer(progress)
     options = RunOptions(
         wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began

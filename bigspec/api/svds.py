@@ -140,7 +140,7 @@ def svds(
         left_in_store=u_store is not None,
     )
     with owned_target(u_store) as target:
-        matrix = open_within(a, wishes.memory_limit)
+        matrix = open_within(a, wishes.memory_limit, multiplied=True)
         observer = make_observer(progress)
         options = RunOptions(
             wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began

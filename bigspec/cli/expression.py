@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from bigspec.api.matrices import centered, scaled, standardized
+import bigspec
 from bigspec.cli.options import SourceFlags, ViewFlags
 from bigspec.cli.reading import Reading
 from bigspec.errors import SourceError
@@ -38,13 +37,15 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
         matrix = first - second
     if scale == "std":
         ddof = 1 if view.ddof is None else view.ddof
-        return standardized(matrix, center=center, ddof=ddof, memory_limit=memory_limit)
+        return bigspec.standardized(matrix, center=center, ddof=ddof, memory_limit=memory_limit)
     if center:
-        matrix = centered(matrix, memory_limit=memory_limit)
-    return matrix if scale is None else scaled(matrix, columns=_weights(scale))
+        matrix = bigspec.centered(matrix, memory_limit=memory_limit)
+    return matrix if scale is None else bigspec.scaled(matrix, columns=_weights(scale))
 
 
 def _weights(path: str) -> Any:
+    import numpy as np  # here: `bigspec --help` does without
+
     try:
         return np.load(Path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -193,7 +193,8 @@ class Accumulator:
             if len(tiles) > 1:  # the tile buffer is used again, so parts are copied
                 parts = [self._load(*tile)[1].copy() for tile in tiles]
             X = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-            self.Z += X.conj().T @ X
+            product = self.buffers.take("kernel.product", self.Z.shape, self.work)
+            self.Z += np.matmul(X.conj().T, X, out=product)
             self._note(0, X, row_sums)
         elif len(tiles) == 1:
             offset, X = self._load(*tiles[0])

@@ -119,7 +119,7 @@ def conduct(
             plan, progress, W = prepare(found, matrix, executor, options)
             observer.identified(progress.run.get("id", ""))
             layout = plan.layout.to_dict() | {"where": plan.where}
-            passes = passes_over(matrix, plan.layout, executor, plan.block_size)
+            passes = passes_over(matrix, plan.layout, executor, plan.block_size, plan.first_slab)
             last.check(passes)
             observer.run_started(matrix.name, layout)
             algorithm = plan.algorithm

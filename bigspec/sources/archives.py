@@ -19,6 +19,7 @@ __all__ = [
     "loading_nbytes",
     "member_header",
     "small_member",
+    "stored_shape",
 ]
 
 SMALL_BYTES = 1 << 12
@@ -121,6 +122,15 @@ def loading_nbytes(path: Path, name: str) -> int:
     # Everything but CSR and CSC is made CSR, with a pointer for each row.
     rows = int(shape[0]) if form not in ("csr", "csc") and shape.size else 0
     return 2 * total + 8 * max(rows, 0)
+
+
+def stored_shape(path: Path) -> tuple[int, int]:
+    """Return the shape in SciPy's .npz; (0, 0) where it says none that a matrix can have."""
+    with zipfile.ZipFile(path) as archive:
+        if "shape.npy" not in archive.namelist():
+            return 0, 0
+        shape = small_member(archive, "shape").reshape(-1).tolist()
+    return (int(shape[0]), int(shape[1])) if len(shape) == 2 else (0, 0)
 
 
 def small_member(archive: zipfile.ZipFile, member: str) -> np.ndarray[Any, Any]:

@@ -268,7 +268,7 @@ class Full(History):
     ("limits", "status"), [((), 74), (("--max-norm", "0.1"), 3)], ids=["answered", "failed gate"]
 )
 def test_a_full_disk_loses_no_answer(matrix, file, tmp_path, monkeypatch, limits, status):
-    monkeypatch.setattr("bigspec.cli.recording.History", Full)
+    monkeypatch.setattr("bigspec.History", Full)
     result = norm(matrix, file, "--json", tmp_path / "a.json", *limits)
     assert result.exit_code == status
     assert result.stdout.startswith("sigma_1 in")

@@ -25,6 +25,7 @@ from bigspec.kernels import working_dtype
 from bigspec.kernels.composed import times_power
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.forward import ForwardContext
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
@@ -252,11 +253,20 @@ class ChainPass(Pass):
         return replace(made, cost=cost.spent(made.cost.seconds))
 
 
-def passes_over(matrix: Matrix, layout: Layout, executor: Executor, columns: int) -> Pass:
-    """Return the passes over a matrix, chains included, with blocks of so many random columns."""
+def passes_over(
+    matrix: Matrix,
+    layout: Layout,
+    executor: Executor,
+    columns: int,
+    first: FirstSlab | None = None,
+) -> Pass:
+    """Return the passes over a matrix, chains included, with blocks of so many random columns.
+
+    `first` is what was read to plan them.
+    """
     if isinstance(matrix, Product):
         return ChainPass(matrix, layout, executor)
-    return Pass(matrix, layout, nearest(matrix, executor, columns))
+    return Pass(matrix, layout, nearest(matrix, executor, columns), first)
 
 
 def where(matrix: Matrix, executor: Executor, columns: int) -> str:
