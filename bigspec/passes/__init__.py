@@ -15,6 +15,8 @@ from bigspec.passes.contract import (
 )
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executor import Executor
+from bigspec.passes.inline import InlineExecutor
+from bigspec.passes.mapping import Job, map_jobs
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.performance import Recording, recorded
 from bigspec.passes.products.images import Carried
@@ -31,6 +33,8 @@ __all__ = [
     "FirstRounds",
     "Forward",
     "Hooks",
+    "InlineExecutor",
+    "Job",
     "Measurement",
     "Pass",
     "PassCost",
@@ -40,6 +44,7 @@ __all__ = [
     "connect",
     "find_executor",
     "is_dask_array",
+    "map_jobs",
     "measure",
     "one_blas_thread",
     "open_dask_array",
