@@ -26,7 +26,7 @@ from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, var
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["HDF5Matrix", "HDF5Vector", "is_hdf5", "open_hdf5"]
+__all__ = ["DatasetHandle", "HDF5Matrix", "HDF5Vector", "is_hdf5", "open_file_hdf5", "open_hdf5"]
 
 SMALL_STEP = 64  # rows that a contiguous dataset is cut by
 
@@ -67,7 +67,7 @@ class DatasetHandle:
         """Return the dataset; the first call in a process looks whether all of it is there."""
         with self._lock:
             if self._dataset is None:
-                dataset = _file(self.path, self.path)[self.inside]
+                dataset = open_file_hdf5(self.path, self.path)[self.inside]
                 self.parts = parts_of(dataset, self.path)
                 self._dataset = dataset
             return self._dataset
@@ -93,7 +93,14 @@ class DatasetHandle:
         return ""
 
 
-def _file(path: str, name: str) -> h5py.File:
+def open_file_hdf5(path: str, name: str) -> h5py.File:
+    """Open a file for reading.
+
+    Raises
+    ------
+    SourceError, MissingSourceError
+        h5py is not here, or the file is not, or is another one.
+    """
     try:
         import h5py
     except ImportError as error:
@@ -231,7 +238,7 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
         `rows` are not dimensions of it, `fill` is not of its type.
     DataError, UnsupportedTypeError, ChunkError
     """
-    file = _file(str(path), name)
+    file = open_file_hdf5(str(path), name)
     try:
         with final_failures(name, inside or "its root"):
             inside = inside or ("" if "binsparse" in file.attrs else _only(file))
