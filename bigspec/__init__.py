@@ -23,6 +23,7 @@ from bigspec.conversion import Conversion, convert
 from bigspec.errors import BigspecError
 from bigspec.history import History
 from bigspec.matrices import Matrix
+from bigspec.networks.scan import scan
 from bigspec.results import Estimate, PassRecord
 from bigspec.results.gate import Gate
 from bigspec.results.triplets import Triplets
@@ -49,6 +50,7 @@ __all__ = [
     "open_matrix",
     "plan",
     "scaled",
+    "scan",
     "show",
     "standardized",
     "svds",

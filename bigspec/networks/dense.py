@@ -82,7 +82,8 @@ class Stored(Entries):
     @property
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         """As stored."""
-        return self.array.dtype
+        stored: np.dtype[Any] = self.array.dtype
+        return stored
 
     def fill(self, place: tuple[slice, slice], out: Array) -> None:
         """Convert a rectangle."""

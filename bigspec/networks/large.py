@@ -10,7 +10,7 @@ import numpy as np
 
 from bigspec.api.norm import norm
 from bigspec.errors import DataError, MemoryLimitError, SourceError, format_bytes
-from bigspec.networks.dense import Looked, Stored, look
+from bigspec.networks.dense import Difference, Looked, Stored, look
 from bigspec.networks.forms import Part, packed
 from bigspec.networks.norms import Asked, Norm
 from bigspec.networks.row import Row
@@ -59,12 +59,10 @@ def _row(request: Request, asked: Asked, deadline: float | None) -> Row:
     matrices = [open_source(array) for array in arrays]
     answers = [_norm(matrix, request, asked, deadline) for matrix in matrices[-1:]]
     if len(matrices) == 1:
-        return filled(blank(entry), looks[0], _told(answers[0], asked), asked)
-    from bigspec.networks.dense import Difference
-
+        return filled(blank(entry), looks[0], _told(answers[0]), asked)
     told = _norm(matrices[0] - matrices[1], request, asked, deadline)
     looked: Looked = look(Difference(arrays[0], arrays[1]), gram=False)
-    row = filled(blank(entry), looked, _told(told, asked), asked)
+    row = filled(blank(entry), looked, _told(told), asked)
     return replace(row, other_lower=answers[0].lower, other_upper=answers[0].upper)
 
 
@@ -85,7 +83,7 @@ def _norm(matrix: Any, request: Request, asked: Asked, deadline: float | None) -
     return answer
 
 
-def _told(answer: Estimate, asked: Asked) -> Norm:
+def _told(answer: Estimate) -> Norm:
     inside = Interval(
         answer.lower,
         answer.upper,

@@ -1,4 +1,4 @@
-"""What a scan will do, from headers alone: its rows, their tasks, their share of the probability."""
+"""What a scan will do, from headers alone: its rows, its tasks, the share of each."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ a reason in the place of a number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ __all__ = ["entries_of"]
 MATRIX, PART = "matrix", "part of a fused matrix"
 KERNEL, FLAT = "conv kernel, flattened", "tensor, flattened"
 EXPERT, VECTOR, INTEGERS = "expert", "vector", "integers"
+EXPERTS = re.compile(r"experts?(?=$|[._/])|_exps(?=$|[._/])", re.IGNORECASE)  # GGUF says exps
 
 
 def entries_of(model: Model, splits: Sequence[Split] = ()) -> list[Entry]:
@@ -68,7 +70,7 @@ def _roles(
         return [_listed(name, tensor, VECTOR)]
     if len(tensor.shape) == 2:
         return _matrices(name, tensor, shapes, splits)
-    if len(tensor.shape) == 3 and "expert" in name.lower():
+    if len(tensor.shape) == 3 and EXPERTS.search(name):
         return _experts(name, tensor)
     if len(lengths) <= 1:
         return [_listed(name, tensor, VECTOR)]

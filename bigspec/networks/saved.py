@@ -136,7 +136,8 @@ def saver_of(checkpoint: Any, run: dict[str, Any], observer: Observer) -> Iterat
     CheckpointError, CheckpointInUseError
     """
     options = as_checkpoint(checkpoint)
-    fresh: dict[str, Any] = {"id": uuid.uuid4().hex, "begun": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
+    begun = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    fresh: dict[str, Any] = {"id": uuid.uuid4().hex, "begun": begun}
     if run["entropy"] is None:
         fresh["entropy"] = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     if options is None:
