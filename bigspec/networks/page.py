@@ -86,7 +86,7 @@ def _head(scan: Scan, title: str, rows: Sequence[Row]) -> str:
         lines.append(f'<p class="status open">NaN or Inf in {names}</p>')
     if scan.missing:
         count = counted(len(scan.missing), "row")
-        lines.append(f'<p class="status open">{count} not reached in time</p>')
+        lines.append(f'<p class="status open">{count} not reached</p>')
     norms = counted(len(known), "norm")
     head = f'<h1>{escape(title)}</h1><p class="interval">{norms}</p>'
     return f"<header>{head}{''.join(lines)}</header>"

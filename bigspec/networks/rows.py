@@ -80,7 +80,7 @@ class Scan(Mapping[str, Row]):
         Entropy of all start blocks; None until the scan has begun.
     run_id : str
     stopped_by : str
-        Empty, or ``"time"``.
+        Empty, ``"time"`` or ``"interrupted"``.
     seconds : float
     checkpoint : str or None
     """
@@ -163,7 +163,8 @@ class Scan(Mapping[str, Row]):
         BigspecError
             See `scan`.
         KeyboardInterrupt
-            With a checkpoint, its ``saved`` says where the finished rows are.
+            With a checkpoint, its ``saved`` says where the finished rows are; without one, its
+            ``estimate`` is this scan with the rows that are done.
         """
         began, self._begun = time.monotonic(), True
         observer = self._options.observer
@@ -180,6 +181,13 @@ class Scan(Mapping[str, Row]):
                     self._take(saver.rows)
                 saver.finish(complete=not self.stopped_by)
                 self.checkpoint = saver.where
+        except KeyboardInterrupt as error:
+            if self._rows and not hasattr(error, "saved"):
+                self.stopped_by = "interrupted"
+                error.estimate = self  # type: ignore[attr-defined]
+            else:
+                self._begun = False
+            raise
         except BaseException:
             self._begun = False
             raise
@@ -312,7 +320,7 @@ class Scan(Mapping[str, Row]):
         return page(self)
 
 
-UNREACHED = "not reached: the time limit came first"
+UNREACHED = "not reached: the scan ended first"
 
 
 class _Progress:

@@ -100,7 +100,7 @@ def _sentences(scan: Scan) -> list[str]:
             where = scan.model if word == "model" else scan.other
             said.append(f"  only in {where}: {', '.join(map(shown, names))}")
     if scan.missing:
-        said.append(f"  not reached in time: {len(scan.missing)} rows")
+        said.append(f"  not reached: {len(scan.missing)} rows")
     if scan.ruling is not None:
         said.append(f"  gate: {scan.ruling.outcome}: {scan.ruling.reason}")
     return said
