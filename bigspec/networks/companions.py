@@ -68,7 +68,8 @@ def _scaled(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found:
 def _block(shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[int, int] | None:
     """Return the rows and columns that share a scale; None if the shapes do not say.
 
-    Blocks of 128 x 128 may be cut off at the ends; others must divide the weight.
+    Blocks of 128 x 128 may be cut off at the ends. Others are squares, or parts of a row, that
+    divide the weight.
     """
     m, n = shape
     product = 1
@@ -84,9 +85,10 @@ def _block(shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[int, int] | 
         return None
     if scale == (-(-m // BLOCK), -(-n // BLOCK)):
         return BLOCK, BLOCK
-    if m % scale[0] == 0 and n % scale[1] == 0:
-        return m // scale[0], n // scale[1]
-    return None
+    if m % scale[0] or n % scale[1]:
+        return None
+    block = m // scale[0], n // scale[1]
+    return block if block[0] in (1, block[1]) else None
 
 
 def _spectral(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found:

@@ -116,7 +116,7 @@ def _split(name: str, counts: int | str | Sequence[int]) -> Split:
 
 QKV = re.compile(
     r"(?:^|[._/])(?:qkv|Wqkv|in_proj_weight|c_attn|to_qkv|attn_qkv|self_attn[._/]qkv_proj)"
-    r"(?=$|[._/])"
+    r"(?=$|[./])"
 )
 """Query, key and value as equal thirds. Not `query_key_value` nor a bare `qkv_proj`: some models
 interleave them head by head or rank by rank, and no header says so."""

@@ -72,9 +72,10 @@ def _roles(
         return _matrices(name, tensor, shapes, splits)
     if len(tensor.shape) == 3 and EXPERTS.search(name):
         return _experts(name, tensor)
-    if len(lengths) <= 1:
+    named = "conv" in name.lower()
+    if len(lengths) <= 1 and not named:
         return [_listed(name, tensor, VECTOR)]
-    kernel = "conv" in name.lower() or len(tensor.shape) in (4, 5)
+    kernel = named or len(tensor.shape) in (4, 5)
     if len(tensor.shape) == 3 and tensor.shape[0] == 1 and not kernel:
         return [_matrix(name, tensor, MATRIX, (tensor.shape[1], tensor.shape[2]))]
     rows = tensor.shape[0]

@@ -142,7 +142,8 @@ class Row:
             return Range(*ends)
         low = self.lower / self.other_upper
         high = self.upper / self.other_lower if self.other_lower else math.inf
-        return Range(math.nextafter(low, 0.0), math.nextafter(high, math.inf))
+        # 0 is exact: the difference of equal tensors.
+        return Range(math.nextafter(low, 0.0), math.nextafter(high, math.inf) if high else 0.0)
 
     @property
     def spectral_ratio(self) -> Range | None:
