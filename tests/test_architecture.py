@@ -125,6 +125,38 @@ def test_kernels_and_certificate_know_only_numpy_and_scipy():
             assert used & {"numpy", "scipy", "zarr"} <= standard, path
 
 
+def test_passes_take_only_iterates_of_the_algorithms():
+    taken = [
+        f"{module}.{name}"
+        for path, room in MODULES.items()
+        if room == "passes"
+        for module, names_ in imports(path)
+        if module.startswith("bigspec.algorithms")
+        for name in names_
+    ]
+    assert set(taken) == {"bigspec.algorithms.iterates"}
+
+
+def test_only_iterates_computes_with_blocks():
+    """The products and factorisations left in `run` and `passes` are of small matrices."""
+    factors = {"qr", "svd", "norm", "eigh", "solve"}
+    small = {"images.py": 2, "single.py": 2}  # pinv(R) (Q^H V), norms of Gram matrices, R of R
+    found = {}
+    for path, room in MODULES.items():
+        if room not in {"run", "passes", "api"}:
+            continue
+        tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        count = sum(
+            (isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult))
+            or (isinstance(node, ast.Attribute) and node.attr in factors
+                and ast.unparse(node.value) == "np.linalg")
+            for node in tree
+        )  # fmt: skip
+        if count:
+            found[path.name] = count
+    assert found == small | {"vectors.py": 1}  # the triangular factor of Y
+
+
 def test_algorithms_do_not_import_one_another():
     shared = {"contract", "registry", "recurrence", "rounding", "start", "iterates"}
     for path, room in MODULES.items():

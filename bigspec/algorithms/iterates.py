@@ -24,16 +24,24 @@ __all__ = [
     "combine",
     "difference",
     "draw_block",
+    "finite",
     "frobenius",
+    "gram_norm",
     "inner",
     "normalized",
     "orthogonalize",
     "orthonormal",
+    "parts",
+    "phases",
     "positive_ratio",
+    "qr",
     "rank_revealing_qr",
     "scaled_columns",
     "spectral_norm",
     "subtract",
+    "svd",
+    "times_columns",
+    "whole",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -116,6 +124,18 @@ def orthonormal(W: Array) -> Array:
     return np.linalg.qr(W)[0]
 
 
+def qr(W: Array) -> tuple[Array, Array]:
+    """Factor ``W = Q R`` with orthonormal Q (n x b) and triangular R (b x b)."""
+    Q, R = np.linalg.qr(W)
+    return Q, R
+
+
+def svd(W: Array) -> tuple[Array, Array, Array]:
+    """Factor ``W = P diag(s) X^H`` with P (n x b) and the small ``X^H`` (b x b)."""
+    P, s, Xh = np.linalg.svd(W, full_matrices=False)
+    return P, s, Xh
+
+
 def inner(V: Array, W: Array) -> Array:
     """Return the small matrix ``V^H W``."""
     return np.asarray(V.conj().T @ W)
@@ -183,6 +203,43 @@ def scaled_columns(W: Array, dtype: Any) -> Array:
     peaks = np.maximum(np.abs(W.real), np.abs(W.imag)).max(axis=0)  # norms may overflow
     W = W[:, peaks > 0] / peaks[peaks > 0]
     return np.asarray(W * (np.sqrt(len(W)) / np.linalg.norm(W, axis=0)))
+
+
+def times_columns(W: Array, factors: Array) -> Array:
+    """Multiply each column by its factor."""
+    return np.asarray(W * factors)
+
+
+def phases(W: Array) -> Array:
+    """Return factors that make the entry of largest magnitude of each column positive."""
+    largest = W[np.argmax(np.abs(W), axis=0), np.arange(W.shape[1])]
+    size = np.abs(largest)
+    return np.asarray(np.where(size > 0, largest.conj() / np.where(size > 0, size, 1.0), 1.0))
+
+
+def parts(W: Array) -> Array:
+    """Put the real and the imaginary parts of a complex block beside one another."""
+    return np.concatenate([W.real, W.imag], axis=1)
+
+
+def whole(parts: Array) -> Array:
+    """Return the complex block of real and imaginary `parts`."""
+    b = parts.shape[1] // 2
+    return np.asarray(parts[:, :b] + 1j * parts[:, b:])
+
+
+def finite(W: Array) -> bool:
+    """Tell whether every entry is finite."""
+    return bool(np.isfinite(W).all())
+
+
+def gram_norm(W: Array) -> float:
+    """Return the 2-norm of a block through its Gram matrix; infinity where that overflows."""
+    if not W.size:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = W.conj().T @ W
+    return float(np.sqrt(np.linalg.norm(gram, 2))) if np.isfinite(gram).all() else np.inf
 
 
 def frobenius(W: Array) -> float:

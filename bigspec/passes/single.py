@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.certificate import Facts
 from bigspec.errors import AdjointError, MatrixChangedError
 from bigspec.kernels import working_dtype
@@ -244,8 +245,7 @@ def pass_result(total: Partial, V: Array | None, cost: PassCost) -> PassResult:
     """Turn the sum of all rounds into a result; `cost` brings the seconds and the panels."""
     defect = 0.0
     if V is not None:
-        difference = V.conj().T @ total.Z - total.gram
-        defect = float(np.linalg.norm(difference, 2))
+        defect = iterates.spectral_norm(iterates.inner(V, total.Z) - total.gram)
     facts = None
     if (raw := total.facts) is not None:
         columns = float(raw.column_sums.max())

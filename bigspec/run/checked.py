@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.algorithms import REGISTRY, GramState, LanczosState, PowerState, StoredBlock
+from bigspec.algorithms import (
+    REGISTRY,
+    GramState,
+    LanczosState,
+    PowerState,
+    StoredBlock,
+    iterates,
+)
 from bigspec.errors import CheckpointError
 from bigspec.run.known import Known
 from bigspec.run.state import RunState
@@ -268,7 +275,7 @@ def _is(X: Array, rows: int | None, columns: int | None) -> bool:
         and X.dtype in (np.float64, np.complex128)
         and rows in (None, X.shape[0])
         and columns in (None, X.shape[1])
-        and bool(np.isfinite(X).all())
+        and iterates.finite(X)
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import ArgumentError, format_bytes
+from bigspec.expressions import Product
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
 from bigspec.panels.layout import memory_text
@@ -99,8 +100,8 @@ class Plan:
 
     @property
     def bytes_per_pass(self) -> int:
-        """Decoded bytes that one pass reads."""
-        return self.matrix.nbytes * self.layout.reads_per_pass
+        """Decoded bytes that one pass reads; 0 for an operator, which has none."""
+        return _entries_nbytes(self.matrix) * self.layout.reads_per_pass
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values."""
@@ -124,15 +125,25 @@ class Plan:
             f"{memory_text(memory)}"
         )
         panels = f"{counted(layout.panels, 'panel')} of {layout.orientation}, {reads}"
+        entries, cost = f", {format_bytes(self.matrix.nbytes)}", panels
+        cost += f": {format_bytes(self.bytes_per_pass)} a pass"
+        if isinstance(self.matrix, OperatorMatrix) and not isinstance(self.matrix, Product):
+            entries, cost = "", "one product with it and one with its adjoint"
         lines = [
             self.matrix.name,
-            f"  matrix      {m} x {n} {self.matrix.dtype}, {format_bytes(self.matrix.nbytes)}",
-            f"  pass        {panels}: {format_bytes(self.bytes_per_pass)} a pass",
+            f"  matrix      {m} x {n} {self.matrix.dtype}{entries}",
+            f"  pass        {cost}",
             f"  runs on     {self.where}",
             f"  algorithm   {self.algorithm.name}, block of {self.block_size}",
             f"  memory      {size}",
         ]
         return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
+
+
+def _entries_nbytes(matrix: Matrix) -> int:
+    if isinstance(matrix, Product):
+        return _entries_nbytes(matrix.left) + _entries_nbytes(matrix.right)
+    return 0 if isinstance(matrix, OperatorMatrix) else matrix.nbytes
 
 
 def check_algorithm(algorithm: Any) -> None:

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 import zarr
 
-from bigspec.algorithms import REGISTRY, Algorithm
+from bigspec.algorithms import REGISTRY, Algorithm, iterates
 from bigspec.checkpoint import load_latest
 from bigspec.errors import ArgumentError, MissingSourceError
 from bigspec.kernels.entries import plain_array
@@ -126,7 +126,7 @@ def load_start(start: Any) -> Start | None:
                 start = _in_group(node, text)
     W = plain_array(start, "start")
     W = W[:, None] if W.ndim == 1 else W
-    if W.ndim != 2 or W.dtype.kind not in "biufc" or not np.isfinite(W).all():
+    if W.ndim != 2 or W.dtype.kind not in "biufc" or not iterates.finite(W):
         msg = f"start: expected finite numbers of shape (n, s), got {W.dtype} of shape {W.shape}"
         raise ArgumentError(msg)
     return Start(W, W)

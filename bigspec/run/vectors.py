@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import ArgumentError
 from bigspec.kernels import working_dtype
@@ -85,9 +86,7 @@ class OneVector:
         with suppress(DeadlinePassed):
             done = _last_pass(passes, vector[:, None], outcome, observer)
             assert done.Y is not None
-            return Vectors(
-                done.Y[:, 0] / np.linalg.norm(done.Y), vector, s, 1, done.cost.bytes_read
-            )
+            return Vectors(iterates.normalized(done.Y[:, 0]), vector, s, 1, done.cost.bytes_read)
         return Vectors(None, vector, s)
 
     def _wanted(self, passes: Pass) -> bool:
@@ -141,16 +140,17 @@ class KVectors:
                 if self.u_store is not None and rows:
                     return self._stored(passes, V, outcome, observer)
                 return self._in_memory(passes, V, outcome, observer)
-        return Vectors(V * _phases(V) if rows else None, None, lower)
+        V = iterates.times_columns(V, iterates.phases(V))
+        return Vectors(V if rows else None, None, lower)
 
     def _in_memory(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
         done = _last_pass(passes, V, outcome, observer)
         assert done.Y is not None
-        P, s, Wh = np.linalg.svd(done.Y, full_matrices=False)
-        others = V @ Wh.conj().T
+        P, s, Wh = iterates.svd(done.Y)
+        others = iterates.apply(V, Wh.conj().T)
         u, v = (P, others) if passes.layout.orientation == "rows" else (others, P)
-        phases = _phases(v)
-        u, v = u * phases, v * phases
+        phases = iterates.phases(v)
+        u, v = iterates.times_columns(u, phases), iterates.times_columns(v, phases)
         if self.u_store is not None:
             u = self._written(u)
         return Vectors(v, u if self.left else None, _inside(s, outcome), 1, done.cost.bytes_read)
@@ -165,14 +165,16 @@ class KVectors:
         done = _last_pass(passes, V, outcome, observer, target)
         _, s, Wh = np.linalg.svd(done.R)
         W = Wh.conj().T
-        v = V @ W
-        phases = _phases(v)
+        v = iterates.apply(V, W)
+        phases = iterates.phases(v)
         least = 2 * UNIT_ROUNDOFF * np.sqrt(m) * s[0]
         inverse = np.divide(1.0, s, out=np.zeros_like(s), where=s > least)
         self.u_store.check()
         passes.multiply_target(target, W * (inverse * phases), done)
         u = self.u_store.complete(target)
-        return Vectors(v * phases, u, _inside(s, outcome), 1, done.cost.bytes_read)
+        return Vectors(
+            iterates.times_columns(v, phases), u, _inside(s, outcome), 1, done.cost.bytes_read
+        )
 
     def _written(self, u: Array) -> Any:
         assert self.u_store is not None
@@ -195,13 +197,6 @@ def _last_pass(
         tokens=outcome.tokens,
         hooks=Hooks(observer.panels_done, deadline=outcome.deadline),
     )
-
-
-def _phases(v: Array) -> Array:
-    """Return factors that make the entry of largest magnitude of each column positive."""
-    largest = v[np.argmax(np.abs(v), axis=0), np.arange(v.shape[1])]
-    size = np.abs(largest)
-    return np.asarray(np.where(size > 0, largest.conj() / np.where(size > 0, size, 1.0), 1.0))
 
 
 def _inside(s: Array, outcome: Outcome) -> Array:

@@ -7,7 +7,8 @@ is where every claim meets the size of the file.
 from __future__ import annotations
 
 import mmap
-import threading
+import os
+import stat
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,9 @@ class Content(ABC):
         """
         if start < 0 or length < 0 or start + length > self.size:
             msg = (
-                f"{self.name}: expected {what} at bytes {start} to {start + length}, got a file "
-                f"of {self.size} bytes; it was cut short, or its header is wrong: bring it again"
+                f"{self.name}: expected {what} at bytes {_told(start)} to "
+                f"{_told(start + length)}, got a file of {self.size} bytes; it was "
+                "cut short, or its header is wrong: bring it again"
             )
             raise SourceError(msg)
         if not length:
@@ -91,7 +93,9 @@ class Content(ABC):
 
 
 class LocalContent(Content):
-    """A file on a disk, mapped when it is first read.
+    """A file on a disk; each range is mapped, and unmapped when nothing uses it any more.
+
+    So a network of thousands of files needs few open ones, and what was read goes out of memory.
 
     Parameters
     ----------
@@ -114,15 +118,10 @@ class LocalContent(Content):
             raise MissingSourceError(msg) from error
         except OSError as error:
             raise open_failure(error, self.name) from error
-        if not path.is_file():
+        if not stat.S_ISREG(status.st_mode):
             msg = f"{self.name}: expected a file, got another kind of thing"
             raise SourceError(msg)
-        self.size, self.evidence = status.st_size, f"{status.st_size} {status.st_mtime_ns}"
-        self._lock = threading.Lock()
-        self._mapped: mmap.mmap | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_again, (self.path, self.name, self.evidence))
+        self.size, self.evidence = status.st_size, _evidence(status)
 
     def beside(self, name: str) -> LocalContent:
         """Open a file by its name in the same folder, or below it."""
@@ -130,36 +129,29 @@ class LocalContent(Content):
         return LocalContent(self.path.parent / name, f"{before}{slash}{name}")
 
     def _range(self, start: int, length: int, what: str) -> Bytes:
-        mapped = self._map()
-        if mapped.size() < self.size:  # a page that is gone would end the process
-            raise self._changed()
-        return np.frombuffer(mapped, np.uint8, length, start)
-
-    def _map(self) -> mmap.mmap:
-        with self._lock:
-            if self._mapped is None:
-                try:
-                    with self.path.open("rb") as file:
-                        if file.seek(0, 2) != self.size:
-                            raise self._changed()
-                        self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                except OSError as error:
-                    raise open_failure(error, self.name) from error
-            return self._mapped
-
-    def _changed(self) -> SourceError:
-        return SourceError(
-            f"{self.name}: its size changed since it was opened ({self.size} bytes then); run "
-            "again when nothing writes to it"
-        )
+        try:
+            with self.path.open("rb") as file:
+                # A mapped page that is gone would end the process.
+                if _evidence(os.fstat(file.fileno())) != self.evidence:
+                    msg = (
+                        f"{self.name}: it was written again since it was opened; run again when "
+                        "nothing writes to it"
+                    )
+                    raise SourceError(msg)
+                if length <= BLOCK:
+                    file.seek(start)
+                    return np.frombuffer(file.read(length), np.uint8, length)
+                before = start % mmap.ALLOCATIONGRANULARITY
+                mapped = mmap.mmap(
+                    file.fileno(), before + length, access=mmap.ACCESS_READ, offset=start - before
+                )
+        except OSError as error:
+            raise open_failure(error, self.name) from error
+        return np.frombuffer(mapped, np.uint8, length, before)
 
 
-def _again(path: Path, name: str, evidence: str) -> LocalContent:
-    content = LocalContent(path, name)
-    if content.evidence != evidence:
-        msg = f"{name}: it was written again since it was opened; run again"
-        raise SourceError(msg)
-    return content
+def _evidence(status: os.stat_result) -> str:
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class RemoteContent(Content):
@@ -251,6 +243,11 @@ def file_in(location: Location, name: str) -> RemoteContent:
     assert isinstance(store, FsspecStore)
     within = f"{store.path.rstrip('/')}/{name}"
     return RemoteContent(store, within, f"{location.name.rstrip('/')}/{name}")
+
+
+def _told(place: int) -> str:
+    """Write a number; one of thousands of digits Python refuses to write."""
+    return str(place) if place.bit_length() < 256 else f"2^{place.bit_length()}"
 
 
 def _asked(call: Any, name: str) -> Any:

@@ -35,7 +35,7 @@ from bigspec.sources.checks import check_dtype, half_of_memory
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.hdf5 import DatasetHandle, open_file_hdf5
 from bigspec.sources.hdf5_parts import final_failures, parts_of
-from bigspec.sources.locations import Location, open_failure, read_metadata
+from bigspec.sources.locations import Location, open_failure, open_node, read_metadata
 from bigspec.sources.missing import Missing, as_policy
 from bigspec.sources.packing import RAW, Packing, packing_of
 from bigspec.sources.variable import Wanted
@@ -50,6 +50,14 @@ DEEPEST = 32
 """Groups inside groups: deeper ones are a circle of links."""
 MOST_NODES = 100_000
 SMALL = 1 << 20
+SAMPLES = 5
+
+
+@dataclass
+class Tally:
+    """Chunks that a read did not find in the store, and took for its fill value."""
+
+    missing_chunks: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class Node(ABC):
         Why it holds no numbers.
     brain : bool
         Whether it holds bfloat16 in bytes that its store has no name for.
+    tally : Tally
+        What the last read of it found.
     """
 
     path: str
@@ -86,6 +96,7 @@ class Node(ABC):
     same: str | None
     refusal: str | None
     brain: bool
+    tally: Tally = field(repr=False, compare=False)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -117,7 +128,9 @@ class Node(ABC):
                 f"({format_bytes(half_of_memory())}), got one of {format_bytes(needed)}"
             )
             raise MemoryLimitError(msg)
-        raw = np.asarray(self._raw())
+        buffers = Buffers()  # fresh ones: nothing else takes this memory
+        raw = np.asarray(self._raw(buffers))
+        self.tally.missing_chunks = buffers.missing_chunks
         values, missing = self.packing.unpack(raw, self.dtype)
         if missing is not None:
             where = [int(k) for k in np.unravel_index(int(np.argmax(missing)), missing.shape)]
@@ -126,14 +139,18 @@ class Node(ABC):
         return values.reshape(self.shape)
 
     def token(self) -> str:
-        """Digest the values of a small array, and of a large one what its store says of it."""
+        """Digest all values of a small array; of a large one some, and what its store says."""
         found = hashlib.sha256(self.evidence.encode())
-        if self.nbytes <= SMALL:
-            found.update(np.ascontiguousarray(self.read()).tobytes())
+        for part in [self.read()] if self.nbytes <= SMALL else self._sample():
+            found.update(np.ascontiguousarray(part).tobytes())
         return found.hexdigest()[:32]
 
+    def _sample(self) -> Iterator[Array]:
+        """Read some chunks, where the evidence does not say when they were written."""
+        return iter(())
+
     @abstractmethod
-    def _raw(self) -> Array:
+    def _raw(self, buffers: Buffers) -> Array:
         """Return the stored numbers, in native byte order."""
 
 
@@ -142,7 +159,7 @@ class _ZarrNode(Node):
     stored_array: zarr.Array[Any] = field(repr=False, compare=False)
     missing: Missing
 
-    def _raw(self) -> Array:
+    def _raw(self, buffers: Buffers) -> Array:
         array = self.stored_array
         native = self.stored.newbyteorder("=")
         if not all(self.shape):
@@ -150,26 +167,37 @@ class _ZarrNode(Node):
         if not self.shape:
             handle = ArrayHandle(array, pickle.dumps(array), self.name, self.missing)
             try:
-                value = retries.with_retries(lambda: handle.read(()))
+                value = retries.with_retries(lambda: handle.read((), buffers))
             except Exception as error:
                 raise retries.named_failure(error, self.name, "0") from error
             return np.asarray(value, native)
-        vector = ZarrVector.of(array, self.name, self.missing)
-        steps = array.shards or array.chunks
-        boxes = Boxes(vector, tuple(Grid(*both) for both in zip(self.shape, steps, strict=True)))
-        return boxes.read(tuple(slice(0, extent) for extent in self.shape), self.name, Buffers())
+        box = tuple(slice(0, extent) for extent in self.shape)
+        return self._boxes().read(box, self.name, buffers)
+
+    def _sample(self) -> Iterator[Array]:
+        boxes = self._boxes()
+        count = math.prod(grid.count for grid in boxes.grids)
+        for number in sorted({k * (count - 1) // (SAMPLES - 1) for k in range(SAMPLES)}):
+            where = np.unravel_index(number, [grid.count for grid in boxes.grids])
+            cuts = zip(boxes.grids, map(int, where), strict=True)
+            box = tuple(slice(grid.cut(k), grid.cut(k + 1)) for grid, k in cuts)
+            yield boxes.read(box, self.name, Buffers())
+
+    def _boxes(self) -> Boxes:
+        steps = self.stored_array.shards or self.stored_array.chunks
+        grids = tuple(Grid(*both) for both in zip(self.shape, steps, strict=True))
+        return Boxes(ZarrVector.of(self.stored_array, self.name, self.missing), grids)
 
 
 @dataclass(frozen=True)
 class _HDF5Node(Node):
     handle: DatasetHandle = field(repr=False, compare=False)
 
-    def _raw(self) -> Array:
+    def _raw(self, buffers: Buffers) -> Array:
         if not all(self.shape):
             return np.empty(self.shape, self.stored.newbyteorder("="))
-        # Fresh buffers: nothing else takes this memory.
         box = tuple(slice(0, extent) for extent in self.shape)
-        return self.handle.read(box, self.name, Buffers())
+        return self.handle.read(box, self.name, buffers)
 
 
 def is_zarr(names: list[str]) -> bool:
@@ -196,16 +224,13 @@ def zarr_nodes(location: Location, missing_chunks: str = "fill") -> Iterator[Nod
     while queue:
         below, depth = queue.pop(0)
         path = "/".join(filter(None, (location.path, below)))
-        node = _zarr_at(location, path)
+        node = _zarr_at(location, path) if below else open_node(location)
         if isinstance(node, zarr.Array):
             yield _zarr_node(node, below, location.name, missing)
         elif node is not None:
             names = catalog.children(location.store, path)
             inside = (name for name in names if not name.startswith((".", "zarr.json")))
             queue += [("/".join(filter(None, (below, name))), depth + 1) for name in inside]
-        elif not below:
-            msg = f"{location.name}: expected a Zarr group, got no Zarr metadata there"
-            raise SourceError(msg)
         count += 1
         _check_walk(count + len(queue), depth, location.name)
 
@@ -237,6 +262,8 @@ def hdf5_nodes(path: Path, name: str, missing_chunks: str = "fill") -> Iterator[
     except Exception as error:
         msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
         raise SourceError(msg) from error
+    finally:
+        file.close()  # each dataset is opened again by whoever reads it
 
 
 def _check_walk(count: int, depth: int, name: str) -> None:
@@ -265,7 +292,7 @@ def _zarr_node(array: zarr.Array[Any], path: str, store: str, missing: Missing) 
         check_codecs(array, name)
         packing = zarr_packing(array, dtype.newbyteorder("="), name, Wanted())
         evidence = ZarrVector.of(array, name, missing).token if shape else repr(array.metadata)
-    made = (path, name, shape, dtype, packing, evidence, None, refusal, False)
+    made = (path, name, shape, dtype, packing, evidence, None, refusal, False, Tally())
     return _ZarrNode(*made, array, missing)
 
 
@@ -314,7 +341,7 @@ def _hdf5_node(dataset: Any, path: str, store: str, missing: Missing) -> Node:
     address = f"{dataset.file.filename}:{h5py.h5o.get_info(dataset.id).addr}"
     handle = DatasetHandle(str(dataset.file.filename), f"/{path}", missing)
     shape = tuple(int(extent) for extent in dataset.shape or ())
-    made = (path, name, shape, dtype, packing, evidence, address, refusal, brain)
+    made = (path, name, shape, dtype, packing, evidence, address, refusal, brain, Tally())
     return _HDF5Node(*made, handle)
 
 

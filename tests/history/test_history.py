@@ -146,7 +146,7 @@ def test_a_warm_start_of_a_matrix_changed_by_a_thousandth_takes_one_or_two_passe
 
 
 def test_where_old_vectors_do_not_fit_in_memory_the_run_starts_cold_and_says_so(file, tmp_path):
-    A = decaying(4000, 2000)
+    A = np.random.default_rng(5).standard_normal((4000, 2000))
     history = History(file)
     history.record(bigspec.norm(A, max_passes=1, **ASKED), series="A")
     start, _ = history.start("A")

@@ -179,7 +179,7 @@ def _mapped(content: Content, name: str, header: Any, start: int) -> StoredTenso
 def _header(file: Any, name: str, store: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         shape, fortran, dtype = header_of(file)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError) as e:
+    except (ValueError, TypeError, OverflowError) as e:
         msg = (
             f"{store}: the header of {called(name)} cannot be read ({str(e)[:120]}); write it again"
         )

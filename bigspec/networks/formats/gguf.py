@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import BigspecError, SourceError
+from bigspec.networks.formats.shards import found_shards
 from bigspec.networks.formats.stored import (
     Extent,
     StoredTensor,
@@ -41,7 +42,8 @@ LONGEST = 1 << 16
 """Bytes of a name, at most."""
 LONGEST_TEXT = 16 << 20
 DEEPEST = 4
-MOST_TENSORS = 1 << 20
+MOST_ENTRIES = 1 << 18
+"""Tensors, and fields, in a file."""
 PLAIN = {
     0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: "int64", 28: "float64",
     30: "bfloat16",
@@ -103,22 +105,8 @@ def open_gguf(content: Content) -> Model:
 
 
 def _parts(content: Content, begin: str, count: int) -> list[Content]:
-    found: list[Content] = []
-    missing: list[str] = []
-    for number in range(1, count + 1):
-        name = f"{begin}-{number:05d}-of-{count:05d}.gguf"
-        try:
-            found.append(content.beside(name))
-        except FileNotFoundError:
-            missing.append(name)
-        if len(missing) > 1000:
-            break
-    if missing:
-        msg = (
-            f"{content.name}: {len(missing)} of its {count} parts are missing: {', '.join(missing)}"
-        )
-        raise SourceError(msg)
-    return found
+    names = [f"{begin}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    return found_shards(content.name, names, content.beside, "parts")
 
 
 def _check_split(fields: dict[str, Any], count: int, number: int, file: str) -> None:
@@ -165,8 +153,8 @@ class _Header:
             msg = f"{self.file}: expected GGUF of version 2 or 3, got version {version}"
             raise SourceError(msg)
         tensors, fields = self._take("QQ")
-        self._room(tensors, 24, "tensors")
-        self._room(fields, 13, "fields")
+        self._room(tensors, 24, "tensors", MOST_ENTRIES)
+        self._room(fields, 13, "fields", MOST_ENTRIES)
         known: dict[str, Any] = {}
         for _ in range(fields):
             key = self._text(LONGEST)
@@ -192,9 +180,9 @@ class _Header:
         form = struct.Struct(self.order + kinds)
         return form.unpack(self.reading.exactly(form.size))
 
-    def _room(self, count: int, least: int, what: str) -> None:
+    def _room(self, count: int, least: int, what: str, most: int = 1 << 62) -> None:
         left = self.content.size - self.reading.tell()
-        if count > left // least or count > MOST_TENSORS * 16:
+        if count > min(left // least, most):
             msg = f"{count} {what} are announced, and {left} bytes follow"
             raise ValueError(msg)
 
@@ -267,10 +255,10 @@ class _Header:
 
 
 def _made(
-    kind: type[StoredTensor], content: Content, rest: Any, start: int, **more: Any
+    made: type[StoredTensor], content: Content, rest: Any, start: int, **more: Any
 ) -> StoredTensor:
     name, file, shape, nbytes = rest
-    return kind(
+    return made(
         name=name, file=file, shape=shape, nbytes=nbytes, content=content, start=start, **more
     )
 

@@ -41,6 +41,11 @@ class NodeTensor(Tensor):
     refusal: str | None = None
     node: Node = field(repr=False, compare=False)
 
+    @property
+    def missing_chunks(self) -> int:
+        """Chunks that the last `read` did not find in the store."""
+        return self.node.tally.missing_chunks
+
     def read(self) -> np.ndarray[Any, Any]:
         """Return the whole array, unpacked as its attributes say.
 

@@ -136,7 +136,11 @@ class TensorReader:
         from onnx import helper, numpy_helper
 
         file, bits = self.content.name, item_bits(dtype)
-        key = helper.tensor_dtype_to_field(proto.data_type)
+        try:
+            key = helper.tensor_dtype_to_field(proto.data_type)
+        except KeyError as error:
+            msg = f"{file}: this version of the package onnx does not know {dtype}; update it"
+            raise SourceError(msg) from error
         size = math.prod(shape)
         expected = -(-size * bits // 8) if bits in (2, 4) else size
         expected *= 2 if dtype.startswith("complex") else 1

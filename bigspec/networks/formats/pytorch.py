@@ -211,8 +211,12 @@ def _flat(value: Any, content: Content) -> Iterator[tuple[str, Rebuilt]]:
             raise SourceError(msg)
         for key, each in reversed(inner):
             if isinstance(each, (dict, list, tuple, Rebuilt)):
-                text = key.decode("latin-1") if isinstance(key, bytes) else str(key)
+                text = key.decode("latin-1") if isinstance(key, bytes) else _text(key)
                 stack.append((f"{name}.{text}" if name else text, depth + 1, each))
+
+
+def _text(key: Any) -> str:
+    return key if isinstance(key, str) else brief(key)
 
 
 def _stored(content: Content, name: str, made: Rebuilt, place: Places, order: str) -> StoredTensor:

@@ -40,6 +40,7 @@ OTHER_DTYPES = {
 PLAIN = {
     "torch device", "torch.serialization _get_layout", "_codecs encode", "builtins set",
     "builtins frozenset", "__builtin__ set", "__builtin__ frozenset", "collections Counter",
+    "builtins bytes", "__builtin__ bytes",
 }  # fmt: skip
 """Calls whose result holds no tensor: it is not made."""
 TYPES = {"torch Tensor", "torch.nn.parameter Parameter", "torch._C TensorBase"}

@@ -28,6 +28,8 @@ __all__ = ["LONGEST", "is_safetensors", "open_safetensors", "parsed"]
 
 LONGEST = 100_000_000
 """Bytes of a header, at most: the limit of the reference implementation."""
+MOST = 1 << 18
+"""Tensors in a file, at most."""
 TYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2": "float8_e5m2",
@@ -63,6 +65,9 @@ def open_safetensors(content: Content) -> Model:
             msg = f"{file}: expected texts by name in __metadata__, got something else"
             raise SourceError(msg)
         notes["metadata"] = metadata
+    if len(header) > MOST:
+        msg = f"{file}: expected at most {MOST} tensors, got {len(header)}"
+        raise SourceError(msg)
     begin = 8 + length
     tensors = [_tensor(content, name, entry, begin) for name, entry in header.items()]
     extents = (Extent(t.start, t.start + t.nbytes, t.name) for t in tensors)

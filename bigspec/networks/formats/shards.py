@@ -17,7 +17,7 @@ from bigspec.networks.formats.stored import called, finished
 from bigspec.networks.tensors import Model
 from bigspec.sources.content import Content
 
-__all__ = ["INDEX", "missing_numbers", "open_index", "open_shards"]
+__all__ = ["INDEX", "found_shards", "missing_numbers", "open_index", "open_shards"]
 
 INDEX = ".index.json"
 NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)(\.[a-z]+)")
@@ -107,20 +107,7 @@ def open_shards(
     SourceError
         They are of several formats, or two hold one tensor.
     """
-    contents: list[Content] = []
-    missing: list[str] = []
-    for name in names:
-        try:
-            contents.append(finding(name))
-        except MissingSourceError:
-            missing.append(name)
-    if missing:
-        cut = ", ..." if len(missing) > LISTED else ""
-        msg = (
-            f"{file}: {len(missing)} of its {len(names)} shards are missing: "
-            f"{', '.join(missing[:LISTED])}{cut}; bring them, too"
-        )
-        raise MissingSourceError(msg)
+    contents = found_shards(file, names, finding)
     models = [opening(content) for content in contents]
     formats = sorted({model.format for model in models})
     if len(formats) != 1:
@@ -131,6 +118,43 @@ def open_shards(
         notes = _merged(notes, model.notes)
     tensors = (tensor for model in models for tensor in model.values())
     return finished(file, formats[0], tensors, notes)
+
+
+def found_shards(
+    file: str, names: list[str], finding: Callable[[str], Content], what: str = "shards"
+) -> list[Content]:
+    """Return the contents of all of these files.
+
+    Parameters
+    ----------
+    file : str
+        What messages call the whole.
+    names : list of str
+    finding : callable
+        From a name to its content; MissingSourceError where nothing lies there.
+    what : str
+        What messages call the files.
+
+    Raises
+    ------
+    MissingSourceError
+        Some are missing: all of them are named.
+    """
+    contents: list[Content] = []
+    missing: list[str] = []
+    for name in names:
+        try:
+            contents.append(finding(name))
+        except MissingSourceError:
+            missing.append(name)
+    if missing:
+        cut = ", ..." if len(missing) > LISTED else ""
+        msg = (
+            f"{file}: {len(missing)} of its {len(names)} {what} are missing: "
+            f"{', '.join(missing[:LISTED])}{cut}; bring them, too"
+        )
+        raise MissingSourceError(msg)
+    return contents
 
 
 def missing_numbers(names: list[str]) -> list[str]:

@@ -154,7 +154,9 @@ def brief(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         inner = [brief(v) if type(v) in (int, bool, float) else "..." for v in value[:8]]
         return f"[{', '.join(inner)}{', ...' if len(value) > 8 else ''}]"
-    return str(value)[:40] if type(value) in (int, bool, float) else type(value).__name__
+    if type(value) is int and value.bit_length() > 128:  # Python refuses to write some
+        return f"a number of {value.bit_length()} bits"
+    return str(value) if type(value) in (int, bool, float) else type(value).__name__
 
 
 def digest(*parts: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.expressions import Combination, Part, Product, Stack
 from bigspec.kernels import working_dtype
@@ -84,7 +85,7 @@ def _norm_and_error(matrix: Matrix, limit: int, cost: Cost) -> tuple[float, floa
         V = _random_block(matrix.shape[1], complex_=matrix.dtype.kind == "c")
         Y = matrix.apply(V)
         Z = matrix.apply_adjoint(Y)
-        sizes = np.linalg.norm(V, 2), np.linalg.norm(Y, 2), np.linalg.norm(Z, 2)
+        sizes = [iterates.spectral_norm(block) for block in (V, Y, Z)]
         ratios = [b / a for a, b in pairwise(sizes) if a > 0]
         return UNDERESTIMATED * float(max(ratios, default=0.0)), 0.0
     factor = Factor.of(matrix, 1, limit, cost)

@@ -9,6 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.certificate import Facts
 from bigspec.errors import MatrixChangedError
 from bigspec.expressions import Product
@@ -171,7 +172,7 @@ class Factor:
     def times(self, V: Array, *, adjoint: bool = False) -> Array:
         """Return ``M V``, or ``M^H V``."""
         if self._splits(V):
-            return _whole(self.times(_parts(V), adjoint=adjoint))
+            return iterates.whole(self.times(iterates.parts(V), adjoint=adjoint))
         if self.layout is None:
             return apply_to(self.matrix, V, self.limit, self.cost, adjoint=adjoint)
         return self._forward(V)[0] if self.rows != adjoint else self._backward(V)
@@ -179,8 +180,8 @@ class Factor:
     def both(self, V: Array, *, adjoint: bool) -> tuple[Array, Array | None]:
         """Return ``M V`` and, if the same read gives it, ``M^H M V``; with the adjoint, of it."""
         if self._splits(V):
-            Y, Z = self.both(_parts(V), adjoint=adjoint)
-            return _whole(Y), None if Z is None else _whole(Z)
+            Y, Z = self.both(iterates.parts(V), adjoint=adjoint)
+            return iterates.whole(Y), None if Z is None else iterates.whole(Z)
         if self.layout is None or self.rows == adjoint or self.layout.reads_per_pass > 1:
             return self.times(V, adjoint=adjoint), None
         return self._forward(V, back=True)
@@ -188,16 +189,16 @@ class Factor:
     def fused(self, V: Array, *, adjoint: bool = False) -> tuple[Array, Array, int, Facts | None]:
         """Return ``M^H M V``, ``V^H M^H M V``, or those of ``M^H``, their exponent, and facts."""
         if self._splits(V):
-            Z, G, exponent, facts = self.fused(_parts(V), adjoint=adjoint)
+            Z, G, exponent, facts = self.fused(iterates.parts(V), adjoint=adjoint)
             b = V.shape[1]
             gram = G[:b, :b] + G[b:, b:] + 1j * (G[:b, b:] - G[b:, :b])
-            return _whole(Z), gram, exponent, facts
+            return iterates.whole(Z), gram, exponent, facts
         if isinstance(self.matrix, Product):
             return self._fused_product(self.matrix, V, adjoint=adjoint)
         if self.layout is None or self.rows == adjoint:
             Y, exponent = scaled(self.times(V, adjoint=adjoint))
             Z = times_power(self.times(Y, adjoint=not adjoint), -exponent)
-            return Z, Y.conj().T @ Y, exponent, None
+            return Z, iterates.inner(Y, Y), exponent, None
         result = self._run(V)
         return result.Z, result.gram, result.exponent, result.facts
 
@@ -295,15 +296,6 @@ def apply_to(matrix: Matrix, V: Array, limit: int, cost: Cost, *, adjoint: bool)
 def columns_of(matrix: Matrix, V: Array) -> int:
     """Columns that a factor multiplies: real ones of a complex block count twice."""
     return int(V.shape[1]) * (2 if V.dtype.kind == "c" and matrix.dtype.kind != "c" else 1)
-
-
-def _parts(V: Array) -> Array:
-    return np.concatenate([V.real, V.imag], axis=1)
-
-
-def _whole(parts: Array) -> Array:
-    b = parts.shape[1] // 2
-    return np.asarray(parts[:, :b] + 1j * parts[:, b:])
 
 
 def scaled(Y: Array) -> tuple[Array, int]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.certificate import Facts
 from bigspec.certificate.quantiles import column_quantile
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
@@ -75,23 +76,24 @@ class Carried:
         """Return ``B V`` and an estimate of its error."""
         W, Y = self.Z.copy(), self.X.copy()
         unit = UNIT_ROUNDOFF * np.sqrt(len(V))
-        error = unit * self.outer * _norm(self.Z)
+        norm = iterates.gram_norm
+        error = unit * self.outer * norm(self.Z)
         for _ in range(2):
             for block, image, own in zip(self.blocks, self.images, self.errors, strict=True):
-                C = block.conj().T @ W
-                W -= block @ C
-                Y -= image @ C
-                error += _norm(C) * (own + unit * _norm(image))
-        Q, R = np.linalg.qr(W)
-        K = np.linalg.pinv(R, rcond=DEPENDENT) @ (Q.conj().T @ V)
-        left = V - W @ K
-        Y, error = Y @ K, error * _norm(K)
+                C = iterates.inner(block, W)
+                iterates.subtract(W, block, C)
+                iterates.subtract(Y, image, C)
+                error += norm(C) * (own + unit * norm(image))
+        Q, R = iterates.qr(W)
+        K = np.linalg.pinv(R, rcond=DEPENDENT) @ iterates.inner(Q, V)
+        left = iterates.difference(V, W, K)
+        Y, error = iterates.apply(Y, K), error * norm(K)
         for block, image, own in zip(self.blocks, self.images, self.errors, strict=True):
-            C = block.conj().T @ left
-            left -= block @ C
-            Y += image @ C
-            error += _norm(C) * own
-        return Y, error + self.outer * float(np.linalg.norm(left))
+            C = iterates.inner(block, left)
+            iterates.subtract(left, block, C)
+            iterates.add(Y, image, C)
+            error += norm(C) * own
+        return Y, error + self.outer * iterates.frobenius(left)
 
 
 class Images:
@@ -148,7 +150,7 @@ class Images:
             ``(A Y)^H (A Y)``, Y the image.
         """
         assert self.carried is not None
-        defect = float(np.linalg.norm(V.conj().T @ Z - gram, 2))
+        defect = iterates.spectral_norm(iterates.inner(V, Z) - gram)
         whole = max(self.carried.whole, _root(gram))
         effect = self.error * self.carried.inner * whole
         if defect > max(TESTED * effect, self._allowed(V) * whole**2):
@@ -174,11 +176,12 @@ class Images:
             Of A; without them, only A's work on blocks tells how large it is.
         """
         held, tiny = self.carried, float(np.finfo(float).tiny)
-        if not (np.isfinite(X).all() and tiny < _norm(X) < np.inf):
+        norm = iterates.gram_norm
+        if not (iterates.finite(X) and tiny < norm(X) < np.inf):
             return
-        middle, size = max(_root(gram), tiny), max(_norm(Y), tiny)
-        outer = max(size, _norm(X) / max(_norm(Z), tiny))
-        inner, whole = max(middle / size, _norm(T) / middle), middle
+        middle, size = max(_root(gram), tiny), max(norm(Y), tiny)
+        outer = max(size, norm(X) / max(norm(Z), tiny))
+        inner, whole = max(middle / size, norm(T) / middle), middle
         if facts is not None:
             # ||A E|| for E of independent entries of one size; never more than ||A|| ||E||.
             share = min(1.0, (1 + np.sqrt(V.shape[1])) / np.sqrt(len(Y)))
@@ -191,7 +194,7 @@ class Images:
         if held is not None:
             earlier = zip(held.blocks, held.images, held.errors, strict=True)
             # Power iteration's blocks are not orthogonal; its next one is in the span of Z.
-            apart = [one for one in earlier if _norm(one[0].conj().T @ V) <= ORTHOGONAL]
+            apart = [one for one in earlier if norm(iterates.inner(one[0], V)) <= ORTHOGONAL]
             kept = [*apart, *kept][-KEPT:]
         blocks, images, errors = zip(*kept, strict=True)
         effect = max(self.effect / whole**2, 0.0 if held is None else held.effect)
@@ -206,12 +209,6 @@ class Images:
         b = V.shape[1]
         q = column_quantile(self.failure_probability, b, complex_=V.dtype.kind == "c")
         return self.limit * min(1.0, float(np.sqrt(q / b)))
-
-
-def _norm(M: Array) -> float:
-    """Return the 2-norm of a matrix of few columns through its Gram matrix; infinity beyond it."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _root(M.conj().T @ M) if M.size else 0.0
 
 
 def _root(gram: Array) -> float:

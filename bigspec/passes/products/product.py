@@ -18,16 +18,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bigspec.algorithms import iterates
 from bigspec.errors import MemoryLimitError, NonFiniteError, format_bytes
 from bigspec.expressions import Product
 from bigspec.kernels import working_dtype
 from bigspec.kernels.composed import times_power
-from bigspec.matrices import Matrix
+from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
 from bigspec.panels.forward import ForwardContext
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
-from bigspec.passes.inline import nearest
+from bigspec.passes.inline import InlineExecutor, nearest
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.products.entries import UNDERESTIMATED, entries_error
 from bigspec.passes.products.factors import Cost, Factor, apply_to, columns_of, scaled
@@ -72,7 +73,7 @@ def multiply(
         T, after = scaled(T)
         Z, X = outer.both(T, adjoint=tall) if carries else (outer.times(T, adjoint=tall), None)
         Z = times_power(np.ascontiguousarray(Z, V.dtype), after - before)
-        if not (np.isfinite(Z).all() and np.isfinite(gram).all()):
+        if not (iterates.finite(Z) and iterates.finite(gram)):
             msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
             raise NonFiniteError(msg)
         plain = before == after == exponent == 0
@@ -246,12 +247,18 @@ def passes_over(matrix: Matrix, layout: Layout, executor: Executor, columns: int
 def where(matrix: Matrix, executor: Executor, columns: int) -> str:
     """Say in words what multiplies a matrix by blocks of so many random columns.
 
-    For a chain, that is what multiplies its factors. Those in this process's memory, operators
-    among them, are multiplied here, the others on the cluster, if there is one.
+    For a chain, that is what multiplies its factors. Those in this process's memory are multiplied
+    here, operators in the calling thread, the others on the cluster, if there is one.
     """
     if not isinstance(matrix, Product):
-        return nearest(matrix, executor, columns).name
-    return " and ".join(sorted({find_executor(part.resident).name for part in _leaves(matrix)}))
+        return _nearest(matrix, nearest(matrix, executor, columns))
+    parts = _leaves(matrix)
+    return " and ".join(sorted({_nearest(part, find_executor(part.resident)) for part in parts}))
+
+
+def _nearest(matrix: Matrix, executor: Executor) -> str:
+    """Name an executor; an operator's products are calls of the user's code, made here."""
+    return (InlineExecutor() if isinstance(matrix, OperatorMatrix) else executor).name
 
 
 def _leaves(matrix: Product) -> Iterator[Matrix]:
