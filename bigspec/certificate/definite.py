@@ -35,6 +35,7 @@ __all__ = ["Enclosure", "largest_eigenvalue"]
 Array = np.ndarray[Any, Any]
 
 GUARD = 4
+SMALL = 96  # up to here all eigenvalues cost less than a dozen calls from Python do
 STEPS = 12, 24, 48  # of Lanczos, before a factorisation is tried
 AIM = 0.8  # of the width asked for: how far above the Rayleigh quotient the first t is
 FINEST = 8.0  # a width below so many margins is left to the eigenvalues
@@ -76,15 +77,16 @@ def largest_eigenvalue(H: Array, width: float) -> Enclosure:
 
     Notes
     -----
-    Cost: ``n^3 / 3`` flops and ``2 n^2`` a Lanczos step, 12 to 84 of them; `eigvalsh` if the width
-    is near rounding or a factorisation failed three times. Two copies of H are held.
+    Cost: ``n^3 / 3`` flops and ``2 n^2`` a Lanczos step, 12 to 84 of them; `eigvalsh` if n is at
+    most `SMALL`, the width is near rounding, or a factorisation failed three times. Two copies of
+    H are held.
     """
     n = len(H)
     trace = float(np.sum(H.diagonal().real))
     if trace == 0.0:
         return Enclosure(0.0, 0.0, "eigenvalues")
     slack = _margin(n)
-    if n > 2 and width > FINEST * slack * n:
+    if n > SMALL and width > FINEST * slack * n:
         x = _start(H)
         for steps in STEPS:
             x = _lanczos(H, x, steps)

@@ -60,9 +60,7 @@ def newest(
                     continue
                 return Found(value, number, data["kind"], data["saved"]), damage
             except UnknownClassError as error:  # the checksum is right: it was written so
-                advice = ADVICE.get(
-                    error.args[0], "give the algorithm that made it, as an object"
-                )
+                advice = ADVICE.get(error.args[0], "give the algorithm that made it, as an object")
                 msg = (
                     f"{store.where}: expected states of a known algorithm, got {error.args[0]!r}. "
                     f"To go on with this run, {advice}"

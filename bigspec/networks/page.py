@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from bigspec.names import shown
 from bigspec.networks.charts import bar, depth_chart, groups_of, levels_of
 from bigspec.networks.row import Row
-from bigspec.networks.table import COLUMNS, in_order, notes, number
+from bigspec.networks.table import COLUMNS, brief, in_order, notes, number
 from bigspec.results import Range
-from bigspec.results.html import document, interval, table, whole
+from bigspec.results.html import document, table, whole
 from bigspec.results.text import counted, rounded_up, seconds_text
 
 if TYPE_CHECKING:
@@ -187,6 +187,12 @@ def _cells(row: Row, *, changed: bool) -> list[str]:
         escape(row.kind),
         escape(f"{row.upper_bound}, {row.certainty}" if row.upper_bound else ""),
     ]
+
+
+def interval(lower: float, upper: float) -> str:
+    """Return the interval with few digits, which breaks between its ends alone."""
+    low, high = brief(lower, upper)
+    return f"{whole(f'[{low},')} {whole(f'{high}]')}"
 
 
 def _norm(row: Row) -> str:

@@ -22,6 +22,7 @@ __all__ = ["entries_of"]
 MATRIX, PART = "matrix", "part of a fused matrix"
 KERNEL, FLAT = "conv kernel, flattened", "tensor, flattened"
 EXPERT, VECTOR, INTEGERS = "expert", "vector", "integers"
+KERAS = re.compile(r"(?:^|[./])kernel(?::\d+)?$")  # and Flax: its last axis is that of outputs
 EXPERTS = re.compile(r"experts?(?=$|[._/])|_exps(?=$|[._/])", re.IGNORECASE)  # GGUF says exps
 
 
@@ -46,7 +47,8 @@ def entries_of(model: Model, splits: Sequence[Split] = ()) -> list[Entry]:
             kind = gone[name]
             entries.append(_listed(name, tensor, kind))
         else:
-            here = _roles(name, tensor, shapes, splits)
+            last = model.format == "hdf5" or KERAS.search(name) is not None
+            here = _roles(name, tensor, shapes, splits, channels_last=last)
             key = (tensor.storage, tensor.shape, tensor.dtype)
             if tensor.storage is not None:
                 origin = first.setdefault(key, name)
@@ -57,7 +59,12 @@ def entries_of(model: Model, splits: Sequence[Split] = ()) -> list[Entry]:
 
 
 def _roles(
-    name: str, tensor: Tensor, shapes: dict[str, tuple[int, ...]], splits: Sequence[Split]
+    name: str,
+    tensor: Tensor,
+    shapes: dict[str, tuple[int, ...]],
+    splits: Sequence[Split],
+    *,
+    channels_last: bool,
 ) -> list[Entry]:
     """Return the rows of a tensor that stands for itself."""
     if tensor.refusal is not None:
@@ -72,18 +79,23 @@ def _roles(
         return _matrices(name, tensor, shapes, splits)
     if len(tensor.shape) == 3 and EXPERTS.search(name):
         return _experts(name, tensor)
-    named = "conv" in name.lower()
+    named = "conv" in name.lower() or KERAS.search(name) is not None
     if len(lengths) <= 1 and not named:
         return [_listed(name, tensor, VECTOR)]
     kernel = named or len(tensor.shape) in (4, 5)
     if len(tensor.shape) == 3 and tensor.shape[0] == 1 and not kernel:
         return [_matrix(name, tensor, MATRIX, (tensor.shape[1], tensor.shape[2]))]
-    rows = tensor.shape[0]
+    first = -1 if kernel and channels_last else 0
+    rows = tensor.shape[first]
     shape = rows, tensor.size // rows
-    note = "the norm of the kernel as a matrix of its first axis, not that of the layer"
+    note = (
+        f"the norm of the kernel as a matrix of its {'last' if first else 'first'} axis, not that "
+        "of the layer"
+    )
     if not kernel:
         note = "neither experts nor a kernel by its name: its first axis against the others"
-    return [_matrix(name, tensor, KERNEL if kernel else FLAT, shape, note=note)]
+    row = _matrix(name, tensor, KERNEL if kernel else FLAT, shape, note=note)
+    return [replace(row, form=Part(tensor, shape, first=first))]
 
 
 def _matrices(

@@ -6,17 +6,18 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 from bigspec.errors import ArgumentError
 from bigspec.names import shown
 from bigspec.networks.row import Row
-from bigspec.results.text import counted, interval_text, rounded_up, seconds_text
+from bigspec.results.text import counted, outward, rounded_up, seconds_text
 
 if TYPE_CHECKING:
     from bigspec.networks.rows import Scan
 
-__all__ = ["COLUMNS", "csv_text", "in_order", "number", "summary"]
+__all__ = ["COLUMNS", "brief", "csv_text", "in_order", "number", "summary"]
 
 
 def _size(row: Row) -> float | None:
@@ -134,7 +135,7 @@ def _stack(rows: Sequence[Row]) -> list[Cells]:
 
 def _cells(row: Row) -> Cells:
     cells = {"name": shown(row.name), "shape": _shape(row), "norm": _norm(row)}
-    cells["change"] = "" if row.change is None else interval_text(*row.change)
+    cells["change"] = "" if row.change is None else brief_text(*row.change)
     rank = row.stable_rank
     cells["stable rank"] = "" if rank is None else number(rank.lower)
     cells["edge"] = number(row.edge_ratio)
@@ -156,7 +157,22 @@ def _norm(row: Row) -> str:
         return f"tied to {shown(row.tied_to)}"
     if row.lower is None or row.upper is None:
         return "-" if row.frobenius is None else number(row.frobenius)
-    return interval_text(row.lower, row.upper) + ("" if row.deterministic else "*")
+    return brief_text(row.lower, row.upper) + ("" if row.deterministic else "*")
+
+
+def brief(lower: float, upper: float) -> tuple[str, str]:
+    """Write both ends, rounded outward, with no more than six digits: files have all of them."""
+    if not (lower > 0.0 and math.isfinite(upper) and upper - lower < NARROW * lower):
+        return outward(lower, upper)
+    ends = (lower, ROUND_FLOOR), (upper, ROUND_CEILING)
+    first, last = (Context(prec=6, rounding=r).create_decimal(Decimal(x)) for x, r in ends)
+    plain = -5 <= first.adjusted() < 12
+    return (f"{first:f}", f"{last:f}") if plain else (f"{first:e}", f"{last:e}")
+
+
+def brief_text(lower: float, upper: float) -> str:
+    """Return ``[lower, upper]`` with few digits."""
+    return "[{}, {}]".format(*brief(lower, upper))
 
 
 def number(value: float | None) -> str:
@@ -166,6 +182,7 @@ def number(value: float | None) -> str:
 
 ORDER = ("name", "shape", "norm", "change", "stable rank", "edge", "scale", "largest", "kind")
 LEFT = {"name", "kind"}
+NARROW = 1e-5
 ALWAYS = ("name", "shape", "norm", "change")
 NAME, SHORTEST = 40, 18  # letters of a name that columns make room for, and that it keeps
 

@@ -38,9 +38,9 @@ def test_a_cluster_at_the_top(width):
     assert inside.upper <= inside.lower * (1 + max(width, 1e-10))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.integers(0, 1000), min_size=3, max_size=24),
+    st.lists(st.integers(0, 1000), min_size=97, max_size=99),
     st.sampled_from(WIDTHS),
     st.integers(-400, 400),
 )
@@ -52,7 +52,7 @@ def test_any_diagonal_of_integers(values, width, scale):
 
 def test_complex_entries():
     rng = np.random.default_rng(0)
-    A = rng.standard_normal((60, 40)) + 1j * rng.standard_normal((60, 40))
+    A = rng.standard_normal((200, 120)) + 1j * rng.standard_normal((200, 120))
     H = A.conj().T @ A
     H = (H + H.conj().T) / 2
     inside = largest_eigenvalue(H, 1e-2)
@@ -62,7 +62,7 @@ def test_complex_entries():
 
 def test_a_start_orthogonal_to_the_top_is_noticed(monkeypatch):
     """Then every t is below l_1, no factorisation runs through, and all eigenvalues are made."""
-    H = np.diag([*np.linspace(1.0, 2.0, 50), 4.0])
+    H = np.diag([*np.linspace(1.0, 2.0, 119), 4.0])
     H[-1, :-1] = H[:-1, -1] = 0.0
 
     def blind(H):

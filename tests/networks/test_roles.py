@@ -37,6 +37,7 @@ def test_matrices_vectors_integers_scalars_and_empty_ones():
         ("final_conv.weight", (1, 128, 1), "conv kernel, flattened", (1, 128)),
         ("features.0.weight", (64, 3, 11, 11), "conv kernel, flattened", (64, 363)),
         ("video.weight", (8, 3, 2, 3, 3), "conv kernel, flattened", (8, 54)),
+        ("conv2d/conv2d/kernel:0", (3, 3, 16, 32), "conv kernel, flattened", (32, 144)),
         ("pos_embed", (1, 197, 768), "matrix", (197, 768)),
         ("mixer", (8, 4, 3), "tensor, flattened", (8, 12)),
         ("expert_gate.weight", (8, 16), "matrix", (8, 16)),

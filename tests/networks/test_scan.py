@@ -2,6 +2,7 @@
 
 import json
 import math
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +14,7 @@ from bigspec import Gate, scan
 from bigspec.errors import ArgumentError, SourceError, UnsupportedTypeError
 from bigspec.networks import norms, rows
 from bigspec.networks.sharing import entropy_of, share
+from bigspec.networks.table import brief
 from bigspec.networks.tensors import Model
 from tests.networks.models import Header, headers_of, sigma, transformer
 
@@ -328,6 +330,16 @@ def test_things_that_are_no_model():
         scan(np.eye(3))
     with pytest.raises(UnsupportedTypeError, match="a: expected an array of numbers, got str"):
         scan({"a": "text"})
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(1e-300, 1e300), st.floats(0, 1e-3))
+def test_ends_with_few_digits_enclose_the_interval(lower, width):
+    upper = lower * (1 + width)
+    low, high = brief(lower, upper)
+    assert Fraction(low) <= Fraction(lower)
+    assert Fraction(upper) <= Fraction(high)
+    assert len(low) < 24
 
 
 def test_sorting_and_the_first_rows():
