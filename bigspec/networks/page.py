@@ -98,7 +98,7 @@ def _depths(rows: Sequence[Row]) -> str:
         return ""
     levels = levels_of([row for group in groups for _, row in group.rows])
     figures = "".join(
-        f"<figure><figcaption>{escape(shown(group.name))}</figcaption>"
+        f"<figure><figcaption>{_breakable(group.name)}</figcaption>"
         f"{depth_chart(group, levels)}</figure>"
         for group in groups[:MOST_CHARTS]
     )
@@ -106,6 +106,11 @@ def _depths(rows: Sequence[Row]) -> str:
     more = f'<p class="soft">{left} more kinds are in the table.</p>' if left > 0 else ""
     what = "Norm against depth, all on one scale; orange where the upper end has a probability."
     return f'<p class="soft">{what}</p><div class="charts">{figures}</div>{more}'
+
+
+def _breakable(name: str) -> str:
+    """Return a name, escaped, that breaks between its parts first."""
+    return escape(shown(name)).replace(".", ".<wbr>").replace("/", "/<wbr>")
 
 
 def _spikes(rows: Sequence[Row]) -> str:

@@ -79,10 +79,12 @@ def _roles(
         return _matrices(name, tensor, shapes, splits)
     if len(tensor.shape) == 3 and EXPERTS.search(name):
         return _experts(name, tensor)
+    many = len(tensor.shape) in (4, 5)
     named = "conv" in name.lower() or KERAS.search(name) is not None
+    named |= many and name.endswith("weight")
     if len(lengths) <= 1 and not named:
         return [_listed(name, tensor, VECTOR)]
-    kernel = named or len(tensor.shape) in (4, 5)
+    kernel = named or many
     if len(tensor.shape) == 3 and tensor.shape[0] == 1 and not kernel:
         return [_matrix(name, tensor, MATRIX, (tensor.shape[1], tensor.shape[2]))]
     first = -1 if kernel and channels_last else 0

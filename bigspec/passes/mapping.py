@@ -193,21 +193,25 @@ class _Workers(_Places):
         self.known: dict[str, _Room] = {}
         self.address: dict[int, str] = {}
         self.failures: dict[int, int] = {}
+        self.threads: dict[str, int] = {}
+        self.at: dict[str, str] = {}  # key of a future -> address of its worker
 
     def rooms(self) -> list[_Room]:
-        threads = self._guard(self.client.nthreads)
-        for address, count in threads.items():
+        self.threads = self._guard(self.client.nthreads)
+        for address, count in self.threads.items():
             if address not in self.known:
                 self.known[address] = _Room(count, self.memory)
                 self.address[id(self.known[address])] = address
-        return [self.known[address] for address in threads]
+        return [self.known[address] for address in self.threads]
 
     def begin(self, room: _Room, function: Any, job: Job, limit: Limit) -> Any:
-        return self._guard(
+        address = self.address[id(room)]
+        future = self._guard(
             self.client.submit, function, job.task, limit, pure=False,
-            key=f"bigspec-job-{uuid.uuid4().hex}", workers=[self.address[id(room)]],
-            allow_other_workers=True, retries=0,
+            key=f"bigspec-job-{uuid.uuid4().hex}", workers=[address],
         )  # fmt: skip
+        self.at[future.key] = address
+        return future
 
     def ended(self, futures: list[Any]) -> list[Any]:
         from distributed import wait
@@ -215,6 +219,12 @@ class _Workers(_Places):
         if not futures:
             time.sleep(LOOK)  # no worker is there just now
             return []
+        # A job waits for its worker for ever, also if that has died and another took its place.
+        lost = [future for future in futures if self.at[future.key] not in self.threads]
+        for future in lost:
+            future.cancel()
+        if lost:
+            return lost
         try:
             done = self._guard(wait, futures, timeout=LOOK, return_when="FIRST_COMPLETED").done
         except ClusterError as error:

@@ -91,3 +91,26 @@ def test_on_the_workers_of_a_cluster(client):
     executor = find_executor(False)
     jobs = [Job(k, 1.0, 1) for k in range(6)]
     assert sorted(collected(double, jobs, executor, memory=2)) == [(k, 2 * k) for k in range(6)]
+
+
+def die_once(place, limit):
+    import os
+    from pathlib import Path
+
+    mark = Path(place)
+    if not mark.exists():
+        mark.touch()
+        os._exit(1)
+    return "done"
+
+
+def test_a_worker_that_dies_of_a_job(tmp_path):
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as own,
+        Client(own),
+    ):
+        jobs = [Job(str(tmp_path / "mark"), 1.0, 1)]
+        results = collected(die_once, jobs, find_executor(False), memory=2)
+    assert [result for _, result in results] == ["done"]
