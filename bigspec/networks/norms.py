@@ -51,12 +51,15 @@ class Asked:
     failure_probability : float
         Of one interval, if it needs one.
     memory : int
-        Bytes for one matrix.
+        Bytes that one process may hold.
+    share : int
+        Bytes of these for one of the tasks that run at once.
     """
 
     rtol: float
     failure_probability: float
     memory: int
+    share: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,11 +166,11 @@ def by_passes(
 ) -> Norm:
     """Bracket the norm by block Lanczos in this thread, as `bigspec.norm` does on several.
 
-    To be called within `one_blas_thread`.
+    The basis is kept within `asked.share`. To be called within `one_blas_thread`.
     """
     executor = InlineExecutor()
     block = min(BLOCK, *matrix.shape)
-    plan = make_plan(matrix, executor, Wishes("lanczos", block, 0, asked.memory), look=False)
+    plan = make_plan(matrix, executor, Wishes("lanczos", block, 0, asked.share), look=False)
     passes = passes_over(matrix, plan.layout, executor, block)
     outcome = solve(
         passes,

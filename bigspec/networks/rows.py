@@ -203,7 +203,7 @@ class Scan(Mapping[str, Row]):
         resident = any(m is not None and m.format == IN_MEMORY for m in (model, other))
         executor = find_executor(resident)
         memory = options.memory_limit or executor.memory() // 2
-        asked = Asked(options.rtol, self.share, memory)
+        asked = Asked(options.rtol, self.share, memory, memory // max(executor.tasks, 1))
         names = [name for name in self.names if name not in saver.rows]
         assert self.seed is not None
         tasks = tasks_of(self._planned, names, asked, self.seed, options.limits)

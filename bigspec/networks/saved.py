@@ -21,6 +21,7 @@ from bigspec.watch import Observer
 __all__ = ["SCAN_TYPES", "Saver", "ScanState", "saver_of"]
 
 GRACE = 20.0  # seconds that an interrupt waits for the last save
+MANY = 300
 NAMED = 5  # of the tensors that differ, so many are named
 
 
@@ -78,9 +79,14 @@ class Saver:
         return None if self.writer is None else self.writer.store.where
 
     def add(self, row: Row) -> None:
-        """Save a row that is done, in the background."""
+        """Save a row that is done, in the background.
+
+        At once, as long as that is cheap: each save writes all rows. From `MANY` rows on, saves
+        take at most 2 % of the time.
+        """
         self.rows[row.name] = row
-        self._offer("step")
+        if self.writer is not None and (len(self.rows) < MANY or self.writer.due(step=True)):
+            self._offer("step")
 
     def finish(self, *, complete: bool) -> None:
         """Save the end, and wait until it is written."""

@@ -199,6 +199,8 @@ def _bracketed(
     limit.check()
     if looked.non_finite:
         return None, looked
+    # What this row was counted with, or more if there is more for each task.
+    asked = replace(asked, share=max(asked.share, memory_of(request)))
     norm = norm_of(
         entries, looked, matrix, asked, entropy=request.entropy, gate=request.gate, limit=limit
     )

@@ -13,9 +13,16 @@ from hypothesis import strategies as st
 from bigspec import Gate, scan
 from bigspec.errors import ArgumentError, SourceError, UnsupportedTypeError
 from bigspec.networks import norms, rows
+from bigspec.networks.norms import takes_gram
+from bigspec.networks.roles import entries_of
 from bigspec.networks.sharing import entropy_of, share
 from bigspec.networks.table import brief
 from bigspec.networks.tensors import Model
+from bigspec.networks.work import Request, memory_of
+from bigspec.passes import InlineExecutor
+from bigspec.run.plan import Wishes
+from bigspec.run.planner import make_plan
+from bigspec.sources import open_source
 from tests.networks.models import Header, headers_of, sigma, transformer
 
 
@@ -404,10 +411,24 @@ def test_memory_that_has_no_room_for_a_tensor_reads_it_in_every_pass(tmp_path):
     assert found["w"].passes >= 1
 
 
+@pytest.mark.parametrize("shape", [(2300, 2200), (9000, 2200), (2200, 9000), (40_000, 3000)])
+def test_passes_fit_into_what_a_row_is_counted_with(shape):
+    """A plan that does not would refuse the row; nothing is read."""
+    entry = entries_of(headers_of({"w": shape}))[0]
+    request = Request(entry)
+    matrix = open_source(np.broadcast_to(np.float32(1.0), shape))
+    wishes = Wishes("lanczos", 16, 0, memory_of(request))
+    plan = make_plan(matrix, InlineExecutor(), wishes, look=False)
+    assert not takes_gram(shape)
+    assert plan.layout.memory.spare >= 16 * 8 * 12 * min(shape)  # a basis of a dozen passes
+
+
 def test_rows_on_the_workers_of_a_cluster(client, tmp_path):
+    from safetensors.numpy import save_file
+
     W = transformer()
-    np.savez(tmp_path / "m.npz", **W)
-    there, here = scan(tmp_path / "m.npz", seed=1), scan(W, seed=1)
+    save_file(W, tmp_path / "m.safetensors")
+    there, here = scan(tmp_path / "m.safetensors", seed=1), scan(W, seed=1)
     for name, row in there.items():
         assert (row.lower, row.upper) == (here[name].lower, here[name].upper)
 
