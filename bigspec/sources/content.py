@@ -51,11 +51,37 @@ class Content(ABC):
         Bytes of the file when it was opened.
     evidence : str
         Size and time of the file, as far as its store says: what changes when it is written again.
+    samples : int
+        Small ranges that a digest of a large one may ask for: behind a URL each is a request.
+    block : int
+        Bytes that a header is read by.
     """
 
     name: str
     size: int
     evidence: str
+    samples: int = 32
+    block: int = BLOCK
+
+    def check(self, start: int, length: int, what: str) -> None:
+        """Refuse a range that lies outside the file; nothing is read.
+
+        Parameters
+        ----------
+        start, length, what
+            See `at`.
+
+        Raises
+        ------
+        SourceError
+        """
+        if start < 0 or length < 0 or start + length > self.size:
+            msg = (
+                f"{self.name}: expected {what} at bytes {_told(start)} to "
+                f"{_told(start + length)}, got a file of {self.size} bytes; it was "
+                "cut short, or its header is wrong: bring it again"
+            )
+            raise SourceError(msg)
 
     def at(self, start: int, length: int, what: str) -> Bytes:
         """Return a range, read-only.
@@ -72,13 +98,7 @@ class Content(ABC):
         SourceError
             It lies outside the file, or the file has changed.
         """
-        if start < 0 or length < 0 or start + length > self.size:
-            msg = (
-                f"{self.name}: expected {what} at bytes {_told(start)} to "
-                f"{_told(start + length)}, got a file of {self.size} bytes; it was "
-                "cut short, or its header is wrong: bring it again"
-            )
-            raise SourceError(msg)
+        self.check(start, length, what)
         if not length:
             return np.empty(0, np.uint8)
         return self._range(start, length, what)
@@ -171,6 +191,8 @@ class RemoteContent(Content):
     MissingSourceError, SourceError, StoreUnavailableError
         It is not there, its size is not said, or the store does not answer.
     """
+
+    samples, block = 2, 1 << 18
 
     def __init__(self, store: FsspecStore, path: str, name: str) -> None:
         self.store, self.path, self.name = store, path, shown(name)
@@ -298,7 +320,7 @@ class Reading:
         count = min(count, left)
         begin = self.place - self._from
         if begin < 0 or begin + count > len(self._block):
-            length = min(max(BLOCK, count), left)
+            length = min(max(self.content.block, count), left)
             self._block = self.content.at(self.place, length, "its header").tobytes()
             self._from, begin = self.place, 0
         self.place += count

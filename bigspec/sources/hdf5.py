@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.errors import BigspecError, DataError, MissingSourceError, SourceError
+from bigspec.errors import DataError, MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
-from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of
+from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of, readable
 from bigspec.sources.missing import Missing, fill_text, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
@@ -67,8 +67,9 @@ class DatasetHandle:
         """Return the dataset; the first call in a process looks whether all of it is there."""
         with self._lock:
             if self._dataset is None:
-                dataset = open_file_hdf5(self.path, self.path)[self.inside]
-                self.parts = parts_of(dataset, self.path)
+                with readable(self.path, self.inside):
+                    dataset = open_file_hdf5(self.path, self.path)[self.inside]
+                    self.parts = parts_of(dataset, self.path)
                 self._dataset = dataset
             return self._dataset
 
@@ -239,20 +240,15 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
     DataError, UnsupportedTypeError, ChunkError
     """
     file = open_file_hdf5(str(path), name)
-    try:
-        with final_failures(name, inside or "its root"):
-            inside = inside or ("" if "binsparse" in file.attrs else _only(file))
-            node = file.get(inside) if inside else file
-    except BigspecError:
-        raise
-    except Exception as error:
-        msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
-        raise SourceError(msg) from error
+    with readable(name, inside or "its root"):
+        inside = inside or ("" if "binsparse" in file.attrs else _only(file))
+        node = file.get(inside) if inside else file
     if node is None:
         msg = f"{name}: {_nothing(file, inside)}; the file holds {_listed(file)}"
         raise MissingSourceError(msg)
     if _is_dataset(node):
-        return _dense(node, name, wanted)
+        with readable(name, inside):
+            return _dense(node, name, wanted)
     if not _sparse(node):
         kind = "group" if hasattr(node, "keys") else "type"
         msg = (

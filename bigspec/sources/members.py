@@ -63,11 +63,15 @@ def place_of_member(content: Content, info: zipfile.ZipInfo) -> int:
         Another header or none lies there, its bytes end after the file, or it is encrypted.
     """
     what = f"the member {info.filename!a:.80}"
-    raw = content.at(info.header_offset, HEAD.size, what).tobytes()
-    signature, _, flags, method, _, _, _, _, _, name, extra = HEAD.unpack(raw)
-    said = content.at(info.header_offset + HEAD.size, name, what).tobytes()
     orig = info.orig_filename
     names = {orig.encode("utf-8", "replace"), orig.encode("cp437", "replace")}
+    # One request for both: the name is as long as the directory says, or it is another one.
+    length = HEAD.size + max(map(len, names))
+    content.check(info.header_offset, HEAD.size, what)
+    length = min(length, content.size - info.header_offset)
+    raw = content.at(info.header_offset, length, what).tobytes()
+    signature, _, flags, method, *_, name, extra = HEAD.unpack(raw[: HEAD.size])
+    said = raw[HEAD.size : HEAD.size + name]
     if signature != b"PK\x03\x04" or said not in names or method != info.compress_type:
         msg = (
             f"{content.name}: expected {what} at byte {info.header_offset}, as its directory says, "
@@ -78,7 +82,7 @@ def place_of_member(content: Content, info: zipfile.ZipInfo) -> int:
         msg = f"{content.name}: {what} is encrypted; write the file again without a password"
         raise SourceError(msg)
     start = int(info.header_offset + HEAD.size + name + extra)
-    content.at(start, info.compress_size, what)
+    content.check(start, info.compress_size, what)
     return start
 
 

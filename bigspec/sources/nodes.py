@@ -20,21 +20,18 @@ import numpy as np
 import zarr
 
 from bigspec.errors import (
-    BigspecError,
     DataError,
-    MemoryLimitError,
     SourceError,
     UnsupportedTypeError,
-    format_bytes,
 )
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid
 from bigspec.sources import catalog, retries
 from bigspec.sources.array_handle import ArrayHandle
-from bigspec.sources.checks import check_dtype, half_of_memory
+from bigspec.sources.checks import check_dtype, check_memory
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.hdf5 import DatasetHandle, open_file_hdf5
-from bigspec.sources.hdf5_parts import final_failures, parts_of
+from bigspec.sources.hdf5_parts import parts_of, readable
 from bigspec.sources.locations import Location, open_failure, open_node, read_metadata
 from bigspec.sources.missing import Missing, as_policy
 from bigspec.sources.packing import RAW, Packing, packing_of
@@ -122,12 +119,7 @@ class Node(ABC):
             They take more than half of the memory of this machine.
         """
         needed = math.prod(self.shape) * max(self.stored.itemsize, self.dtype.itemsize)
-        if needed > half_of_memory():
-            msg = (
-                f"{self.name}: expected an array that fits in half of the memory of this machine "
-                f"({format_bytes(half_of_memory())}), got one of {format_bytes(needed)}"
-            )
-            raise MemoryLimitError(msg)
+        check_memory(needed, self.name)
         buffers = Buffers()  # fresh ones: nothing else takes this memory
         raw = np.asarray(self._raw(buffers))
         self.tally.missing_chunks = buffers.missing_chunks
@@ -197,7 +189,8 @@ class _HDF5Node(Node):
         if not all(self.shape):
             return np.empty(self.shape, self.stored.newbyteorder("="))
         box = tuple(slice(0, extent) for extent in self.shape)
-        return self.handle.read(box, self.name, buffers)
+        with readable(self.name, "its header"):
+            return self.handle.read(box, self.name, buffers)
 
 
 def is_zarr(names: list[str]) -> bool:
@@ -255,13 +248,8 @@ def hdf5_nodes(path: Path, name: str, missing_chunks: str = "fill") -> Iterator[
     missing = Missing(as_policy(missing_chunks))
     file = open_file_hdf5(str(path), name)
     try:
-        with final_failures(name, "its groups"):
+        with readable(name, "its groups"):
             yield from _datasets(file, name, missing)
-    except (BigspecError, GeneratorExit):
-        raise
-    except Exception as error:
-        msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
-        raise SourceError(msg) from error
     finally:
         file.close()  # each dataset is opened again by whoever reads it
 

@@ -81,6 +81,12 @@ def open_model(where: str | os.PathLike[str], *, missing_chunks: str = "fill") -
     if (local := local_file(text)) is not None:
         path, inside = local
         if inside:
+            if LocalContent(path, text).at(0, min(path.stat().st_size, 2), "it").tobytes() != b"PK":
+                msg = (
+                    f"{text}: expected a network as a whole, got a place inside a file; open the "
+                    "file, and take those of its tensors whose names begin so"
+                )
+                raise SourceError(msg)
             return open_nodes(zarr_nodes(locate(text), missing_chunks), shown(text), "zarr")
         content = LocalContent(path, text)
         return _with_adapter(_Opening(text, missing_chunks).file(content), content)

@@ -20,7 +20,7 @@ from bigspec.networks.formats.stored import StoredTensor, called, check_shape, d
 from bigspec.networks.formats.types import NATIVE
 from bigspec.networks.tensors import Model, Tensor
 from bigspec.sources.archives import check_member, header_of
-from bigspec.sources.checks import check_dtype
+from bigspec.sources.checks import check_dtype, check_memory
 from bigspec.sources.content import Content, Reading
 from bigspec.sources.members import member_bytes, place_of_member
 
@@ -69,10 +69,13 @@ class PackedTensor(Tensor):
         ------
         SourceError
             It is damaged, or holds no numbers.
+        MemoryLimitError
+            It takes more than half of the memory of this machine.
         """
         if self.refusal is not None:
             msg = f"{self.file}: {called(self.name)} has no numbers to read: {self.refusal}"
             raise SourceError(msg)
+        check_memory(self.nbytes, f"{self.file}: {called(self.name)}")
         raw = member_bytes(self.content, self.info)[self.header : self.header + self.nbytes]
         values = np.asarray(raw).view(self.stored)
         values = values.reshape(self.shape, order="F" if self.fortran else "C")
@@ -100,7 +103,7 @@ def open_npy(content: Content) -> Model:
     reading = Reading(content, 0, LONGEST)
     shape, fortran, dtype = _header(reading, name, file)
     tensor = _mapped(content, name, (shape, fortran, dtype), reading.tell())
-    content.at(tensor.start, tensor.nbytes, called(name))
+    content.check(tensor.start, tensor.nbytes, called(name))
     return finished(file, "npy", [tensor])
 
 

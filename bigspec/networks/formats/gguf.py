@@ -87,7 +87,7 @@ def open_gguf(content: Content) -> Model:
         says what the file cannot hold.
     """
     _package(content.name)
-    split = SPLIT.fullmatch(content.name.rpartition("/")[2])
+    split = SPLIT.fullmatch(content.name.rpartition("/")[2].partition("?")[0])
     count = int(split[3]) if split else 1
     if split is None or count < 2:
         fields, tensors = _file(content)

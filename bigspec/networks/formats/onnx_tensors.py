@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.errors import MemoryLimitError, SourceError, format_bytes
+from bigspec.errors import SourceError
 from bigspec.networks.formats.protobuf import PLACE
 from bigspec.networks.formats.stored import (
     HeldTensor,
@@ -20,7 +20,7 @@ from bigspec.networks.formats.stored import (
 )
 from bigspec.networks.formats.types import as_dtype, item_bits
 from bigspec.networks.tensors import Tensor
-from bigspec.sources.checks import half_of_memory
+from bigspec.sources.checks import check_memory
 from bigspec.sources.content import LocalContent
 
 __all__ = ["Sparse", "TensorReader"]
@@ -81,7 +81,7 @@ class TensorReader:
                 f"{list(shape)} and type {dtype}, got {length}; export it again"
             )
             raise SourceError(msg)
-        content.at(start, length, called(name))
+        content.check(start, length, called(name))
         return StoredTensor(
             name=name,
             file=content.name,
@@ -226,14 +226,7 @@ class Sparse(Tensor):
             Dense it takes more than half of the memory of this machine.
         """
         values = self.values.read()
-        needed = self.size * values.itemsize
-        if needed > half_of_memory():
-            msg = (
-                f"{self.file}: expected {called(self.name)}, made dense, to fit in half of the "
-                f"memory of this machine ({format_bytes(half_of_memory())}), got "
-                f"{format_bytes(needed)}"
-            )
-            raise MemoryLimitError(msg)
+        check_memory(self.size * values.itemsize, f"{self.file}: {called(self.name)}, made dense")
         places = self.indices.read()
         limits = np.asarray(self.shape if places.ndim == 2 else self.size)
         if np.any(places < 0) or np.any(places >= limits):

@@ -34,7 +34,7 @@ PUSHED = {
 """Instructions that push the value that follows them."""
 FRESH: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": Opaque,
+    "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": list,
 }  # fmt: skip
 SKIPPED = {"PROTO", "FRAME"}
 KEYS = (str, int, float, bool, bytes, type(None))
@@ -71,7 +71,7 @@ def unpickled(content: Content, start: int, stop: int, what: str) -> Unpickled:
     SourceError
         It names anything else, is damaged, cut short, or too long.
     """
-    reading = Reading(content, start, min(stop, start + LONGEST))
+    reading = _Lines(content, start, min(stop, start + LONGEST))
     machine = _Machine(content.name)
     try:
         for number, (code, arg, place) in enumerate(pickletools.genops(reading)):  # type: ignore[arg-type]
@@ -89,6 +89,17 @@ def unpickled(content: Content, start: int, stop: int, what: str) -> Unpickled:
         raise SourceError(msg) from error
     msg = f"{content.name}: {what} ends in the middle; the file was cut short: bring it again"
     raise SourceError(msg)
+
+
+class _Lines(Reading):
+    """A pickle whose names are what they look like: `pickletools` would read escapes in them."""
+
+    def readline(self) -> bytes:
+        line = super().readline()
+        if b"\\" in line:
+            msg = f"a name with a backslash at byte {self.place - len(line)}"
+            raise ValueError(msg)
+        return line
 
 
 class _Machine:
@@ -110,10 +121,10 @@ class _Machine:
             "TUPLE3": lambda _: self.stack.append(self._last(3)),
             "LIST": lambda _: self.stack.append(self._since_mark()),
             "DICT": lambda _: self.stack.append(_pairs({}, self._since_mark())),
-            "FROZENSET": lambda _: self.stack.append(self._opaque(self._since_mark())),
+            "FROZENSET": lambda _: self.stack.append(self._since_mark()),
             "APPEND": lambda _: self._extend([self._pop()]),
             "APPENDS": lambda _: self._extend(self._since_mark()),
-            "ADDITEMS": lambda _: self._drop(self._since_mark()),
+            "ADDITEMS": lambda _: self._extend(self._since_mark()),
             "SETITEM": lambda _: self._set(list(self._last(2))),
             "SETITEMS": lambda _: self._set(self._since_mark()),
             "BINPUT": self._put,
@@ -156,9 +167,6 @@ class _Machine:
 
     def _drop(self, values: list[Any]) -> None:
         """Take what a set holds, or what is not needed, from the stack."""
-
-    def _opaque(self, values: list[Any]) -> Opaque:
-        return Opaque()
 
     def _storage(self, said: Any) -> Storage:
         """Return the storage of a persistent id, which must say the same of it each time."""

@@ -148,7 +148,7 @@ def _places(content: Content, storages: dict[str, Storage], keys: Unpickled) -> 
                 "is damaged: bring it again"
             )
             raise SourceError(msg)
-        content.at(place + 8, count * _unit(storage), what)
+        content.check(place + 8, count * _unit(storage), what)
         known[storage.key] = place + 8
         place += 8 + count * _unit(storage)
     return known

@@ -38,12 +38,16 @@ OTHER_DTYPES = {
 }  # fmt: skip
 """Types of tensors whose numbers are not read."""
 PLAIN = {
-    "torch device", "torch.serialization _get_layout", "_codecs encode", "builtins set",
-    "builtins frozenset", "__builtin__ set", "__builtin__ frozenset", "collections Counter",
+    "torch device", "torch.serialization _get_layout", "_codecs encode", "collections Counter",
     "builtins bytes", "__builtin__ bytes",
 }  # fmt: skip
 """Calls whose result holds no tensor: it is not made."""
-TYPES = {"torch Tensor", "torch.nn.parameter Parameter", "torch._C TensorBase"}
+TYPES = {
+    "torch Tensor",
+    "torch.nn.parameter Parameter",
+    "torch._C TensorBase",
+    "torch.nn.parameter Buffer",
+}
 QUANTISED = "it is quantised; save it as numbers, tensor.dequantize(), to have its norm"
 
 
@@ -229,6 +233,14 @@ def _size(extents: Any = ()) -> tuple[Any, ...]:
     return tuple(extents)
 
 
+def _several(values: Any = ()) -> list[Any]:
+    """Return what a set holds: a tensor in it is one of the file."""
+    if not isinstance(values, (list, tuple)):
+        msg = "a set of what is no list"
+        raise TypeError(msg)
+    return list(values)
+
+
 def _tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any, typed: bool = False
 ) -> Rebuilt:
@@ -289,6 +301,10 @@ CALLS: dict[str, Any] = TENSORS | {
     "torch._tensor _rebuild_from_type_v2": _of_type,
     "collections OrderedDict": _ordered,
     "torch Size": _size,
+    "builtins set": _several,
+    "builtins frozenset": _several,
+    "__builtin__ set": _several,
+    "__builtin__ frozenset": _several,
     "torch per_tensor_affine": None,
     "torch per_channel_affine": None,
 }

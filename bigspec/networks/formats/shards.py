@@ -147,11 +147,15 @@ def found_shards(
             contents.append(finding(name))
         except MissingSourceError:
             missing.append(name)
+        if len(missing) > LISTED:
+            break
     if missing:
-        cut = ", ..." if len(missing) > LISTED else ""
+        listed = ", ".join(missing[:LISTED])
+        count = f"more than {LISTED}" if len(missing) > LISTED else str(len(missing))
+        more = ", ..." if len(missing) > LISTED else ""
         msg = (
-            f"{file}: {len(missing)} of its {len(names)} {what} are missing: "
-            f"{', '.join(missing[:LISTED])}{cut}; bring them, too"
+            f"{file}: {count} of its {len(names)} {what} are missing: {listed}{more}; bring them, "
+            "too"
         )
         raise MissingSourceError(msg)
     return contents

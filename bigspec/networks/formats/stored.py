@@ -30,7 +30,7 @@ __all__ = [
 
 SMALL = 1 << 20
 """Bytes of a tensor that all go into its token."""
-SAMPLES, SAMPLE = 32, 4096
+SAMPLE = 4096
 LARGEST = 1 << 62
 
 
@@ -84,8 +84,8 @@ class StoredTensor(Tensor):
         head = repr((self.shape, self.dtype, self.strides, self.order))
         if self.nbytes <= SMALL:
             return digest(head, self.content.at(self.start, self.nbytes, called(self.name)))
-        step = (self.nbytes - SAMPLE) // (SAMPLES - 1)
-        places = (self.start + k * step for k in range(SAMPLES))
+        step = (self.nbytes - SAMPLE) // (self.content.samples - 1)
+        places = (self.start + k * step for k in range(self.content.samples))
         parts = [self.content.at(place, SAMPLE, called(self.name)) for place in places]
         return digest(head, self.content.evidence, self.start, *parts)
 
@@ -95,9 +95,10 @@ class StoredTensor(Tensor):
         if bits < 8:
             values = unpacked(raw, bits, self.size).view(dtype)
         else:
-            swapped = self.order == ">" and dtype.itemsize > 1 and dtype.kind != "V"
-            values = raw.view(dtype.newbyteorder(">") if swapped else dtype)
-            values = values.astype(dtype) if swapped else values
+            # NumPy turns no bytes of types that are not its own.
+            plain = np.dtype(f"u{dtype.itemsize}") if dtype.kind == "V" else dtype
+            values = raw.view(plain.newbyteorder(self.order))  # type: ignore[arg-type]
+            values = values.astype(plain, copy=False).view(dtype)
         if self.strides is None:
             return values.reshape(self.shape)
         steps = tuple(step * values.itemsize for step in self.strides)

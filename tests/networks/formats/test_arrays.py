@@ -254,6 +254,16 @@ def test_an_hdf5_file_is_listed_by_path_and_links_are_ties(tmp_path):
     np.testing.assert_array_equal(model["brain"].read().astype("f4"), [1, 2])
 
 
+def test_a_place_inside_a_file_is_no_network(tmp_path):
+    path = writers.write_hdf5(tmp_path / "m.h5", {"a": A})
+    with pytest.raises(SourceError) as caught:
+        open_model(f"{path}::/a")
+    assert str(caught.value) == (
+        f"{path}::/a: expected a network as a whole, got a place inside a file; open the file, and "
+        "take those of its tensors whose names begin so"
+    )
+
+
 def test_links_that_lead_out_or_nowhere_or_round(tmp_path):
     path = tmp_path / "m.h5"
     with h5py.File(path, "w") as file:

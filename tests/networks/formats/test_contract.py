@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -97,6 +98,12 @@ def test_other_orders_of_bytes_come_as_numbers_of_this_machine(tmp_path):
     raw = {"0": WEIGHTS["wide"].byteswap().tobytes()}
     pickled = writers.pickled(writers.mapping({"a": writers.tensor(0, WEIGHTS["wide"])}))
     writers.torch_zip(tmp_path / "a.pt", pickled, raw, byteorder="big")
+    brain = np.asarray([[1, 2.5], [-3, 4]], ml_dtypes.bfloat16)
+    pickled = writers.pickled(writers.mapping({"b": writers.tensor(0, brain)}))
+    swapped = {"0": brain.view("u2").byteswap().tobytes()}
+    writers.torch_zip(tmp_path / "b.pt", pickled, swapped, byteorder="big")
+    got = open_model(tmp_path / "b.pt")["b"].read()
+    np.testing.assert_array_equal(got.astype("f4"), brain.astype("f4"))
     for file in ("a.npy", "a.npz", "b.npz", "a.h5", "a.pt"):
         got = open_model(tmp_path / file)["a"].read()
         assert got.dtype.isnative, file

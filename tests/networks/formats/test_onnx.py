@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bigspec.errors import SourceError
+from bigspec.errors import MemoryLimitError, SourceError
 from bigspec.networks.formats import open_model
 from bigspec.networks.formats.onnx_tensors import TYPES
 from tests.networks.formats import writers
@@ -158,6 +158,16 @@ def test_sparse_tensors_that_lie(places, said, tmp_path):
     with pytest.raises(SourceError) as caught:
         open_model(saved(tmp_path, graph("g", sparse_initializer=[made])))["w"].read()
     assert str(caught.value) == f"{tmp_path}/m.onnx: {said}"
+
+
+def test_a_sparse_tensor_too_large_to_be_dense(tmp_path):
+    values, places = proto("w", np.float32([5])), proto("", np.asarray([7], "i8"))
+    made = helper.make_sparse_tensor(values, places, [1 << 20, 1 << 20])
+    tensor = open_model(saved(tmp_path, graph("g", sparse_initializer=[made])))["w"]
+    with pytest.raises(
+        MemoryLimitError, match=r"m\.onnx: tensor 'w', made dense: expected an array"
+    ):
+        tensor.read()
 
 
 # External data -----------------------------------------------------------------------------------

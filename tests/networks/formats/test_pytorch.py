@@ -160,6 +160,13 @@ def test_nested_dicts_make_dotted_names(tmp_path):
     assert list(alone) == ["m"]
 
 
+def test_tensors_in_sets_are_listed(tmp_path):
+    plain = rebuilt(STORED, (4, 6), (6, 1))
+    old = name("builtins", "set") + b"](" + plain + b"e\x85R"
+    parts = {"set": b"\x8f(" + plain + b"\x90", "frozen": b"(" + plain + b"\x91", "old": old}
+    assert set(open_model(one(tmp_path, mapping(parts)))) == {"set.0", "frozen.0", "old.0"}
+
+
 def test_two_ways_to_one_name_are_an_error(tmp_path):
     plain = rebuilt(STORED, (4, 6), (6, 1))
     said = refused(tmp_path, mapping({"a.b": plain, "a": mapping({"b": plain})}))
@@ -267,6 +274,7 @@ BROKEN += "another kind: save model.state_dict() again"
         (b"](" + STORED + storage(0, "LongStorage", 24) + b"e", "ValueError: two storages with the key '0'"),
         (rebuilt(b"N", (1,), (1,)), "TypeError: a tensor without a storage"),
         (rebuilt(storage(0, "UntypedStorage", 96), (1,), (1,)), "TypeError: a tensor of bytes that does not say its type"),
+        (b"cos\\x2epath\nx\n", "ValueError: a name with a backslash at byte 49"),
         (b"\xff", "ValueError: at position 64, opcode b'\\xff' unknown"),
     ],
 )  # fmt: skip

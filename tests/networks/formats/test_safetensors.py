@@ -168,13 +168,28 @@ def test_shards_behind_a_url_are_read_by_ranges(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "write", [writers.write_torch, writers.write_torch_old, writers.write_gguf]
-)
-def test_other_formats_behind_a_url(write, tmp_path):
-    file = "m.gguf" if write is writers.write_gguf else "m.pt"
-    at_memory(write(tmp_path / file, {"a": A, "b": B}), "/other")
+    "row", [("m.pt", writers.write_torch), ("m.pt", writers.write_torch_old),
+            ("m.gguf", writers.write_gguf), ("m.safetensors", writers.write_safetensors)],
+    ids=["zip", "old", "gguf", "safetensors"],
+)  # fmt: skip
+def test_only_headers_come_from_a_url_before_numbers_are_asked_for(row, tmp_path, monkeypatch):
+    file, write = row
+    large = np.ones((1200, 1200), "f4")
+    at_memory(write(tmp_path / file, {"a": A, "b": large}), "/other")
+    memory = fsspec.implementations.memory.MemoryFileSystem
+    whole, came = memory.cat_file, []
+
+    def cat(self, path, start=None, end=None, **more):
+        came.append(end - start)
+        return whole(self, path, start, end, **more)
+
+    monkeypatch.setattr(memory, "cat_file", cat)
     model = open_model(f"memory://other/{file}")
-    np.testing.assert_array_equal(model["b"].read(), B)
+    assert sum(came) < 2 << 20
+    assert len(came) < 12
+    model["b"].token()
+    assert sum(came) < 2 << 20
+    np.testing.assert_array_equal(model["b"].read(), large)
 
 
 def test_what_is_not_at_a_url(tmp_path):
