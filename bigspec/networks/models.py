@@ -95,7 +95,7 @@ def _tensor(name: str, value: Any) -> Tensor:
         value = _array(value, name)
     shape = tuple(int(length) for length in value.shape)
     dtype = str(value.dtype).removeprefix("torch.")
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "biufcV":
+    if isinstance(value, np.ndarray) and not _numeric(value.dtype):
         msg = f"{shown(name)}: expected an array of numbers, got {value.dtype}"
         raise UnsupportedTypeError(msg)
     size = int(np.prod(shape, dtype=np.int64)) * int(getattr(value, "itemsize", 0) or 4)
@@ -126,12 +126,20 @@ def _array(value: Any, name: str) -> Array:
             return np.asarray(value.contiguous().view(kind).numpy()).view(getattr(ml_dtypes, own))
         return np.asarray(value.numpy())
     array = np.asarray(value)
-    if array.dtype.kind not in "biufcV":
+    if not _numeric(array.dtype):
         msg = f"{shown(name)}: expected an array of numbers, got {type(value).__name__}"
         raise UnsupportedTypeError(msg)
     return array
 
 
+def _numeric(dtype: np.dtype[Any]) -> bool:
+    """Whether float64 or complex128 holds such numbers; ml_dtypes's own are of NumPy's kind V."""
+    if dtype.kind == "V":
+        return dtype.names is None and dtype.subdtype is None and dtype.type is not np.void
+    return dtype.kind in "biu" or (dtype.kind in "fc" and dtype.itemsize <= WIDEST[dtype.kind])
+
+
+WIDEST = {"f": 8, "c": 16}
 _BITS = {
     "torch.bfloat16": ("int16", "bfloat16"),
     "torch.float8_e4m3fn": ("uint8", "float8_e4m3fn"),

@@ -55,7 +55,21 @@ def entries_of(model: Model, splits: Sequence[Split] = ()) -> list[Entry]:
                 if origin != name:
                     here = [_tied(here[0], origin)]
             entries += here
-    return entries
+    return _unique(entries)
+
+
+def _unique(entries: list[Entry]) -> list[Entry]:
+    """Give each row a name of its own: a tensor may be called like the part of another one."""
+    taken: set[str] = set()
+    found = []
+    for entry in entries:
+        name, count = entry.name, 1
+        while name in taken:
+            count += 1
+            name = f"{entry.name}:{count}"
+        taken.add(name)
+        found.append(entry if name == entry.name else replace(entry, name=name))
+    return found
 
 
 def _roles(

@@ -94,6 +94,7 @@ class Scan(Mapping[str, Row]):
         self.model = shown(model.name)
         self.other = "" if other is None else shown(other.name)
         self.names = self._planned.names
+        self._known = frozenset(self.names)
         self.only_in_model, self.only_in_other = (
             self._planned.only_in_model,
             self._planned.only_in_other,
@@ -111,13 +112,13 @@ class Scan(Mapping[str, Row]):
         return len(self.names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._known
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)
 
     def __getitem__(self, name: str) -> Row:
-        if name not in self.names:
+        if name not in self._known:
             raise KeyError(name)
         return self.rows[name]
 

@@ -221,4 +221,10 @@ def test_every_tensor_is_a_row_or_in_one_and_no_number_is_read(tensors):
             assert entry.form is not None
             assert entry.matrix[0] > 0 < entry.matrix[1]
     assert set(model) <= seen
-    assert len({entry.name for entry in entries}) == len(entries) or len(shapes) > 1
+    assert len({entry.name for entry in entries}) == len(entries)
+
+
+def test_a_tensor_that_is_called_like_a_part_of_another_one():
+    found = rows({"qkv": (6, 2), "qkv[q]": (3, 3), "qkv[k]": (5,)})
+    assert list(found) == ["qkv", "qkv[q]", "qkv[k]", "qkv[v]", "qkv[q]:2", "qkv[k]:2"]
+    assert found["qkv[q]:2"].matrix == (3, 3)

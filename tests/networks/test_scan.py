@@ -337,6 +337,9 @@ def test_things_that_are_no_model():
         scan(np.eye(3))
     with pytest.raises(UnsupportedTypeError, match="a: expected an array of numbers, got str"):
         scan({"a": "text"})
+    for dtype in ("longdouble", "V4", [("x", "f4")], "M8[s]"):
+        with pytest.raises(UnsupportedTypeError, match="a: expected an array of numbers, got"):
+            scan({"a": np.zeros((2, 2), dtype)})
 
 
 @settings(max_examples=100, deadline=None)
@@ -409,6 +412,9 @@ def test_memory_that_has_no_room_for_a_tensor_reads_it_in_every_pass(tmp_path):
     holds(found["w"], sigma(big))
     assert found["w"].largest == np.abs(big).max()
     assert found["w"].passes >= 1
+    near = scan({"w": mapped}, minus={"w": big + 0.25}, memory_limit="28MiB", seed=1)["w"]
+    holds(near, 0.25 * math.sqrt(900 * 700))
+    assert near.change.lower <= 0.25 * math.sqrt(900 * 700) / sigma(big + 0.25) <= near.change.upper
 
 
 @pytest.mark.parametrize("shape", [(2300, 2200), (9000, 2200), (2200, 9000), (40_000, 3000)])
