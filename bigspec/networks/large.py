@@ -51,7 +51,8 @@ def _row(request: Request, asked: Asked, deadline: float | None) -> Row:
         raise MemoryLimitError(msg)
     arrays = [_matrix(one) for one in forms if isinstance(one, Part)]
     if entry.matrix is None:
-        return filled(blank(entry), look(Stored(arrays[0]), gram=False), None)
+        flat = Stored(arrays[0]) if len(arrays) == 1 else Difference(arrays[0], arrays[1])
+        return filled(blank(entry), look(flat, gram=False), None)
     looks = [look(Stored(array), gram=False) for array in arrays]
     bad = sum(one.non_finite for one in looks)
     if bad:

@@ -140,13 +140,13 @@ def _pair(entry: Entry, mate: Entry) -> tuple[Entry, Form | None]:
     reason = ""
     if entry.form is None or mate.form is None:
         reason = entry.note or mate.note
-    elif entry.hidden:
-        return entry, None
-    elif entry.matrix != mate.matrix or entry.shape != mate.shape:
+    elif entry.shape != mate.shape:
         reason = f"the shapes differ: {list(entry.shape)} and {list(mate.shape)}"
     elif isinstance(entry.form, Kronecker) or isinstance(mate.form, Kronecker):
         reason = "a difference of Kronecker products has no norm here"
-    elif isinstance(entry.form, Product) != isinstance(mate.form, Product):
+    elif entry.matrix != mate.matrix or (
+        isinstance(entry.form, Product) != isinstance(mate.form, Product)
+    ):
         reason = f"a {entry.kind} cannot be compared with a {mate.kind}"
     if reason:
         refused = replace(entry, kind="refused", form=None, matrix=None, note=reason, tied_to="")

@@ -160,7 +160,10 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
         return _kronecker(entry, form, asked, read)
     array = _matrix(form, read)
     if entry.matrix is None:
-        looked = look(Stored(array), gram=False)
+        flat = Stored(array) if request.other is None else (
+            Difference(array, _matrix(request.other, read))
+        )  # fmt: skip
+        looked = look(flat, gram=False)
         return filled(blank(entry), looked, None)
     if request.other is None:
         entries: Entries = Stored(array)

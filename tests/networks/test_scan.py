@@ -290,6 +290,14 @@ def test_another_model_of_half_precision(passes_for_all):
     assert "only in a mapping of" in found.summary()
 
 
+def test_vectors_minus_those_of_another_model():
+    A = {"w": np.eye(3), "b": np.array([1.0, 2.0]), "ids": np.arange(4), "c": np.ones(3)}
+    B = {"w": np.eye(3), "b": np.array([1.0, 5.0]), "ids": np.arange(4), "c": np.ones(4)}
+    found = scan(A, minus=B, everything=True)
+    assert [found[name].frobenius for name in ("b", "ids")] == [3.0, 0.0]
+    assert found["c"].note == "the shapes differ: [3] and [4]"
+
+
 def test_limits_by_pattern_decide_rows(tmp_path, passes_for_all):
     W = transformer()
     file = tmp_path / "limits.toml"
