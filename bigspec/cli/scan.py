@@ -6,11 +6,12 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bigspec.checkpoint import Checkpoint
+import bigspec
+from bigspec import history
 from bigspec.cli.interrupts import terminable
 from bigspec.cli.options import (
     ACCURACY,
@@ -28,16 +29,20 @@ from bigspec.cli.statuses import CANNOT_WRITE, SAVED, STATUSES, CannotWriteError
 from bigspec.cli.values import limit, option, seconds_or_text, with_options, writable_place
 from bigspec.cli.watching import say, watched, watching_options
 from bigspec.errors import HistoryError
-from bigspec.history import History
 from bigspec.names import shown
-from bigspec.networks.past import record_scan
-from bigspec.networks.rows import Scan
-from bigspec.networks.scan import scan
-from bigspec.networks.table import COLUMNS
+
+if TYPE_CHECKING:
+    from bigspec.checkpoint import Checkpoint
+    from bigspec.history import History
+    from bigspec.networks.rows import Scan
 
 __all__ = ["scan_command"]
 
 ROWS = "Rows"
+COLUMNS = (
+    "norm", "stable-rank", "edge", "scale", "change", "frobenius", "largest", "width", "size",
+    "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
     cluster, checkpoint = cluster_of(flags.place), _checkpoint(own)
     stopped: tuple[int, str] | None = None
     with terminable(), cluster, watched(quiet=flags.output.quiet) as observer:
-        found = scan(
+        found = bigspec.scan(
             own["model"],
             minus=own["minus"],
             only=own["only"],
@@ -151,7 +156,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
 
 def _checkpoint(own: dict[str, Any]) -> Checkpoint | None:
     if own["checkpoint"] is not None:
-        return Checkpoint(own["checkpoint"], steal=own["steal"])
+        return bigspec.Checkpoint(own["checkpoint"], steal=own["steal"])
     if own["steal"]:
         msg = "--steal needs --checkpoint URL"
         raise click.UsageError(msg)
@@ -165,7 +170,7 @@ def _past(own: dict[str, Any]) -> History | None:
             msg = "--series needs --history FILE"
             raise click.UsageError(msg)
         return None
-    past = History(own["history"])
+    past = history.History(own["history"])
     past.prepare()
     return past
 
@@ -210,7 +215,7 @@ def _record(
     if past is None:
         return status
     try:
-        record_scan(found, past, own["series"] or shown(own["model"]))
+        found.record(past, own["series"] or shown(own["model"]))
     except HistoryError as error:
         said = "" if status else "; the result is on standard output"
         say(ctx, f"{error}{said}", status or CANNOT_WRITE, error=True)

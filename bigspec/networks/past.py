@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import TYPE_CHECKING
 
 from bigspec import history
 from bigspec.history import History
 from bigspec.names import shown
 from bigspec.networks.limits import NON_FINITE, Ruling
 from bigspec.networks.row import Row
-from bigspec.networks.rows import Scan
 from bigspec.run.identity import versions
+
+if TYPE_CHECKING:
+    from bigspec.networks.rows import Scan
 
 __all__ = ["record_scan"]
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bigspec.history import History
 from bigspec.names import shown
 from bigspec.networks.large import large_row
 from bigspec.networks.limits import Limits, Ruling, rule
 from bigspec.networks.models import IN_MEMORY
 from bigspec.networks.norms import Asked
 from bigspec.networks.page import page
+from bigspec.networks.past import record_scan
 from bigspec.networks.planned import Choice, Planned, plan_scan, tasks_of
 from bigspec.networks.row import Row
 from bigspec.networks.saved import Saver, saver_of
@@ -281,6 +283,23 @@ class Scan(Mapping[str, Row]):
             Letters a line; by default as many as it takes.
         """
         return summary(self, sort=sort, top=top, width=width)
+
+    def record(self, past: History, series: str = "") -> int:
+        """Write a row of a history for each tensor, and return how many.
+
+        Parameters
+        ----------
+        past : History
+        series : str
+            What the series of a tensor begins with, before a colon and its name; by default the
+            name of the model.
+
+        Raises
+        ------
+        HistoryError
+            None of the rows is there.
+        """
+        return record_scan(self, past, series or self.model)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""

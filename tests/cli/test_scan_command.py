@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from bigspec import History, cli
+from bigspec.cli import scan as scan_command
+from bigspec.networks.table import COLUMNS
 from tests.networks.models import sigma, transformer
 
 
@@ -43,6 +45,10 @@ def test_only_not_sort_top_split_and_all(model):
     result = run(model, "--only", "*mlp*", "--split", "mlp=2")
     assert "layers.1.mlp.weight[1]" in result.stdout
     assert "layers.0.norm.weight" in run(model, "--all").stdout
+
+
+def test_the_columns_of_the_option_are_those_of_the_table():
+    assert tuple(COLUMNS) == scan_command.COLUMNS
 
 
 def test_files_have_every_row(model, tmp_path):
