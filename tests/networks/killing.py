@@ -11,7 +11,7 @@ import sys
 import distributed  # noqa: F401
 import safetensors.numpy  # noqa: F401
 
-from bigspec import cli, scan
+from bigspec import scan
 from bigspec.cli import scan as scan_command  # noqa: F401
 from bigspec.networks import formats, rows, saved  # noqa: F401
 
