@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from bigspec.results import charts, files, html, text
+from bigspec.results import figures, files, html, text
 from bigspec.results.gate import Verdict
 from bigspec.results.records import (
     Interval,
@@ -251,10 +251,10 @@ class Estimate:
         Raises
         ------
         ImportError
-            Matplotlib is missing: ``pip install "bigspec[plot]"``.
+            Matplotlib is missing: ``pip install matplotlib``.
 
         Examples
         --------
         >>> bigspec.norm("A.zarr").plot().savefig("run.png")  # doctest: +SKIP
         """
-        return charts.figure(self)
+        return figures.figure(self)

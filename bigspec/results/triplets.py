@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.results import charts, files, html, text
+from bigspec.results import figures, files, html, text
 from bigspec.results.gate import Verdict
 from bigspec.results.records import (
     Interval,
@@ -250,6 +250,6 @@ class Triplets:
         Raises
         ------
         ImportError
-            Matplotlib is missing: ``pip install "bigspec[plot]"``.
+            Matplotlib is missing: ``pip install matplotlib``.
         """
-        return charts.triplets_figure(self)
+        return figures.triplets_figure(self)

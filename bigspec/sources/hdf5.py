@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.errors import BigspecError, DataError, MissingSourceError, SourceError
+from bigspec.errors import BigspecError, DataError, MissingSourceError, SourceError, needs
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
@@ -97,7 +97,7 @@ def _file(path: str, name: str) -> h5py.File:
     try:
         import h5py
     except ImportError as error:
-        msg = f'{name}: HDF5 files need h5py, which is not here; pip install "bigspec[hdf5]"'
+        msg = f"{name}: {needs('HDF5', 'hdf5', 'h5py')}"
         raise SourceError(msg) from error
     try:
         return h5py.File(path, "r")

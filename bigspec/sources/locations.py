@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import zarr
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
-from bigspec.errors import BigspecError, MissingSourceError, SourceError, StoreUnavailableError
+from bigspec.errors import (
+    BigspecError,
+    MissingSourceError,
+    SourceError,
+    StoreUnavailableError,
+    needs,
+)
 from bigspec.names import NOWHERE, bare, shown
 from bigspec.sources import catalog, retries
 
@@ -34,7 +40,7 @@ LOCAL_ONLY = (
     ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
 )  # fmt: skip
 """Not read from URLs: each needs many small reads, or a map of the file."""
-_PACKAGES = {"s3": '"bigspec[s3]"', "s3a": '"bigspec[s3]"', "gs": "gcsfs", "gcs": "gcsfs"}
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ def _remote_store(url: str, name: str) -> Store:
         protocol = url.split("://", maxsplit=1)[0].split("::")[-1]
         package = _PACKAGES.get(protocol)
         install = f"pip install {package}" if package else "install the package it names"
+        if package == "s3fs":
+            install = needs(f"{protocol}://", "s3", package)
         msg = f"{name}: {protocol}:// URLs need a package that is not here ({error}); {install}"
         raise SourceError(msg) from error
     except ValueError as error:
