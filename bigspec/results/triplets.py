@@ -152,6 +152,14 @@ class Triplets:
     def __iter__(self) -> Iterator[Any]:
         return iter((self.u, self.s, self.vh))
 
+    def __str__(self) -> str:
+        return text.triplets_headline(self)
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.s, precision=6, threshold=6, edgeitems=2, separator=", ")
+        told = f"width={self.width:.2g}, converged={self.converged}, passes={self.passes}"
+        return f"<Triplets k={self.k}, s={values}, {told}>"
+
     @property
     def k(self) -> int:
         """Number of triplets."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import bigspec
 from bigspec import errors
 from bigspec.results import Estimate, Gate, PassRecord
 from bigspec.results import text as words
@@ -195,6 +196,23 @@ def test_the_summary_says_the_interval_first_then_how_it_came_about():
     assert "6 passes, 22.4 GiB read in 15 s, 1.5 GiB/s" in text
     assert "lanczos: the basis fits." in text
     assert "upper end    Christoffel" in text
+
+
+def test_an_estimate_prints_as_one_line_and_formats_as_its_value():
+    est = closing_in()
+    assert str(est) == f"{est}" == est.summary().splitlines()[0]
+    assert f"{est:.4g}" == format(est, ".4g") == format(est.lower, ".4g")
+    assert repr(est).startswith("<Estimate lower=167.9")
+    assert len(repr(est)) < 120
+
+
+def test_triplets_print_as_one_line():
+    tri = bigspec.svds(np.diag(np.arange(40.0, 0, -1)), 8, seed=1)
+    assert str(tri).startswith("sigma_1 in [")
+    assert " ... sigma_8 in [" in str(tri)
+    assert "\n" not in str(tri)
+    assert repr(tri).startswith("<Triplets k=8, s=[40., 39., ..., 34., 33.], width=")
+    assert str(bigspec.svds(np.eye(3), 1)).count("sigma_") == 1
 
 
 def test_a_run_out_of_budget_says_converged_false():
