@@ -135,6 +135,11 @@ class Matrix(ABC):
         return self.transient_nbytes
 
     @property
+    def advice(self) -> str:
+        """What would be cheaper than this matrix, where that can be told without a read."""
+        return ""
+
+    @property
     def missing_as(self) -> str:
         """What the entries of a chunk that is not in its store count as, for messages."""
         return "0"

@@ -31,11 +31,11 @@ def every_help():
     from bigspec.cli import main
 
     context = click.Context(main, info_name="bigspec", terminal_width=72)
-    parts = [section("bigspec", main.get_help(context))]
+    parts = [section("bigspec", click.unstyle(main.get_help(context)))]
     for name in main.list_commands(context):
         command = main.get_command(context, name)
         below = click.Context(command, info_name=name, parent=context, terminal_width=72)
-        parts.append(section(f"bigspec {name}", command.get_help(below)))
+        parts.append(section(f"bigspec {name}", click.unstyle(command.get_help(below))))
     return "\n".join(parts)
 
 

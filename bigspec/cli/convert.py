@@ -5,49 +5,63 @@ from __future__ import annotations
 import click
 
 from bigspec.cli.interrupts import terminable
-from bigspec.cli.options import debug_option, json_option
+from bigspec.cli.options import OUTPUT, WHERE, debug_option, json_option
 from bigspec.cli.output import deliver
 from bigspec.cli.statuses import Command
-from bigspec.cli.values import count_or_text
+from bigspec.cli.values import count_or_text, option
 from bigspec.cli.watching import watched, watching_options
 from bigspec.conversion import convert
 
 __all__ = ["convert_command"]
 
+CONVERSION = "Conversion"
+
 
 @click.command("convert", cls=Command)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST.zarr")
-@click.option(
+@option(
+    CONVERSION,
     "--format",
     "form",
     type=click.Choice(["csr", "csc"]),
     help="Compressed rows or columns. [default: as SRC; csr for triplets and Matrix Market]",
 )
-@click.option(
-    "--dtype", metavar="TYPE", help="Type of the values, such as float32. [default: as SRC]"
+@option(
+    CONVERSION,
+    "--dtype",
+    metavar="TYPE",
+    help="Type of the values, such as float32. [default: as SRC]",
 )
-@click.option(
+@option(
+    WHERE,
     "--memory-limit",
     callback=count_or_text,
     metavar="SIZE",
     help="Memory that the conversion may use, such as 512MiB. [default: half of what it has]",
 )
-@click.option(
-    "--scratch", metavar="DIR", help="Folder for temporary files of the sort. [default: beside DST]"
+@option(
+    WHERE,
+    "--scratch",
+    metavar="DIR",
+    help="Folder for temporary files of the sort. [default: beside DST]",
 )
-@click.option(
-    "--raw", is_flag=True, help="Use the stored numbers and ignore what attributes say about them."
+@option(
+    CONVERSION,
+    "--raw",
+    is_flag=True,
+    help="Use the stored numbers and ignore what attributes say about them.",
 )
-@click.option(
+@option(
+    CONVERSION,
     "--missing-chunks",
     type=click.Choice(["fill", "error"]),
     default="fill",
     show_default=True,
     help="Treat a missing chunk of values as the fill value, or as an error.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
-@click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
+@option(CONVERSION, "--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
+@option(OUTPUT, "--quiet", is_flag=True, help="Show no progress on stderr.")
 @watching_options
 @json_option
 @debug_option

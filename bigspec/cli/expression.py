@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from bigspec.api.matrices import centered, scaled, standardized
 from bigspec.cli.options import SourceFlags, ViewFlags
 from bigspec.cli.reading import Reading
 from bigspec.errors import SourceError
+from bigspec.matrices import Matrix
 
-__all__ = ["expressed"]
+__all__ = ["expressed", "planned"]
 
 
 def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None) -> Any:
@@ -34,6 +36,23 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
     if center:
         matrix = centered(matrix, memory_limit=memory_limit)
     return matrix if scale is None else scaled(matrix, columns=_weights(scale))
+
+
+def planned(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None) -> Any:
+    """Return the expression with zeros for means and ones for deviations, so that nothing is read.
+
+    A plan does not depend on them.
+    """
+    if not view.center and view.scale != "std":
+        return expressed(source, view, memory_limit)
+    plain = replace(view, center=False, scale=None if view.scale == "std" else view.scale)
+    matrix = expressed(source, plain, memory_limit)
+    if not isinstance(matrix, Matrix):
+        matrix = Reading(None, None, False, "fill").matrices(memory_limit, matrix)[0]
+    n = matrix.shape[1]
+    if view.center:
+        matrix = centered(matrix, means=np.zeros(n))
+    return scaled(matrix, columns=np.ones(n)) if view.scale == "std" else matrix
 
 
 def _weights(path: str) -> Any:

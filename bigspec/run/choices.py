@@ -127,4 +127,6 @@ def layout_choices(setting: Setting, layout: Layout) -> list[str]:
             f"{layout.memory.tasks} of {setting.tasks} threads: more slabs at once do not fit "
             "the memory limit"
         )
+    if setting.matrix.advice:
+        said.append(setting.matrix.advice)
     return said

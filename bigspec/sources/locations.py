@@ -7,6 +7,7 @@ import re
 import stat
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from bigspec.errors import (
 )
 from bigspec.names import NOWHERE, bare, shown
 from bigspec.sources import catalog, retries
+from bigspec.sources.kinds import kind_of_file, kind_of_folder, kind_of_name
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -140,9 +142,11 @@ def _locate_local(path: Path, inner: str, name: str) -> Location:
     # Devices and pipes are not looked into: /dev/zero never ends.
     if stat.S_ISREG(mode) and zipfile.is_zipfile(path):
         return Location(name, ZipStore(path, mode="r"), inner)
+    kind = kind_of_file(path, name) if stat.S_ISREG(mode) else None
+    got = kind or "another file; convert it to Zarr, or load it and pass the array"
     msg = (
-        f"{name}: expected a Zarr directory, a zip archive of one, HDF5, .npy, .npz or .mtx, got "
-        "another file; convert it to Zarr, or load it and pass the array"
+        f"{name}: expected a Zarr directory, a zip archive of one, HDF5, netCDF, .npy, .npz or "
+        f".mtx, got {got}"
     )
     raise SourceError(msg)
 
@@ -195,15 +199,30 @@ def _not_zarr(location: Location) -> Exception:
     except Exception as error:  # noqa: BLE001, RUF100 - listing may be denied or fail on its own
         return open_failure(error, location.name)
     if names:
+        where = "::/".join(filter(None, (location.name, location.path)))
+        kind = kind_of_folder(names, where, partial(_inside, location.store, location.path))
+        if kind is not None:
+            return SourceError(f"{location.name}: expected a Zarr array, got {kind}")
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         return SourceError(
-            f"{location.name}: expected a Zarr array, got a directory without Zarr metadata "
-            f"(zarr.json or .zarray); it holds {shown}"
+            f"{location.name}: expected a Zarr array, got {_container(location.store)} without "
+            f"Zarr metadata (zarr.json or .zarray); it holds {shown}"
         )
     if location.path or not isinstance(location.store, LocalStore):
         inside = f"; the store holds {catalog.describe(arrays)}" if arrays else ""
+        kind = kind_of_name(location.name)
+        if kind is not None and not inside:
+            inside = f" as Zarr; by its name it is {kind}"
         return MissingSourceError(f"{location.name}: nothing lies there{inside}")
     return SourceError(f"{location.name}: expected a Zarr array, got an empty directory")
+
+
+def _inside(store: Store, path: str, name: str) -> list[str]:
+    return catalog.children(store, f"{path}/{name}" if path else name)
+
+
+def _container(store: Store) -> str:
+    return "a zip archive" if isinstance(store, ZipStore) else "a directory"
 
 
 def open_failure(error: Exception, name: str) -> Exception:
