@@ -120,7 +120,7 @@ def svds(
     ``2 m n k``); orthogonalisation of ``4 n b N`` a pass for a basis of N columns, which is kept.
     Method: randomized block Lanczos with the basis kept; upper ends by counting eigenvalues in
     windows of the Ritz values and by Lehmann bounds (`bigspec.certificate.counting`). Values below
-    about ``1e-7 sigma_1`` drown in the rounding of ``A^H A``: their intervals are honestly wide.
+    about ``1e-7 sigma_1`` cannot be resolved in double precision: their intervals are wide, and hold.
     """
     began = time.monotonic()
     budget = as_budget(rtol, max_passes, time_limit, gate)
