@@ -55,3 +55,8 @@ __all__ = [
     "vstack",
 ]
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    """List the public names, and not the modules that lie beside them."""
+    return [*__all__, "__doc__", "__version__", "errors", "watch"]

@@ -42,7 +42,13 @@ from bigspec.sources import retries
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OTHERS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/data/README.md")
+OTHERS = (
+    "tests/data/matrices/README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "examples/data/README.md",
+)
 PROSE = [*PAGES, *(ROOT / name for name in OTHERS)]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 

@@ -66,6 +66,13 @@ def centered(
     Raises
     ------
     ArgumentError, NonFiniteError, UnsupportedTypeError
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> A = np.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]])
+    >>> round(bigspec.norm(bigspec.centered(A)).value, 6)
+    2.828427
     """
     if axis not in (0, 1):
         msg = f"axis: expected 0 (means of columns) or 1 (means of rows), got {axis!r}"
@@ -96,6 +103,12 @@ def scaled(a: Any, *, rows: Any = None, columns: Any = None) -> Matrix:
     ------
     ArgumentError
         Weights of another length, or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> round(bigspec.norm(bigspec.scaled(np.eye(2), columns=[2.0, 3.0])).value, 6)
+    3.0
     """
     return expressions.scaled(_opened(a), rows, columns)
 
@@ -127,6 +140,13 @@ def standardized(
         `ddof` is not a whole number from 0 to m - 1.
     NonFiniteError
         An entry is not finite, or so large or small that its square is not.
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> A = np.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]])
+    >>> round(bigspec.norm(bigspec.standardized(A)).value, 6)
+    1.414214
     """
     matrix = _opened(a)
     m = matrix.shape[0]
@@ -237,6 +257,15 @@ def open_matrix(
         ``missing_chunks="error"`` for a dask array, or for a matrix that is open.
     MemoryLimitError
         It would have to be loaded, and does not fit.
+
+    Examples
+    --------
+    >>> import bigspec
+    >>> A = bigspec.open_matrix("examples/data/fashion_mnist.zarr")
+    >>> A.shape, str(A.dtype)
+    ((10000, 784), 'uint8')
+    >>> bigspec.norm(A - A[:, :784]).upper
+    0.0
     """
     return open_within(a, None, rows=rows, fill=fill, raw=raw, missing_chunks=missing_chunks)
 

@@ -50,6 +50,13 @@ def plan(
     ------
     MemoryLimitError
         The run cannot fit; the message has the numbers.
+
+    Examples
+    --------
+    >>> import bigspec
+    >>> planned = bigspec.plan("examples/data/fashion_mnist.zarr", memory_limit="64MiB")
+    >>> planned.algorithm.name, planned.block_size
+    ('lanczos', 16)
     """
     as_budget(rtol)
     as_probability(failure_probability)
@@ -150,6 +157,28 @@ def norm(
     and in the calling thread if a pass takes some milliseconds.
     Method: randomized block Lanczos with a block Christoffel-function bound; for a single vector
     it is due to Hochstenbach, J. Sci. Comput. 57 (2013).
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> A = np.diag([3.0, 2.0, 1.0])
+    >>> est = bigspec.norm(A)
+    >>> bool(est.lower <= 3.0 <= est.upper), est.converged, est.passes
+    (True, True, 1)
+    >>> print(f"{est:.4g}")
+    3
+
+    A file, a limit, and a run that goes on where it was killed:
+
+    >>> est = bigspec.norm(
+    ...     "examples/data/fashion_mnist.zarr",
+    ...     gate=bigspec.Gate(max_norm=3e5),
+    ...     checkpoint="run",
+    ... )
+    >>> est.gate.outcome
+    'passed'
+    >>> bigspec.show("run").finished
+    True
     """
     began = time.monotonic()
     budget = as_budget(rtol, max_passes, time_limit, gate)

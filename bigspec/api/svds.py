@@ -120,7 +120,18 @@ def svds(
     ``2 m n k``); orthogonalisation of ``4 n b N`` a pass for a basis of N columns, which is kept.
     Method: randomized block Lanczos with the basis kept; upper ends by counting eigenvalues in
     windows of the Ritz values and by Lehmann bounds (`bigspec.certificate.counting`). Values below
-    about ``1e-7 sigma_1`` cannot be resolved in double precision: their intervals are wide, and hold.
+    about ``1e-7 sigma_1`` cannot be resolved in double precision: their intervals are
+    wide, and hold.
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> A = np.diag([3.0, 2.0, 1.0])
+    >>> u, s, vh = bigspec.svds(A, 2)
+    >>> s.round(6)
+    array([3., 2.])
+    >>> np.allclose(np.abs(u @ np.diag(s) @ vh), np.diag([3.0, 2.0, 0.0]))
+    True
     """
     began = time.monotonic()
     budget = as_budget(rtol, max_passes, time_limit, gate)

@@ -103,6 +103,15 @@ def convert(
     The same call goes on where one was killed, to the same bytes; `dst` is there once it is
     complete, and not before. Cost: one read of the source, and unless it is in the wanted order
     already, the triplets are written and read once or, where their distribution is steep, twice.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp, bigspec
+    >>> done = bigspec.convert(sp.eye_array(4, format="coo"), "eye.zarr")
+    >>> done.format, done.stored
+    ('csr', 4)
+    >>> round(bigspec.norm("eye.zarr").value, 6)
+    1.0
     """
     began = time.monotonic()
     limit = as_bytes(memory_limit) or find_executor(True).memory() // 2

@@ -267,6 +267,7 @@ class Estimate:
 
         Examples
         --------
-        >>> bigspec.norm("A.zarr").plot().savefig("run.png")  # doctest: +SKIP
+        >>> import numpy as np, bigspec
+        >>> bigspec.norm(np.eye(3)).plot().savefig("run.svg")
         """
         return figures.figure(self)
