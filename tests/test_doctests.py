@@ -23,11 +23,6 @@ FOUND = {
 }
 
 
-def test_what_a_person_sees_after_a_dot_is_what_is_public():
-    assert set(dir(bigspec)) - {"__doc__", "__version__"} == {*bigspec.__all__, "errors", "watch"}
-    assert all(hasattr(bigspec, name) for name in dir(bigspec))
-
-
 def test_help_of_what_people_call_has_examples():
     assert set(SHOWN) <= set(FOUND)
 

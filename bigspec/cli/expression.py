@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import click
 
-from bigspec.api.matrices import centered, scaled, standardized
+import bigspec
 from bigspec.cli.options import SourceFlags, ViewFlags
 from bigspec.cli.reading import Reading
 from bigspec.errors import SourceError
-from bigspec.matrices import Matrix
 
 __all__ = ["expressed", "planned"]
 
@@ -23,6 +22,7 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
     Means and deviations are computed here, in a pass of its own.
     """
     minus, center, scale = view.minus, view.center, view.scale
+    _check(view)
     reading = Reading(source.rows, source.fill, source.raw, source.missing_chunks)
     if minus is None and not center and scale is None:
         return reading.source(memory_limit, source.source)
@@ -32,10 +32,11 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
         first, second = reading.matrices(memory_limit, source.source, minus)
         matrix = first - second
     if scale == "std":
-        return standardized(matrix, center=center, memory_limit=memory_limit)
+        ddof = 1 if view.ddof is None else view.ddof
+        return bigspec.standardized(matrix, center=center, ddof=ddof, memory_limit=memory_limit)
     if center:
-        matrix = centered(matrix, memory_limit=memory_limit)
-    return matrix if scale is None else scaled(matrix, columns=_weights(scale))
+        matrix = bigspec.centered(matrix, memory_limit=memory_limit)
+    return matrix if scale is None else bigspec.scaled(matrix, columns=_weights(scale))
 
 
 def planned(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None) -> Any:
@@ -43,19 +44,35 @@ def planned(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None
 
     A plan does not depend on them.
     """
+    import numpy as np  # here: `bigspec --help` does without
+
+    from bigspec.matrices import Matrix
+
+    _check(view)
     if not view.center and view.scale != "std":
         return expressed(source, view, memory_limit)
-    plain = replace(view, center=False, scale=None if view.scale == "std" else view.scale)
-    matrix = expressed(source, plain, memory_limit)
+    weights = None if view.scale == "std" else view.scale
+    matrix = expressed(source, replace(view, center=False, scale=weights, ddof=None), memory_limit)
     if not isinstance(matrix, Matrix):
         matrix = Reading(None, None, False, "fill").matrices(memory_limit, matrix)[0]
     n = matrix.shape[1]
     if view.center:
-        matrix = centered(matrix, means=np.zeros(n))
-    return scaled(matrix, columns=np.ones(n)) if view.scale == "std" else matrix
+        matrix = bigspec.centered(matrix, means=np.zeros(n))
+    return bigspec.scaled(matrix, columns=np.ones(n)) if view.scale == "std" else matrix
+
+
+def _check(view: ViewFlags) -> None:
+    if view.ddof is not None and not (view.center and view.scale == "std"):
+        msg = (
+            "--ddof needs --center --scale std: only standard deviations have a choice of "
+            "denominator (root mean squares, which --scale std takes without --center, have m)"
+        )
+        raise click.UsageError(msg)
 
 
 def _weights(path: str) -> Any:
+    import numpy as np  # here: `bigspec --help` does without
+
     try:
         return np.load(Path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
