@@ -11,7 +11,7 @@ import click
 __all__ = ["EXAMPLES", "WIDTH", "bold", "meant", "write_examples", "write_options"]
 
 SUBJECTS = (
-    "Matrix", "Triplets", "Conversion", "Runs", "Accuracy and effort", "Where it runs",
+    "Matrix", "Rows", "Triplets", "Conversion", "Runs", "Accuracy and effort", "Where it runs",
     "Checkpoint", "Gate and history", "Output",
 )  # fmt: skip
 """Of options, in the order of ``--help``."""
@@ -40,6 +40,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ten singular values and their vectors",
          "bigspec svds A.zarr -k 10 --u U.zarr --v V.npz"),
         ("principal components", "bigspec svds A.zarr -k 10 --center"),
+    ),
+    "scan": (
+        ("every matrix of a network", "bigspec scan model.safetensors --report scan.html"),
+        ("what changed since another checkpoint", "bigspec scan new.pt --minus old.pt"),
     ),
     "plan": (
         ("with less memory", "bigspec plan A.zarr --memory-limit 2GiB"),
