@@ -34,6 +34,7 @@ __all__ = [
     "open_within",
     "scaled",
     "standardized",
+    "sums_of_columns",
     "vstack",
 ]
 
@@ -73,7 +74,7 @@ def centered(
     matrix = _opened(a)
     if means is None:
         swept = matrix if axis == 0 else matrix.H
-        sums, _ = _column_sums(swept, memory_limit)
+        sums, _ = sums_of_columns(swept, memory_limit)
         means = sums / swept.shape[0]
         means = means if axis == 0 else means.conj()
     return expressions.centered_by(matrix, means, axis)
@@ -134,7 +135,7 @@ def standardized(
     if not whole or not 0 <= ddof < max(m, 2):
         msg = f"ddof: expected a whole number from 0 to {m - 1}, below the rows, got {ddof!r}"
         raise ArgumentError(msg)
-    sums, squares = _column_sums(matrix, memory_limit)
+    sums, squares = sums_of_columns(matrix, memory_limit)
     lost = ~np.isfinite(squares) | ((squares < LEAST_SQUARES) & (sums != 0))
     if lost.any():
         column = int(np.argmax(lost))
@@ -149,7 +150,7 @@ def standardized(
     moved = expressions.centered_by(matrix, means, 0)
     variances = squares - m * np.abs(means) ** 2
     if np.any(variances < CANCELLED * squares):
-        sums, squares = _column_sums(moved, memory_limit)
+        sums, squares = sums_of_columns(moved, memory_limit)
         variances = squares - np.abs(sums) ** 2 / m  # the means are rounded
         variances[variances <= CONSTANT * squares] = 0.0
     deviations = np.sqrt(variances / max(m - ddof, 1))
@@ -183,7 +184,13 @@ def _opened(a: Any) -> Matrix:
     return open_source(a, find_executor(True).memory() // 2)
 
 
-def _column_sums(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:
+def sums_of_columns(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:
+    """Return the sums of the columns and of their squared magnitudes, from one pass.
+
+    Raises
+    ------
+    NonFiniteError, UnsupportedTypeError
+    """
     if isinstance(matrix, OperatorMatrix):
         msg = f"{matrix.name}: expected a matrix with entries to take means of, got an operator"
         raise UnsupportedTypeError(msg)
