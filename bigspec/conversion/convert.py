@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.api.arguments import as_bytes
+from bigspec.conversion.arrow import ArrowStream, is_arrow_object, is_arrow_path, open_arrow
 from bigspec.conversion.entries import EntryStream, MatrixStream, open_arrays, open_npz
 from bigspec.conversion.matrix_market import open_market
 from bigspec.conversion.outcome import Conversion
@@ -46,6 +47,8 @@ def convert(
     format: str | None = None,  # noqa: A002 - what SciPy calls it
     dtype: Any = None,
     shape: tuple[int, int] | None = None,
+    columns: Any = None,
+    renumber: bool = False,
     memory_limit: int | str | None = None,
     scratch: str | os.PathLike[str] | None = None,
     raw: bool = False,
@@ -60,7 +63,9 @@ def convert(
     src : path, URL or object
         Any sparse matrix that `open_matrix` takes, read in panels; a Matrix Market file or an
         .npz of SciPy's, read as a stream; a SciPy sparse array; or ``(data, (row, col))`` with
-        `shape`, three vectors that may be memory maps.
+        `shape`, three vectors that may be memory maps. Triplets in Parquet, Feather or Arrow files
+        (one, a folder, partitioned or not, at a URL), read row group by row group; and in any
+        object with ``__arrow_c_stream__``: PyArrow's tables, Polars, DuckDB, pandas.
     dst : path
         A local place, by custom ``*.zarr``: a Zarr v3 group in AnnData's encoding 0.1.0.
     format : {"csr", "csc"}, optional
@@ -68,7 +73,15 @@ def convert(
     dtype : dtype, optional
         Of the values; by default that of the source. Duplicates are summed in it.
     shape : tuple of int, optional
-        Of ``(data, (row, col))``.
+        Of ``(data, (row, col))``, and of Arrow triplets, where it is one more than the largest
+        ids by default.
+    columns : str or sequence of str or int, optional
+        Of Arrow triplets: names or positions of row, column and value, such as
+        ``"user,item,rating"``. Without the third every value is 1. By default the three columns of
+        a table that has three. Ids that are text are numbered in sorted order, and kept in the
+        arrays ``row_ids`` and ``column_ids`` of the result.
+    renumber : bool
+        Number ids that are whole numbers, too.
     memory_limit : int or str, optional
         What the work may hold, besides Python and its libraries. Default: half of what the
         process has.
@@ -110,7 +123,7 @@ def convert(
         msg = f"format: expected 'csr' or 'csc', got {format!r}"
         raise ArgumentError(msg)
     as_policy(missing_chunks)
-    source = _without_attributes(src, shape)
+    source = _of_arrow(src, columns, shape, renumber, limit) or _without_attributes(src, shape)
     if source is None:
         opened = open_source(src, limit, raw=raw, missing_chunks=missing_chunks)
         source = MatrixStream.of(opened, limit)
@@ -143,6 +156,18 @@ def convert(
         work.close()
         observer.close()
     return outcome
+
+
+def _of_arrow(src: Any, columns: Any, shape: Any, renumber: bool, limit: int) -> ArrowStream | None:
+    """Open triplets in Parquet or Arrow; None if it is neither."""
+    path = isinstance(src, (str, os.PathLike))
+    if is_arrow_path(os.fspath(src)) if path else is_arrow_object(src):
+        return open_arrow(src, columns, shape=shape, renumber=renumber, limit=limit)
+    if columns is not None or renumber:
+        name = "renumber" if columns is None else "columns"
+        msg = f"{name}: expected only with Parquet or Arrow triplets, got it with {src!r}"
+        raise ArgumentError(msg)
+    return None
 
 
 def _without_attributes(src: Any, shape: Any) -> EntryStream | None:
