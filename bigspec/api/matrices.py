@@ -25,6 +25,7 @@ from bigspec.passes import (
     open_dask_array,
 )
 from bigspec.sources import open_source
+from bigspec.sources.objects import inner
 
 __all__ = [
     "centered",
@@ -179,6 +180,7 @@ def hstack(matrices: Sequence[Any]) -> Matrix:
 
 
 def _opened(a: Any) -> Matrix:
+    a = inner(a)
     if is_dask_array(a):
         return open_dask_array(a)
     return open_source(a, find_executor(True).memory() // 2)
@@ -215,7 +217,9 @@ def open_matrix(
     ----------
     a : str, path, zarr or dask array, zarr group, ndarray, SciPy or pydata sparse, operator, Matrix
         Paths and URLs name a Zarr array or a sparse group of AnnData's or binsparse's; paths also
-        an HDF5, netCDF, .npy, .npz or Matrix Market file. ``::`` goes inside a file or store.
+        an HDF5, netCDF, MATLAB 7.3, .npy, .npz or Matrix Market file, or a folder of 10x's. ``::``
+        goes inside a file or store. AnnData objects, data sets and groups of h5py's, and other
+        operators with `shape` and `matvec`/`rmatvec` or ``@`` (PyLops, sigpy) are taken too.
     rows : sequence of str, optional
         Dimensions of a netCDF variable, Zarr array or HDF5 dataset that make the rows, in this
         order; the others make the columns, in theirs. Needed where there are more than two.
@@ -263,6 +267,7 @@ def open_within(
     ------
     MemoryLimitError
     """
+    a = inner(a)
     if is_dask_array(a) and rows is None and fill is None and not raw:
         if missing_chunks == "error":
             msg = (

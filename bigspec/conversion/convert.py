@@ -26,9 +26,10 @@ from bigspec.errors import (
 )
 from bigspec.passes import find_executor
 from bigspec.sources import open_source
-from bigspec.sources.files import is_market
+from bigspec.sources.files import is_market, tenx_file
 from bigspec.sources.locations import local_file
 from bigspec.sources.missing import as_policy
+from bigspec.sources.npz import holds_arrays
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
@@ -178,12 +179,12 @@ def _without_attributes(src: Any, shape: Any) -> EntryStream | None:
         raise ArgumentError(msg)
     if three or (isinstance(src, (sp.coo_array, sp.coo_matrix))):
         return open_arrays(src, shape)
-    if isinstance(src, (str, os.PathLike)) and (local := local_file(os.fspath(src))) is not None:
+    name = os.fspath(src) if isinstance(src, (str, os.PathLike)) else ""
+    if name and (local := local_file(name) or tenx_file(name)) is not None:
         path, inside = local
-        name = os.fspath(src)
         if not inside and is_market(path):
             return open_market(path, name)
-        scipys = not inside and path.suffix.lower() == ".npz"
+        scipys = path.suffix.lower() == ".npz" and not holds_arrays(path, inside)
         if scipys and (opened := open_npz(path, name)) is not None:
             return opened
     return None
