@@ -44,10 +44,11 @@ def is_arrow_object(a: Any) -> bool:
 
 
 def _format(text: str) -> str | None:
-    plain = text.rstrip("/")
+    plain, folder = text.rstrip("/"), Path(text)
+    if (folder / ".zmetadata").is_file():  # kerchunk's references, which may be called .parquet
+        return None
     if (kind := SUFFIXES.get(Path(plain).suffix.lower())) is not None:
         return kind
-    folder = Path(text)
     if "://" in text or not folder.is_dir():
         return None
     seen = {path.name for path in islice(folder.iterdir(), LOOK)}

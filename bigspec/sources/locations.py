@@ -16,6 +16,7 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 from bigspec.errors import BigspecError, MissingSourceError, SourceError, StoreUnavailableError
 from bigspec.names import NOWHERE, bare, shown
 from bigspec.sources import catalog, retries
+from bigspec.sources.virtual import REPOSITORY, reference_store, virtual_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -65,6 +66,8 @@ def locate(text: str) -> Location:
     outer, inner = _split(text)
     for scheme in ("file://", "local://"):
         outer = outer.removeprefix(scheme)
+    if (store := virtual_store(outer, text)) is not None:
+        return Location(shown(text), store, inner)
     if "://" in outer or "::" in outer:
         return Location(shown(text), _remote_store(outer, text), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
@@ -98,6 +101,8 @@ def _remote_store(url: str, name: str) -> Store:
         )
         raise SourceError(msg)
     try:  # some protocols (ftp) connect here
+        if url.startswith("reference://"):
+            return reference_store(url)
         return retries.with_retries(lambda: FsspecStore.from_url(url, read_only=True))
     except ImportError as error:
         protocol = url.split("://", maxsplit=1)[0].split("::")[-1]
@@ -186,6 +191,11 @@ def _not_zarr(location: Location) -> Exception:
         arrays = catalog.find_arrays(location.store, "") if location.path and not names else []
     except Exception as error:  # noqa: BLE001, RUF100 - listing may be denied or fail on its own
         return open_failure(error, location.name)
+    if set(names) >= REPOSITORY:
+        return SourceError(
+            f"{location.name}: expected a Zarr store, got an icechunk repository; write "
+            f"icechunk://{location.name}, with @ and a branch, tag or snapshot behind it, or main"
+        )
     if names:
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         return SourceError(
