@@ -12,6 +12,7 @@ from bigspec import expressions
 from bigspec.api.arguments import (
     as_bytes,
 )
+from bigspec.api.data_arrays import is_xarray, open_data_array
 from bigspec.errors import (
     ArgumentError,
     NonFiniteError,
@@ -180,10 +181,7 @@ def hstack(matrices: Sequence[Any]) -> Matrix:
 
 
 def _opened(a: Any) -> Matrix:
-    a = inner(a)
-    if is_dask_array(a):
-        return open_dask_array(a)
-    return open_source(a, find_executor(True).memory() // 2)
+    return open_within(a, None)
 
 
 def sums_of_columns(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:
@@ -218,11 +216,12 @@ def open_matrix(
     a : str, path, zarr or dask array, zarr group, ndarray, SciPy or pydata sparse, operator, Matrix
         Paths and URLs name a Zarr array or a sparse group of AnnData's or binsparse's; paths also
         an HDF5, netCDF, MATLAB 7.3, .npy, .npz or Matrix Market file, or a folder of 10x's. ``::``
-        goes inside a file or store. AnnData objects, data sets and groups of h5py's, and other
-        operators with `shape` and `matvec`/`rmatvec` or ``@`` (PyLops, sigpy) are taken too.
+        goes inside a file or store. Taken too: AnnData objects, xarray's DataArrays, h5py's data
+        sets and groups, and other operators with `shape` and `matvec`/`rmatvec` or ``@`` (PyLops,
+        sigpy).
     rows : sequence of str, optional
-        Dimensions of a netCDF variable, Zarr array or HDF5 dataset that make the rows, in this
-        order; the others make the columns, in theirs. Needed where there are more than two.
+        Dimensions of a netCDF variable, Zarr array, HDF5 dataset or DataArray that make the rows,
+        in this order; the others make the columns, in theirs. Needed where there are more than two.
     fill : number, optional
         Taken for their missing values, in unpacked units.
     raw : bool
@@ -268,6 +267,9 @@ def open_within(
     MemoryLimitError
     """
     a = inner(a)
+    if is_xarray(a):
+        memory = limit or find_executor(True).memory() // 2
+        return open_data_array(a, memory, rows, fill, raw=raw, missing_chunks=missing_chunks)
     if is_dask_array(a) and rows is None and fill is None and not raw:
         if missing_chunks == "error":
             msg = (
