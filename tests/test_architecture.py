@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,13 @@ def modules():
 MODULES = dict(modules())
 
 
+@cache
 def imports(path):
-    """Yield (dotted name, names taken from it) of every import, those in functions included."""
+    """Every import as (dotted name, names taken from it), those in functions included."""
+    return tuple(found_in(path))
+
+
+def found_in(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names)

@@ -140,7 +140,8 @@ def svds(
         as_bytes(memory_limit),
         count=k,
         basis_in_checkpoint=checkpoint is not None,
-        left_in_store=u_store is not None or not left,
+        left=left,
+        left_in_store=u_store is not None,
     )
     with owned_target(u_store) as target:
         matrix = open_within(a, wishes.memory_limit, rows=rows)

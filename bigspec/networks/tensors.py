@@ -44,6 +44,11 @@ class Tensor(ABC):
     refusal: str | None = None
 
     @property
+    def missing_chunks(self) -> int:
+        """Chunks that the last `read` did not find in a store, and took for its fill value."""
+        return 0
+
+    @property
     def size(self) -> int:
         """How many entries it has."""
         product = 1

@@ -103,9 +103,10 @@ def triplet_choices(setting: Setting, b: int, layout: Layout) -> list[str]:
         if n <= WHOLE:
             why = f"block of {b}: one pass over the whole space of order {n}"
     rows = layout.orientation == "rows"
-    side = "left vectors, if you want them," if rows else "right vectors"
-    block = [why] if setting.wishes.block_size is None else []
-    return [*block, f"{side} take one more pass"]
+    said = [why] if setting.wishes.block_size is None else []
+    if not rows or setting.wishes.left:
+        said.append(f"the {'left' if rows else 'right'} vectors take one more pass")
+    return said
 
 
 def layout_choices(setting: Setting, layout: Layout) -> list[str]:

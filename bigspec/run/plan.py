@@ -36,6 +36,8 @@ class Wishes:
         Singular triplets; 0 for the norm.
     basis_in_checkpoint : bool
         Whether a checkpoint can hold the basis where memory cannot.
+    left : bool
+        Whether the left vectors of triplets are asked for.
     left_in_store : bool
         Whether the left vectors are written to a store.
     """
@@ -46,6 +48,7 @@ class Wishes:
     memory_limit: int | None = None
     count: int = 0
     basis_in_checkpoint: bool = False
+    left: bool = True
     left_in_store: bool = False
 
     @property
@@ -88,6 +91,8 @@ class Plan:
         What was chosen, and why.
     measured_bytes : int
         Bytes read to measure the first slab.
+    vectors_bytes : int
+        Memory of the vectors of k triplets and of the work that makes them, beside the passes.
     """
 
     matrix: Matrix = field(repr=False)
@@ -97,6 +102,7 @@ class Plan:
     where: str
     choices: tuple[str, ...]
     measured_bytes: int = 0
+    vectors_bytes: int = 0
 
     @property
     def bytes_per_pass(self) -> int:
@@ -112,6 +118,7 @@ class Plan:
             "block_size": self.block_size,
             "bytes_per_pass": self.bytes_per_pass,
             "where": self.where,
+            "vectors_bytes": self.vectors_bytes,
             "layout": self.layout.to_dict(),
             "choices": list(self.choices),
         }
@@ -121,9 +128,11 @@ class Plan:
         m, n = self.matrix.shape
         reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no slab fits)"
         size = (
-            f"{format_bytes(memory.total)} of {format_bytes(memory.limit)} a process: "
-            f"{memory_text(memory)}"
+            f"{format_bytes(memory.total + self.vectors_bytes)} of {format_bytes(memory.limit)} "
+            f"a process: {memory_text(memory)}"
         )
+        if self.vectors_bytes:
+            size += f", vectors {format_bytes(self.vectors_bytes)}"
         panels = f"{counted(layout.panels, 'panel')} of {layout.orientation}, {reads}"
         entries, cost = f", {format_bytes(self.matrix.nbytes)}", panels
         cost += f": {format_bytes(self.bytes_per_pass)} a pass"

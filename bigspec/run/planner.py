@@ -200,7 +200,8 @@ class _Planner:
         self, algorithm: Algorithm[Any], b: int, layout: Layout, choices: list[str], read: int
     ) -> Plan:
         place = where(self.matrix, self.executor, b)
-        return Plan(self.matrix, algorithm, b, layout, place, tuple(choices), read)
+        vectors = self.vectors_bytes(layout)
+        return Plan(self.matrix, algorithm, b, layout, place, tuple(choices), read, vectors)
 
     def first_choice(self, setting: Setting) -> tuple[tuple[Row, int], list[str]]:
         """Return the best algorithm and block size if memory did not matter."""
@@ -272,6 +273,17 @@ class _Planner:
             raise MemoryLimitError(msg)
         return given
 
+    def vectors_bytes(self, layout: Layout) -> int:
+        """Return the memory of the vectors of k triplets; 0 for a norm."""
+        wishes, item = self.wishes, working_dtype(self.matrix.dtype).itemsize
+        short, long_ = (
+            extent * wishes.count * item for extent in (layout.iterate_length, layout.swept.extent)
+        )
+        rows = layout.orientation == "rows"
+        # The rows of the last pass, LAPACK's copy of them, its vectors, and these in C order.
+        elsewhere = rows and (wishes.left_in_store or not wishes.left)
+        return 2 * short + (0 if elsewhere else 4 * long_)
+
     def basis_beside_vectors(self, b: int, layout: Layout) -> int:
         """Return the bytes that are left for the basis, after the passes and the vectors.
 
@@ -283,10 +295,7 @@ class _Planner:
         k, memory = self.wishes.count, layout.memory
         item = working_dtype(self.matrix.dtype).itemsize
         block = layout.iterate_length * (b + self.wishes.extra) * item
-        short, long_ = layout.iterate_length * k * item, layout.swept.extent * k * item
-        rows = layout.orientation == "rows"
-        # The rows of the last pass, LAPACK's copy of them, its vectors, and these in C order.
-        vectors = 2 * short + (0 if rows and self.wishes.left_in_store else 4 * long_)
+        rows, vectors = layout.orientation == "rows", self.vectors_bytes(layout)
         blocks = 1 if self.wishes.basis_in_checkpoint else max(3, 1 + -(-(k + 8) // b))
         basis = memory.spare - vectors
         if basis >= blocks * block:
@@ -297,7 +306,7 @@ class _Planner:
         )
         advice += (
             ["u_store, which holds the left vectors"]
-            if rows and not self.wishes.left_in_store
+            if rows and self.wishes.left and not self.wishes.left_in_store
             else []
         )
         msg = (

@@ -5,31 +5,57 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
 
 from bigspec.errors import DataError
 
-__all__ = ["check_member", "loading_nbytes", "member_header", "small_member"]
+__all__ = [
+    "UNREADABLE",
+    "check_member",
+    "header_of",
+    "loading_nbytes",
+    "member_header",
+    "small_member",
+]
 
 SMALL_BYTES = 1 << 12
 """The format and the shape of a matrix take no more."""
 DEFLATED = 1032
 """Bytes that one byte of a deflated member can stand for, at most."""
 UNNOTICED = 1 << 20
+UNREADABLE = (SyntaxError, TokenError, RecursionError)
+"""What NumPy lets through besides ValueError, when it reads a header as Python."""
 
 
 def member_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Read the header of an .npy at the beginning of `file`; ValueError if there is none."""
+    shape, _, dtype = header_of(file)
+    return shape, dtype
+
+
+def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an .npy: shape, whether the first dimension runs fastest, and type.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
     version = np.lib.format.read_magic(file)
     read = (
         np.lib.format.read_array_header_1_0
         if version == (1, 0)
         else np.lib.format.read_array_header_2_0
     )
-    shape, _, dtype = read(file)
-    return tuple(int(extent) for extent in shape), dtype
+    try:
+        shape, fortran, dtype = read(file)
+    except (*UNREADABLE, MemoryError) as error:
+        msg = f"{type(error).__name__}: {error}"
+        raise ValueError(msg) from error
+    return tuple(int(extent) for extent in shape), bool(fortran), dtype
 
 
 def check_member(

@@ -8,14 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.errors import DataError, UnsupportedTypeError
+from bigspec.errors import DataError, MemoryLimitError, UnsupportedTypeError, format_bytes
 
-__all__ = ["check_dtype", "check_shape", "half_of_memory"]
+__all__ = ["check_dtype", "check_memory", "check_shape", "half_of_memory"]
 
 
 def half_of_memory() -> int:
     """Return half the bytes of this machine: what opening may take if nobody says."""
     return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES")) // 2
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Refuse an array that takes more than half of the memory of this machine.
+
+    Raises
+    ------
+    MemoryLimitError
+    """
+    if needed > half_of_memory():
+        msg = (
+            f"{what}: expected an array that fits in half of the memory of this machine "
+            f"({format_bytes(half_of_memory())}), got one of {format_bytes(needed)}"
+        )
+        raise MemoryLimitError(msg)
 
 
 def check_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from bigspec.errors import BigspecError, DataError, MemoryLimitError, SourceError, format_bytes
 from bigspec.matrices import Matrix
-from bigspec.sources.archives import loading_nbytes
+from bigspec.sources.archives import UNREADABLE, loading_nbytes
 from bigspec.sources.matrix_market import BLOCK_BYTES, Entries, Market, expanded, open_market
 from bigspec.sources.memory import open_numpy, open_sparse
 
@@ -85,7 +85,7 @@ def open_file(path: Path, name: str, memory: int) -> Matrix:
             a.check_format(full_check=True)  # SciPy's products would read outside
     except BigspecError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile, *UNREADABLE) as error:
         msg = f"{name}: cannot be read as {_kind(path)} ({type(error).__name__}: {error})"
         raise SourceError(msg) from error
     except OverflowError as error:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.errors import BigspecError, DataError, MissingSourceError, SourceError
+from bigspec.errors import DataError, MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
-from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of
+from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of, readable
 from bigspec.sources.missing import Missing, fill_text, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
@@ -26,7 +26,7 @@ from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, var
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["HDF5Matrix", "HDF5Vector", "is_hdf5", "open_hdf5"]
+__all__ = ["DatasetHandle", "HDF5Matrix", "HDF5Vector", "is_hdf5", "open_file_hdf5", "open_hdf5"]
 
 SMALL_STEP = 64  # rows that a contiguous dataset is cut by
 MOST_HEADERS = 12  # sizes of a header that are looked behind: 512 bytes to 1 MiB
@@ -75,8 +75,9 @@ class DatasetHandle:
         """Return the dataset; the first call in a process looks whether all of it is there."""
         with self._lock:
             if self._dataset is None:
-                dataset = _file(self.path, self.path)[self.inside]
-                self.parts = parts_of(dataset, self.path)
+                with readable(self.path, self.inside):
+                    dataset = open_file_hdf5(self.path, self.path)[self.inside]
+                    self.parts = parts_of(dataset, self.path)
                 self._dataset = dataset
             return self._dataset
 
@@ -101,7 +102,14 @@ class DatasetHandle:
         return ""
 
 
-def _file(path: str, name: str) -> h5py.File:
+def open_file_hdf5(path: str, name: str) -> h5py.File:
+    """Open a file for reading.
+
+    Raises
+    ------
+    SourceError, MissingSourceError
+        h5py is not here, or the file is not, or is another one.
+    """
     try:
         import h5py
     except ImportError as error:
@@ -239,24 +247,19 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
         `rows` are not dimensions of it, `fill` is not of its type.
     DataError, UnsupportedTypeError, ChunkError
     """
-    file = _file(str(path), name)
-    try:
-        with final_failures(name, inside or "its root"):
-            inside = inside or ("" if "binsparse" in file.attrs else _only(file))
-            node = file.get(inside) if inside else file
-    except BigspecError:
-        raise
-    except Exception as error:
-        msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
-        raise SourceError(msg) from error
+    file = open_file_hdf5(str(path), name)
+    with readable(name, inside or "its root"):
+        inside = inside or ("" if "binsparse" in file.attrs else _only(file))
+        node = file.get(inside) if inside else file
     if node is None:
         msg = f"{name}: {_nothing(file, inside)}; the file holds {_listed(file)}"
         raise MissingSourceError(msg)
     if _is_dataset(node):
-        matrix = _dense(node, name, wanted)
-        # MATLAB counts columns first: what HDF5 calls a row is a column there.
-        turned = "MATLAB_class" in node.attrs and len(node.shape) == 2 and wanted.rows is None
-        return replace(matrix.H, name=name) if turned else matrix
+        with readable(name, inside):
+            matrix = _dense(node, name, wanted)
+            # MATLAB counts columns first: what HDF5 calls a row is a column there.
+            turned = "MATLAB_class" in node.attrs and len(node.shape) == 2 and wanted.rows is None
+            return replace(matrix.H, name=name) if turned else matrix
     if not _sparse(node):
         kind = "group" if hasattr(node, "keys") else "type"
         msg = (

@@ -20,7 +20,7 @@ from bigspec.errors import BigspecError, ChunkError, MissingSourceError, SourceE
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["SIGNATURE", "Parts", "final_failures", "parts_at", "parts_of"]
+__all__ = ["SIGNATURE", "Parts", "final_failures", "parts_at", "parts_of", "readable"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FILTERS = {
@@ -124,6 +124,25 @@ def final_failures(name: str, place: str) -> Iterator[None]:
             "again from where the matrix came from"
         )
         raise ChunkError(msg) from error
+
+
+@contextmanager
+def readable(name: str, place: str) -> Iterator[None]:
+    """Make whatever h5py raises over a damaged file an error with a message.
+
+    Raises
+    ------
+    ChunkError, SourceError
+        An error of a disk that does not answer is left as it is.
+    """
+    try:
+        with final_failures(name, place):
+            yield
+    except (BigspecError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        msg = f"{name}: h5py cannot read what lies there ({type(error).__name__}: {error})"
+        raise SourceError(msg) from error
 
 
 Found = dict[str, tuple[str, int, int]]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Location",
     "local_file",
+    "local_folder",
     "locate",
     "open_failure",
     "open_node",
@@ -82,6 +83,17 @@ def local_file(text: str) -> tuple[Path, str] | None:
         return None
     path = Path(os.path.abspath(Path(outer).expanduser()))  # noqa: PTH100
     return (path, inner) if path.is_file() else None
+
+
+def local_folder(text: str) -> Path | None:
+    """Return the local folder that a path means, if nothing inside it is pointed at; else None."""
+    outer, inner = _split(text)
+    for scheme in ("file://", "local://"):
+        outer = outer.removeprefix(scheme)
+    if "://" in outer or "::" in outer or inner:
+        return None
+    path = Path(os.path.abspath(Path(outer).expanduser()))  # noqa: PTH100
+    return path if path.is_dir() else None
 
 
 def _split(text: str) -> tuple[str, str]:

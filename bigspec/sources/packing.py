@@ -131,7 +131,8 @@ class Packing:
         for value in self.missing:
             here = np.isnan(stored) if value != value else stored == value
             missing = here if missing is None else np.logical_or(missing, here, out=missing)
-        values = stored.astype(dtype, copy=False)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is one
+            values = stored.astype(dtype, copy=False)
         if self.scale is not None:
             values = values * self.scale
         if self.offset is not None:

@@ -27,7 +27,7 @@ from bigspec.sources.packing import RAW, Packing, named_convention, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 from bigspec.sources.zarr_store import ZarrMatrix, ZarrVector, open_zarr_array
 
-__all__ = ["open_zarr"]
+__all__ = ["Boxes", "open_zarr", "zarr_packing"]
 
 Array = np.ndarray[Any, Any]
 DIMENSIONS = "_ARRAY_DIMENSIONS"
@@ -154,7 +154,7 @@ def open_zarr(
         plain = open_zarr_array(array, name, wanted.missing)  # which refuses what is no matrix
         name, dtype = plain.name, plain.dtype.newbyteorder("=")
         axes = axes_of(_dims(array), plain.shape, wanted.rows, name)
-        packing = _packing(array, dtype, name, wanted)
+        packing = zarr_packing(array, dtype, name, wanted)
         if packing.idle and axes[0].dims == (0,):
             return plain
         steps = tuple(grid.step for grid in plain.grids)
@@ -165,7 +165,7 @@ def open_zarr(
         name, dtype = held.name, check_dtype(held.dtype, held.name).newbyteorder("=")
         flattened(_dims(array), tuple(array.shape), wanted, name)
         axes = axes_of(_dims(array), tuple(array.shape), wanted.rows, name)
-        packing = _packing(array, dtype, name, wanted)
+        packing = zarr_packing(array, dtype, name, wanted)
         steps = array.shards or array.chunks
         grids = tuple(Grid(*both) for both in zip(array.shape, steps, strict=True))
         made = variable(Boxes(held, grids), name, dtype, steps, axes, packing)
@@ -187,7 +187,16 @@ def _scratch(grids: tuple[Grid, ...], dtype: np.dtype[Any]) -> int:
     return 2 * at_once * math.prod(grid.step for grid in grids) * dtype.itemsize
 
 
-def _packing(array: zarr.Array[Any], dtype: np.dtype[Any], name: str, wanted: Wanted) -> Packing:
+def zarr_packing(
+    array: zarr.Array[Any], dtype: np.dtype[Any], name: str, wanted: Wanted
+) -> Packing:
+    """Return how the stored numbers of an array become its values, as its attributes say.
+
+    Raises
+    ------
+    SourceError, DataError
+        They say it in no clear way.
+    """
     if wanted.raw:
         return RAW
     attrs = _attributes(array)

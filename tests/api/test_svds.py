@@ -1,6 +1,7 @@
 """Singular triplets: every interval of every pass holds, and the vectors are what they claim."""
 
 import json
+import tracemalloc
 
 import dask.array as da
 import numpy as np
@@ -11,7 +12,7 @@ from distributed import Client
 from scipy.sparse.linalg import aslinearoperator
 
 import bigspec
-from bigspec.errors import ArgumentError, MatrixChangedError, MemoryLimitError
+from bigspec.errors import ArgumentError, MatrixChangedError, MemoryLimitError, format_bytes
 from bigspec.sources.targets import create_target
 from bigspec.watch import Observer
 from tests.matrices import clustered, decaying, gapped, with_spectrum
@@ -350,6 +351,28 @@ def test_what_cannot_fit_is_refused_with_the_numbers():
     planned = bigspec.plan(A, k=5)
     assert "k + 8 columns" in str(planned)
     assert planned.to_dict()["block_size"] == 16
+
+
+@pytest.mark.parametrize("place", ["in memory", "stored"])
+def test_with_the_least_memory_a_run_and_its_last_pass_take_no_more_than_planned(place, tmp_path):
+    A, k = sp.random_array((60_000, 400), density=0.01, format="csr", rng=1), 64
+    if place == "stored":
+        bigspec.convert(A, tmp_path / "A.zarr")
+        A = tmp_path / "A.zarr"
+    plan = bigspec.plan(A, k=k, block_size=72, memory_limit="1 GiB")
+    planned = plan.layout.memory.total + plan.vectors_bytes
+    said = f"vectors {format_bytes(plan.vectors_bytes)}"
+    assert said in str(plan)
+    with pytest.raises(MemoryLimitError, match=f"{said}, basis"):
+        bigspec.svds(A, k, block_size=72, memory_limit=planned)
+    basis = 3 * 72 * 400 * 8  # the least that is accepted
+    options = {"block_size": 72, "memory_limit": planned + basis}
+    assert bigspec.plan(A, k=k, **options).vectors_bytes == plan.vectors_bytes
+    tracemalloc.start()
+    triplets = bigspec.svds(A, k, max_passes=2, seed=1, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 2 * triplets.u.nbytes < peak < planned
 
 
 def test_a_basis_that_outgrows_the_memory_ends_the_run_honestly():

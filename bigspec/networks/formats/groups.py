@@ -1,0 +1,100 @@
+"""Zarr groups and HDF5 files (Keras among them): each array is a tensor, by its path.
+
+How an array is read is told in `bigspec.sources.nodes`, which does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bigspec.errors import SourceError
+from bigspec.networks.formats.pytorch import stem
+from bigspec.networks.formats.stored import called, finished
+from bigspec.networks.formats.types import as_dtype
+from bigspec.networks.tensors import Model, Tensor
+from bigspec.sources.nodes import Node
+
+__all__ = ["open_nodes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeTensor(Tensor):
+    """An array of a store.
+
+    Attributes
+    ----------
+    node : Node
+    name, file, shape, dtype, nbytes, storage, refusal
+        See `Tensor`.
+    """
+
+    name: str
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    storage: str | None = None
+    refusal: str | None = None
+    node: Node = field(repr=False, compare=False)
+
+    @property
+    def missing_chunks(self) -> int:
+        """Chunks that the last `read` did not find in the store."""
+        return self.node.tally.missing_chunks
+
+    def read(self) -> np.ndarray[Any, Any]:
+        """Return the whole array, unpacked as its attributes say.
+
+        Raises
+        ------
+        SourceError, ChunkError, DataError, MemoryLimitError, StoreUnavailableError
+            See `Node.read`.
+        """
+        if self.refusal is not None:
+            msg = f"{self.file}: {called(self.name)} has no numbers to read: {self.refusal}"
+            raise SourceError(msg)
+        values = self.node.read()
+        return values.view(as_dtype(self.dtype, self.file)) if values.dtype.kind == "V" else values
+
+    def token(self) -> str:
+        """Digest the values of a small array, and what the store says of a large one."""
+        return self.node.token() if self.refusal is None else self.refusal
+
+
+def open_nodes(nodes: Iterable[Node], file: str, format: str) -> Model:  # noqa: A002
+    """Return the model of the arrays of a store.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+    file : str
+        The store, as it may be shown.
+    format : str
+        "zarr" or "hdf5".
+
+    Raises
+    ------
+    SourceError
+        There are none.
+    """
+    tensors = [
+        NodeTensor(
+            name=node.path or stem(file),
+            file=file,
+            shape=node.shape,
+            dtype="bfloat16" if node.brain else node.dtype.name,
+            nbytes=node.nbytes,
+            storage=node.same,
+            refusal=node.refusal,
+            node=node,
+        )
+        for node in nodes
+    ]
+    if not tensors:
+        msg = f"{file}: expected arrays, got a store without one"
+        raise SourceError(msg)
+    return finished(file, format, tensors)

@@ -1,0 +1,100 @@
+"""Networks behind URLs: an object store, and a server that sends no ranges; secrets stay secret."""
+
+import functools
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+from bigspec.errors import BigspecError, MissingSourceError, SourceError
+from bigspec.networks.formats import open_model
+from tests.networks.formats import writers
+
+A = np.arange(6000, dtype="f4").reshape(60, 100)
+
+
+def test_a_file_and_a_folder_of_an_object_store(bucket, tmp_path, endpoint):
+    import boto3
+
+    shards = {f"m-0000{k}-of-00002.safetensors": {f"w{k}": A + k} for k in (1, 2)}
+    writers.write_index(tmp_path, shards)
+    client = boto3.client("s3", endpoint_url=endpoint)
+    for file in tmp_path.iterdir():
+        client.put_object(Bucket=bucket, Key=f"net/{file.name}", Body=file.read_bytes())
+    client.close()
+    for where in ("net", "net/model.safetensors.index.json"):
+        model = open_model(f"s3://{bucket}/{where}")
+        assert list(model) == ["w1", "w2"]
+        np.testing.assert_array_equal(model["w2"].read(), A + 2)
+        assert model["w2"].file == f"s3://{bucket}/net/m-00002-of-00002.safetensors"
+        assert model["w2"].token() == open_model(f"s3://{bucket}/{where}")["w2"].token()
+    with pytest.raises(MissingSourceError):
+        open_model(f"s3://{bucket}/net/none.safetensors")
+
+
+class Ranged(http.server.SimpleHTTPRequestHandler):
+    """Serves files, and ranges of them where it is asked to."""
+
+    ranges = True
+
+    def do_GET(self):
+        said = self.headers.get("Range")
+        if not said or not self.ranges:
+            super().do_GET()
+            return
+        with open(self.translate_path(self.path), "rb") as file:  # noqa: PTH123
+            raw = file.read()
+        start, stop = (int(place) for place in said.removeprefix("bytes=").split("-"))
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{stop}/{len(raw)}")
+        self.send_header("Content-Length", str(stop + 1 - start))
+        self.end_headers()
+        self.wfile.write(raw[start : stop + 1])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Return a function from whether ranges are sent to an address of the folder."""
+    servers = []
+
+    def serve(ranges):
+        handler = type("Handler", (Ranged,), {"ranges": ranges})
+        handler = functools.partial(handler, directory=str(tmp_path))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_with_ranges_and_a_signed_address(served, tmp_path):
+    writers.write_index(tmp_path, {"a.safetensors": {"w": A}})
+    writers.write_torch(tmp_path / "m.pt", {"w": A})
+    address = served(ranges=True)
+    for file in ("model.safetensors.index.json", "a.safetensors", "m.pt"):
+        tensor = open_model(f"{address}/{file}?v=1&sig=hunter2")["w"]
+        np.testing.assert_array_equal(tensor.read(), A)
+        assert "hunter2" not in repr(tensor) + tensor.file + tensor.token()
+    with pytest.raises(BigspecError) as caught:
+        open_model(f"{address}/none.safetensors?sig=hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_without_ranges_is_not_believed(served, tmp_path):
+    writers.write_safetensors(tmp_path / "a.safetensors", {"w": A})
+    address = served(ranges=False)
+    with pytest.raises(SourceError) as caught:
+        open_model(f"{address}/a.safetensors")
+    size = (tmp_path / "a.safetensors").stat().st_size
+    assert str(caught.value) == (
+        f"{address}/a.safetensors: expected 512 bytes of its first bytes, got {size}; it changed, "
+        "or its server sends no ranges: copy it to a disk"
+    )
