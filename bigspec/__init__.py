@@ -6,52 +6,9 @@
 True
 """
 
-from bigspec.api.cluster import connect
-from bigspec.api.matrices import (
-    centered,
-    hstack,
-    low_rank,
-    open_matrix,
-    scaled,
-    standardized,
-    vstack,
-)
-from bigspec.api.norm import norm, plan
-from bigspec.api.svds import svds
-from bigspec.checkpoint import Checkpoint
-from bigspec.conversion import Conversion, convert
-from bigspec.errors import BigspecError
-from bigspec.history import History
-from bigspec.matrices import Matrix
-from bigspec.results import Estimate, PassRecord
-from bigspec.results.gate import Gate
-from bigspec.results.triplets import Triplets
-from bigspec.run.described import show
-from bigspec.run.plan import Plan
+import lazy_loader
 
-__all__ = [
-    "BigspecError",
-    "Checkpoint",
-    "Conversion",
-    "Estimate",
-    "Gate",
-    "History",
-    "Matrix",
-    "PassRecord",
-    "Plan",
-    "Triplets",
-    "centered",
-    "connect",
-    "convert",
-    "hstack",
-    "low_rank",
-    "norm",
-    "open_matrix",
-    "plan",
-    "scaled",
-    "show",
-    "standardized",
-    "svds",
-    "vstack",
-]
+# A name is loaded when it is first used (SPEC 1 of Scientific Python): Dask, zarr and SciPy take a
+# second, for which neither `bigspec --help` nor a program that only imports bigspec should wait.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"

@@ -29,8 +29,11 @@ def extended(X: Any) -> Any:
     """Round an array of fractions to extended precision."""
 
     def rounded(x: Fraction) -> Any:
-        high = float(x)
-        return np.longdouble(high) + np.longdouble(float(x - Fraction(high)))
+        # Scaled, for what float64 adds to its first 53 bits may lie below its range.
+        shift = 0 if x == 0 else abs(x.numerator).bit_length() - x.denominator.bit_length()
+        y = x / Fraction(2) ** shift
+        high = float(y)
+        return np.ldexp(np.longdouble(high) + np.longdouble(float(y - Fraction(high))), shift)
 
     return np.array([rounded(x) for x in X.ravel()]).reshape(X.shape)
 
@@ -188,6 +191,35 @@ def _wide_integers(rng: np.random.Generator) -> tuple[Any, Any]:
     return bigspec.open_matrix(X) @ bigspec.open_matrix(weights), whole(X).dot(whole(weights))
 
 
+def _dyads(rng: np.random.Generator) -> tuple[Any, Any]:
+    """A term of low rank whose dyads cancel one another, beside a matrix that may be as small."""
+    X = _entries(rng, *_shape(rng))
+    dense = (X.toarray() if sp.issparse(X) else X).astype(float)
+    m, n = dense.shape
+    left, right = rng.standard_normal((m, 1)), rng.standard_normal((n, 1))
+    apart = 10.0 ** rng.uniform(-12, -1)
+    U = np.hstack([left, -left])
+    Vh = np.hstack([right, right + apart * rng.standard_normal((n, 1))]).T
+    if rng.random() < 0.5:
+        dense = dense * (10.0 ** -rng.uniform(0, 14) / max(np.abs(dense).max(), 1e-300))
+    else:
+        U = U * np.abs(dense).max()
+    exact = whole(dense) + whole(U).dot(whole(Vh))
+    return bigspec.open_matrix(_format(rng, dense)) + bigspec.low_rank(U, None, Vh), exact
+
+
+def _far(rng: np.random.Generator) -> tuple[Any, Any]:
+    """Another kind, as small or as large as a double can be."""
+    makers = [_given, _low_rank, _differences, _dyads]
+    made, exact = makers[int(rng.integers(len(makers)))](rng)
+    power = int(rng.integers(-900, 850))
+    made, exact = 2.0**power * made, exact * (Fraction(2) ** power)
+    if rng.random() < 0.3:
+        other = rng.standard_normal((exact.shape[1], int(rng.integers(1, 6))))
+        return made @ bigspec.open_matrix(other), exact.dot(whole(other))
+    return made, exact
+
+
 KINDS: dict[str, Callable[[np.random.Generator], tuple[Any, Any]]] = {
     "given means": _given,
     "centred": _centred,
@@ -196,6 +228,8 @@ KINDS: dict[str, Callable[[np.random.Generator], tuple[Any, Any]]] = {
     "difference": _differences,
     "product": _product,
     "wide integers": _wide_integers,
+    "cancelling dyads": _dyads,
+    "far scales": _far,
 }
 
 

@@ -1,6 +1,7 @@
 """docs/architecture.md is the truth: its rooms, its five rules of imports, its table of places."""
 
 import ast
+import importlib
 import re
 from functools import cache
 from pathlib import Path
@@ -177,6 +178,34 @@ def test_no_module_is_loaded_by_its_name():
         text = path.read_text(encoding="utf-8")
         assert "import_module" not in text, path
         assert "__import__" not in text, path
+
+
+LAZY = {path.with_suffix(".py"): path for path in PACKAGE.rglob("*.pyi")}
+
+
+def test_only_a_package_with_a_stub_leaves_its_names_to_the_lazy_loader():
+    users = {path for path in MODULES if "lazy_loader" in {name for name, _ in imports(path)}}
+    assert users == set(LAZY)
+    assert {path.name for path in users} == {"__init__.py"}
+
+
+@pytest.mark.parametrize("path", LAZY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_stub_names_what_there_is_in_its_own_room_and_nothing_else(path):
+    tree = ast.parse(LAZY[path].read_text(encoding="utf-8"))
+    taken = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert all(node.level == 1 for node in taken)
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    listed = next(node.value for node in tree.body if isinstance(node, ast.Assign))
+    module = importlib.import_module(package)
+    assert set(ast.literal_eval(listed)) >= set(module.__all__)
+    assert all(getattr(module, name) is not None for name in ast.literal_eval(listed))
+
+
+def test_only_the_commands_import_the_whole_package():
+    users = {
+        room for path, room in MODULES.items() for name, _ in imports(path) if name == "bigspec"
+    }
+    assert users == {"cli"}
 
 
 def test_every_place_to_open_is_there():

@@ -360,6 +360,16 @@ CASES = {
         "it holds /X",
         SPARSE,
     ),
+    "indices that are fractions": Case(
+        npz(format=b"csr", indices=np.array([0.5, 1.5]), indptr=np.array([0, 1, 2, 2, 2])),
+        "expected integers in indices|expected as many integer indices",
+        SPARSE,
+    ),
+    "a missing chunk of no fill value": Case(
+        lambda folder: array(folder / "A.zarr", [4, 4], [4, 4], fill_value=None),
+        "has no fill value",
+        DENSE_ZARR,
+    ),
     "text named gz": Case(market(HEAD + "1 1 1\n1 1 2\n", "A.mtx.gz"), "got plain text", SPARSE),
     "a tar named gz": Case(tar, "got a tar archive; unpack it", SPARSE),
     "a tar in a gz": Case(packed_tar, "got a tar archive; unpack it", SPARSE),

@@ -118,3 +118,62 @@ def test_standardizing_columns_whose_mean_is_far_beyond_their_deviation(form, dd
 def test_a_ddof_that_leaves_nothing_is_refused(ddof):
     with pytest.raises(ArgumentError, match="ddof: expected a whole number from 0 to 4"):
         bigspec.standardized(np.eye(5), ddof=ddof)
+
+
+@pytest.mark.parametrize("apart", [1e-3, 1e-8, 1e-12])
+@pytest.mark.parametrize("beside", [0.0, 1e-9])
+def test_dyads_that_cancel_one_another(apart, beside):
+    """Their Gram matrices hold squares, and lose twice the digits of the entries."""
+    rng = np.random.default_rng(4)
+    left, right = rng.standard_normal((50, 1)), rng.standard_normal((40, 1))
+    U, W = np.hstack([left, -left]), np.hstack([right, right + apart * rng.random((40, 1))])
+    X = sp.random_array((50, 40), density=0.2, rng=rng, format="csr") * beside
+    exact = extended(whole(X.toarray()) + whole(U).dot(whole(W.T)))
+    estimate = bigspec.norm(bigspec.open_matrix(sp.csr_array(X)) + bigspec.low_rank(U, None, W.T))
+    norm, sigma = float(np.sqrt((exact**2).sum())), float(singular_values(exact)[0])
+    error = 1e-14 * np.linalg.norm(U) * np.linalg.norm(W)
+    assert abs(estimate.frobenius - norm) <= error
+    low, high = estimate.stable_rank
+    assert low * (1 - 4 * error / norm) <= (norm / sigma) ** 2 <= high * (1 + 4 * error / norm)
+
+
+EYE = np.eye(6)
+AROUND = {
+    "itself": lambda d: d,
+    "below one another": lambda d: bigspec.vstack([d, d]),
+    "beside one another": lambda d: bigspec.hstack([d, d]),
+    "a range": lambda d: d[1:4],
+    "the first factor": lambda d: d @ EYE,
+    "the last factor": lambda d: bigspec.open_matrix(EYE) @ d,
+    "a factor of two": lambda d: bigspec.vstack([d, d]) @ EYE,
+}
+
+
+@pytest.mark.parametrize("scale", [2.0**-877, 2.0**-540, 1.0, 2.0**500, 2.0**850])
+@pytest.mark.parametrize("algorithm", ["gram", "lanczos", "power"])
+@pytest.mark.parametrize("around", AROUND)
+def test_terms_that_cancel_to_nothing_at_any_scale(scale, algorithm, around):
+    """Squares of the terms, which the margin is relative to, vanish or overflow unscaled."""
+    if algorithm == "gram" and "factor" in around:
+        algorithm = "auto"
+    X, Y = (np.diag(np.full(6, 2**62 + more)) for more in (1, 0))
+    norm = scale * (np.sqrt(2.0) if around.endswith(("another", "two")) else 1.0)
+    for form in (sp.csr_array, np.asarray):
+        difference = scale * bigspec.open_matrix(form(X)) - scale * bigspec.open_matrix(form(Y))
+        estimate = bigspec.norm(AROUND[around](difference), algorithm=algorithm)
+        assert estimate.lower <= norm * (1 + 1e-12)
+        assert norm * (1 - 1e-12) <= estimate.upper < 2.0**40 * scale
+
+
+@pytest.mark.parametrize("scale", [2.0**-877, 2.0**500, 2.0**850])
+def test_terms_that_cancel_in_one_panel_beside_plain_ones(scale, monkeypatch):
+    """The scale of a panel of nothing but rounding is not forgotten when sums are added."""
+    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
+    X, Y = (sp.csr_array(np.diag(np.full(6, 2**62 + more))) for more in (1, 0))
+    difference = scale * bigspec.open_matrix(X) - scale * bigspec.open_matrix(Y)
+    for small in (1e-3, 1.0, 1e3):
+        plain = bigspec.open_matrix(sp.csr_array(EYE * small))
+        for members in ([difference, plain], [plain, difference]):
+            estimate = bigspec.norm(bigspec.vstack(members), algorithm="lanczos")
+            assert estimate.lower <= np.hypot(scale, small) * (1 + 1e-12)
+            assert estimate.upper >= np.hypot(scale, small) * (1 - 1e-12)

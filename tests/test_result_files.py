@@ -102,7 +102,7 @@ def test_too_many_open_files_are_named_whatever_came_of_them(matrix, monkeypatch
         msg = "Nanny failed to start."
         raise RuntimeError(msg) from OSError(24, "Too many open files")
 
-    monkeypatch.setattr("bigspec.cli.commands.norm", full)
+    monkeypatch.setattr("bigspec.norm", full)
     done = CliRunner().invoke(cli.main, ["norm", str(matrix), "--quiet"])
     assert done.exit_code == 2
     assert "of `ulimit -n`; raise that limit" in done.stderr

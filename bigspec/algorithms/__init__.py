@@ -28,6 +28,8 @@ __all__ = [
 
 # Of block Lanczos for a gap of 0.7 (method, section 9).
 PASSES = {1: 15, 2: 11, 4: 8, 8: 7, 16: 6, 32: 5}
+# Of Gaussian matrices, 1000 x 1000 to 30000 x 1000 and 2500 x 2500 (benchmarks/planning.py).
+FLAT = {1: 100, 2: 43, 4: 28, 8: 18, 16: 14, 32: 11}
 RECURRENCE = "passes exponent facts V_last V_next T B tie basis eps start_defect narrowest collatz"
 
 REGISTRY = Registry(
@@ -39,6 +41,7 @@ REGISTRY = Registry(
         basis=True,
         event="chi-square of the start block",
         passes=PASSES,
+        flat=FLAT,
     ),
     Row(
         "power",
@@ -64,7 +67,6 @@ REGISTRY = Registry(
         blocks=3,
         entries=True,
         always=512,
-        most=4096,
     ),
     Row(
         "lanczos",

@@ -57,10 +57,11 @@ class Row:
         Whether it keeps a basis where that fits.
     event : str
         What the failure probability is spent on; empty for nothing.
-    passes : mapping of int to int
-        Typical passes to a relative width of 1e-3, by block size.
-    always, most : int
-        Orders of H up to which it is chosen without measuring, and up to which it is considered.
+    passes, flat : mapping of int to int
+        Passes to a relative width of 1e-3, by block size: typical ones, and those that a flat
+        spectrum needs (that of a Gaussian matrix).
+    always : int
+        Order of H up to which it is chosen whatever it costs.
     """
 
     name: str
@@ -73,8 +74,8 @@ class Row:
     basis: bool = False
     event: str = ""
     passes: Mapping[int, int] = field(default_factory=dict)
+    flat: Mapping[int, int] = field(default_factory=dict)
     always: int = 0
-    most: int = 0
 
 
 class Registry:

@@ -20,6 +20,7 @@ from bigspec.errors import (
 )
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes import (
+    check_persisted,
     column_sums,
     find_executor,
     is_dask_array,
@@ -194,6 +195,7 @@ def sums_of_columns(matrix: Matrix, memory_limit: int | str | None) -> tuple[Arr
     if isinstance(matrix, OperatorMatrix):
         msg = f"{matrix.name}: expected a matrix with entries to take means of, got an operator"
         raise UnsupportedTypeError(msg)
+    check_persisted(matrix)
     executor = find_executor(matrix.resident)
     return column_sums(matrix, executor, as_bytes(memory_limit) or executor.memory() // 2)
 
@@ -259,8 +261,11 @@ def open_within(
     fill: complex | None = None,
     raw: bool = False,
     missing_chunks: str = "fill",
+    multiplied: bool = False,
 ) -> Matrix:
     """Open a matrix. Whatever it loads or reads to open it must fit `limit`.
+
+    `multiplied`: it is multiplied as it is, so that its vectors must fit as well.
 
     Raises
     ------
@@ -279,4 +284,6 @@ def open_within(
             raise ArgumentError(msg)
         return open_dask_array(a)
     memory = limit or find_executor(True).memory() // 2
-    return open_source(a, memory, rows, fill, raw, missing_chunks)
+    # A store is multiplied by a cluster, if there is one, and a file here.
+    most = limit or max(memory, find_executor(False).memory() // 2) if multiplied else None
+    return open_source(a, memory, rows, fill, raw, missing_chunks, most)

@@ -16,7 +16,7 @@ from bigspec.api.arguments import (
     as_whole,
 )
 from bigspec.api.matrices import open_within
-from bigspec.passes import find_executor
+from bigspec.passes import check_persisted, find_executor
 from bigspec.results import Estimate
 from bigspec.results.gate import Gate
 from bigspec.run.course import Ending, conduct
@@ -53,16 +53,18 @@ def plan(
     MemoryLimitError
         The run cannot fit; the message has the numbers.
     """
-    as_budget(rtol)
+    budget = as_budget(rtol)
     as_probability(failure_probability)
-    matrix = open_within(a, as_bytes(memory_limit), rows=rows)
+    matrix = open_within(a, as_bytes(memory_limit), rows=rows, multiplied=True)
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
         0,
         as_bytes(memory_limit),
         as_count(k) if k is not None else 0,
+        rtol=float(budget.rtol),
     )
+    check_persisted(matrix)
     return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
 
 
@@ -165,8 +167,9 @@ def norm(
         as_whole("block_size", block_size),
         0 if loaded is None else loaded.columns,
         as_bytes(memory_limit),
+        rtol=float(budget.rtol),
     )
-    matrix = open_within(a, wishes.memory_limit, rows=rows)
+    matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True)
     observer = make_observer(progress)
     options = RunOptions(
         wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
@@ -208,5 +211,6 @@ def _estimate(ending: Ending) -> Estimate:
         run_id=ending.run.get("id", ""),
         start_columns=ending.start_columns,
         missing_as=ending.missing_as,
+        vector_missing_chunks=ending.vectors.missing_chunks,
         ritz_vectors=vectors_when_asked(plan.algorithm, outcome.state, plan.block_size),
     )

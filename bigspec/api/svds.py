@@ -144,7 +144,7 @@ def svds(
         left_in_store=u_store is not None,
     )
     with owned_target(u_store) as target:
-        matrix = open_within(a, wishes.memory_limit, rows=rows)
+        matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True)
         observer = make_observer(progress)
         options = RunOptions(
             wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
@@ -196,5 +196,6 @@ def _triplets(ending: Ending, u_store: str | None) -> Triplets:
         run_id=ending.run.get("id", ""),
         start_columns=ending.start_columns,
         missing_as=ending.missing_as,
+        vector_missing_chunks=ending.vectors.missing_chunks,
         iterates=iterates if plan.layout.orientation == "columns" else None,
     )

@@ -126,9 +126,13 @@ def christoffel_bound(
             return ceiling
     if high <= 0.0:
         return base
+    if not np.isfinite(high):  # no shift is known beyond which w is below: nothing to scan from
+        return ceiling
     octaves = OCTAVES + max(0.0, np.log2(high / unit))
     points = int(octaves * POINTS_AN_OCTAVE)
     if high > useless - base > 0.0:
+        if useless - base < high * TINY:  # a gap that no bound of this size can show
+            return np.inf
         last = min(int(POINTS_AN_OCTAVE * np.log2(high / (useless - base))), points - 1)
         point = _grid(high, last - last % CHUNK)[last % CHUNK : last % CHUNK + 1]
         if base + point[0] >= useless and not _first_above(relation, q, drop, point):

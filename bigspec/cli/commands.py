@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from bigspec.api.norm import norm, plan
+import bigspec
+from bigspec import history
 from bigspec.cli.options import (
     ACCURACY,
     PlanFlags,
@@ -22,10 +25,9 @@ from bigspec.cli.runs import Inputs, run
 from bigspec.cli.statuses import STATUSES, Command
 from bigspec.cli.values import option, writable_place
 from bigspec.cli.watching import watching_options
-from bigspec.history import SCHEMA as HISTORY_SCHEMA
-from bigspec.history import History, figure, page, table
-from bigspec.results import Estimate
-from bigspec.run.described import show
+
+if TYPE_CHECKING:
+    from bigspec.results import Estimate
 
 __all__ = ["main"]
 
@@ -49,7 +51,7 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
     """
 
     def compute(inputs: Inputs) -> Estimate:
-        return norm(
+        return bigspec.norm(
             inputs.matrix,
             rtol=flags.accuracy.rtol,
             failure_probability=flags.accuracy.failure_probability,
@@ -75,7 +77,7 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 @debug_option
 def show_command(run: str, json_file: str | None) -> None:
     """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next."""
-    saved = show(run)
+    saved = bigspec.show(run)
     deliver(str(saved), saved.to_dict(), json_file)
 
 
@@ -93,7 +95,7 @@ def show_command(run: str, json_file: str | None) -> None:
 def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
     """Show what a run on SRC would read, hold in memory and cost, without reading SRC."""
     with cluster_of(flags.place):
-        planned = plan(
+        planned = bigspec.plan(
             matrix_of(flags.source, flags.place.memory_limit),
             rtol=flags.accuracy.rtol,
             failure_probability=flags.accuracy.failure_probability,
@@ -147,21 +149,21 @@ def history_command(
     json_file: str | None,
 ) -> None:
     """List the runs in the history FILE and draw the norm over time, with its intervals."""
-    past = History(file)
+    past = bigspec.History(file)
     if accept is not None:
         past.accept(accept)
     # A table, a page and a plot are for people, JSON is for programs: that has all the runs.
     rows = past.rows(series, last if last is not None or json_file is not None else SHOWN)
-    data = {"schema": HISTORY_SCHEMA, "file": file, "runs": [row.to_dict() for row in rows]}
+    data = {"schema": history.SCHEMA, "file": file, "runs": [row.to_dict() for row in rows]}
     if last is None:
         rows = rows[-SHOWN:]
     count = past.count(series)
     left_out = "" if last is not None or count <= SHOWN else (
         f"The newest {SHOWN} of {count} runs are shown; --last N shows N of them"
     )  # fmt: skip
-    text = table(rows, ascii_only=not shows_blocks())
+    text = history.table(rows, ascii_only=not shows_blocks())
     deliver(f"{text}\n{left_out}" if left_out else text, data, json_file)
     if html is not None:
-        write(html, page(rows, left_out=left_out))
+        write(html, history.page(rows, left_out=left_out))
     if plot is not None:
-        write_figure(plot, figure(rows))
+        write_figure(plot, history.figure(rows))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
+import bigspec
 from bigspec.cli.interrupts import terminable
 from bigspec.cli.options import debug_option, json_option
 from bigspec.cli.output import deliver
 from bigspec.cli.statuses import Command
 from bigspec.cli.values import count_or_text
 from bigspec.cli.watching import watched, watching_options
-from bigspec.conversion import convert
 
 __all__ = ["convert_command"]
 
@@ -85,7 +85,7 @@ def convert_command(
     command continues where it stopped.
     """
     with terminable(), watched(quiet=quiet) as observer:
-        done = convert(
+        done = bigspec.convert(
             source,
             destination,
             format=form,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import click
 
-from bigspec.api.matrices import centered, scaled, standardized
+import bigspec
 from bigspec.cli.options import SourceFlags, ViewFlags
 from bigspec.cli.reading import Reading
 from bigspec.errors import SourceError
@@ -21,6 +21,12 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
     Means and deviations are computed here, in a pass of its own.
     """
     minus, center, scale = view.minus, view.center, view.scale
+    if view.ddof is not None and not (center and scale == "std"):
+        msg = (
+            "--ddof needs --center --scale std: only standard deviations have a choice of "
+            "denominator (root mean squares, which --scale std takes without --center, have m)"
+        )
+        raise click.UsageError(msg)
     reading = Reading(source.rows, source.fill, source.raw, source.missing_chunks)
     if minus is None and not center and scale is None:
         return reading.source(memory_limit, source.source)
@@ -30,13 +36,16 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
         first, second = reading.matrices(memory_limit, source.source, minus)
         matrix = first - second
     if scale == "std":
-        return standardized(matrix, center=center, memory_limit=memory_limit)
+        ddof = 1 if view.ddof is None else view.ddof
+        return bigspec.standardized(matrix, center=center, ddof=ddof, memory_limit=memory_limit)
     if center:
-        matrix = centered(matrix, memory_limit=memory_limit)
-    return matrix if scale is None else scaled(matrix, columns=_weights(scale))
+        matrix = bigspec.centered(matrix, memory_limit=memory_limit)
+    return matrix if scale is None else bigspec.scaled(matrix, columns=_weights(scale))
 
 
 def _weights(path: str) -> Any:
+    import numpy as np  # here: `bigspec --help` does without
+
     try:
         return np.load(Path(path), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

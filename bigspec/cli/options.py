@@ -10,12 +10,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 
-from bigspec.api.cluster import connect
-from bigspec.checkpoint import Checkpoint
+import bigspec
 from bigspec.cli.config import SOURCES
 from bigspec.cli.reading import Reading
 from bigspec.cli.values import (
@@ -27,6 +26,9 @@ from bigspec.cli.values import (
     with_options,
     writable_place,
 )
+
+if TYPE_CHECKING:
+    from bigspec.checkpoint import Checkpoint
 
 __all__ = [
     "ACCURACY",
@@ -90,6 +92,7 @@ class ViewFlags:
     minus: str | None
     center: bool
     scale: str | None
+    ddof: int | None
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class SavingFlags:
     def options(self) -> Checkpoint | None:
         """Return them as the public functions take them."""
         if self.checkpoint is not None:
-            return Checkpoint(
+            return bigspec.Checkpoint(
                 self.checkpoint, self.checkpoint_interval, self.keep_blocks, self.steal
             )
         if self.keep_blocks or self.steal:
@@ -190,6 +193,9 @@ OPTIONS: dict[type, list[Option[Any]]] = {
         option(MATRIX, "--scale", metavar="std|FILE.npy",
                help="Divide the columns by their standard deviations (by their root mean squares "
                     "without --center), or multiply them by the weights in a file."),
+        option(MATRIX, "--ddof", type=int, metavar="N",
+               help="Standard deviations have the denominator m - N: 1 as R and pandas (the "
+                    "default), 0 as NumPy and scikit-learn. With --center --scale std."),
     ],
     AccuracyFlags: [
         option(ACCURACY, "--rtol", type=float, default=1e-3, show_default=True, metavar="F",
@@ -340,7 +346,7 @@ def cluster_of(place: PlaceFlags) -> AbstractContextManager[None]:
             )
             raise click.UsageError(msg)
         return nullcontext()
-    return connect(
+    return bigspec.connect(
         scheduler=place.scheduler if "scheduler" in given else None,
         scheduler_file=place.scheduler_file if "scheduler_file" in given else None,
         workers=place.workers if "workers" in given else None,

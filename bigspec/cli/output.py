@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bigspec.cli.statuses import SAVED, CannotWriteError
-from bigspec.results import Estimate, Triplets
 from bigspec.results.files import replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from bigspec.results import Estimate, Triplets
 
 __all__ = ["conclude", "deliver", "ending", "shows_blocks", "write", "write_figure"]
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bigspec.api.cluster import Recording, recorded
+from bigspec import api
 from bigspec.cli.options import OUTPUT, PERFORMANCE
 from bigspec.cli.statuses import CANNOT_WRITE
 from bigspec.cli.values import option, with_options, writable_place
 from bigspec.cli.watching import say
 from bigspec.names import shown
 from bigspec.results.files import write_text
-from bigspec.watch import Observer
+
+if TYPE_CHECKING:
+    from bigspec.watch import Observer
 
 __all__ = ["performance_option", "performance_reported", "written"]
 
@@ -42,7 +44,7 @@ def performance_option(function: Function) -> Function:
 
 
 @contextmanager
-def performance_reported(observer: Observer) -> Iterator[Recording]:
+def performance_reported(observer: Observer) -> Iterator[api.Recording]:
     """Write the report, if one is asked for, of what runs inside, also when that fails.
 
     What went wrong with it after a success is for `written` to say, once the answer is out.
@@ -50,11 +52,11 @@ def performance_reported(observer: Observer) -> Iterator[Recording]:
     ctx = click.get_current_context()
     path = ctx.meta.get(PERFORMANCE)
     if path is None:
-        yield Recording()
+        yield api.Recording()
         return
-    recording = Recording()
+    recording = api.Recording()
     try:
-        with recorded(shown(f"{ctx.command_path} {ctx.params['source']}")) as recording:
+        with api.recorded(shown(f"{ctx.command_path} {ctx.params['source']}")) as recording:
             yield recording
     except BaseException:
         _write(path, recording)
@@ -64,7 +66,7 @@ def performance_reported(observer: Observer) -> Iterator[Recording]:
     _write(path, recording)
 
 
-def _write(path: str, recording: Recording) -> None:
+def _write(path: str, recording: api.Recording) -> None:
     """Put the page at `path` in one step."""
     if not recording.html:
         return
@@ -74,7 +76,7 @@ def _write(path: str, recording: Recording) -> None:
         recording.lacking = error.strerror or str(error)
 
 
-def written(ctx: click.Context, recording: Recording, status: int) -> int:
+def written(ctx: click.Context, recording: api.Recording, status: int) -> int:
     """Say, after the answer, that there is no report; a status that says more of the run is kept.
 
     On an error of the run, `performance_reported` has said it.

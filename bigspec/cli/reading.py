@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bigspec.api.arguments import as_bytes
-from bigspec.api.matrices import open_within
+from bigspec import api
 from bigspec.errors import ArgumentError
-from bigspec.matrices import Matrix
+
+if TYPE_CHECKING:
+    from bigspec.matrices import Matrix
 
 __all__ = ["Reading"]
 
@@ -41,13 +42,13 @@ class Reading:
             No source takes them.
         """
         names = None if self.rows is None else [name.strip() for name in self.rows.split(",")]
-        limit = as_bytes(memory_limit)
+        limit = api.as_bytes(memory_limit)
         opened: list[Matrix] = []
         refusals: list[ArgumentError] = []
         for source in sources:
             try:
                 opened.append(
-                    open_within(
+                    api.open_within(
                         source,
                         limit,
                         rows=names,
@@ -60,5 +61,5 @@ class Reading:
                 refusals.append(error)
                 if len(refusals) == len(sources):
                     raise refusals[0] from None
-                opened.append(open_within(source, limit, missing_chunks=self.missing_chunks))
+                opened.append(api.open_within(source, limit, missing_chunks=self.missing_chunks))
         return opened

@@ -6,21 +6,23 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import bigspec
+from bigspec import history as past_runs
 from bigspec.cli.options import PastFlags, RunFlags
 from bigspec.cli.statuses import CANNOT_WRITE, explained
 from bigspec.cli.watching import run_id, say
 from bigspec.errors import HistoryError
-from bigspec.history import History, Row
 from bigspec.names import shown
-from bigspec.results import Estimate, Triplets
-from bigspec.results.gate import Gate
-from bigspec.run.described import run_in
-from bigspec.run.start import Start
-from bigspec.watch import Observer
+
+if TYPE_CHECKING:
+    from bigspec.history import History, Row
+    from bigspec.results import Estimate, Gate, Triplets
+    from bigspec.run.start import Start
+    from bigspec.watch import Observer
 
 __all__ = ["Past", "gate_of", "past_of", "resumable"]
 
@@ -80,7 +82,7 @@ class Past:
         except (Exception, KeyboardInterrupt) as error:
             status, message = explained(error)
             name = run_id(ctx) or self.held.get("id") or uuid.uuid4().hex
-            row = Row(name, self.series, self.source, exit_status=status, error=message)
+            row = past_runs.Row(name, self.series, self.source, exit_status=status, error=message)
             self._write(ctx, status, lambda history: history.write(row))
             raise
 
@@ -123,9 +125,15 @@ def resumable(ctx: click.Context, checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        if not (run_id(ctx) or hasattr(error, "saved")) and run_in(checkpoint):
+        if not (run_id(ctx) or hasattr(error, "saved")) and _run_in(checkpoint):
             error.saved = shown(str(checkpoint))  # type: ignore[attr-defined]
         raise
+
+
+def _run_in(checkpoint: str | None) -> dict[str, Any]:
+    from bigspec.run.described import run_in  # here: `bigspec --help` does without
+
+    return run_in(checkpoint)
 
 
 def past_of(flags: RunFlags) -> Past:
@@ -143,14 +151,14 @@ def past_of(flags: RunFlags) -> Past:
             msg = "--warm, --max-change and --series need --history FILE"
             raise click.UsageError(msg)
         return Past(None, "", source, warm=False, held={})
-    opened = History(past.history)
+    opened = bigspec.History(past.history)
     opened.prepare()
     # SQLite's texts are UTF-8, which the bytes of a name need not be.
     name, place = (
         shown(text).encode(errors="backslashreplace").decode()
         for text in (past.series or source, source)
     )
-    return Past(opened, name, place, warm=past.warm, held=run_in(flags.saving.checkpoint))
+    return Past(opened, name, place, warm=past.warm, held=_run_in(flags.saving.checkpoint))
 
 
 def series_name(flags: RunFlags) -> str:
@@ -158,7 +166,7 @@ def series_name(flags: RunFlags) -> str:
     source, view = flags.source, flags.view
     given = {
         "--rows": source.rows, "--fill": source.fill, "--raw": source.raw, "--minus": view.minus,
-        "--center": view.center, "--scale": view.scale,
+        "--center": view.center, "--scale": view.scale, "--ddof": view.ddof,
     }  # fmt: skip
     asked = {
         name: value for name, value in given.items() if value is not None and value is not False
@@ -175,4 +183,4 @@ def gate_of(past: Past, flags: PastFlags) -> Gate | None:
     reference = None
     if row is not None and row.lower is not None and row.upper is not None:
         reference = row.lower, row.upper
-    return Gate(flags.max_norm, flags.min_norm, flags.max_change, reference)
+    return bigspec.Gate(flags.max_norm, flags.min_norm, flags.max_change, reference)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bigspec.checkpoint import Checkpoint
 from bigspec.cli.expression import expressed
 from bigspec.cli.interrupts import terminable
 from bigspec.cli.options import RunFlags, cluster_of
@@ -17,9 +16,11 @@ from bigspec.cli.performance import performance_reported, written
 from bigspec.cli.recording import gate_of, past_of, resumable
 from bigspec.cli.statuses import CannotWriteError, explained
 from bigspec.cli.watching import say, watched
-from bigspec.results import Estimate, Triplets
-from bigspec.results.gate import Gate
-from bigspec.watch import Observer
+
+if TYPE_CHECKING:
+    from bigspec.checkpoint import Checkpoint
+    from bigspec.results import Estimate, Gate, Triplets
+    from bigspec.watch import Observer
 
 __all__ = ["Inputs", "run"]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import click
-import numpy as np
+from typing import TYPE_CHECKING
 
-from bigspec.api.svds import svds
+import click
+
+import bigspec
 from bigspec.cli.options import RunFlags, taking
 from bigspec.cli.performance import performance_option
 from bigspec.cli.runs import Inputs, run
@@ -14,7 +15,9 @@ from bigspec.cli.values import option, writable_place
 from bigspec.cli.watching import watching_options
 from bigspec.names import shown
 from bigspec.results.files import replacing
-from bigspec.results.triplets import Triplets
+
+if TYPE_CHECKING:
+    from bigspec.results import Triplets
 
 __all__ = ["svds_command"]
 
@@ -49,7 +52,7 @@ def svds_command(
     """
 
     def compute(inputs: Inputs) -> Triplets:
-        return svds(
+        return bigspec.svds(
             inputs.matrix,
             count,
             rtol=flags.accuracy.rtol,
@@ -86,6 +89,8 @@ def _save(path: str, tri: Triplets) -> None:
         said = f"{shown(path)} is not written: no time was left for the vectors"
         click.echo(f"bigspec: {said}", err=True)
         return
+    import numpy as np  # here: `bigspec --help` does without
+
     try:
         with replacing(path) as file:
             np.savez(file, vh=tri.vh, s=tri.s, lower=tri.lower, upper=tri.upper)

@@ -9,11 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from bigspec import watch
 from bigspec.cli.values import option, with_options
 from bigspec.names import shown
-from bigspec.watch import Observer
-from bigspec.watch.json_log import JsonLog, taking_over
-from bigspec.watch.live import LiveProgress
 
 __all__ = ["Quiet", "run_id", "say", "watched", "watching_options"]
 
@@ -22,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 LOG, OBSERVER = "bigspec.log", "bigspec.observer"
 
 
-class Quiet(Observer):
+class Quiet(watch.Observer):
     """Shows only warnings."""
 
     def warned(self, message: str) -> None:
@@ -32,7 +30,7 @@ class Quiet(Observer):
 
 def _remember_log(ctx: click.Context, _option: object, value: str) -> None:
     if value == "json":
-        ctx.meta[LOG] = JsonLog(sys.stderr)
+        ctx.meta[LOG] = watch.JsonLog(sys.stderr)
 
 
 def _remember_heartbeat(ctx: click.Context, _option: object, value: float) -> None:
@@ -56,7 +54,7 @@ def watching_options(function: Function) -> Function:
 
 
 @contextmanager
-def watched(*, quiet: bool) -> Iterator[Observer]:
+def watched(*, quiet: bool) -> Iterator[watch.Observer]:
     """Yield the observer that the options of `watching_options` ask for."""
     meta = click.get_current_context().meta
     with _watched(meta, quiet=quiet) as observer:
@@ -71,16 +69,16 @@ def run_id(ctx: click.Context) -> str:
 
 
 @contextmanager
-def _watched(meta: dict[str, Any], *, quiet: bool) -> Iterator[Observer]:
+def _watched(meta: dict[str, Any], *, quiet: bool) -> Iterator[watch.Observer]:
     if LOG in meta:
-        log = JsonLog(sys.stderr, heartbeat=meta["bigspec.watch.heartbeat"], quiet=quiet)
+        log = watch.JsonLog(sys.stderr, heartbeat=meta["bigspec.watch.heartbeat"], quiet=quiet)
         meta[LOG] = log  # errors, which come later, name the run as well
-        with log, taking_over(log):
+        with log, watch.taking_over(log):
             yield log
     elif quiet:
         yield Quiet()
     else:
-        with LiveProgress(sys.stderr, heartbeat=meta["bigspec.watch.heartbeat"]) as line:
+        with watch.LiveProgress(sys.stderr, heartbeat=meta["bigspec.watch.heartbeat"]) as line:
             yield line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -135,7 +136,9 @@ class MatrixStream(EntryStream):
         if form not in ("csr", "csc"):
             msg = (
                 f"{matrix.name}: expected a sparse matrix (AnnData's groups, 10x, .npz, .mtx, "
-                "SciPy sparse), got one with dense panels; `bigspec norm` reads it as it is"
+                "SciPy sparse), got a dense one, which stores all its entries. It needs no "
+                "conversion: norm, svds and plan take it as it is. To leave its zeros out, convert "
+                "scipy.sparse.csr_array(...) of it"
             )
             raise DataError(msg)
         axis = 0 if form == "csr" else 1
@@ -302,7 +305,7 @@ def open_npz(path: Path, name: str) -> NpzStream | None:
         with zipfile.ZipFile(path) as archive:
             named = "format.npy" in archive.namelist()
             form = small_member(archive, "format").item() if named else b"coo"
-            shape = tuple(int(extent) for extent in small_member(archive, "shape"))
+            shape = tuple(operator.index(extent) for extent in small_member(archive, "shape"))
     except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         msg = (
             f"{name}: expected a sparse matrix as scipy.sparse.save_npz writes it, or members "
@@ -320,6 +323,9 @@ def open_npz(path: Path, name: str) -> NpzStream | None:
     size = check_shape(shape, name)
     with zipfile.ZipFile(path) as archive:
         parts = [_Member(archive, member, name) for member in members if member is not None]
+        if form != "coo" and (kind := _Member(archive, "indptr", name).dtype).kind not in "iu":
+            msg = f"{name}: expected integers in indptr, got {kind}; write the matrix again"
+            raise DataError(msg)
     lengths = [part.length for part in parts]
     if len(set(lengths)) > 1 or any(part.dtype.kind not in "iu" for part in parts[1:]):
         kinds = ", ".join(f"{part.length} {part.dtype} {part.member}" for part in parts)

@@ -101,7 +101,7 @@ def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
             part[...] = block
         start = stop
     sums = [block for block in blocks if isinstance(block, (Composed, SparseSum))]
-    if any(block.magnitude() for block in sums):  # what rounding is relative to goes along
+    if any(block.rounded for block in sums):  # what rounding is relative to goes along
         terms = math.hypot(*(frobenius(block) for block in blocks))
         return Composed((shape[0], shape[1]), dtype, (Piece(out),), None, exact=False, terms=terms)
     return out

@@ -1,10 +1,8 @@
 """The runs of a matrix that changes: a file of them, what the next run takes from it, the trend."""
 
-from bigspec.history.drawing import figure, page, table
-from bigspec.history.row import Row
-from bigspec.history.store import History
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 SCHEMA = "bigspec.history/1"
 """Name and version of the JSON layout of `bigspec history --json`."""
-
-__all__ = ["SCHEMA", "History", "Row", "figure", "page", "table"]

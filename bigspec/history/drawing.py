@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["figure", "page", "table"]
 
 HEADS = ("run", "ended", "norm", "width", "passes", "time", "start", "gate", "exit", "trend")
+LONGEST = 2000  # characters of an error; bigspec's own are shorter
 CELLS = 24  # of the trend column
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "12345678"
 BAR, PLAIN_BAR = ("·", "█"), (".", "#")
@@ -42,12 +43,19 @@ def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
             cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
             parts.append("  " + "  ".join(cells).rstrip())
         parts += [
-            f"  {row.run_id[:8]}: {row.error}" for row in mine if row.error and row.exit_status
+            f"  {row.run_id[:8]}: {_brief(row.error)}"
+            for row in mine
+            if row.error and row.exit_status
         ]
         if scale is not None:
             spark = _spark(mine, scale, PLAIN if ascii_only else BLOCKS)
             parts.append(f"  trend {spark}  {interval_text(*scale)}")
     return "\n".join(parts) if parts else "no runs"
+
+
+def _brief(text: str) -> str:
+    """Cut a text off: a file from elsewhere may hold any amount."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def _by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -151,7 +159,7 @@ def _page_cells(row: Row) -> list[str]:
     run, _, _, width, passes, time, start, gate, _, _ = _cells(row, None, BAR)
     ended = " ".join(map(whole, row.ended.removesuffix("Z").split("T")))
     norm = "-" if row.lower is None or row.upper is None else interval(row.lower, row.upper)
-    outcome = row.error or _word(row)
+    outcome = _brief(row.error or _word(row))
     if row.exit_status:
         outcome += f" (exit status {row.exit_status})"
     plain = (escape(cell) for cell in (start, gate, run))

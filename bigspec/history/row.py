@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -160,20 +161,46 @@ class Row:
 
     @classmethod
     def loaded(cls, stored: tuple[Any, ...]) -> Row:
-        """Make the row of what `stored` returned."""
+        """Make the row of what `stored` returned.
+
+        Raises
+        ------
+        TypeError, ValueError, RecursionError
+            That is not what bigspec writes.
+        """
         values = dict(zip(COLUMNS, stored, strict=True))
         for name, value in values.items():
             if value is not None and name in AS_JSON:
                 values[name] = json.loads(value)
-            elif value is not None and name in AS_TRUTH:
+            elif value in (0, 1) and name in AS_TRUTH:
                 values[name] = bool(value)
+            _check(name, values[name], values["run_id"])
         ends = values["lower"], values["upper"]
-        known = [end for end in ends if isinstance(end, (int, float))]
-        given = 2 if values["accepted"] else sum(end is not None for end in ends)
-        if len(known) < given:
+        # An interval of an answer; one that was accepted is a reference.
+        wrong = None not in ends and not 0 <= ends[0] <= ends[1]
+        if wrong or (values["accepted"] and None in ends):
             msg = f"run {values['run_id']} with the interval {list(ends)}"
             raise TypeError(msg)
         return cls(**values)
 
 
 COLUMNS = tuple(f.name for f in fields(Row))
+KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,), "int": (int,), "bool": (bool,), "float": (float, int), "dict": (dict,),
+}  # fmt: skip
+TYPES = {
+    f.name: (KINDS[re.split(r"\W", str(f.type))[0]], "None" in str(f.type)) for f in fields(Row)
+}
+
+
+def _check(name: str, value: Any, run_id: Any) -> None:
+    """Hold a value to the type that a row writes."""
+    kinds, optional = TYPES[name]
+    right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    if name == "gate" and isinstance(value, dict):
+        right = isinstance(value.get("outcome"), str)
+    if name == "seed" and isinstance(value, str):
+        right = value.isascii() and value.isdecimal()
+    if not right and not (value is None and optional):
+        msg = f"run {run_id} with {str(value)[:40]!r} as {name}"
+        raise TypeError(msg)

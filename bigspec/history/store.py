@@ -167,7 +167,7 @@ class History:
             found = db.execute(f"SELECT {names} FROM runs {clause}", values).fetchall()
         try:
             return [Row.loaded(stored) for stored in found]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             msg = (
                 f"history {self.path}: expected rows as bigspec writes them, got others ({error}). "
                 "Fix them, move the file away, or name another one"
@@ -239,8 +239,9 @@ class History:
         series = shown(series)
         with self._connected() as db:
             kept = db.execute(
-                "SELECT run_id, side, dtype, columns, data FROM vectors JOIN runs USING (run_id) "
-                "WHERE series = ? AND accepted ORDER BY number DESC",
+                # CROSS: the few vectors first, then their runs; not every run of the series.
+                "SELECT run_id, side, dtype, columns, data FROM vectors CROSS JOIN runs "
+                "USING (run_id) WHERE series = ? AND accepted ORDER BY number DESC",
                 (series,),
             ).fetchall()
             seeds = db.execute(
@@ -254,9 +255,18 @@ class History:
             block = np.frombuffer(data, dtype).reshape(-1, columns)
             if digest is None or array_digest(np.ascontiguousarray(block)) == digest:
                 right, left = (block, None) if side == "right" else (None, block)
-                used = frozenset(int(seed) for (seed,) in seeds)
+                used = self._numbers(seeds)
                 return Start(right, left, used, optional=True), str(run_id)
         return None
+
+    def _numbers(self, seeds: list[Any]) -> frozenset[int]:
+        try:
+            return frozenset(int(seed) for (seed,) in seeds)
+        except (TypeError, ValueError) as error:
+            msg = (
+                f"history {self.path}: expected seeds as bigspec writes them, got others ({error})"
+            )
+            raise HistoryError(msg) from error
 
     @contextmanager
     def _connected(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
@@ -351,10 +361,10 @@ def _keep_vectors(db: sqlite3.Connection, run_id: str, side: str, block: Array) 
 
 def _drop_vectors(db: sqlite3.Connection, series: str) -> None:
     """Keep few: of the newest accepted runs, and of the newest other one, which may yet be."""
-    newest = "SELECT run_id FROM runs JOIN vectors USING (run_id) WHERE series = ? AND "
-    order = "ORDER BY number DESC LIMIT"
+    mine = "SELECT run_id FROM vectors CROSS JOIN runs USING (run_id) WHERE series = ?"
+    newest, order = f"{mine} AND", "ORDER BY number DESC LIMIT"
     db.execute(
-        "DELETE FROM vectors WHERE run_id IN (SELECT run_id FROM runs WHERE series = ?) "
+        f"DELETE FROM vectors WHERE run_id IN ({mine}) "
         f"AND run_id NOT IN ({newest} accepted {order} {VECTORS}) "
         f"AND run_id NOT IN ({newest} NOT accepted {order} 1)",
         (series, series, series),

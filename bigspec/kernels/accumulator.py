@@ -193,7 +193,8 @@ class Accumulator:
             if len(tiles) > 1:  # the tile buffer is used again, so parts are copied
                 parts = [self._load(*tile)[1].copy() for tile in tiles]
             X = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-            self.Z += X.conj().T @ X
+            product = self.buffers.take("kernel.product", self.Z.shape, self.work)
+            self.Z += np.matmul(X.conj().T, X, out=product)
             self._note(0, X, row_sums)
         elif len(tiles) == 1:
             offset, X = self._load(*tiles[0])
@@ -307,12 +308,12 @@ class Accumulator:
 
     def _add_sparse_sum(self, block: SparseSum) -> None:
         """Add a slab ``X + L R^H``, X sparse, without writing it out."""
+        if self.searching:
+            self._raise_exponent(peak(block))
         if block.factors is None:
             self._add_sparse([(0, block.S)])
             self._note_magnitude([(0, block)])
             return
-        if self.searching:
-            self._raise_exponent(peak(block))
         tile = SparseTile.along_rows(block.S, transposed=self.transposed)
         L, R = (part.astype(self.work) for part in (block.factors.U, block.factors.W))
         L, R = (R, L) if self.transposed else (L, R)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ class Buffers(threading.local):
     ) -> np.ndarray[Any, Any]:
         """Return a C-contiguous, uninitialised array; valid until `name` is taken again."""
         name, dtype = self.name(name), np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        size = math.prod(map(int, shape)) * dtype.itemsize
         held = self._arrays.get(name)
         if held is None or held.nbytes < size:
             held = self._arrays[name] = np.empty(max(size, 1), dtype=np.uint8)

@@ -30,6 +30,7 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 SAFE_EXPONENT = 200  # |entries| within 2^+-200: squares summed over 2^100 entries stay finite
+CANCELLED = 2.0**-60  # of the terms: less than this left over is rounding
 NORM_ENTRIES = 1 << 17  # converted at once to sum their squares
 
 
@@ -195,16 +196,23 @@ class Composed:
             out.fill(0)
 
     def peak(self) -> float:
-        """Return a bound of the magnitudes of the entries."""
+        """Return a bound of the magnitudes of the entries; see `SparseSum.peak`."""
         bound = sum(piece.bound * peak(piece.block) for piece in self.pieces)
+        bound = max(bound, CANCELLED * self.terms) or self.terms
         return bound + (0.0 if self.factors is None else self.factors.bound)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether rounding is relative to more than the entries."""
+        return not self.exact
 
     def magnitude(self, exponent: int = 0) -> float:
         """Bound the sum of ``(sum of the magnitudes of the terms)^2``; 0 if `exact`.
 
         What rounding is relative to where terms cancel.
         """
-        return 0.0 if self.exact else self.norm(exponent) ** 2
+        norm = 0.0 if self.exact else self.norm(exponent)
+        return norm * norm
 
     def norm(self, exponent: int) -> float:
         """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""
@@ -252,12 +260,23 @@ class SparseSum:
         yield self.S
 
     def peak(self) -> float:
-        """Return a bound of the magnitudes of the entries."""
-        return peak(self.S) + (0.0 if self.factors is None else self.factors.bound)
+        """Return a bound of the magnitudes of the entries.
+
+        Where the terms cancel to next to nothing, it follows the terms: the scale comes from it,
+        and their squares, which rounding is relative to, must not leave the range of float64.
+        """
+        sparse = max(peak(self.S), CANCELLED * self.terms) or self.terms
+        return sparse + (0.0 if self.factors is None else self.factors.bound)
+
+    @property
+    def rounded(self) -> bool:
+        """Whether rounding is relative to more than the entries."""
+        return self.factors is not None or self.terms > 0.0
 
     def magnitude(self, exponent: int = 0) -> float:
         """Bound the sum of squares of what rounding is relative to; 0 for an exact sparse sum."""
-        return 0.0 if self.factors is None and not self.terms else self.norm(exponent) ** 2
+        norm = self.norm(exponent) if self.rounded else 0.0
+        return norm * norm  # not a power: that is an error where it overflows
 
     def norm(self, exponent: int) -> float:
         """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""

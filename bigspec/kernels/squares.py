@@ -33,11 +33,39 @@ def squares_of_sum(X: Any, L: Array, R: Array) -> float:
     for left, right in zip(L.T, R.conj().T, strict=True):
         beside += left[rows] * right[X.indices]
     sizes, own = np.abs(X.data + beside) ** 2, np.abs(beside) ** 2
-    rest = float(np.sum((L.conj().T @ L) * (R.conj().T @ R).T).real)
+    rest = _squares_of_product(L, R)
     squares = float((sizes - own).sum() + rest)
     if squares < CANCELLED * (float(sizes.sum()) + rest):
         squares = float(sizes.sum()) + _squares_beside(X, own, L, R)
     return max(squares, 0.0)
+
+
+def _squares_of_product(L: Array, R: Array) -> float:
+    """Return ``||L R^H||_F^2``, also where the dyads cancel one another.
+
+    The Gram matrices hold the squares of what cancels, and so lose twice the digits; with ``R = Q
+    T``, the norm of ``L T^H`` loses what the entries themselves lose.
+    """
+    dyads = (L.conj().T @ L) * (R.conj().T @ R).T
+    squares = float(np.sum(dyads).real)
+    if squares < CANCELLED * float(np.abs(dyads).sum()):
+        squares = float(np.sum(np.abs(L @ _triangle(R).conj().T) ** 2))
+    return squares
+
+
+def _triangle(X: Array) -> Array:
+    R: Any = np.linalg.qr(X, mode="r")
+    return np.asarray(R)
+
+
+def _squares_of_rows(U: Array, W: Array) -> Array:
+    """Return the squared norms of the rows of ``U W^H``; see `_squares_of_product`."""
+    whole = np.einsum("ij,jk,ik->i", U, W.conj().T @ W, U.conj()).real
+    reach = np.abs(U) @ np.linalg.norm(W, axis=0)
+    lost = np.flatnonzero(whole < CANCELLED * reach**2)
+    if lost.size:
+        whole[lost] = np.sum(np.abs(U[lost] @ _triangle(W).conj().T) ** 2, axis=1)
+    return np.asarray(whole)
 
 
 def _squares_beside(X: Any, own: Array, L: Array, R: Array) -> float:
@@ -56,7 +84,7 @@ def _squares_beside(X: Any, own: Array, L: Array, R: Array) -> float:
     places = sp.csr_array((own, X.indices, X.indptr), shape=X.shape)
     best: tuple[int, float, Array, Any, Array, Array] | None = None
     for U, W, M in ((L, R, places), (R, L, places.T.tocsr())):
-        whole = np.einsum("ij,jk,ik->i", U, W.conj().T @ W, U.conj()).real
+        whole = _squares_of_rows(U, W)
         left = whole - np.asarray(M.sum(axis=1)).ravel()
         poor = np.flatnonzero((left < CANCELLED * whole) & (whole > 0))
         across = np.flatnonzero(np.abs(W).any(axis=1))

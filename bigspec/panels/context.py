@@ -12,6 +12,7 @@ import numpy as np
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.limit import Limit
 
 __all__ = ["Context", "run_panel"]
@@ -36,6 +37,8 @@ class Context(ABC):
         Scratch of the threads of one process, for the length of the pass.
     limit : Limit
         When the tasks stop, done or not.
+    first : FirstSlab
+        What was read to plan the run, for its first pass.
     """
 
     reads: ClassVar[bool] = True  # whether the tasks need the entries of the matrix
@@ -47,6 +50,7 @@ class Context(ABC):
     facts: bool
     buffers: Buffers = field(default_factory=Buffers, kw_only=True)
     limit: Limit = field(default_factory=Limit, kw_only=True)
+    first: FirstSlab = field(default_factory=FirstSlab, kw_only=True)
 
     @abstractmethod
     def work(self, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:

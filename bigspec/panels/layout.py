@@ -23,6 +23,7 @@ __all__ = [
     "choose_layout",
     "keep_layout",
     "memory_text",
+    "one_panel",
 ]
 
 PANELS = 32  # wanted at least, so that threads and workers share the load evenly
@@ -85,10 +86,10 @@ def choose_layout(
             matrix, orientation, two_reads, block_size, blocks, limit, running, local
         ).layout()
 
-    only_larger = _uncut(matrix, smaller) and not _uncut(matrix, larger)
+    only_larger = one_panel(matrix, smaller) and not one_panel(matrix, larger)
     if only_larger and (not matrix.views or attempt(larger, False, tasks).panels > 1):
         smaller, larger = larger, smaller
-    if wanted == larger and not _uncut(matrix, wanted):
+    if wanted == larger and not one_panel(matrix, wanted):
         smaller, larger = larger, smaller
     for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
         if order is not None and matrix.shape[1 if orientation == "rows" else 0] != order:
@@ -102,7 +103,7 @@ def choose_layout(
     raise MemoryLimitError(_refusal(matrix, least, block_size))
 
 
-def _uncut(matrix: Matrix, orientation: str) -> bool:
+def one_panel(matrix: Matrix, orientation: str) -> bool:
     """Whether panels of this orientation would all be one, of a matrix that is not small."""
     return matrix.grids[0 if orientation == "rows" else 1].count == 1 and (
         matrix.nbytes > PANEL_BYTES[0] and not isinstance(matrix, OperatorMatrix)

@@ -1,30 +1,47 @@
-"""Measure how long reading and multiplying the first slab take; the planner chooses by that."""
+"""Measure how long reading and multiplying the first slab take; the planner chooses by that.
+
+Products are timed on a sample of the slab: a few tiles say what all of them cost. The slab itself
+goes on to the first pass, which does not read it again.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from bigspec.kernels import working_dtype
+from bigspec.kernels import TILE_BYTES, Accumulator, working_dtype
 from bigspec.kernels.buffers import Buffers
+from bigspec.kernels.composed import SparseSum
 from bigspec.matrices import Matrix
 from bigspec.panels.cuts import Layout
-from bigspec.panels.fused import FusedContext
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.reading import size_of
 
 __all__ = ["Measurement", "measure"]
 
 Array = np.ndarray[Any, Any]
 
-
-MEASURED_BYTES = 4 << 20  # of a sparse matrix
-
-
-STEEP = 2.5  # no wider block saves so many passes (`bigspec.algorithms.PASSES`)
+SECONDS = 0.1  # of products: nothing begins that would end later
+# Of the entries: products of all widths with so many, three times, are 3 % of the fewest that a run
+# makes (8 passes of 4 columns).
+SHARE = 0.005
+TIMES = (
+    3  # the first has page faults, which most slabs of a panel have not; others may be disturbed
+)
+LEAST = 1 << 14  # entries below which the cost of a call would count for that of products
+SAMPLE = 1 << 20  # entries of a dense sample: two tiles
+SPARSE_SAMPLE = 1 << 18
+SCATTERED = 1 << 15  # entries where V does not fit the cache: each may touch pages of its own
+CACHED = 32 << 20  # bytes of V
+GRAM_FLOPS = 4e8  # of a part of the Gram matrix
+GRAM_SHARE = 1600  # flops of it for each entry that is allowed: 3 % of 14 passes of 16 columns
+GRAM_SIDE = 1024  # columns of a sparse sample that the Gram matrix is made of
+STEEP = 1.6  # no wider block saves so many passes (`bigspec.algorithms.PASSES`)
 
 
 @dataclass(frozen=True)
@@ -37,52 +54,179 @@ class Measurement:
     multiplying : dict
         By block size.
     gram : float or None
-        Forming the Gram matrix.
+        Forming the Gram matrix; None if that was not measured.
     bytes_read : int
         What the measurement itself read.
+    slab : FirstSlab or None
+        What was read, for the first pass.
+    seconds : float
+        What the products took.
     """
 
     reading: float
     multiplying: dict[int, float]
     gram: float | None
     bytes_read: int
+    slab: FirstSlab | None = field(default=None, repr=False, compare=False)
+    seconds: float = 0.0
 
 
-def measure(matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool) -> Measurement:
-    """Read the first slab (a part, if the matrix is sparse) and time products of some widths.
+def measure(
+    matrix: Matrix, layout: Layout, sizes: Sequence[int], gram: bool, keep: bool = False
+) -> Measurement:
+    """Read the first slab, and time products of some widths with a part of it.
 
-    Widths are tried in the order given, until two in a row cost `STEEP` times the cheapest with
-    reading: wider blocks would take longer to measure than they could save.
+    Parameters
+    ----------
+    matrix : Matrix
+    layout : Layout
+        One that reads a slab at once.
+    sizes : sequence of int
+        Widths, tried in this order until one costs `STEEP` times the cheapest with reading: wider
+        blocks cost more than the passes that they save. At most `SECONDS` are spent.
+    gram : bool
+        Whether to time the Gram matrix, too.
+    keep : bool
+        Whether to return the slab. A worker of a cluster does not send it: the panel may be
+        another worker's, and a slab that waits on one would not be in the plan.
     """
-    buffers = Buffers()
-    panel, swept = layout.panel(0), layout.swept
-    slab = next(layout.slabs(panel))
-    if matrix.piece_nbytes is not None:  # sparse: all parts are alike, so one is enough
-        pieces = max(1, MEASURED_BYTES // matrix.piece_nbytes)
-        slab = slab[0], min(slab[1], swept.cut(min(panel.first + pieces, panel.last)))
-    whole = (0, layout.iterate_length)
+    slab = next(layout.slabs(layout.panel(0)))
+    rectangle, buffers = layout.rectangle(slab, (0, layout.iterate_length)), Buffers()
     started = time.perf_counter()
-    block = matrix.read(*layout.rectangle(slab, whole), buffers)
+    block = matrix.read(*rectangle, buffers)
     reading = time.perf_counter() - started
-    scale = swept.extent / (slab[1] - slab[0])
-    if matrix.piece_nbytes is not None:
-        scale = max(1.0, matrix.nbytes / size_of(block))
-
-    def seconds(V: Array | None) -> float:
-        context = FusedContext(matrix, layout, V, 0, facts=False, buffers=buffers)
-        total, best = context.accumulator(), float("inf")
-        for _ in range(2):  # the second time has no page faults, like most slabs of a panel
-            before = time.perf_counter()
-            total.add_slab([(0, block)])
-            best = min(best, time.perf_counter() - before)
-        return best * scale
-
-    dtype = working_dtype(matrix.dtype)
+    scale = layout.swept.extent / (slab[1] - slab[0])
+    if _is_sparse(block):
+        scale = max(1.0, matrix.nbytes / max(1, size_of(block)))
+    timer = _Timer(matrix, layout, block, scale)
     multiplying: dict[int, float] = {}
-    for b in sizes:
-        multiplying[b] = seconds(np.ones((layout.iterate_length, b), dtype))
-        costs = [reading * scale + t for t in multiplying.values()]
-        if len(costs) > 2 and min(costs[-2:]) > STEEP * min(costs):
+    for b in sizes if timer.tells else ():
+        if (seconds := timer.multiplying(b)) is None:
             break
-    gram_seconds = seconds(None) if gram else None
-    return Measurement(reading * scale, multiplying, gram_seconds, size_of(block))
+        multiplying[b] = seconds
+        costs = [reading * scale + t for t in multiplying.values()]
+        if costs[-1] > STEEP * min(costs):
+            break
+    formed = timer.gram() if gram and multiplying else None
+    first = FirstSlab(rectangle, block, buffers) if keep else None
+    return Measurement(reading * scale, multiplying, formed, size_of(block), first, timer.spent)
+
+
+def _is_sparse(block: Any) -> bool:
+    return isinstance(block, SparseSum) or sp.issparse(block)
+
+
+class _Timer:
+    """Times products with a part of a slab, and scales them to the whole matrix.
+
+    Attributes
+    ----------
+    spent : float
+        Seconds so far.
+    tells : bool
+        Whether the matrix has entries enough for a sample that costs little beside a run.
+    """
+
+    def __init__(self, matrix: Matrix, layout: Layout, block: Any, slabs: float) -> None:
+        self.matrix, self.layout, self.block, self.slabs = matrix, layout, block, slabs
+        self.rows = layout.orientation == "rows"
+        self.work = working_dtype(matrix.dtype)
+        self.buffers, self.spent, self.last = Buffers(), 0.0, 0.0
+        n, sparse = layout.iterate_length, _is_sparse(block)
+        in_cache = n * 32 * self.work.itemsize <= CACHED
+        most = (SPARSE_SAMPLE if in_cache else SCATTERED) if sparse else SAMPLE
+        self.allowed = int(SHARE * slabs * _entries(block) / layout.memory.tasks)
+        self.tells = self.allowed >= LEAST
+        cut = self._sparse if sparse else self._dense
+        self.part = cut(min(most, self.allowed))
+        self.scale = slabs * _entries(block) / max(1, _entries(self.part))
+
+    def _dense(self, most: int) -> Any:
+        """Cut a part of so many entries: whole rows of S, or, if these are long, parts of 256."""
+        n, height = self.layout.iterate_length, self.block.shape[0 if self.rows else 1]
+        rows = min(height, max(most // n, 256))
+        return self._cut(self.block, rows, min(n, max(1, most // rows)))
+
+    def _sparse(self, most: int) -> Any:
+        """Cut a part of about so many entries along the axis that is compressed."""
+        block = self.block
+        if isinstance(block, SparseSum):
+            height = block.shape[0 if self.rows else 1]
+            return self._cut(block, max(1, height * most // max(1, _entries(block))), None)
+        if getattr(block, "format", "") not in ("csr", "csc"):
+            block = block.tocsr()
+        lines = int(np.searchsorted(block.indptr, block.indptr[0] + most, "right")) - 1
+        lines = max(1, lines)
+        return block[:lines] if block.format == "csr" else block[:, :lines]
+
+    def _cut(self, block: Any, rows: int | None, columns: int | None) -> Any:
+        """Cut the first rows and columns of S."""
+        both = slice(rows), slice(columns)
+        return block[both if self.rows else both[::-1]]
+
+    def _seconds(self, part: Any, V: Array | None, n: int) -> float:
+        total = Accumulator(
+            V,
+            n,
+            self.matrix.dtype,
+            exponent=0,
+            facts=False,
+            transposed=not self.rows,
+            buffers=self.buffers,
+        )
+        took = []
+        for _ in range(TIMES):
+            before = time.perf_counter()
+            total.add_slab([(0, part)])
+            took.append(time.perf_counter() - before)
+            if self.spent + sum(took) + took[-1] > SECONDS:
+                break
+        self.last = sum(took)
+        self.spent += self.last
+        return min(took)
+
+    def multiplying(self, b: int) -> float | None:
+        """Return the seconds of products with b columns; None if there is no time to measure it."""
+        if self.spent + 2 * self.last > SECONDS:
+            return None
+        n = self.layout.iterate_length
+        if not _is_sparse(self.part):
+            n = self.part.shape[1 if self.rows else 0]
+        V = np.zeros((n, b), self.work)
+        # Of a long V only the pages that the sample needs come into being.
+        V[self._met() if _is_sparse(self.part) and V.nbytes > CACHED else slice(None)] = 1.0
+        return self._seconds(self.part, V, n) * self.scale
+
+    def _met(self) -> Any:
+        """Return the rows of V that a sparse sample meets."""
+        part = self.part.S if isinstance(self.part, SparseSum) else self.part
+        by_rows = (part.format == "csr") == self.rows
+        return part.indices if by_rows else slice(part.shape[1 if self.rows else 0])
+
+    def gram(self) -> float | None:
+        """Return the seconds of the Gram matrix, from a part of it."""
+        n = self.layout.iterate_length
+        if self.spent + self.last > SECONDS or isinstance(self.part, SparseSum):
+            return None
+        if sp.issparse(self.part):
+            some = self._cut(self.part, None, min(n, GRAM_SIDE))
+            side = some.shape[1 if self.rows else 0]
+            entries = self._seconds(some, None, side)
+            # The dense sum of a slab costs the same however few entries there are.
+            empty = self._seconds(sp.csr_array(some.shape, dtype=some.dtype), None, side)
+            made = max(entries - empty, 0.0) * self.scale + empty * self.slabs
+            return float(made * (n / side) ** 2)
+        # As high as the tiles of the whole: each of them is added to all of Z.
+        height = int(np.clip(TILE_BYTES // self.work.itemsize // n, 64, 1024))
+        height = min(height, self.block.shape[0 if self.rows else 1])
+        flops = min(GRAM_FLOPS, GRAM_SHARE * self.allowed)
+        side = min(n, max(64, int((flops / 2 / height) ** 0.5)))
+        part = self._cut(self.block, height, side)
+        seconds = self._seconds(part, None, side)
+        whole = self.layout.swept.extent / height
+        return float(seconds * whole * (n / side) ** 2)
+
+
+def _entries(block: Any) -> int:
+    stored: Any = block.S if isinstance(block, SparseSum) else block
+    return int(stored.nnz if _is_sparse(stored) else stored.shape[0] * stored.shape[1])

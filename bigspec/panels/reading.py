@@ -107,7 +107,10 @@ class Reader:
             context.limit.check()
             chunks, missing = buffers.chunks, buffers.missing_chunks
             before = time.perf_counter()
-            block = context.matrix.read(*layout.rectangle(slab, tile), buffers)
+            rectangle = layout.rectangle(slab, tile)
+            block = context.first.take(rectangle, buffers)
+            if block is None:
+                block = context.matrix.read(*rectangle, buffers)
             self._reading += time.perf_counter() - before
             self._chunks += fresh * (buffers.chunks - chunks)
             self._missing += fresh * (buffers.missing_chunks - missing)

@@ -17,6 +17,7 @@ from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executor import Executor
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.performance import Recording, recorded
+from bigspec.passes.persisted import check_persisted
 from bigspec.passes.products.images import Carried
 from bigspec.passes.products.product import passes_over, where, with_factors
 from bigspec.passes.single import Pass
@@ -36,6 +37,7 @@ __all__ = [
     "PassCost",
     "PassResult",
     "Recording",
+    "check_persisted",
     "column_sums",
     "connect",
     "find_executor",

@@ -13,6 +13,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.panels.chunks import checked_chunk
 from bigspec.panels.cuts import Layout
+from bigspec.passes.futures import computed
 from bigspec.sources.checks import check_dtype
 
 __all__ = ["DaskMatrix", "is_dask_array", "open_dask_array"]
@@ -51,10 +52,10 @@ class DaskMatrix(Matrix):
             for grid, axis in zip(self.grids, (rows, columns), strict=True)
         ]
         (blocks,) = dask.optimize(self.array.blocks[cuts[0], cuts[1]])
-        computed = dask.get(dict(blocks.__dask_graph__()), blocks.__dask_keys__())
+        made = computed(self.array, dict(blocks.__dask_graph__()), blocks.__dask_keys__())
         dense = [
             [self._dense(chunk, (i, j)) for j, chunk in enumerate(line, cuts[1].start)]
-            for i, line in enumerate(computed, cuts[0].start)
+            for i, line in enumerate(made, cuts[0].start)
         ]
         return dense[0][0] if len(dense) == len(dense[0]) == 1 else np.block(dense)
 

@@ -30,6 +30,7 @@ from bigspec.passes.executor import (
     build_round,
     window,
 )
+from bigspec.passes.lacking import naming_what_workers_lack
 
 __all__ = ["ClusterExecutor", "current_client", "find_executor"]
 
@@ -77,7 +78,7 @@ class ClusterExecutor(Executor):
         key = f"bigspec-{function.__name__}-{uuid.uuid4().hex}"
         from distributed.scheduler import KilledWorker
 
-        with _out_of_the_pool():
+        with _out_of_the_pool(), naming_what_workers_lack(self.client):
             try:
                 return self.client.submit(function, *args, key=key, pure=False).result()
             except (CancelledError, KilledWorker) as error:
@@ -96,7 +97,7 @@ class ClusterExecutor(Executor):
         """Add the rounds; see `Executor.sum_rounds`."""
         in_flight = window(context.layout, self.threads)
         total, context = done.total, replace(context, limit=Limit(deadline))
-        with _out_of_the_pool():
+        with _out_of_the_pool(), naming_what_workers_lack(self.client):
             flight = _Flight(self.client, context, done.rounds, on_panels)
             try:
                 for index in range(done.rounds, context.layout.rounds):

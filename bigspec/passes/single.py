@@ -14,6 +14,7 @@ from bigspec.kernels import working_dtype
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.forward import ForwardContext
 from bigspec.panels.fused import FusedContext
 from bigspec.panels.rows import Rows
@@ -37,10 +38,19 @@ class Pass:
     matrix : Matrix
     layout : Layout
     executor : Executor
+    first : FirstSlab, optional
+        What was read to plan the run; the first pass takes it.
     """
 
-    def __init__(self, matrix: Matrix, layout: Layout, executor: Executor) -> None:
+    def __init__(
+        self,
+        matrix: Matrix,
+        layout: Layout,
+        executor: Executor,
+        first: FirstSlab | None = None,
+    ) -> None:
         self.matrix, self.layout, self.executor = matrix, layout, executor
+        self.first = first or FirstSlab()
 
     @property
     def length(self) -> int:
@@ -99,7 +109,9 @@ class Pass:
         """
         started, hooks, before = time.monotonic(), hooks or Hooks(), done or FirstRounds()
         block = None if V is None else np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
-        context = FusedContext(self.matrix, self.layout, block, exponent, exponent is None)
+        context = FusedContext(
+            self.matrix, self.layout, block, exponent, exponent is None, first=self.first
+        )
 
         def seconds() -> float:
             return before.seconds + time.monotonic() - started
@@ -114,6 +126,7 @@ class Pass:
             context, before, on_panels=count, on_sum=summed, deadline=hooks.deadline
         )
         check_tokens(self.matrix, self.layout, total.tokens, tokens)  # also of what has no rounds
+        self.first.drop()
         if exponent is not None:
             total = total.rescaled(exponent)
         result = pass_result(total, block, PassCost(seconds=seconds(), panels=self.layout.panels))

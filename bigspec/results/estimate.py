@@ -123,6 +123,8 @@ class Estimate:
         they are formed of is small.
     missing_as : str
         What the entries of missing chunks count as, such as ``"0"``; see `missing_chunks`.
+    vector_missing_chunks : int
+        Chunks that were not in the store in the pass for the vectors.
     """
 
     lower: float
@@ -155,6 +157,7 @@ class Estimate:
     start_columns: int = 0
     ritz_vectors: np.ndarray[Any, Any] | None = field(default=cast(Any, _MadeOnce()), repr=False)
     missing_as: str = field(default="0", repr=False)
+    vector_missing_chunks: int = field(default=0, repr=False)
 
     @property
     def value(self) -> float:
@@ -179,7 +182,7 @@ class Estimate:
     @property
     def missing_chunks(self) -> int:
         """How many of `chunks` are not in the store, of the pass that missed most."""
-        return chunk_counts(self.history)[1]
+        return max(chunk_counts(self.history)[1], self.vector_missing_chunks)
 
     @property
     def stable_rank(self) -> Range | None:

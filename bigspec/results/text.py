@@ -9,8 +9,6 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bigspec.errors import format_bytes
 
 if TYPE_CHECKING:
@@ -109,6 +107,8 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def dtype_text(dtype: str) -> str:
     """Write a type of numbers, such as ``|u1``, by its name."""
+    import numpy as np  # here, so that what only writes texts does not load it
+
     try:
         return np.dtype(dtype).name
     except TypeError:  # bfloat16, where ml_dtypes has not been imported

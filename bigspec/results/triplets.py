@@ -113,6 +113,8 @@ class Triplets:
         For panels of columns whose `u` is not in memory: orthonormal left vectors of the run.
     missing_as : str
         What the entries of missing chunks count as, such as ``"0"``; see `missing_chunks`.
+    vector_missing_chunks : int
+        Chunks that were not in the store in the pass for the vectors.
     """
 
     u: Any = field(repr=False)
@@ -148,6 +150,7 @@ class Triplets:
     start_columns: int = 0
     iterates: Array | None = field(default=None, repr=False)
     missing_as: str = field(default="0", repr=False)
+    vector_missing_chunks: int = field(default=0, repr=False)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.u, self.s, self.vh))
@@ -189,7 +192,7 @@ class Triplets:
     @property
     def missing_chunks(self) -> int:
         """How many of `chunks` are not in the store, of the pass that missed most."""
-        return chunk_counts(self.history)[1]
+        return max(chunk_counts(self.history)[1], self.vector_missing_chunks)
 
     @property
     def stable_rank(self) -> Range | None:

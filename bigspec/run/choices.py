@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal
 
 from bigspec.algorithms import REGISTRY, Row
-from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.matrices import OperatorMatrix
 from bigspec.panels.cuts import Layout
-from bigspec.passes import Measurement
-from bigspec.run.plan import Wishes
+from bigspec.panels.layout import one_panel
+from bigspec.run.costs import Setting, gram_seconds, lanczos_seconds
 
 __all__ = [
     "DEFAULT_BLOCK",
-    "Setting",
     "algorithm_choice",
     "block_choice",
     "layout_choices",
@@ -22,25 +21,8 @@ __all__ = [
 ]
 
 DEFAULT_BLOCK = 16
-PREFER_DEFAULT = 0.85  # another block size must be this much cheaper, or noise would choose
+PREFER_DEFAULT = 0.85  # what was measured must be this much cheaper, or noise would choose
 WHOLE = 256  # order up to which the block for triplets spans the whole space
-FLOPS = 2e10  # of one core, for the eigenproblem of the Gram matrix
-TYPICAL = 6  # passes with a block that the registry does not list
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What choices rest on."""
-
-    matrix: Matrix
-    wishes: Wishes
-    tasks: int
-    measured: Measurement | None = None
-
-    @property
-    def order(self) -> int:
-        """Order of H."""
-        return min(self.matrix.shape)
 
 
 def block_choice(setting: Setting) -> tuple[int, str]:
@@ -49,7 +31,7 @@ def block_choice(setting: Setting) -> tuple[int, str]:
     if wished is not None:
         return min(wished, order), ""
     default = min(DEFAULT_BLOCK, order)
-    if measured is None:
+    if measured is None or not measured.multiplying:
         return default, (
             f"block of {default}: the default, usually the fewest passes when reading dominates"
         )
@@ -65,28 +47,37 @@ def block_choice(setting: Setting) -> tuple[int, str]:
 
 
 def algorithm_choice(setting: Setting, b: int, fits: Callable[[Row], bool]) -> tuple[Row, str]:
-    """Choose between lanczos with a block of b and gram; `fits` tells whether H fits in memory."""
+    """Choose between lanczos with a block of b and gram; `fits` tells whether H fits in memory.
+
+    Nothing is known of the spectrum, so gram is compared with the passes that a flat one needs.
+    """
     lanczos, gram, n = REGISTRY.named("lanczos"), REGISTRY.named("gram"), setting.order
-    measured = setting.measured
     if isinstance(setting.matrix, OperatorMatrix):
         return lanczos, "lanczos: fewest passes, and an operator has no entries for gram"
     if setting.wishes.block_size is not None:
         return lanczos, "lanczos: fewest passes for the block size given"
     if n <= gram.always and fits(gram):
         return gram, f"gram: A^H A of order {n} is exact after one pass"
-    if measured is None or measured.gram is None:
-        return lanczos, f"lanczos: fewest passes (gram would need A^H A of order {n})"
-    eig = 4 * n**3 / FLOPS
-    cost = measured.reading + measured.gram
-    typical = lanczos.passes.get(b, TYPICAL)
-    other = typical * (measured.reading + measured.multiplying[b])
-    cores = max(1, setting.tasks)
-    if cost / cores + eig < other / cores:
-        return gram, (
-            f"gram: one pass of {cost:.2g} core-seconds against about {typical} passes and "
-            f"{other:.2g} core-seconds for lanczos"
+    one = gram_seconds(setting)
+    if one is None:
+        return lanczos, (
+            "lanczos: what gram costs depends on how sparse entries lie, and they were not measured"
         )
-    return lanczos, f"lanczos: about {other:.2g} core-seconds against {cost:.2g} for gram"
+    tried = setting.measured.multiplying if setting.measured is not None else ()
+    many, passes, columns, whose = min(lanczos_seconds(setting, size) for size in tried or (b,))
+    how = "estimated" if setting.measured is None else "measured on the first slab"
+    each = f"{passes} passes with {columns} columns, as many as {whose} needs"
+    if one >= many * (1.0 if setting.measured is None else PREFER_DEFAULT):
+        return (
+            lanczos,
+            f"lanczos: about {many:.2g} s for {each}, against {one:.2g} s for gram ({how})",
+        )
+    if not fits(gram):
+        return (
+            lanczos,
+            f"lanczos: A^H A of order {n}, which gram needs, does not fit the memory limit",
+        )
+    return gram, f"gram: about {one:.2g} s, against {many:.2g} s of lanczos for {each} ({how})"
 
 
 def widest_block(k: int, order: int) -> int:
@@ -110,15 +101,16 @@ def triplet_choices(setting: Setting, b: int, layout: Layout) -> list[str]:
 
 
 def layout_choices(setting: Setting, layout: Layout) -> list[str]:
-    """Say what the memory limit changed in how a pass runs."""
+    """Say why a pass runs in another way than the shape would suggest."""
     m, n = setting.matrix.shape
-    natural = "rows" if n <= m else "columns"
+    natural: Literal["rows", "columns"] = "rows" if n <= m else "columns"
     said = []
     if layout.orientation != natural:
-        said.append(
-            f"panels of {layout.orientation}: a slab of {natural} does not fit the memory limit, "
-            f"a slab of {layout.orientation} does"
-        )
+        other = layout.orientation
+        why = f"a slab of {natural} does not fit the memory limit, a slab of {other} does"
+        if one_panel(setting.matrix, natural):
+            why = f"nothing cuts the matrix into {natural}: its chunks are as long as its {other}"
+        said.append(f"panels of {other}: {why}")
     if layout.reads_per_pass == 2:
         said.append("two reads a pass: no slab fits the memory limit")
     operator = isinstance(setting.matrix, OperatorMatrix)

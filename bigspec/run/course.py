@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from bigspec.algorithms import TopLanczos
 from bigspec.matrices import Matrix
-from bigspec.passes import Pass, find_executor, one_blas_thread, passes_over
+from bigspec.passes import Pass, check_persisted, find_executor, one_blas_thread, passes_over
 from bigspec.run import CheckpointBlocks, Outcome, RunState, solve
 from bigspec.run.identity import check_place, checkpoint_of, prepare
 from bigspec.run.options import RunOptions
@@ -71,7 +71,9 @@ class Ending:
     @property
     def missing_as(self) -> str:
         """What the entries of missing chunks count as; if there are any."""
-        lacking = any(record.missing_chunks for record in self.outcome.history)
+        lacking = self.vectors.missing_chunks or any(
+            record.missing_chunks for record in self.outcome.history
+        )
         return self.plan.matrix.missing_as if lacking else "0"
 
     @property
@@ -102,6 +104,7 @@ def conduct(
     KeyboardInterrupt
         Its ``estimate`` is the answer so far, if a pass is complete.
     """
+    check_persisted(matrix)
     observer, executor = options.observer, find_executor(matrix.resident)
     try:
         with (
@@ -116,7 +119,7 @@ def conduct(
             plan, progress, W = prepare(found, matrix, executor, options)
             observer.identified(progress.run.get("id", ""))
             layout = plan.layout.to_dict() | {"where": plan.where}
-            passes = passes_over(matrix, plan.layout, executor, plan.block_size)
+            passes = passes_over(matrix, plan.layout, executor, plan.block_size, plan.first_slab)
             last.check(passes)
             observer.run_started(matrix.name, layout)
             algorithm = plan.algorithm

@@ -10,6 +10,7 @@ from bigspec.errors import ArgumentError, format_bytes
 from bigspec.expressions import Product
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import memory_text
 from bigspec.results.text import counted
 
@@ -40,6 +41,8 @@ class Wishes:
         Whether the left vectors of triplets are asked for.
     left_in_store : bool
         Whether the left vectors are written to a store.
+    rtol : float
+        Relative width that is asked for.
     """
 
     algorithm: str | Algorithm[Any] = "auto"
@@ -50,6 +53,7 @@ class Wishes:
     basis_in_checkpoint: bool = False
     left: bool = True
     left_in_store: bool = False
+    rtol: float = 1e-3
 
     @property
     def row(self) -> Row | None:
@@ -90,9 +94,11 @@ class Plan:
     choices : tuple of str
         What was chosen, and why.
     measured_bytes : int
-        Bytes read to measure the first slab.
+        Bytes read to measure the first slab, which a pass reads again.
     vectors_bytes : int
         Memory of the vectors of k triplets and of the work that makes them, beside the passes.
+    first_slab : FirstSlab or None
+        The first slab, where the first pass need not read it again.
     """
 
     matrix: Matrix = field(repr=False)
@@ -103,6 +109,7 @@ class Plan:
     choices: tuple[str, ...]
     measured_bytes: int = 0
     vectors_bytes: int = 0
+    first_slab: FirstSlab | None = field(default=None, repr=False, compare=False)
 
     @property
     def bytes_per_pass(self) -> int:

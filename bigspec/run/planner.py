@@ -11,17 +11,18 @@ from bigspec.errors import MemoryLimitError, format_bytes
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import choose_layout, keep_layout
 from bigspec.passes import Executor, Measurement, measure, where, with_factors
 from bigspec.run.choices import (
     DEFAULT_BLOCK,
-    Setting,
     algorithm_choice,
     block_choice,
     layout_choices,
     triplet_choices,
     widest_block,
 )
+from bigspec.run.costs import Setting
 from bigspec.run.plan import Plan, Wishes, check_wishes
 
 __all__ = ["make_plan", "resume_plan"]
@@ -172,8 +173,10 @@ class _Planner:
             return None
         if layout.reads_per_pass == 2:
             return None
-        forms = wishes.algorithm == "auto" and self.order <= gram.most and self.fits(gram)
-        result = self.executor.call(measure, matrix, layout, sizes, forms)
+        forms = wishes.algorithm == "auto" and self.fits(gram)
+        if forms:
+            layout = _higher(layout, self.layout(gram, self.order))
+        result = self.executor.call(measure, matrix, layout, sizes, forms, self.executor.local)
         assert isinstance(result, Measurement)
         return result
 
@@ -194,7 +197,30 @@ class _Planner:
             choices += [f"{row.name} with a block of {b}: the largest that fits the memory limit"]
         choices += layout_choices(setting, layout)
         b = layout.iterate_length if row.entries else b
-        return self.finish(algorithm, b, layout, choices, measured.bytes_read if measured else 0)
+        slab, read = self.first_slab(measured, layout)
+        return replace(self.finish(algorithm, b, layout, choices, read), first_slab=slab)
+
+    def first_slab(
+        self, measured: Measurement | None, layout: Layout
+    ) -> tuple[FirstSlab | None, int]:
+        """Return what the measurement read, if the first pass takes it, and what is read again.
+
+        Until its panels' turn it lies beside the slabs of all tasks, in the room that is left.
+        """
+        if measured is None or measured.slab is None or layout.reads_per_pass == 2:
+            return None, 0 if measured is None else measured.bytes_read
+        taken = 0
+        panels = (layout.panel(index) for index in range(layout.panels))
+        for slab in (slab for panel in panels for slab in layout.slabs(panel)):
+            if not measured.slab.holds(layout.rectangle(slab, (0, layout.iterate_length))):
+                break
+            taken = slab[1]
+        room = self.matrix.views or measured.bytes_read <= layout.memory.spare
+        if not (taken and room):
+            return None, measured.bytes_read
+        rows, columns = measured.slab.rectangle or (slice(0, 0), slice(0, 0))
+        height = (rows if layout.orientation == "rows" else columns).stop
+        return measured.slab, measured.bytes_read * (height - taken) // height
 
     def finish(
         self, algorithm: Algorithm[Any], b: int, layout: Layout, choices: list[str], read: int
@@ -317,3 +343,10 @@ class _Planner:
             f"{' or '.join(['more memory', *advice])}."
         )
         raise MemoryLimitError(msg)
+
+
+def _higher(one: Layout, other: Layout) -> Layout:
+    """Return the layout with the higher first slab, which the other's may be cut from."""
+    if other.orientation != one.orientation:
+        return one
+    return max(one, other, key=lambda layout: next(layout.slabs(layout.panel(0)))[1])

@@ -46,6 +46,8 @@ class Vectors:
         The values that they attain, in the units of the matrix.
     passes, bytes_read : int
         Their cost: 0, or one pass and its decoded bytes.
+    missing_chunks : int
+        Chunks that were not in the store in that pass.
     """
 
     right: Array | None
@@ -53,6 +55,7 @@ class Vectors:
     s: Array
     passes: int = 0
     bytes_read: int = 0
+    missing_chunks: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class OneVector:
         with suppress(DeadlinePassed):
             done = _last_pass(passes, vector[:, None], outcome, observer)
             assert done.Y is not None
-            return Vectors(iterates.normalized(done.Y[:, 0]), vector, s, 1, done.cost.bytes_read)
+            return Vectors(iterates.normalized(done.Y[:, 0]), vector, s, *_spent(done))
         return Vectors(None, vector, s)
 
     def _wanted(self, passes: Pass) -> bool:
@@ -153,7 +156,7 @@ class KVectors:
         u, v = iterates.times_columns(u, phases), iterates.times_columns(v, phases)
         if self.u_store is not None:
             u = self._written(u)
-        return Vectors(v, u if self.left else None, _inside(s, outcome), 1, done.cost.bytes_read)
+        return Vectors(v, u if self.left else None, _inside(s, outcome), *_spent(done))
 
     def _stored(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
         assert self.u_store is not None
@@ -172,9 +175,8 @@ class KVectors:
         self.u_store.check()
         passes.multiply_target(target, W * (inverse * phases), done)
         u = self.u_store.complete(target)
-        return Vectors(
-            iterates.times_columns(v, phases), u, _inside(s, outcome), 1, done.cost.bytes_read
-        )
+        v = iterates.times_columns(v, phases)
+        return Vectors(v, u, _inside(s, outcome), *_spent(done))
 
     def _written(self, u: Array) -> Any:
         assert self.u_store is not None
@@ -197,6 +199,11 @@ def _last_pass(
         tokens=outcome.tokens,
         hooks=Hooks(observer.panels_done, deadline=outcome.deadline),
     )
+
+
+def _spent(done: Forward) -> tuple[int, int, int]:
+    """Return what the last pass cost, as `Vectors` has it."""
+    return 1, done.cost.bytes_read, done.cost.missing_chunks
 
 
 def _inside(s: Array, outcome: Outcome) -> Array:

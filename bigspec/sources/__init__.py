@@ -19,8 +19,8 @@ from scipy.sparse.linalg import LinearOperator
 from bigspec.errors import ArgumentError, SourceError, UnsupportedTypeError
 from bigspec.matrices import Matrix
 from bigspec.sources import retries
-from bigspec.sources.binsparse import is_binsparse, open_binsparse
-from bigspec.sources.checks import half_of_memory
+from bigspec.sources.binsparse import is_binsparse, open_binsparse, shape_of_binsparse
+from bigspec.sources.checks import check_vectors, half_of_memory
 from bigspec.sources.duck import is_duck, open_duck
 from bigspec.sources.files import is_file_format, open_file, tenx_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
@@ -40,7 +40,12 @@ from bigspec.sources.npz import holds_arrays, open_npz_array
 from bigspec.sources.objects import inner, is_hdf5_object, open_hdf5_object
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
 from bigspec.sources.packing import named_convention, packing_of
-from bigspec.sources.sparse_store import StoredSparse, open_sparse_group, sparse_format
+from bigspec.sources.sparse_store import (
+    StoredSparse,
+    open_sparse_group,
+    shape_of_group,
+    sparse_format,
+)
 from bigspec.sources.variable import VariableMatrix, Wanted
 from bigspec.sources.zarr_store import ZarrMatrix, refuse_group
 from bigspec.sources.zarr_variable import open_zarr
@@ -76,6 +81,7 @@ def open_source(
     fill: complex | None = None,
     raw: bool = False,
     missing_chunks: str = "fill",
+    vectors: int | None = None,
 ) -> Matrix:
     """Open anything that is a matrix, except dask arrays, which need a pass to be read.
 
@@ -96,6 +102,8 @@ def open_source(
         Take the stored numbers, whatever attributes say of scale, offset and missing values.
     missing_chunks : {"fill", "error"}
         Whether chunks that are not in a store hold its fill value, and are counted, or are refused.
+    vectors : int, optional
+        Bytes that its vectors may take, if it is opened to be multiplied as it is.
 
     Returns
     -------
@@ -118,7 +126,7 @@ def open_source(
     if isinstance(a, str) and not a:
         msg = "expected a path or URL, got an empty text; is a variable unset?"
         raise ArgumentError(msg)
-    wanted = Wanted(rows, fill, raw, Missing(as_policy(missing_chunks)))
+    wanted = Wanted(rows, fill, raw, Missing(as_policy(missing_chunks)), vectors)
     a = inner(a)
     if isinstance(a, (str, os.PathLike)):
         return _open_path(a, memory, wanted)
@@ -138,7 +146,15 @@ def open_source(
             "matrix is opened"
         )
         raise ArgumentError(msg)
+    _check_coordinates(a, vectors)
     return _open_object(a, memory)
+
+
+def _check_coordinates(a: Any, vectors: int | None) -> None:
+    """Refuse sparse objects for which pointers would be made in vain."""
+    pointers = getattr(a, "format", "") in ("csr", "csc")
+    if (sp.issparse(a) or is_pydata_sparse(a)) and not pointers and len(a.shape) == 2:
+        check_vectors((int(a.shape[0]), int(a.shape[1])), vectors, type(a).__name__)
 
 
 def _open_object(a: Any, memory: int) -> Matrix:
@@ -185,6 +201,8 @@ def _open_group(group: Any, name: str, memory: int, wanted: Wanted) -> Matrix | 
     _refuse(wanted, name, raw=False)
     if not wanted.raw:
         _refuse_conventions(group, BINSPARSE_PARTS if described else PARTS, name)
+    shape = (shape_of_binsparse if described else shape_of_group)(group, name)
+    check_vectors(shape, wanted.vectors, name)
     opening = open_binsparse if described else open_sparse_group
     return opening(group, name, memory, wanted.missing)
 
@@ -230,7 +248,7 @@ def _open_path(a: str | os.PathLike[str], memory: int, wanted: Wanted) -> Matrix
             return open_npz_array(path, inside, text, memory)
         if not inside and is_file_format(path):
             _refuse(wanted, text, raw=True)
-            return open_file(path, text, memory)
+            return open_file(path, text, memory, wanted.vectors)
         if is_netcdf(path):
             return open_netcdf(path, inside, text, wanted)
         if is_hdf5(path):

@@ -19,12 +19,15 @@ __all__ = [
     "loading_nbytes",
     "member_header",
     "small_member",
+    "stored_shape",
 ]
 
 SMALL_BYTES = 1 << 12
 """The format and the shape of a matrix take no more."""
 DEFLATED = 1032
 """Bytes that one byte of a deflated member can stand for, at most."""
+PLACES = {"indices", "indptr", "row", "col", "offsets"}
+"""Members that say where entries are."""
 UNNOTICED = 1 << 20
 UNREADABLE = (SyntaxError, TokenError, RecursionError)
 """What NumPy lets through besides ValueError, when it reads a header as Python."""
@@ -87,6 +90,13 @@ def check_member(
     return size
 
 
+def _check_integers(part: str, dtype: np.dtype[Any], name: str) -> None:
+    """Refuse indices that are no integers: SciPy cuts their fractions off, and says nothing."""
+    if part in PLACES and dtype.kind not in "iu":
+        msg = f"{name}: expected integers in {part}, got {dtype}; write the matrix again"
+        raise DataError(msg)
+
+
 def loading_nbytes(path: Path, name: str) -> int:
     """Return what loading SciPy's .npz holds for a moment, by the headers of its members.
 
@@ -102,7 +112,9 @@ def loading_nbytes(path: Path, name: str) -> int:
         for info in archive.infolist():
             if info.filename.endswith(".npy"):
                 with archive.open(info) as file:
-                    total += check_member(info, *member_header(file), name)
+                    extents, dtype = member_header(file)
+                total += check_member(info, extents, dtype, name)
+                _check_integers(info.filename.removesuffix(".npy"), dtype, name)
         if "format.npy" not in archive.namelist():
             return 2 * total  # SciPy says what is missing
         form = _text(small_member(archive, "format"))
@@ -110,6 +122,15 @@ def loading_nbytes(path: Path, name: str) -> int:
     # Everything but CSR and CSC is made CSR, with a pointer for each row.
     rows = int(shape[0]) if form not in ("csr", "csc") and shape.size else 0
     return 2 * total + 8 * max(rows, 0)
+
+
+def stored_shape(path: Path) -> tuple[int, int]:
+    """Return the shape in SciPy's .npz; (0, 0) where it says none that a matrix can have."""
+    with zipfile.ZipFile(path) as archive:
+        if "shape.npy" not in archive.namelist():
+            return 0, 0
+        shape = small_member(archive, "shape").reshape(-1).tolist()
+    return (int(shape[0]), int(shape[1])) if len(shape) == 2 else (0, 0)
 
 
 def small_member(archive: zipfile.ZipFile, member: str) -> np.ndarray[Any, Any]:

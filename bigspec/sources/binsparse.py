@@ -63,6 +63,11 @@ def is_binsparse(group: Any) -> bool:
     return "binsparse" in group.attrs
 
 
+def shape_of_binsparse(group: Any, name: str) -> tuple[int, int]:
+    """Return the shape that the descriptor says."""
+    return _descriptor(group, name).shape
+
+
 def open_binsparse(group: Any, name: str, memory: int, missing: Missing | None = None) -> Matrix:
     """Open a matrix; what gives the rows (columns) of its entries is read once, they are not.
 

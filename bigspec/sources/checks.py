@@ -10,7 +10,12 @@ import numpy as np
 
 from bigspec.errors import DataError, MemoryLimitError, UnsupportedTypeError, format_bytes
 
-__all__ = ["check_dtype", "check_memory", "check_shape", "half_of_memory"]
+__all__ = ["check_dtype", "check_memory", "check_shape", "check_vectors", "half_of_memory"]
+
+LEAST_BLOCKS = 5
+"""Vectors of the shorter side's length that any run holds: power iteration with one column."""
+LONG = 1 << 24
+"""Extent from which pointers take seconds to read or to make."""
 
 
 def half_of_memory() -> int:
@@ -100,3 +105,29 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     what = "a matrix with at least one row and one column"
     msg = f"{name}: expected {what}, got shape {shape}; {advice}"
     raise DataError(msg)
+
+
+def check_vectors(shape: tuple[int, int], vectors: int | None, name: str) -> None:
+    """Refuse a matrix that is to be multiplied, before its pointers are read or made.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    vectors : int or None
+        Bytes that its vectors may take; None where it may be cut, say, and not be multiplied.
+    name : str
+
+    Raises
+    ------
+    MemoryLimitError
+        A run on it would not even hold the vectors of one column.
+    """
+    needed = LEAST_BLOCKS * 8 * min(shape)
+    if vectors is None or needed <= vectors or min(shape) < LONG:
+        return
+    msg = (
+        f"memory_limit: expected at least {format_bytes(needed)} for the vectors of {name} "
+        f"{shape}, which are as long as its shorter side, got {format_bytes(vectors)}. Give more "
+        "memory, or leave out the rows and columns that are empty"
+    )
+    raise MemoryLimitError(msg)

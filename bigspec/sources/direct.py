@@ -8,9 +8,9 @@ file and decodes it where it is wanted.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from bigspec.sources.decoders import DECODERS, DamagedChunk
 from bigspec.sources.missing import Missing, refusal
 
 if TYPE_CHECKING:
-    import io
+    from pathlib import Path
 
     import zarr
 
@@ -95,27 +95,34 @@ class DirectArray:
             # place, ragged edges as the store pads them, and hand out the part that counts.
             block = buffers.take("source.block", (down * tall, wide), self.dtype)
             for i in range(down):
-                self._load(i0 + i, j0, block[i * tall : (i + 1) * tall], buffers)
+                part = block[i * tall : (i + 1) * tall]
+                if not self._load(i0 + i, j0, part, buffers):
+                    part[...] = self.fill
             return block[:height, :width]
         block = buffers.take("source.block", (height, width), self.dtype)
         scratch = buffers.take("source.chunk", self.chunk, self.dtype)
         for i in range(down):
             for j in range(across):
-                self._load(i0 + i, j0 + j, scratch, buffers)
                 part = block[i * tall : (i + 1) * tall, j * wide : (j + 1) * wide]
-                part[...] = scratch[: part.shape[0], : part.shape[1]]
+                if self._load(i0 + i, j0 + j, scratch, buffers):
+                    part[...] = scratch[: part.shape[0], : part.shape[1]]
+                else:
+                    part[...] = self.fill
         return block
 
-    def _load(self, i: int, j: int, target: np.ndarray[Any, Any], buffers: Buffers) -> None:
-        """Fill `target`, a C-contiguous array of one chunk, with retries and named errors."""
+    def _load(self, i: int, j: int, target: np.ndarray[Any, Any], buffers: Buffers) -> bool:
+        """Fill `target`, a C-contiguous array of one chunk, with retries and named errors.
+
+        Return False, and leave `target` as it is, where there is no such chunk.
+        """
         key = self.key(i, j)
-        path = Path(self.folder, key)
+        path = f"{self.folder}{os.sep}{key}"  # a Path takes as long as the rest of a small chunk
         try:
             found = retries.with_retries(lambda: self._decode(path, target, buffers), buffers)
         except Exception as error:
             raise retries.named_failure(error, self.name, key) from error
         if not found:
-            if not Path(self.document).exists():
+            if not os.path.exists(self.document):  # noqa: PTH110 - as above
                 # The whole array is out of sight, not one chunk: zeros would be a lie.
                 msg = (
                     f"{self.name}: this process does not see {self.document}; every worker must "
@@ -124,49 +131,59 @@ class DirectArray:
                 raise MissingSourceError(msg)
             if self.missing.refused:
                 raise refusal(self.name, key, self.missing.why)
-            target[...] = self.fill
         buffers.chunks += 1
         buffers.missing_chunks += not found
+        return found
 
-    def _decode(self, path: Path, target: np.ndarray[Any, Any], buffers: Buffers) -> bool:
+    def _decode(self, path: str, target: np.ndarray[Any, Any], buffers: Buffers) -> bool:
         """Decode a chunk's file into `target`; return False if there is no such file."""
-        out = target.reshape(-1).view(np.uint8)
         try:
-            file = path.open("rb", buffering=0)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            file = os.open(path, os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
             return False
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            payload = size - 4 * self.checksum
-            if self.compressor is None:
-                if payload != out.nbytes:
-                    msg = f"{size} bytes stored, {out.nbytes + 4 * self.checksum} expected"
-                    raise DamagedChunk(msg)
-                encoded = out
-            elif payload > 2 * out.nbytes + MOST_EXTRA:
-                msg = f"{size} bytes stored for {out.nbytes}, which no compressor writes"
-                raise DamagedChunk(msg)
-            else:
-                encoded = buffers.take("source.encoded", (max(payload, 0),), np.uint8)
-            _fill(file, encoded)
-            if self.checksum:
-                _verify(file, encoded)
-        if self.compressor is not None:
-            DECODERS[self.compressor](encoded, out)
+        try:
+            status = os.fstat(file)
+            if stat.S_ISDIR(status.st_mode):
+                return False
+            self._decode_file(file, status.st_size, target, buffers)
+        finally:
+            os.close(file)
         return True
 
+    def _decode_file(
+        self, file: int, size: int, target: np.ndarray[Any, Any], buffers: Buffers
+    ) -> None:
+        out = target.reshape(-1).view(np.uint8)
+        payload = size - 4 * self.checksum
+        if self.compressor is None:
+            if payload != out.nbytes:
+                msg = f"{size} bytes stored, {out.nbytes + 4 * self.checksum} expected"
+                raise DamagedChunk(msg)
+            encoded = out
+        elif payload > 2 * out.nbytes + MOST_EXTRA:
+            msg = f"{size} bytes stored for {out.nbytes}, which no compressor writes"
+            raise DamagedChunk(msg)
+        else:
+            encoded = buffers.take("source.encoded", (max(payload, 0),), np.uint8)
+        _fill(file, encoded)
+        if self.checksum:
+            _verify(file, encoded)
+        if self.compressor is not None:
+            DECODERS[self.compressor](encoded, out)
 
-def _fill(file: io.FileIO, target: np.ndarray[Any, Any]) -> None:
-    view = memoryview(target)  # type: ignore[arg-type]
+
+def _fill(file: int, target: np.ndarray[Any, Any]) -> None:
+    count = os.readv(file, [target])  # type: ignore[list-item]
+    view = memoryview(target)[count:]  # type: ignore[arg-type]
     while view:
-        count = file.readinto(view)
+        count = os.readv(file, [view])
         if not count:
             msg = f"the file ended {len(view)} bytes early"
             raise DamagedChunk(msg)
         view = view[count:]
 
 
-def _verify(file: io.FileIO, payload: np.ndarray[Any, Any]) -> None:
+def _verify(file: int, payload: np.ndarray[Any, Any]) -> None:
     stored = np.empty(4, np.uint8)
     _fill(file, stored)
     found = int(CRC32C.checksum(payload))

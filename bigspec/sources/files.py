@@ -13,7 +13,8 @@ import scipy.sparse as sp
 
 from bigspec.errors import BigspecError, DataError, MemoryLimitError, SourceError, format_bytes
 from bigspec.matrices import Matrix
-from bigspec.sources.archives import UNREADABLE, loading_nbytes
+from bigspec.sources.archives import UNREADABLE, loading_nbytes, stored_shape
+from bigspec.sources.checks import check_vectors
 from bigspec.sources.matrix_market import BLOCK_BYTES, Entries, Market, expanded, open_market
 from bigspec.sources.memory import open_numpy, open_sparse
 
@@ -47,7 +48,7 @@ def tenx_file(text: str) -> tuple[Path, str] | None:
     return None
 
 
-def open_file(path: Path, name: str, memory: int) -> Matrix:
+def open_file(path: Path, name: str, memory: int, vectors: int | None = None) -> Matrix:
     """Map an .npy file; load a sparse .npz or a Matrix Market file into memory.
 
     Nothing is unpickled. Symmetric, skew and Hermitian Matrix Market files are expanded, patterns
@@ -74,10 +75,12 @@ def open_file(path: Path, name: str, memory: int) -> Matrix:
         if path.suffix.lower() == ".npy":
             a: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         elif path.suffix.lower() == ".npz":
+            check_vectors(stored_shape(path), vectors, name)
             check_room(loading_nbytes(path, name), memory, name)
             a = sp.load_npz(path)
         else:
             market = open_market(path, name)
+            check_vectors(market.header.shape, vectors, name)
             check_room(market.header.loading_nbytes, memory, name, market.header.coordinate)
             market.header.check_length(path, name)
             a = _loaded(market)

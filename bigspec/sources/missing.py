@@ -42,6 +42,7 @@ __all__ = [
     "asked",
     "fill_text",
     "refusal",
+    "rule_for",
     "stored_fill",
     "watched",
 ]
@@ -89,6 +90,18 @@ class Missing:
     def refused(self) -> bool:
         """Whether a missing chunk is an error."""
         return self.policy == "error"
+
+
+NO_FILL = (
+    "its metadata has no fill value (null), so nothing says what the entries of a missing chunk "
+    "are. Write the chunk, or put a fill value into .zarray"
+)
+
+
+def rule_for(fill: Any, missing: Missing | None) -> Missing:
+    """Return what becomes of missing chunks of an array with this fill value."""
+    rule = missing or Missing()
+    return Missing("error", NO_FILL) if fill is None and not rule.why else rule
 
 
 def fill_text(fill: Any) -> str:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
 
 from bigspec.errors import BigspecError, DataError, UnsupportedTypeError
+from bigspec.kernels.entries import plain_array
 from bigspec.matrices import Grid, OperatorMatrix
 from bigspec.sources.checks import check_dtype, check_shape
 
@@ -97,7 +99,9 @@ class LinearOperatorMatrix(OperatorMatrix):
         """Call the user's code with what it may not write to, and copy what it returns."""
         given = V.view()
         given.flags.writeable = False
-        function: Callable[[Array], Any] = getattr(self.operator, method)
+        # The user's own function: SciPy's method around it would drop the mask of a result.
+        own = {"matvec": "_matvec", "rmatvec": "_rmatvec"}.get(method, method)
+        function: Callable[[Array], Any] = getattr(self.operator, own)
         try:
             output = function(given)
         except BigspecError:
@@ -159,7 +163,16 @@ class LinearOperatorMatrix(OperatorMatrix):
         return float(np.abs(one - other).max()) <= (1e-2 if single else 1e-6) * size
 
     def _checked(self, output: Any, method: str, shape: tuple[int, ...]) -> Array:
-        product: Array = np.array(output)  # a copy: an operator may use its memory again
+        if sp.issparse(output):
+            msg = (
+                f"{self.name}: expected {method} to return a NumPy array, got a SciPy sparse one; "
+                "return its .toarray()"
+            )
+            raise DataError(msg)
+        # A copy, for an operator may use its memory again. NumPy's own would drop a mask.
+        product: Array = np.array(plain_array(output, f"{self.name}: what {method} returns"))
+        if len(shape) == 1 and product.shape == (*shape, 1):
+            product = product[:, 0]
         if product.shape != shape:
             msg = f"{self.name}: expected {method} to return shape {shape}, got {product.shape}"
             raise DataError(msg)

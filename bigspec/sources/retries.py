@@ -105,6 +105,10 @@ def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
 
     Each repetition is counted in ``buffers.retries``.
     """
+    try:  # nearly always enough, and tenacity takes longer than a small chunk
+        return call()
+    except Exception as error:  # noqa: BLE001, RUF100 - tenacity tells which may pass
+        failures = [error]
     # A loop, and not `retrying(call)`: that ends in reference cycles, which would keep what `call`
     # holds, a pass's buffers for one, until the garbage collector comes.
     retrying = tenacity.Retrying(
@@ -116,7 +120,9 @@ def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
     )
     for attempt in retrying:
         with attempt:
-            if buffers is not None and attempt.retry_state.attempt_number > 1:
+            if failures:
+                raise failures.pop()
+            if buffers is not None:
                 buffers.retries += 1
             return call()
     raise AssertionError

@@ -301,6 +301,17 @@ def _part(vector: Vector) -> str:
     return vector.name.rpartition("/")[2]
 
 
+def shape_of_group(group: Any, name: str) -> tuple[int, int]:
+    """Return the shape that a group of AnnData's kind says.
+
+    Raises
+    ------
+    DataError, SourceError
+        It is that of no matrix, or missing.
+    """
+    return check_shape(_shape(group, name, SLAB_BYTES), name)
+
+
 def _shape(group: Any, name: str, memory: int) -> tuple[int, ...]:
     shape: Any = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     if shape is None and _holds(group, "shape"):

@@ -48,12 +48,15 @@ class Wanted:
         Take the stored numbers, whatever the attributes say.
     missing : Missing
         What becomes of chunks that are not in the store.
+    vectors : int or None
+        Bytes that vectors may take; None if the matrix itself may never be multiplied.
     """
 
     rows: Sequence[str] | str | None = None
     fill: complex | None = None
     raw: bool = False
     missing: Missing = field(default_factory=Missing)
+    vectors: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

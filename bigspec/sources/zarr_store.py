@@ -25,7 +25,7 @@ from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
 from bigspec.sources.locations import open_failure, place_of
-from bigspec.sources.missing import Missing, fill_text
+from bigspec.sources.missing import Missing, fill_text, rule_for
 from bigspec.sources.virtual import reference_identity
 
 if TYPE_CHECKING:
@@ -252,7 +252,8 @@ def open_zarr_array(
     check_codecs(array, name)
     steps = _steps(array, name)
     document = _local_document(array)
-    direct = plan_direct(array, name, document, missing or Missing())
+    missing = rule_for(array.metadata.fill_value, missing)
+    direct = plan_direct(array, name, document, missing)
     grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
     resident, packed = _packed(array)
     return ZarrMatrix(

@@ -1,5 +1,5 @@
 """Watching a run while it works: the observer, the live line, the log, the heartbeat."""
 
-from bigspec.watch.observer import CheckpointWarning, Observer
+import lazy_loader
 
-__all__ = ["CheckpointWarning", "Observer"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

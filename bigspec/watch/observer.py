@@ -5,11 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from bigspec.results.estimate import Estimate
-from bigspec.results.records import PassRecord
-
 if TYPE_CHECKING:
-    from bigspec.results.triplets import Triplets
+    from bigspec.results import Estimate, PassRecord, Triplets
 
 __all__ = ["CheckpointWarning", "Observer"]
 

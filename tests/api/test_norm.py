@@ -241,7 +241,7 @@ def test_plan_reads_nothing_and_is_what_the_run_does(tmp_path):
 
 @pytest.mark.parametrize(
     ("shape", "algorithm"),
-    [((3000, 100), "gram"), ((100, 3000), "gram"), ((900, 800), "lanczos")],
+    [((3000, 100), "gram"), ((100, 3000), "gram"), ((900, 800), "gram"), ((1300, 1300), "lanczos")],
 )
 def test_auto_takes_gram_where_one_side_is_small(shape, algorithm):
     est = bigspec.norm(decaying(*shape))
@@ -268,8 +268,7 @@ def test_block_size_follows_what_the_first_slab_cost(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(planner, "MEASURE_FROM", 0)
     est = bigspec.norm(matrix, algorithm="lanczos")
-    one_slab = est.bytes_read - sum(record.bytes_read for record in est.history)
-    assert 0 < one_slab <= matrix.nbytes
+    assert est.bytes_read == est.passes * matrix.nbytes  # the slab is not read again
     assert contains(est, 1.0)
 
 

@@ -439,3 +439,16 @@ def test_interval_is_honest_where_other_stop_rules_are_wrong(b, rule):
         assert stopped is not None
         if stopped.lower < 1.04:  # that rule would have been wrong, and the interval says so
             assert stopped.upper / stopped.lower - 1 > 0.05
+
+
+@pytest.mark.parametrize("defect", [1.0, 2.0, np.nextafter(1.0, 0)])
+@pytest.mark.parametrize("ceiling", [np.inf, 3.0])
+def test_a_start_that_is_known_worse_than_the_quantile_bounds_nothing(defect, ceiling):
+    """The scan has nowhere to begin: w is above the quantile however far out."""
+    relation = Relation(
+        np.diag([1.0, 0.5]), np.array([[0.1, 0.1]]), np.ones((1, 2)), 1e-15, orthonormal=True,
+        start_defect=float(defect),
+    )  # fmt: skip
+    for q in (1.0, np.nextafter(1.0, 2)):
+        bound = christoffel_bound(relation, q, ceiling=ceiling)
+        assert bound == ceiling or (np.sqrt(q) > defect and bound > 2.0)

@@ -19,7 +19,6 @@ from click.testing import CliRunner
 import bigspec as library
 from bigspec import Gate, cli, errors
 from bigspec.checkpoint import Checkpoint
-from bigspec.cli import commands, options, watching
 from bigspec.cli.interrupts import Terminated
 from bigspec.results import Estimate, PassRecord
 from bigspec.watch import Observer
@@ -125,9 +124,9 @@ class Backend:
 @pytest.fixture
 def backend(monkeypatch):
     fake = Backend()
-    monkeypatch.setattr(commands, "norm", fake.norm)
-    monkeypatch.setattr(commands, "plan", fake.plan)
-    monkeypatch.setattr(options, "connect", fake.connect)
+    monkeypatch.setattr(library, "norm", fake.norm)
+    monkeypatch.setattr(library, "plan", fake.plan)
+    monkeypatch.setattr(library, "connect", fake.connect)
     return fake
 
 
@@ -172,12 +171,14 @@ def test_bare_numbers_are_seconds_and_bytes(backend):
 
 
 def test_the_defaults_are_those_of_the_library(backend):
+    from bigspec.api.norm import norm, plan  # `backend` stands in for the public names
+
     bigspec("norm", "A.zarr")
-    theirs = inspect.signature(library.norm).parameters
+    theirs = inspect.signature(norm).parameters
     defaults = {name: theirs[name].default for name in OPTIONS_OF_NORM}
     assert backend.options == defaults | {"right": False}  # a vector that nothing prints
     bigspec("plan", "A.zarr")
-    theirs = inspect.signature(library.plan).parameters
+    theirs = inspect.signature(plan).parameters
     assert backend.options == {name: theirs[name].default for name in backend.options}
 
 
@@ -365,7 +366,7 @@ def test_debug_shows_the_traceback_above_the_message(backend):
 
 def test_an_error_comes_after_the_bar_is_cleared(backend, monkeypatch):
     backend.answer = errors.ChunkError("chunk 3 is damaged")
-    monkeypatch.setattr(watching, "LiveProgress", OnTerminal)
+    monkeypatch.setattr(library.watch, "LiveProgress", OnTerminal)
     result = bigspec("norm", "A.zarr")
     assert result.exit_code == 65
     assert "pass 1 |" in result.stderr
@@ -384,7 +385,7 @@ def test_interrupted(backend):
 def test_interrupted_before_the_run_in_the_checkpoint_was_restored(
     backend, monkeypatch, held, signal, status
 ):
-    monkeypatch.setattr("bigspec.cli.recording.run_in", lambda place: held if place else {})
+    monkeypatch.setattr("bigspec.run.described.run_in", lambda place: held if place else {})
     backend.answer = signal()
     result = bigspec("norm", "A.zarr", "--quiet", "--checkpoint", "run")
     assert result.exit_code == (75 if held else status)
@@ -505,10 +506,10 @@ def test_a_gate_that_failed_matters_more_than_a_file(backend):
 BROKEN_PIPE = """
 import sys
 import test_cli
+import bigspec
 from bigspec import cli
-from bigspec.cli import commands, options
 fake = test_cli.Backend()
-commands.norm, options.connect = fake.norm, fake.connect
+bigspec.norm, bigspec.connect = fake.norm, fake.connect
 cli.main(["norm", "A.zarr", "--max-norm", "1", "--quiet", "--report", sys.argv[1]])
 """
 
@@ -567,11 +568,13 @@ def test_the_performance_report_names_the_tasks_and_loads_nothing(cluster, store
 def test_the_performance_report_is_written_when_the_run_ends_badly(
     cluster, stored_matrix, monkeypatch, ending, status
 ):
+    norm = library.norm
+
     def halfway(*args, **options):
-        library.norm(*args, **options)
+        norm(*args, **options)
         raise ending
 
-    monkeypatch.setattr(commands, "norm", halfway)
+    monkeypatch.setattr(library, "norm", halfway)
     result = reported(cluster, "norm")
     assert result.exit_code == status
     assert "bigspec-panel" in Path("dask.html").read_text(encoding="utf-8")
@@ -602,7 +605,7 @@ def test_a_performance_report_that_fails_costs_neither_answer_nor_error(
     def interrupted(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "norm", interrupted)
+    monkeypatch.setattr(library, "norm", interrupted)
     result = reported(cluster, "norm")
     assert result.exit_code == 130
     assert "warning: dask.html is not written: " in result.stderr
@@ -613,7 +616,7 @@ def test_a_performance_report_that_fails_costs_neither_answer_nor_error(
 def test_without_bokeh_or_a_cluster_no_performance_report_is_begun(
     cluster, stored_matrix, monkeypatch
 ):
-    monkeypatch.setattr(commands, "norm", None)
+    monkeypatch.setattr(library, "norm", None)
     result = bigspec("norm", "A.zarr", "--performance-report", "dask.html")
     assert result.exit_code == 2
     assert "--performance-report needs --scheduler" in result.stderr

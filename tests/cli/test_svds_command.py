@@ -72,13 +72,13 @@ def test_help_lists_options_by_subject_and_each_line_says_what_it_is_about(name)
 
 
 def test_checkpoint_options_reach_the_run(tall, tmp_path, monkeypatch):
-    asked = {}
+    asked, made = {}, bigspec.svds
 
     def watched(*args, **options):
         asked.update(options)
-        return bigspec.svds(*args, **options)
+        return made(*args, **options)
 
-    monkeypatch.setattr("bigspec.cli.svds.svds", watched)
+    monkeypatch.setattr("bigspec.svds", watched)
     place = str(tmp_path / "run")
     assert svds(
         tall, "--checkpoint", place, "--keep-blocks", "--checkpoint-interval", 5

@@ -208,7 +208,7 @@ def test_a_damaged_npz(tmp_path):
             DataError,
             "expected three vectors of one leng",
         ),
-        (np.eye(3), {}, DataError, "expected a sparse matrix .*, got one with dense panels"),
+        (np.eye(3), {}, DataError, "got a dense one, which stores all its .*csr_array"),
         ([[1, 2]], {}, UnsupportedTypeError, "expected a path or URL"),
         ("", {}, ArgumentError, "expected a path or URL, got an empty text"),
     ],

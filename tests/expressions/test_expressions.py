@@ -561,12 +561,40 @@ def test_the_command_line_subtracts_centers_and_scales(tmp_path):
         ((), D),
         (("--center",), Z),
         (("--center", "--scale", "std"), Z / D.std(axis=0, ddof=1)),
+        (("--center", "--scale", "std", "--ddof", "0"), Z / D.std(axis=0)),
         (("--scale", "std"), D / np.sqrt((D**2).mean(axis=0))),
         (("--scale", tmp_path / "w.npy"), D * W),
     ):
         lower, upper = norm("--minus", tmp_path / "B", *options)
         assert lower <= largest_singular_value(E) * (1 + 1e-12)
         assert upper >= largest_singular_value(E) * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--ddof", "0"), "--ddof needs --center --scale std"),
+        (("--ddof", "0", "--scale", "std"), "--ddof needs --center --scale std"),
+        (("--ddof", "0", "--center"), "--ddof needs --center --scale std"),
+        (("--ddof", "-1", "--center", "--scale", "std"), "ddof: expected a whole number from 0"),
+        (("--ddof", "1.5", "--center", "--scale", "std"), "1.5"),
+    ],
+)
+def test_a_ddof_that_means_nothing_is_refused_on_the_command_line(options, said, tmp_path):
+    stored(tmp_path / "A", dense(0), (7, 11))
+    for command in (["norm"], ["svds", "-k", "2"]):
+        run = [*command, str(tmp_path / "A"), "--quiet", *options]
+        result = CliRunner().invoke(main, run)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+
+def test_a_series_of_another_ddof_is_another_series(tmp_path):
+    stored(tmp_path / "A", dense(0), (7, 11))
+    for options in ((), ("--ddof", "0")):
+        run = ["norm", str(tmp_path / "A"), "--quiet", "--center", "--scale", "std", *options]
+        assert CliRunner().invoke(main, [*run, "--history", str(tmp_path / "h")]).exit_code == 0
+    names = [row.series for row in bigspec.History(tmp_path / "h").rows()]
+    assert names[1] == f"{names[0]} --ddof 0"
 
 
 def test_weights_that_cannot_be_read_are_an_input_that_cannot_be_opened(tmp_path):

@@ -268,7 +268,7 @@ class Full(History):
     ("limits", "status"), [((), 74), (("--max-norm", "0.1"), 3)], ids=["answered", "failed gate"]
 )
 def test_a_full_disk_loses_no_answer(matrix, file, tmp_path, monkeypatch, limits, status):
-    monkeypatch.setattr("bigspec.cli.recording.History", Full)
+    monkeypatch.setattr("bigspec.History", Full)
     result = norm(matrix, file, "--json", tmp_path / "a.json", *limits)
     assert result.exit_code == status
     assert result.stdout.startswith("sigma_1 in")
@@ -339,7 +339,15 @@ def test_a_file_that_is_no_history_is_refused_before_anything_is_read(make, said
         History(file).prepare()
 
 
-@pytest.mark.parametrize("change", ["lower = 'low'", "upper = NULL", "matrix = '{'"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "lower = 'low'", "upper = NULL", "matrix = '{'", "matrix = '[1]'", "gate = '{}'",
+        "gate = printf('%.*c', 100000, '[')", "ended = 5", "seconds = 'long'", "passes = x'00'",
+        "stopped_by = 5", "exit_status = 'a'", "seed = x'ff'",
+        "lower = 5, upper = 1", "lower = -5, upper = -1",
+    ],
+)  # fmt: skip
 def test_rows_that_were_tampered_with_are_no_reference(change, file, matrix):
     assert norm(matrix, file).exit_code == 0
     with sqlite3.connect(file) as db:
@@ -349,6 +357,30 @@ def test_rows_that_were_tampered_with_are_no_reference(change, file, matrix):
         assert result.exit_code == 74
         assert "expected rows as bigspec writes them, got others" in result.stderr
     assert norm(matrix, file, "--warm").exit_code == 0  # the vector is passed over
+
+
+def test_seeds_that_are_no_numbers(file, matrix):
+    """A warm start asks for them alone."""
+    assert norm(matrix, file).exit_code == 0
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE runs SET seed = 'z'")
+    with pytest.raises(HistoryError, match="expected seeds as bigspec writes them"):
+        History(file).start(series_of(file))
+
+
+def series_of(file):
+    with sqlite3.connect(file) as db:
+        return db.execute("SELECT series FROM runs").fetchone()[0]
+
+
+def test_a_text_without_end_is_cut_off(file, matrix, tmp_path):
+    assert norm(matrix, file).exit_code == 0
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE runs SET error = printf('%.*c', 5000000, 'x'), exit_status = 70")
+    run = command("history", file, "--html", tmp_path / "page.html")
+    assert run.exit_code == 0
+    assert len(run.stdout) < 10_000
+    assert (tmp_path / "page.html").stat().st_size < 100_000
 
 
 def test_nothing_there_and_places_without_locks(file, matrix):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,14 @@ def test_other_layouts_are_left_to_zarr(tmp_path: Path, options: dict[str, Any])
 def test_every_spelling_of_keys_is_found(tmp_path: Path, options: dict[str, Any]) -> None:
     A = np.arange(35.0).reshape(7, 5)
     array = zarr.create_array(tmp_path / "A", shape=A.shape, chunks=(2, 2), dtype="f8", **options)
-    array[2:, :] = A[2:]
+    whole = "fill_value" in options  # without one, a chunk that is missing is an error
+    A[:2] *= whole
+    array[0 if whole else 2 :, :] = A[0 if whole else 2 :]
     matrix = opened(tmp_path / "A")
     assert matrix.direct is not None
     assert matrix.chunk_at(3, 4) == f"chunk {matrix.direct.key(1, 2)}"
     block: Any = matrix.read(slice(0, 7), slice(0, 5), Buffers())
-    np.testing.assert_array_equal(block[2:], A[2:])
-    np.testing.assert_array_equal(block[:2], 0)
+    np.testing.assert_array_equal(block, A)
 
 
 def test_full_width_chunks_are_decoded_in_place(tmp_path: Path) -> None:
@@ -268,15 +270,15 @@ def test_a_checksum_notices_every_changed_byte(place: int, value: int) -> None:
 def flaky_disk(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
     """Errors raised by the next openings of files, one an opening; None lets one through."""
     schedule: list[Exception | None] = []
-    really_open = Path.open
+    really_open = os.open
 
-    def flaky(self: Path, *args: Any, **options: Any) -> Any:
-        error = schedule.pop(0) if schedule and "rb" in args else None
+    def flaky(path: Any, *args: Any, **options: Any) -> Any:
+        error = schedule.pop(0) if schedule and "/c/" in str(path) else None
         if error is not None:
             raise error
-        return really_open(self, *args, **options)
+        return really_open(path, *args, **options)
 
-    monkeypatch.setattr(Path, "open", flaky)
+    monkeypatch.setattr(os, "open", flaky)
     return schedule
 
 

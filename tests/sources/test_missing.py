@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import h5py
 import numpy as np
 import pytest
@@ -24,11 +25,14 @@ from bigspec.cli import main
 from bigspec.errors import (
     ArgumentError,
     ChunkError,
+    MatrixChangedError,
     MissingSourceError,
     SourceError,
     StoreUnavailableError,
 )
 from bigspec.kernels.buffers import Buffers
+from bigspec.watch import Observer
+from tests.checkpoint.serving import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,6 +172,7 @@ class TestCounts:
         assert read["history"][0]["missing_chunks"] == 1
         tri = bigspec.svds(tmp_path / "A.zarr", 2, seed=1)
         assert (tri.chunks, tri.missing_chunks) == (8, 1)
+        assert tri.to_dict()["vector_missing_chunks"] == tri.vector_missing_chunks == 1
         assert SENTENCE in tri.summary()
         assert SENTENCE in tri.to_html()
         args = ["norm", str(tmp_path / "A.zarr"), "--log-format", "json", "--json", "-"]
@@ -295,6 +300,48 @@ class TestMadeSure:
         with pytest.raises(SourceError, match="went away"):
             bigspec.norm(matrix)
 
+    @pytest.mark.parametrize(
+        ("kind", "where", "number"),
+        [
+            *(
+                (kind, "threads", number)
+                for kind in ("http", "local", "memory")
+                for number in (1, 2)
+            ),
+            ("http", "cluster", 1),
+            ("local", "cluster", 1),
+        ],
+    )
+    def test_a_store_that_is_deleted_while_a_pass_runs(
+        self, kind: str, where: str, number: int, web: Web, request: Any, monkeypatch: Any
+    ) -> None:
+        """The panels that were read before it are right, and the others would be zeros."""
+        if where == "cluster":
+            request.getfixturevalue("client")
+        for name, value in SMALL.items():
+            monkeypatch.setattr(f"bigspec.panels.layout.{name}", value)
+        place: Any = web.folder / "L.zarr"
+        url = {"http": f"{web.url}/L.zarr", "local": str(place), "memory": "memory://L.zarr"}[kind]
+        save(url if kind == "memory" else place, np.tile(A, (16, 1)))
+
+        class Deleting(Observer):
+            done = 0
+
+            def pass_started(self, number: int, panels: int) -> None:
+                self.done += 1
+
+            def panels_done(self, done: int, panels: int, nbytes: int, seconds: float) -> None:
+                if self.done == number and done < panels:
+                    self.done = 99
+                    fsspec.filesystem("memory").rm("/L.zarr", recursive=True) if (
+                        kind == "memory"
+                    ) else shutil.rmtree(place)
+
+        watch = Deleting()
+        with pytest.raises((SourceError, ChunkError, MatrixChangedError)):
+            bigspec.norm(url, algorithm="lanczos", block_size=2, progress=watch, **CALL)
+        assert watch.done == 99
+
     def test_both_stores_of_a_difference(self, web: Web) -> None:
         save(web.folder / "B.zarr", 2 * A)
         first, second = (bigspec.open_matrix(f"{web.url}/{name}.zarr") for name in "AB")
@@ -391,6 +438,20 @@ class TestHDF5:
         with pytest.raises(ChunkError, match=r"chunk at \(40, 0\) .* has no fill value"):
             bigspec.norm(tmp_path / "A.h5")
 
+    @pytest.mark.parametrize("door", ["path", "object", "difference"])
+    def test_a_chunk_of_an_array_without_a_fill_value(self, door: str, tmp_path: Path) -> None:
+        array = save(tmp_path / "A.zarr", zarr_format=2, fill_value=None)
+        est = bigspec.norm(tmp_path / "A.zarr", **CALL)
+        assert est.lower <= top(A) <= est.upper
+        without(tmp_path / "A.zarr", "5.0")
+        doors: dict[str, Any] = {
+            "path": lambda: bigspec.norm(tmp_path / "A.zarr"),
+            "object": lambda: bigspec.svds(array, 2),
+            "difference": lambda: bigspec.norm(bigspec.open_matrix(tmp_path / "A.zarr") - A),
+        }
+        with pytest.raises(ChunkError, match=r"chunk 5\.0 is not in the store; .* no fill value"):
+            doors[door]()
+
     def test_a_part_of_a_sparse_group(self, tmp_path: Path) -> None:
         S = sp.csr_array(A)
         with h5py.File(tmp_path / "A.h5", "w") as file:
@@ -429,7 +490,8 @@ class TestSparse:
         place = f"{web.url}/G.zarr" if door == "http" else str(web.folder / "G.zarr")
         to = web.folder / "C.zarr"
         read = bigspec.norm if door != "convert" else lambda src: bigspec.convert(src, to)
-        with pytest.raises(ChunkError, match=rf"G\.zarr/{part}: chunk c/3 is not in the store"):
+        said = rf"G\.zarr/{part}: chunk c/3 is not in the store.*Write the matrix again"
+        with pytest.raises(ChunkError, match=rf"{said}.*array\.write_empty_chunks"):
             read(place)
         assert not (web.folder / "C.zarr").exists()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy import fft, ndimage
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
@@ -187,3 +188,52 @@ def test_operators_at_both_ends_of_the_numbers(size: float, complex_: bool) -> N
     estimate = bigspec.norm(aslinearoperator(A * size), rtol=1e-6, seed=1)
     assert estimate.lower / size <= exact * bound
     assert exact <= estimate.upper / size * bound
+
+
+def returning(method: str, change: Any) -> LinearOperator[Any]:
+    """Return the operator of a real matrix whose `method` returns something else than an array."""
+    R = A.real
+    functions: dict[str, Any] = {
+        "matvec": lambda v: R @ v, "rmatvec": lambda y: R.T @ y,
+        "matmat": lambda V: R @ V, "rmatmat": lambda Y: R.T @ Y,
+    }  # fmt: skip
+    if not method.endswith("mat"):
+        functions = {name: functions[name] for name in ("matvec", "rmatvec")}
+    plain = functions[method]
+    functions[method] = lambda x: change(plain(x))
+    return LinearOperator(R.shape, dtype=float, **functions)
+
+
+def hidden(y: Any) -> Any:
+    return np.ma.masked_array(y, mask=np.arange(y.size).reshape(y.shape) == 0)
+
+
+RETURNED = {
+    "masked": (hidden, "expected every entry to have a value, got 1 masked"),
+    "sparse": (lambda y: sp.csr_array(np.atleast_2d(y)), "got a SciPy sparse one; return its"),
+    "objects": (lambda y: y.astype(object), "expected entries of type"),
+    "one number": (lambda y: y.sum(), r"return shape .*, got \(\)"),
+    "extended precision": (lambda y: y.astype(np.longdouble), "expected entries of type"),
+    "text": (lambda y: y.astype(str), "expected entries of type"),
+    "nothing": (lambda _: None, "return shape|expected entries of type"),
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+@pytest.mark.parametrize("method", ["matvec", "rmatvec", "matmat", "rmatmat"])
+def test_what_an_operator_returns_is_an_array_of_numbers(name: str, method: str) -> None:
+    change, said = RETURNED[name]
+    with pytest.raises(DataError, match=said):
+        bigspec.norm(returning(method, change), algorithm="lanczos")
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("method", ["matvec", "rmatvec", "matmat", "rmatmat"])
+def test_what_is_as_good_as_an_array_is_taken(method: str) -> None:
+    """A mask that hides nothing, and numpy's matrix where two dimensions are asked for."""
+    expected = np.linalg.norm(A.real, 2)
+    changes: list[Any] = [np.ma.masked_array]
+    changes += [np.asmatrix] if method.endswith("mat") else [lambda y: y[:, None]]
+    for change in changes:
+        estimate = bigspec.norm(returning(method, change), algorithm="lanczos")
+        assert estimate.lower <= expected * (1 + 1e-12) <= estimate.upper * (1 + 2e-12)

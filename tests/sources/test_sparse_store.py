@@ -312,3 +312,16 @@ def test_real_files_by_their_paths(place: str, reference: float, data: Path) -> 
     assert est.converged
     assert est.lower <= reference * (1 + 1e-14)
     assert reference * (1 - 1e-14) <= est.upper
+
+
+@pytest.mark.parametrize("part", ["indices", "indptr"])
+def test_indices_of_an_npz_that_are_no_integers(part: str, tmp_path: Path) -> None:
+    """SciPy cuts fractions off: 1.5 would be column 1."""
+    S = sp.csr_array(np.eye(4))
+    members = {"indices": S.indices, "indptr": S.indptr}
+    members[part] = members[part] + 0.5
+    place = tmp_path / "A.npz"
+    np.savez(place, format=b"csr", shape=np.array(S.shape), data=S.data, **members)
+    for door in (bigspec.norm, lambda a: bigspec.convert(a, tmp_path / "C.zarr")):
+        with pytest.raises(DataError, match=rf"expected (integers in {part}|as many integer)"):
+            door(place)

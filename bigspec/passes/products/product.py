@@ -25,6 +25,7 @@ from bigspec.kernels import working_dtype
 from bigspec.kernels.composed import times_power
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.cuts import Layout
+from bigspec.panels.first import FirstSlab
 from bigspec.panels.forward import ForwardContext
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
@@ -86,6 +87,9 @@ def multiply(
     return Z, np.asarray(gram, V.dtype), before + exponent
 
 
+MOST_ABOVE = 200  # powers of two that errors may lie above what is left of a product
+
+
 def _entries_effect(error: float, norm: float, gram: Array, n: int, exponent: int) -> float:
     """Estimate the error of H, scaled, that errors of the entries make.
 
@@ -93,7 +97,16 @@ def _entries_effect(error: float, norm: float, gram: Array, n: int, exponent: in
     """
     error, norm = (float(np.ldexp(x, -exponent)) for x in (error, norm))
     size = UNDERESTIMATED * float(np.sqrt(max(np.trace(gram).real, 0.0) * n / len(gram)))
-    return 2 * min(norm, size) * error + error**2
+    return 2 * min(norm, size) * error + error * error
+
+
+def _scale_of(error: float, gram: Array, scale: int) -> int:
+    """Return the exponent of a first pass; where only errors are left, it is theirs.
+
+    Their squares must not leave the range of float64.
+    """
+    own = int(np.frexp(error)[1])
+    return own if error and (own > scale + MOST_ABOVE or not np.any(gram)) else scale
 
 
 def _factors(
@@ -196,9 +209,12 @@ class ChainPass(Pass):
             _, inner, _, _ = _factors(self.matrix, block, self.layout, cost)
             error, norm = entries_error(self.matrix, inner.limit, cost)
         Z, gram, scale = multiply(self.matrix, self.layout, block, images, cost)
-        # The entries' part is a bound; the defect, which is multiplied by 8, an estimate.
-        entries = _entries_effect(error, norm, gram, len(block), scale) / 8 if error else 0.0
         total = cost.partial(Z, gram, scale)
+        total = total.rescaled(_scale_of(error, gram, scale))
+        # The entries' part is a bound; the defect, which is multiplied by 8, an estimate.
+        entries = 0.0
+        if error:
+            entries = _entries_effect(error, norm, total.gram, len(block), total.exponent) / 8
         check_tokens(self.matrix, self.layout, total.tokens, tokens)
         if exponent is not None:
             total = total.rescaled(exponent)
@@ -237,11 +253,20 @@ class ChainPass(Pass):
         return replace(made, cost=cost.spent(made.cost.seconds))
 
 
-def passes_over(matrix: Matrix, layout: Layout, executor: Executor, columns: int) -> Pass:
-    """Return the passes over a matrix, chains included, with blocks of so many random columns."""
+def passes_over(
+    matrix: Matrix,
+    layout: Layout,
+    executor: Executor,
+    columns: int,
+    first: FirstSlab | None = None,
+) -> Pass:
+    """Return the passes over a matrix, chains included, with blocks of so many random columns.
+
+    `first` is what was read to plan them.
+    """
     if isinstance(matrix, Product):
         return ChainPass(matrix, layout, executor)
-    return Pass(matrix, layout, nearest(matrix, executor, columns))
+    return Pass(matrix, layout, nearest(matrix, executor, columns), first)
 
 
 def where(matrix: Matrix, executor: Executor, columns: int) -> str:

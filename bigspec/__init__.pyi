@@ -1,0 +1,56 @@
+# What each public name is; read by type checkers, and by the lazy loader when the name is used.
+
+from . import errors, watch
+from .api.cluster import connect
+from .api.matrices import (
+    centered,
+    hstack,
+    low_rank,
+    open_matrix,
+    scaled,
+    standardized,
+    vstack,
+)
+from .api.norm import norm, plan
+from .api.svds import svds
+from .checkpoint.options import Checkpoint
+from .conversion.convert import convert
+from .conversion.outcome import Conversion
+from .errors import BigspecError
+from .history.store import History
+from .matrices import Matrix
+from .results.estimate import Estimate
+from .results.gate import Gate
+from .results.records import PassRecord
+from .results.triplets import Triplets
+from .run.described import show
+from .run.plan import Plan
+
+__all__ = [
+    "BigspecError",
+    "Checkpoint",
+    "Conversion",
+    "Estimate",
+    "Gate",
+    "History",
+    "Matrix",
+    "PassRecord",
+    "Plan",
+    "Triplets",
+    "centered",
+    "connect",
+    "convert",
+    "errors",
+    "hstack",
+    "low_rank",
+    "norm",
+    "open_matrix",
+    "plan",
+    "scaled",
+    "show",
+    "standardized",
+    "svds",
+    "vstack",
+    "watch",
+]
+__version__: str

@@ -1,0 +1,12 @@
+# What each name of this room is; see `bigspec/__init__.pyi`.
+
+from .arguments import as_bytes
+from .cluster import Recording, recorded
+from .matrices import open_within
+
+__all__ = [
+    "Recording",
+    "as_bytes",
+    "open_within",
+    "recorded",
+]
