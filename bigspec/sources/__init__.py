@@ -175,6 +175,8 @@ def _open_object(a: Any, memory: int) -> Matrix:
     msg = f"expected {ACCEPTED}; got {kind}"
     if isinstance(a, (list, tuple)) or hasattr(a, "__array__"):
         msg += ". If it fits in memory, pass numpy.asarray(a)"
+    if hasattr(a, "__arrow_c_stream__"):
+        msg += ". If it is a table of triplets: bigspec.convert(table, 'A.zarr', columns=...)"
     raise UnsupportedTypeError(msg)
 
 

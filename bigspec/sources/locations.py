@@ -36,6 +36,8 @@ LOCAL_ONLY = (
     ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
 )  # fmt: skip
 """Not read from URLs: each needs many small reads, or a map of the file."""
+TABLES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+"""Not matrices: see `bigspec.conversion.arrow`."""
 _PACKAGES = {"s3": '"bigspec[s3]"', "s3a": '"bigspec[s3]"', "gs": "gcsfs", "gcs": "gcsfs"}
 
 
@@ -149,6 +151,12 @@ def _locate_local(path: Path, inner: str, name: str) -> Location:
     # Devices and pipes are not looked into: /dev/zero never ends.
     if stat.S_ISREG(mode) and zipfile.is_zipfile(path):
         return Location(name, ZipStore(path, mode="r"), inner)
+    if path.suffix.lower() in TABLES:
+        msg = (
+            f"{name}: expected a matrix, got a table; if it holds triplets, convert it once: "
+            f"bigspec convert {name} A.zarr --columns ROW,COL,VALUE"
+        )
+        raise SourceError(msg)
     msg = (
         f"{name}: expected a Zarr directory, a zip archive of one, HDF5, .npy, .npz or .mtx, got "
         "another file; convert it to Zarr, or load it and pass the array"

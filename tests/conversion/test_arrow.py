@@ -283,6 +283,16 @@ def test_a_shape_may_be_larger_than_the_ids(tmp_path):
     assert entries(tmp_path / "B.zarr")[M:].sum() == 0
 
 
+def test_the_norm_of_a_table_says_to_convert_it(tmp_path):
+    src = one_file(tmp_path, table())
+    with pytest.raises(
+        OSError, match=r"bigspec convert .*A\.parquet A\.zarr --columns ROW,COL,VALUE"
+    ):
+        bigspec.norm(src)
+    with pytest.raises(TypeError, match=r"table of triplets: bigspec\.convert"):
+        bigspec.norm(table())
+
+
 def test_columns_are_refused_where_there_are_none(tmp_path):
     with pytest.raises(ValueError, match="columns: expected only with Parquet or Arrow"):
         bigspec.convert(sp.eye_array(4, format="coo"), tmp_path / "B.zarr", columns="a,b")
