@@ -17,8 +17,8 @@ from bigspec.sources.memory import open_numpy
 
 __all__ = ["holds_arrays", "open_npz_array"]
 
-SPARSE = ({"format", "shape", "data"}, {"data", "row", "col", "shape"})
-"""Members of SciPy's own, of which the second has lost its format."""
+SPARSE = ({"format", "shape"}, {"data", "row", "col", "shape"})
+"""Members that only a sparse matrix of SciPy's has; the second one has lost its format."""
 
 
 def holds_arrays(path: Path, inside: str) -> bool:
