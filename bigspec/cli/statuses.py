@@ -23,7 +23,7 @@ USAGE, BUG, CANNOT_WRITE, SAVED = 2, 70, 74, 75
 INTERRUPTED, TERMINATED = 130, 143
 
 SUBJECTS = (
-    "Matrix", "Triplets", "Accuracy and effort", "Where it runs", "Checkpoint",
+    "Matrix", "Rows", "Triplets", "Accuracy and effort", "Where it runs", "Checkpoint",
     "Gate and history", "Output",
 )  # fmt: skip
 """Of options, in the order of ``--help``."""

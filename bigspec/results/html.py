@@ -332,11 +332,21 @@ def _page(
     return document(title, head + body)
 
 
-def document(title: str, body: str) -> str:
-    """Return a page around `body`, which is HTML: no script, no font, nothing from a network."""
+def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """Return a page around `body`, which is HTML: no font, nothing from a network.
+
+    Parameters
+    ----------
+    title, body : str
+    style : str
+        Rules beside those of all pages.
+    script : str
+        Runs once the page is there; without it, every number must be readable all the same.
+    """
+    script = f"<script>{script}</script>" if script else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f"{body}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}{style}</style></head><body><main>"
+        f"{body}</main>{script}</body></html>\n"
     )
