@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bigspec.algorithms import Algorithm
@@ -40,6 +41,7 @@ def plan(
     block_size: int | None = None,
     memory_limit: int | str | None = None,
     k: int | None = None,
+    rows: Sequence[str] | str | None = None,
 ) -> Plan:
     """Plan a run of `norm`, or of `svds` if `k` is given, without reading an entry.
 
@@ -60,7 +62,7 @@ def plan(
     """
     budget = as_budget(rtol)
     as_probability(failure_probability)
-    matrix = open_within(a, as_bytes(memory_limit), multiplied=True)
+    matrix = open_within(a, as_bytes(memory_limit), rows=rows, multiplied=True)
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
@@ -89,6 +91,7 @@ def norm(
     progress: bool | Observer = False,
     gate: Gate | None = None,
     right: bool | None = None,
+    rows: Sequence[str] | str | None = None,
 ) -> Estimate:
     """Bracket the spectral norm (largest singular value) of a matrix that need not fit in memory.
 
@@ -134,6 +137,8 @@ def norm(
     right : bool, optional
         Make the right vector of a wide matrix too. It takes one more pass if panels are columns.
         By default only for arrays and sparse matrices in memory, without a gate.
+    rows : sequence of str or str, optional
+        Dimensions that make the rows, where `a` has names for them; see `open_matrix`.
 
     Returns
     -------
@@ -193,7 +198,7 @@ def norm(
         as_bytes(memory_limit),
         rtol=float(budget.rtol),
     )
-    matrix = open_within(a, wishes.memory_limit, multiplied=True)
+    matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True)
     observer = make_observer(progress)
     options = RunOptions(
         wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began

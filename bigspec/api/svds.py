@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ def svds(
     u_store: str | os.PathLike[str] | None = None,
     progress: bool | Observer = False,
     gate: Gate | None = None,
+    rows: Sequence[str] | str | None = None,
 ) -> Triplets:
     """Compute the k largest singular triplets, each value with a certified interval.
 
@@ -98,6 +100,8 @@ def svds(
     gate : Gate, optional
         Limits on sigma_1. The run ends as soon as its interval decides them, or undecided at
         `rtol`, and then makes its last pass. The decision is in `Triplets.gate`.
+    rows : sequence of str or str, optional
+        Dimensions that make the rows, where `a` has names for them; see `open_matrix`.
 
     Returns
     -------
@@ -151,7 +155,7 @@ def svds(
         left_in_store=u_store is not None,
     )
     with owned_target(u_store) as target:
-        matrix = open_within(a, wishes.memory_limit, multiplied=True)
+        matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True)
         observer = make_observer(progress)
         options = RunOptions(
             wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began

@@ -34,6 +34,19 @@ CONVERSION = "Conversion"
     help="Type of the values, such as float32. [default: as SRC]",
 )
 @option(
+    CONVERSION,
+    "--columns",
+    metavar="ROW,COL,VALUE",
+    help="Columns of a Parquet or Arrow table, by name or position. Without VALUE every value is 1."
+    " [default: the columns of a table of three]",
+)
+@option(
+    CONVERSION,
+    "--renumber",
+    is_flag=True,
+    help="Number whole-number ids of a table by their place among the distinct ones, as text is.",
+)
+@option(
     WHERE,
     "--memory-limit",
     callback=count_or_text,
@@ -70,6 +83,8 @@ def convert_command(
     destination: str,
     form: str | None,
     dtype: str | None,
+    columns: str | None,
+    renumber: bool,
     memory_limit: int | str | None,
     scratch: str | None,
     raw: bool,
@@ -80,9 +95,10 @@ def convert_command(
 ) -> None:
     """Write the sparse matrix SRC as a chunked Zarr group, which bigspec reads panel by panel.
 
-    SRC is AnnData's CSR or CSC group, 10x, SciPy's .npz, or Matrix Market (.mtx, .mtx.gz), of any
-    size. AnnData reads DST.zarr as well. DST.zarr appears once it is complete. After a command was
-    killed, the same command continues where it stopped.
+    SRC is AnnData's CSR or CSC group, 10x, SciPy's .npz, Matrix Market (.mtx, .mtx.gz), or a table
+    of triplets in Parquet or Arrow files (one, a folder, a URL), of any size. AnnData reads
+    DST.zarr as well. DST.zarr appears once it is complete. After a command was killed, the same
+    command continues where it stopped.
     """
     with terminable(), watched(quiet=quiet) as observer:
         done = bigspec.convert(
@@ -90,6 +106,8 @@ def convert_command(
             destination,
             format=form,
             dtype=dtype,
+            columns=columns,
+            renumber=renumber,
             memory_limit=memory_limit,
             scratch=scratch,
             raw=raw,

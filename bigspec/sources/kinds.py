@@ -16,13 +16,13 @@ TABLE = (
     "bigspec norm A.npy"
 )
 PARQUET = (
-    "a Parquet file; load its columns and pass the array, or for triplets "
-    "scipy.sparse.coo_array((values, (rows, columns))), to bigspec.norm"
+    "a Parquet file; if it holds triplets, convert it once: "
+    "bigspec convert {plain} A.zarr --columns ROW,COL,VALUE"
 )
 PICTURE = "a picture; pass numpy.asarray(PIL.Image.open({name}).convert('L')) to bigspec.norm"
 NETWORK = "a file of a network; for the norm of each of its matrices type: bigspec scan {plain}"
 PICKLE = "a pickle, which bigspec never loads; load it where you trust it, and pass the array"
-ARROW = "an Arrow file; load its columns and pass the array to bigspec.norm"
+ARROW = PARQUET.replace("a Parquet", "an Arrow")
 MATLAB = "a MATLAB file; pass scipy.io.loadmat({name})['A'] to bigspec.norm"
 EXCEL = "an Excel workbook; pass pandas.read_excel({name}).to_numpy() to bigspec.norm"
 PACKED = "a packed file; unpack it first"
@@ -87,17 +87,8 @@ def kind_of_folder(
         Returns the names in a folder of it.
     """
     there = set(names)
-    for market in ("matrix.mtx.gz", "matrix.mtx"):
-        if market in there:
-            said = "a 10x folder; name the matrix in it: bigspec convert {}/{} A.zarr"
-            return said.format(place.rstrip("/"), market)
-    if {"snapshots", "manifests"} <= there and there & {"refs", "repo"}:
-        return (
-            "an Icechunk repository; open a session, and pass its array: "
-            "bigspec.norm(zarr.open_array(session.store, path='A', mode='r'))"
-        )
     if any(name.endswith((".parquet", ".pq")) for name in names):
-        return PARQUET.replace("a Parquet file", "a folder of Parquet files")
+        return _said(PARQUET.replace("a Parquet file", "a folder of Parquet files"), place)
     if "saved_model.pb" in there or any(name.endswith(WEIGHTS) for name in names):
         return _said(NETWORK.replace("a file", "a folder"), place)
     if "xl" in there and "[Content_Types].xml" in there:

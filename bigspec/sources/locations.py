@@ -24,6 +24,7 @@ from bigspec.errors import (
 from bigspec.names import NOWHERE, bare, shown
 from bigspec.sources import catalog, retries
 from bigspec.sources.kinds import kind_of_file, kind_of_folder, kind_of_name
+from bigspec.sources.virtual import REPOSITORY, reference_store, virtual_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -43,6 +44,8 @@ LOCAL_ONLY = (
     ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
 )  # fmt: skip
 """Not read from URLs: each needs many small reads, or a map of the file."""
+TABLES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+"""Not matrices: see `bigspec.conversion.arrow`."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
@@ -74,6 +77,8 @@ def locate(text: str) -> Location:
     outer, inner = _split(text)
     for scheme in ("file://", "local://"):
         outer = outer.removeprefix(scheme)
+    if (store := virtual_store(outer, text)) is not None:
+        return Location(shown(text), store, inner)
     if "://" in outer or "::" in outer:
         return Location(shown(text), _remote_store(outer, text), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
@@ -118,6 +123,8 @@ def _remote_store(url: str, name: str) -> Store:
         )
         raise SourceError(msg)
     try:  # some protocols (ftp) connect here
+        if url.startswith("reference://"):
+            return reference_store(url)
         return retries.with_retries(lambda: FsspecStore.from_url(url, read_only=True))
     except ImportError as error:
         protocol = url.split("://", maxsplit=1)[0].split("::")[-1]
@@ -154,6 +161,12 @@ def _locate_local(path: Path, inner: str, name: str) -> Location:
     # Devices and pipes are not looked into: /dev/zero never ends.
     if stat.S_ISREG(mode) and zipfile.is_zipfile(path):
         return Location(name, ZipStore(path, mode="r"), inner)
+    if path.suffix.lower() in TABLES:
+        msg = (
+            f"{name}: expected a matrix, got a table; if it holds triplets, convert it once: "
+            f"bigspec convert {name} A.zarr --columns ROW,COL,VALUE"
+        )
+        raise SourceError(msg)
     kind = kind_of_file(path, name) if stat.S_ISREG(mode) else None
     got = kind or "another file; convert it to Zarr, or load it and pass the array"
     msg = (
@@ -210,6 +223,11 @@ def _not_zarr(location: Location) -> Exception:
         arrays = catalog.find_arrays(location.store, "") if location.path and not names else []
     except Exception as error:  # noqa: BLE001, RUF100 - listing may be denied or fail on its own
         return open_failure(error, location.name)
+    if set(names) >= REPOSITORY:
+        return SourceError(
+            f"{location.name}: expected a Zarr store, got an icechunk repository; write "
+            f"icechunk://{location.name}, with @ and a branch, tag or snapshot behind it, or main"
+        )
     if names:
         where = "::/".join(filter(None, (location.name, location.path)))
         kind = kind_of_folder(names, where, partial(_inside, location.store, location.path))

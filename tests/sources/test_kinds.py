@@ -27,7 +27,7 @@ FILES = {
     "a.csv": (b"1,2\n", "got a text table; load it: numpy.save('A.npy', numpy.loadtxt('a.csv'"),
     "a.png": (b"\x89PNG\r\n\x1a\n", "got a picture; pass numpy.asarray(PIL.Image.open('a.png')"),
     "photo": (b"\xff\xd8\xff\xe0", "got a picture"),
-    "a.parquet": (b"PAR1....PAR1", "got a Parquet file; load its columns"),
+    "a.parquet": (b"PAR1....PAR1", "got a table; if it holds triplets"),
     "renamed": (b"PAR1....PAR1", "got a Parquet file"),
     "old.pt": (b"\x80\x02\x8a\nl", "got a file of a network; for the norm of each of its"),
     "new.pt": (b"", "matrices type: bigspec scan new.pt"),
@@ -51,10 +51,8 @@ def test_a_file_of_another_kind_is_named_and_so_is_what_to_type(name, tmp_path, 
 
 
 FOLDERS = {
-    "tenx": (("matrix.mtx.gz", "barcodes.tsv.gz", "features.tsv.gz"),
-             "a 10x folder; name the matrix in it: bigspec convert tenx/matrix.mtx.gz A.zarr"),
-    "ice": (("refs/branch.main/ref.json", "snapshots/1", "manifests/1"),
-            "an Icechunk repository; open a session, and pass its array"),
+    "ice": (("refs/branch.main/ref.json", "repo", "snapshots/1", "manifests/1", "transactions/1"),
+            "got an icechunk repository; write"),
     "parts": (("part-0.parquet",), "a folder of Parquet files"),
     "model": (("config.json", "model.safetensors"), "bigspec scan model"),
     "notes": (("notes.txt",), "a directory without Zarr metadata (zarr.json or .zarray); it holds"),
