@@ -51,8 +51,6 @@ def test_a_file_of_another_kind_is_named_and_so_is_what_to_type(name, tmp_path, 
 
 
 FOLDERS = {
-    "ice": (("refs/branch.main/ref.json", "repo", "snapshots/1", "manifests/1", "transactions/1"),
-            "got an icechunk repository; write"),
     "parts": (("part-0.parquet",), "a folder of Parquet files"),
     "model": (("config.json", "model.safetensors"), "bigspec scan model"),
     "notes": (("notes.txt",), "a directory without Zarr metadata (zarr.json or .zarray); it holds"),
