@@ -19,7 +19,7 @@ from functools import partial
 # Small panels and rounds, so that a pass over a small matrix has many. Only the client cuts.
 SMALL = {"PANEL_BYTES": (1, 1), "ROUND_PANELS": 4, "READ_TO_RETURN": 1}
 MAIN = (
-    "import bigspec.panels.layout as layout, bigspec.__main__ as program; "
+    "import bigspec.panels.choose_layout as layout, bigspec.__main__ as program; "
     f"vars(layout).update({SMALL!r}); program.LINGER = 0.5; program.run()"
 )
 
