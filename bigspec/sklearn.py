@@ -3,7 +3,7 @@
 try:
     import sklearn  # noqa: F401
 except ImportError as error:
-    msg = 'bigspec.sklearn needs scikit-learn: pip install "bigspec[sklearn]"'
+    msg = "bigspec.sklearn needs scikit-learn: pip install scikit-learn"
     raise ImportError(msg) from error
 
 from bigspec.adapters.sklearn_pca import PCA

@@ -3,7 +3,7 @@
 try:
     import xarray  # noqa: F401
 except ImportError as error:
-    msg = 'bigspec.xarray needs xarray: pip install "bigspec[xarray]"'
+    msg = "bigspec.xarray needs xarray: pip install xarray"
     raise ImportError(msg) from error
 
 from bigspec.adapters.xarray_accessor import BigspecAccessor

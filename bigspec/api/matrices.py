@@ -83,9 +83,9 @@ def centered(
         raise ArgumentError(msg)
     matrix = _opened(a)
     if means is None:
-        swept = matrix if axis == 0 else matrix.H
-        sums, _ = sums_of_columns(swept, memory_limit)
-        means = sums / swept.shape[0]
+        turned = matrix if axis == 0 else matrix.H
+        sums, _ = sums_of_columns(turned, memory_limit)
+        means = sums / turned.shape[0]
         means = means if axis == 0 else means.conj()
     return expressions.centered_by(matrix, means, axis)
 

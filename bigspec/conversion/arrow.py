@@ -16,7 +16,7 @@ from bigspec.conversion.arrow_columns import LARGEST, Column, indices_of, values
 from bigspec.conversion.entries import EntryStream, Piece, Position
 from bigspec.conversion.identity import digest
 from bigspec.conversion.ids import Extent, Ids, Numbers, found_ids
-from bigspec.errors import ArgumentError, DataError, SourceError
+from bigspec.errors import ArgumentError, DataError, SourceError, needs
 from bigspec.names import shown
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.locations import open_failure
@@ -181,7 +181,7 @@ def open_arrow(
     try:
         import pyarrow as pa  # noqa: F401
     except ImportError as error:
-        msg = 'Parquet and Arrow need pyarrow, which is not here; pip install "bigspec[arrow]"'
+        msg = needs("a table of Parquet or Arrow", "arrow", "pyarrow")
         raise SourceError(msg) from error
     name, schema, units, identity = _of_object(src) if is_arrow_object(src) else _of_files(src)
     chosen = tuple(

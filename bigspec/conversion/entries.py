@@ -124,7 +124,7 @@ class MatrixStream(EntryStream):
             Its panels are dense.
         MemoryLimitError
         """
-        size = 4 * (matrix.piece_nbytes or 0)
+        size = 4 * (matrix.cell_nbytes or 0)
         if size > limit:
             msg = (
                 f"memory_limit: expected at least {size} bytes for {matrix.name}, whose longest "

@@ -12,7 +12,7 @@ from bigspec.errors import DataError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.panels.chunks import checked_chunk
-from bigspec.panels.cuts import Layout
+from bigspec.panels.layout import Layout
 from bigspec.passes.futures import computed
 from bigspec.sources.checks import check_dtype
 

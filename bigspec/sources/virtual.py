@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import FsspecStore
 
-from bigspec.errors import ArgumentError, MissingSourceError, SourceError
+from bigspec.errors import ArgumentError, MissingSourceError, SourceError, needs
 from bigspec.names import shown
 from bigspec.sources import retries
 
@@ -145,7 +145,7 @@ def _opened(place: str, version: str, name: str) -> Store:
     try:
         import icechunk
     except ImportError as error:
-        msg = f'{name}: it is an icechunk repository: pip install "bigspec[icechunk]"'
+        msg = f"{name}: {needs('an icechunk repository', 'icechunk', 'icechunk')}"
         raise SourceError(msg) from error
     try:
         repository = retries.with_retries(
