@@ -114,7 +114,7 @@ def test_a_repository_in_a_bucket(icechunk, s3_environment, endpoint, tmp_path):
 
 def test_without_icechunk_it_is_said_what_to_install(repo, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "icechunk", None)
-    with pytest.raises(SourceError, match=r'pip install "bigspec\[icechunk\]"'):
+    with pytest.raises(SourceError, match="pip install icechunk"):
         bigspec.norm(f"{tmp_path}/repo::/T")
 
 
