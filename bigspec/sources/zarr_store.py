@@ -26,6 +26,7 @@ from bigspec.sources.codecs import check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
 from bigspec.sources.locations import open_failure, place_of
 from bigspec.sources.missing import Missing, fill_text, rule_for
+from bigspec.sources.virtual import reference_identity
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -326,6 +327,8 @@ def _where(array: zarr.Array[Any]) -> str:
         return str(store.root.absolute() / path)
     if isinstance(store, ZipStore):
         return f"{store.path.absolute()}::/{path}"
+    if (references := reference_identity(store)) is not None:
+        return f"{references}/{path}"
     if isinstance(store, FsspecStore):
         protocol = store.fs.protocol
         scheme = protocol if isinstance(protocol, str) else protocol[0]
