@@ -134,6 +134,16 @@ class Matrix(ABC):
         """Bytes that a task holds for a moment besides a slab of so many bytes, at most."""
         return self.transient_nbytes
 
+    def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
+        """Ask for what the next `read` of this thread needs, without waiting for it.
+
+        `buffers` keeps it until then, or cancels it. Nothing happens where `ahead_nbytes` is 0.
+        """
+
+    def ahead_nbytes(self, slab: int) -> int:
+        """Bytes that `ahead` holds at most, for a slab of so many; 0 if nothing waits for a link."""
+        return 0
+
     @property
     def missing_as(self) -> str:
         """What the entries of a chunk that is not in its store count as, for messages."""

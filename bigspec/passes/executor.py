@@ -38,6 +38,8 @@ __all__ = [
 
 WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
 
+WAITING = 8  # tasks for each core, at most, where they wait for a link most of the time
+
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]
 OnSum = Callable[[int, Partial], None]
@@ -96,6 +98,8 @@ class Executor(ABC):
     """Tasks that run at once in one process."""
     local: bool
     """Whether tasks run in this process."""
+    waiting: int = 0
+    """Tasks that may run at once in this process where they wait for a link."""
 
     @abstractmethod
     def memory(self) -> int:
@@ -149,6 +153,8 @@ class ThreadExecutor(Executor):
         workers = dask.config.get("num_workers", None) or CPU_COUNT
         pool = dask.config.get("pool", None)
         self.tasks = int(getattr(pool, "_max_workers", workers))
+        # Whoever told Dask how many, or how, gets that.
+        self.waiting = WAITING * self.tasks if dask_is_as_it_comes() else self.tasks
         self.name = f"{self.tasks} threads of this process"
 
     def memory(self) -> int:
@@ -175,9 +181,9 @@ class ThreadExecutor(Executor):
         if isinstance(context.matrix, OperatorMatrix):
             return context.at_once()  # type: ignore[no-any-return]
         context, token = replace(context, limit=Limit(deadline)), uuid.uuid4().hex
-        running = min(layout.memory.tasks, self.tasks)
+        running = min(layout.memory.tasks, self.waiting)
         in_flight = window(layout, running)
-        options: dict[str, Any] = {"num_workers": running} if running < self.tasks else {}
+        options: dict[str, Any] = {"num_workers": running} if running != self.tasks else {}
         total, told = done.total, done.rounds
         counted = done.rounds * layout.round_panels
         sums: dict[str, int] = {}

@@ -115,6 +115,7 @@ class _Room(TypedDict):
     limit: int
     tasks: int
     local: bool
+    waiting: int
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class _Planner:
             "limit": self.limit,
             "tasks": 1 if isinstance(self.matrix, OperatorMatrix) else self.executor.tasks,
             "local": self.executor.local,
+            "waiting": self.executor.waiting,
         }
 
     def measure(self) -> Measurement | None:

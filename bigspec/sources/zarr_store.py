@@ -20,10 +20,12 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.names import bare
 from bigspec.sources import catalog, retries
-from bigspec.sources.array_handle import ArrayHandle
+from bigspec.sources.array_handle import ArrayHandle, is_far
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
+from bigspec.sources.far import FarArray
+from bigspec.sources.fetching import fetched_nbytes
 from bigspec.sources.locations import open_failure, place_of
 from bigspec.sources.missing import Missing, fill_text, rule_for
 
@@ -49,6 +51,8 @@ class ZarrMatrix(Matrix):
         Path of the metadata document, if it is a local file.
     direct : DirectArray or None
         How to decode chunks without zarr, if the layout allows it.
+    far : FarArray or None
+        The same of a store that is not on this machine.
     """
 
     handle: ArrayHandle = field(repr=False, compare=False)
@@ -56,6 +60,7 @@ class ZarrMatrix(Matrix):
     token: str
     document: str | None = None
     direct: DirectArray | None = field(default=None, repr=False, compare=False)
+    far: FarArray | None = field(default=None, repr=False, compare=False)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -80,6 +85,8 @@ class ZarrMatrix(Matrix):
         """Read a rectangle into `buffers`."""
         if self.direct is not None:
             return self.direct.read(rows, columns, buffers)
+        if self.far is not None:
+            return self.far.read(rows, columns, buffers, partial(self._read_chunk, buffers))
         self.handle.open(buffers)  # a store that does not answer is not asked chunk by chunk
         block = buffers.take("source.block", _extent(rows, columns), self.dtype)
         try:
@@ -111,15 +118,41 @@ class ZarrMatrix(Matrix):
         block = np.empty(_extent(rows, columns), self.dtype)
         for i in _pieces(self.grids[0], rows):
             for j in _pieces(self.grids[1], columns):
-                read_chunk = partial(self.handle.read, (i, j), buffers)
-                try:
-                    part: Any = retries.with_retries(read_chunk, buffers)
-                except Exception as error:
-                    key = self._key(i.start, j.start)
-                    raise retries.named_failure(error, self.name, key) from error
+                place = self.grids[0].piece(i.start), self.grids[1].piece(j.start)
+                part = self._read_chunk(buffers, *place)
                 top, left = i.start - rows.start, j.start - columns.start
                 block[top : top + part.shape[0], left : left + part.shape[1]] = part
         return block
+
+    def _read_chunk(self, buffers: Buffers, i: int, j: int) -> np.ndarray[Any, Any]:
+        """Read one chunk, with retries, naming it if that fails."""
+        place = [slice(g.cut(k), g.cut(k + 1)) for g, k in zip(self.grids, (i, j), strict=True)]
+        read_chunk = partial(self.handle.read, tuple(place), buffers)
+        try:
+            return retries.with_retries(read_chunk, buffers)  # type: ignore[no-any-return]
+        except Exception as error:
+            key = self._key(place[0].start, place[1].start)
+            raise retries.named_failure(error, self.name, key) from error
+
+    def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
+        """Ask for the chunks of a rectangle that is read next."""
+        if self.direct is None:
+            self.handle.ahead((rows, columns), buffers)
+
+    def ahead_nbytes(self, slab: int) -> int:
+        """Bytes of encoded chunks that are asked for ahead; 0 on this machine."""
+        if self.direct is not None or not is_far(self.handle.open()):
+            return 0
+        return fetched_nbytes(slab, self.chunk_nbytes)
+
+    def transient(self, slab: int) -> int:
+        """Bytes held for a moment besides a slab, its encoded chunks among them."""
+        return self.transient_nbytes + self.ahead_nbytes(slab)
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of a decoded chunk (shard)."""
+        return self.grids[0].step * self.grids[1].step * self.dtype.itemsize
 
     def _key(self, row: int, column: int) -> str:
         place = (self.grids[0].piece(row), self.grids[1].piece(column))
@@ -253,20 +286,28 @@ def open_zarr_array(
     document = _local_document(array)
     missing = rule_for(array.metadata.fill_value, missing)
     direct = plan_direct(array, name, document, missing)
-    grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
     resident, packed = _packed(array)
+    handle = ArrayHandle(array, packed, name, missing)
+    far = None
+    if document is None and direct is not None:
+        far, direct = (FarArray(direct, handle) if is_far(array) else None), None
+    grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
+    scratch = _zarr_scratch(array, grids)
+    if direct is not None or far is not None:
+        scratch = (direct or far.plan).scratch_nbytes  # type: ignore[union-attr]
     return ZarrMatrix(
         shape,
         dtype,
         name,
         grids,
-        ArrayHandle(array, packed, name, missing),
+        handle,
         where,
         _token(array, document),
         None if document is None else str(document),
         direct,
+        far,
         resident=resident,
-        transient_nbytes=_zarr_scratch(array, grids) if direct is None else direct.scratch_nbytes,
+        transient_nbytes=scratch,
     )
 
 
