@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
 from typing import Any, TypedDict
 
 import numpy as np
@@ -91,9 +90,10 @@ class Reader:
         layout = self.context.layout
         panel = layout.panel(self.index)
         if self.chunks is None:
-            slabs = list(layout.slabs(panel))
-            for slab, after in zip_longest(slabs, slabs[1:]):
-                yield Slab(*slab, partial(self._stored, slab, after if layout.ahead else None))
+            cuts = list(layout.slabs(panel))
+            for number, cut in enumerate(cuts, start=1):
+                after = cuts[number] if layout.ahead and number < len(cuts) else None
+                yield Slab(*cut, partial(self._stored, cut, after))
             return
         rows = layout.orientation == "rows"
         slabs = self.chunks if rows else list(zip(*self.chunks, strict=True))

@@ -7,8 +7,9 @@ pass reads every stored entry once, and twice the few chunks in which a panel en
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +21,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
+from bigspec.sources.fetching import fetched_nbytes
 from bigspec.sources.hdf5 import HDF5Vector
 from bigspec.sources.lines import PIECE_BYTES, Lines, ListedPointers, Pointers, Vector
 from bigspec.sources.locations import open_failure
@@ -48,6 +50,8 @@ class StoredSparse(Matrix):
     stored : int
         Number of stored entries.
     where, token : str
+    starts : tuple of int
+        How many entries lie before each cut of the axis.
     """
 
     format: str
@@ -57,6 +61,7 @@ class StoredSparse(Matrix):
     stored: int
     where: str
     token: str
+    starts: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     def transient(self, slab: int) -> int:
         """Bytes that a task holds besides a slab and decoders' scratch, and those, at most.
@@ -71,7 +76,27 @@ class StoredSparse(Matrix):
         cast = 0 if self.indices.dtype == np.int32 else 4
         copies = entries * (cast + 4 + self.dtype.itemsize)
         chunks = 3 * max(part.chunk_nbytes for part in (self.data, self.indices, *self.lines.parts))
-        return chunks + copies + pointers + scratch_nbytes(self.dtype, entries)
+        held = copies + pointers + scratch_nbytes(self.dtype, entries)
+        return chunks + held + self.ahead_nbytes(slab)
+
+    def ahead_nbytes(self, slab: int) -> int:
+        """Bytes of encoded chunks that are asked for ahead; 0 on this machine."""
+        parts = [part for part in (self.data, self.indices) if _is_far(part)]
+        return sum(fetched_nbytes(slab, part.chunk_nbytes) for part in parts)
+
+    def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
+        """Ask for the entries of a range that is read next, and for their pointers."""
+        cut, cuts = (rows, columns)[self.axis], self.grids[self.axis].cuts or ()
+        first, last = bisect_left(cuts, cut.start), bisect_left(cuts, cut.stop)
+        if cuts[first : first + 1] != (cut.start,) or cuts[last : last + 1] != (cut.stop,):
+            return
+        entries = self.starts[first], self.starts[last]
+        ranges = [(self.indices, entries), (self.data, entries)]
+        if isinstance(self.lines, Pointers):
+            ranges.insert(0, (self.lines.indptr, (cut.start, cut.stop + 1)))
+        for part, wanted in ranges:
+            if _is_far(part):
+                part.ahead(*wanted, buffers)
 
     @property
     def nbytes(self) -> int:
@@ -127,7 +152,14 @@ class StoredSparse(Matrix):
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read the compressed rows (columns) of a range, checked, sorted, without duplicates."""
-        cut = (rows, columns)[self.axis]
+        self.ahead(rows, columns, buffers)  # values, indices and pointers at once
+        try:
+            return self._read((rows, columns)[self.axis], buffers)
+        except BaseException:
+            buffers.drop_ahead()
+            raise
+
+    def _read(self, cut: slice, buffers: Buffers) -> Block:
         pointers = self.lines.read(cut, buffers)
         first, last = int(pointers[0]), int(pointers[-1])
         indices = self.indices.read(first, last, buffers, "sparse.indices")
@@ -274,6 +306,7 @@ def assemble(
         stored,
         data.where.rpartition("/")[0],
         token[:32],
+        cuts.pointers,
         resident=data.resident,
         piece_nbytes=piece,
     )
@@ -295,6 +328,10 @@ def _check_lengths(
         got = " and ".join(str(len(part)) for part, _ in wanted)
         msg = f"{name}: expected {expected} for {stored} values and shape {shape}, got {got}"
         raise DataError(msg)
+
+
+def _is_far(vector: Vector) -> TypeGuard[ZarrVector]:
+    return isinstance(vector, ZarrVector) and vector.far
 
 
 def _part(vector: Vector) -> str:

@@ -129,7 +129,7 @@ class ZarrMatrix(Matrix):
         place = [slice(g.cut(k), g.cut(k + 1)) for g, k in zip(self.grids, (i, j), strict=True)]
         read_chunk = partial(self.handle.read, tuple(place), buffers)
         try:
-            return retries.with_retries(read_chunk, buffers)  # type: ignore[no-any-return]
+            return retries.with_retries(read_chunk, buffers)
         except Exception as error:
             key = self._key(place[0].start, place[1].start)
             raise retries.named_failure(error, self.name, key) from error
@@ -214,6 +214,16 @@ class ZarrVector:
     def chunk_nbytes(self) -> int:
         """Bytes of a decoded chunk."""
         return self.chunk * self.dtype.itemsize
+
+    @property
+    def far(self) -> bool:
+        """Whether its chunks come over a network."""
+        return is_far(self.handle.open())
+
+    def ahead(self, start: int, stop: int, buffers: Buffers) -> None:
+        """Ask for the chunks of a range that is read next."""
+        if start < stop:
+            self.handle.ahead(slice(start, stop), buffers)
 
     def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> np.ndarray[Any, Any]:
         """Read a range into the buffer called `scratch`."""
