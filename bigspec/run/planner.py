@@ -178,6 +178,9 @@ class _Planner:
         forms = wishes.algorithm == "auto" and self.fits(gram)
         if forms:
             layout = _higher(layout, self.layout(gram, self.order))
+        # Products share the cores, however many tasks wait for a link.
+        cores = min(layout.memory.tasks, self.executor.tasks)
+        layout = replace(layout, memory=replace(layout.memory, tasks=cores))
         result = self.executor.call(measure, matrix, layout, sizes, forms, self.executor.local)
         assert isinstance(result, Measurement)
         return result

@@ -7,24 +7,21 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import zarr
-from zarr.storage import FsspecStore
 
 from bigspec.errors import MissingSourceError
 from bigspec.sources import retries
 from bigspec.sources.codecs import capped, check_codecs
 from bigspec.sources.fetching import Fetch, chunk_keys, fetching
 from bigspec.sources.locations import open_failure, read_metadata
-from bigspec.sources.missing import CERTAIN, Absences, Missing, asked, watched
+from bigspec.sources.missing import Absences, Missing, asked, watched
+from bigspec.sources.zarr_place import is_far
 
 if TYPE_CHECKING:
     from zarr.buffer.cpu import NDBuffer
 
     from bigspec.kernels.buffers import Buffers
 
-__all__ = ["ArrayHandle", "is_far"]
-
-HERE = {"file", "local", "memory"}
-"""Protocols of this machine."""
+__all__ = ["ArrayHandle"]
 
 
 class ArrayHandle:
@@ -126,18 +123,6 @@ class ArrayHandle:
             raise FileNotFoundError(msg)
         check_codecs(array, self._name)  # the metadata may be another by now
         return watched(capped(array))
-
-
-def is_far(array: zarr.Array[Any]) -> bool:
-    """Whether a watched array's chunks come over a network, as far as its store says."""
-    store: Any = array.store
-    while hasattr(store, "_store"):
-        store = store._store
-    if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        return not names & HERE
-    return not isinstance(store, CERTAIN)
 
 
 def _text(selection: Any) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,21 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 from zarr.buffer.cpu import NDBuffer
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
-from bigspec.names import bare
 from bigspec.sources import catalog, retries
-from bigspec.sources.array_handle import ArrayHandle, is_far
+from bigspec.sources.array_handle import ArrayHandle
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
 from bigspec.sources.far import FarArray
 from bigspec.sources.fetching import fetched_nbytes
-from bigspec.sources.locations import open_failure, place_of
 from bigspec.sources.missing import Missing, fill_text, rule_for
+from bigspec.sources.zarr_place import (
+    is_far,
+    local_document,
+    packed_with,
+    token_of,
+    where_of,
+)
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -188,16 +189,16 @@ class ZarrVector:
         """Wrap an open array of numbers."""
         check_codecs(array, name)
         steps = _steps(array, name)
-        resident, packed = _packed(array)
-        document = _local_document(array)
+        resident, packed = packed_with(array)
+        document = local_document(array)
         return cls(
             ArrayHandle(array, packed, name, missing),
             int(array.shape[0]),
             steps[0],
             np.dtype(array.dtype),
             name,
-            _where(array),
-            _token(array, document),
+            where_of(array),
+            token_of(array, document),
             None if document is None else str(document),
             resident,
         )
@@ -245,16 +246,6 @@ class ZarrVector:
         return block
 
 
-def _packed(array: zarr.Array[Any]) -> tuple[bool, bytes]:
-    """Pickle an array now, so that a store that cannot travel is resident before a plan is made."""
-    if _lives_in_process(array.store):
-        return True, b""
-    try:
-        return False, pickle.dumps(array)
-    except Exception:  # noqa: BLE001, RUF100 - whatever a third-party store raises
-        return True, b""
-
-
 def _extent(rows: slice, columns: slice) -> tuple[int, int]:
     return rows.stop - rows.start, columns.stop - columns.start
 
@@ -287,16 +278,16 @@ def open_zarr_array(
     SourceError
         The chunk grid is irregular.
     """
-    where = _where(array)
+    where = where_of(array)
     name = where if name is None else name
     dtype = check_dtype(np.dtype(array.dtype), name)
     shape = check_shape(array.shape, name)
     check_codecs(array, name)
     steps = _steps(array, name)
-    document = _local_document(array)
+    document = local_document(array)
     missing = rule_for(array.metadata.fill_value, missing)
     direct = plan_direct(array, name, document, missing)
-    resident, packed = _packed(array)
+    resident, packed = packed_with(array)
     handle = ArrayHandle(array, packed, name, missing)
     far = None
     if document is None and direct is not None:
@@ -312,7 +303,7 @@ def open_zarr_array(
         grids,
         handle,
         where,
-        _token(array, document),
+        token_of(array, document),
         None if document is None else str(document),
         direct,
         far,
@@ -360,51 +351,6 @@ def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceErro
         f"{name}: expected a Zarr array, got a Zarr group; it holds "
         f"{catalog.describe(entries)}. Point at one: {pointer.format(best)}"
     )
-
-
-def _lives_in_process(store: Store) -> bool:
-    while hasattr(store, "_store"):  # zarr's WrapperStore and its kin
-        store = store._store
-    if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        return "memory" in ((protocol,) if isinstance(protocol, str) else protocol)
-    return isinstance(store, MemoryStore)
-
-
-def _where(array: zarr.Array[Any]) -> str:
-    store, path = array.store, array.path
-    if isinstance(store, LocalStore):
-        return str(store.root.absolute() / path)
-    if isinstance(store, ZipStore):
-        return f"{store.path.absolute()}::/{path}"
-    if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        scheme = protocol if isinstance(protocol, str) else protocol[0]
-        # Not after the path is added: it would be a part of a signed query at the end.
-        return f"{scheme}://{bare(store.path.strip('/'))}/{path}".rstrip("/")
-    if _lives_in_process(store):
-        return f"memory:{path}"
-    return place_of(store, path)
-
-
-def _local_document(array: zarr.Array[Any]) -> Path | None:
-    if type(array.store) is not LocalStore:
-        return None
-    document = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-    return array.store.root.absolute() / array.path / document
-
-
-def _token(array: zarr.Array[Any], document: Path | None) -> str:
-    evidence = json.dumps(array.metadata.to_dict(), sort_keys=True, default=str).encode()
-    container = array.store.path if isinstance(array.store, ZipStore) else document
-    try:
-        if document is not None:
-            evidence = document.read_bytes()
-        if container is not None:
-            evidence += str(Path(container).stat().st_mtime_ns).encode()
-    except OSError as error:
-        raise open_failure(error, _where(array)) from error
-    return hashlib.sha256(evidence).hexdigest()[:32]
 
 
 def _zarr_scratch(array: zarr.Array[Any], grids: tuple[Grid, Grid]) -> int:
