@@ -171,13 +171,13 @@ def test_all_chunks_of_a_slab_are_asked_for_at_once(kind: str, tmp_path: Path) -
 def test_no_more_chunks_are_held_than_are_counted(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "AT_ONCE", 5)
+    monkeypatch.setattr(fetching, "AT_ONCE", 12)  # zarr itself has ten
     options: dict[str, Any] = {} if kind == "plain" else {"zarr_format": 2, "order": "F"}
     store, matrix = far(tmp_path, **options)
-    store.enough = 5
+    store.enough = 12
     np.testing.assert_array_equal(matrix.read(slice(0, 96), slice(0, 8), Buffers()), A)
-    assert store.most == 5
-    assert matrix.ahead_nbytes(96 * 64) == 5 * 4 * 64
+    assert store.most == 12
+    assert matrix.ahead_nbytes(96 * 64) == 12 * 4 * 64
 
 
 def test_values_indices_and_pointers_travel_together(tmp_path: Path) -> None:
