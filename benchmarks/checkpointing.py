@@ -19,7 +19,7 @@ import numpy as np
 import bigspec
 from bigspec.checkpoint import Checkpoint
 from bigspec.panels import fused
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
 
 

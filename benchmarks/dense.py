@@ -26,7 +26,7 @@ from distributed import Client, LocalCluster
 from zarr.codecs import BloscCodec
 
 import bigspec
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
 
 SHAPE, CHUNKS = (100_000, 10_000), (1_000, 10_000)  # 4 GB in chunks of 40 MB

@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 import bigspec
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
 from bigspec.passes.products.images import Images
 

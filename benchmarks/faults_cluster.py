@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 
 import bigspec
-from bigspec.panels import layout
+from bigspec.panels import choose_layout as layout
 from bigspec.watch import Observer
 
 CALL = {"rtol": 1e-7, "seed": 1, "algorithm": "lanczos", "block_size": 4}

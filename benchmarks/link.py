@@ -94,7 +94,7 @@ def raw(folder, name):
 def passes(where, cluster):
     """Print the seconds of some passes over a matrix, and a hash of the product, as JSON."""
     import bigspec
-    from bigspec.panels.layout import choose_layout
+    from bigspec.panels.choose_layout import choose_layout
     from bigspec.passes import Pass, find_executor, one_blas_thread
 
     client = None

@@ -79,7 +79,7 @@ def as_it_was(matrix, layout, sizes=(4, 8, 16, 32)):
     slab, buffers = next(layout.slabs(layout.panel(0))), Buffers()
     started = time.perf_counter()
     block = matrix.read(*layout.rectangle(slab, (0, layout.iterate_length)), buffers)
-    reading, scale = time.perf_counter() - started, layout.swept.extent / (slab[1] - slab[0])
+    reading, scale = time.perf_counter() - started, layout.along.extent / (slab[1] - slab[0])
     spent, times = 0.0, []
     for b in (*sizes, None):
         V = None if b is None else np.ones((layout.iterate_length, b))

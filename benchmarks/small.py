@@ -24,7 +24,7 @@ import bigspec
 SHARES = {  # of a profile: cumulative time of these functions
     "passes": ("single.py", "run"),
     "certificate": ("bounds.py", "bound_largest"),
-    "recurrence": ("recurrence.py", "_extend"),
+    "block_lanczos": ("recurrence.py", "_extend"),
     "versions": ("identity.py", "versions"),
 }
 

@@ -17,7 +17,7 @@ from sklearn.utils.extmath import randomized_svd
 import bigspec
 from bigspec.kernels import Accumulator
 from bigspec.kernels.buffers import Buffers
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
 
 try:

@@ -19,6 +19,7 @@ from .conversion.outcome import Conversion
 from .errors import BigspecError
 from .history.store import History
 from .matrices import Matrix
+from .networks.scan import scan
 from .results.estimate import Estimate
 from .results.gate import Gate
 from .results.records import PassRecord
@@ -47,6 +48,7 @@ __all__ = [
     "open_matrix",
     "plan",
     "scaled",
+    "scan",
     "show",
     "standardized",
     "svds",

@@ -147,3 +147,22 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError
+
+
+def needs(what: str, extra: str, *packages: str) -> str:
+    """Say what to install, however bigspec itself was installed: by these packages' own names.
+
+    Parameters
+    ----------
+    what : str
+        What cannot be done without them.
+    extra : str
+        The extra of bigspec that brings the same.
+    *packages : str
+        As the index calls them.
+    """
+    names = " and ".join(packages)
+    return (
+        f"{what} needs {names}: pip install {' '.join(packages)} "
+        f"(or install bigspec, as you did, with its extra [{extra}])"
+    )

@@ -91,7 +91,7 @@ class Matrix(ABC):
         threads of this process, whatever cluster is active: sending it costs more.
     transient_nbytes : int
         Bytes that one `read` holds for a moment besides its result (codec scratch).
-    piece_nbytes : int or None
+    cell_nbytes : int or None
         Most bytes between two cuts of the axis that is cut, where entries are spread unevenly.
     streams : bool
         True if a panel is read slab by slab with `read`; False if its chunks come as results
@@ -104,7 +104,7 @@ class Matrix(ABC):
     grids: tuple[Grid, Grid]
     resident: bool = field(default=False, kw_only=True)
     transient_nbytes: int = field(default=0, kw_only=True)
-    piece_nbytes: int | None = field(default=None, kw_only=True)
+    cell_nbytes: int | None = field(default=None, kw_only=True)
     streams: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -143,6 +143,11 @@ class Matrix(ABC):
     def ahead_nbytes(self, slab: int) -> int:
         """Bytes that `ahead` holds at most, for a slab of so many; 0 if it does nothing."""
         return 0
+
+    @property
+    def advice(self) -> str:
+        """What would be cheaper than this matrix, where that can be told without a read."""
+        return ""
 
     @property
     def missing_as(self) -> str:

@@ -4,9 +4,11 @@ The same step for a good week, for a week in which the matrix has grown, and for
 deploy/ has it for Airflow, Prefect, Dagster, Slurm and Kubernetes.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -52,4 +54,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        main()

@@ -1,5 +1,8 @@
 """The norm of a Zarr array that is larger than the memory allowed for it."""
 
+import contextlib
+import tempfile
+
 import numpy as np
 import zarr
 
@@ -34,4 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        main()

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from bigspec.passes import one_blas_thread
+from tests.real import Shelf
 
-DATA = Path(os.environ.get("BIGSPEC_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+SHARED = Path(os.environ.get("BIGSPEC_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+DATA = Shelf(Path(__file__).parent / "data" / "matrices", SHARED)
 
 
 @pytest.fixture(scope="session")
 def data():
-    if not DATA.is_dir():
-        pytest.skip("the shared matrices are not beside this checkout")
+    """The real matrices: those of the repository, and those that may only lie beside it."""
     return DATA
 
 

@@ -165,7 +165,7 @@ def test_only_iterates_computes_with_blocks():
 
 
 def test_algorithms_do_not_import_one_another():
-    shared = {"contract", "registry", "recurrence", "rounding", "start", "iterates"}
+    shared = {"contract", "registry", "block_lanczos", "rounding", "start", "iterates"}
     for path, room in MODULES.items():
         if room == "algorithms" and path.name != "__init__.py":
             used = [m.split(".")[2] for m, _ in imports(path) if m.count(".") == 2]
@@ -210,9 +210,9 @@ def test_only_the_commands_import_the_whole_package():
 
 def test_every_place_to_open_is_there():
     table = rows(section("To change this, open that"))
-    places = [next(iter(names(row[1]))) for row in table if names(row[1])]
+    places = [names(row[1]) for row in table if names(row[1])]
     assert len(places) >= 20
-    for place in places:
+    for place in set().union(*places):
         assert (ROOT / place).is_file(), place
 
 

@@ -126,3 +126,39 @@ MASKED = np.ma.masked_array(A[0], mask=np.arange(24) == 5)
 def test_arguments_with_masked_entries_are_refused(make, name):
     with pytest.raises(DataError, match=rf"^{name}.*: expected every entry to have a value, got 1"):
         make()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda x: x - x.mean(axis=0),
+        lambda x: x - x.mean(axis=0, keepdims=True),
+        lambda x: (x - x.mean(axis=0)) / x.std(axis=0),
+    ],
+    ids=["means of columns", "kept as a row", "divided by deviations"],
+)
+def test_whoever_centres_by_hand_is_told_of_centered(made):
+    assert "bigspec.centered" in bigspec.norm(made(LAZY)).choices[-1]
+    assert "bigspec.centered" in bigspec.plan(made(LAZY)).choices[-1]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda x: x,
+        lambda x: x - 1,
+        lambda x: x - x.mean(),
+        lambda x: x - x.mean(axis=1, keepdims=True),
+        lambda x: x - x.sum(axis=0),
+        lambda x: x * x.mean(axis=0),
+    ],
+    ids=["as it is", "a number", "mean of all", "means of rows", "sums", "a product"],
+)
+def test_whoever_does_something_else_is_not(made):
+    assert "bigspec.centered" not in " ".join(bigspec.norm(made(LAZY)).choices)
+
+
+def test_the_advice_gives_the_same_norm():
+    by_hand = bigspec.norm(LAZY - LAZY.mean(axis=0))
+    advised = bigspec.norm(bigspec.centered(LAZY))
+    assert max(by_hand.lower, advised.lower) <= min(by_hand.upper, advised.upper)

@@ -34,14 +34,22 @@ import zarr
 from scipy.sparse.linalg import LinearOperator
 
 import bigspec
+from benchmarks import closing
 from bigspec import errors
 from bigspec.cli import statuses
 from bigspec.conversion.writing import GroupWriter
 from bigspec.sources import retries
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "examples" / "data" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = (
+    "tests/data/matrices/README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "examples/data/README.md",
+)
+PROSE = [*PAGES, *(ROOT / name for name in OTHERS)]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 MAIN = (
@@ -179,6 +187,20 @@ def test_every_block_runs(page, reader):
 def test_readme_has_both_commands_and_each_is_one_line():
     shown = [b.text for b in blocks(ROOT / "README.md") if b.language == "bash"]
     assert shown == [f"{MAIN}\n", f"{TEST}\n"]
+
+
+def test_readme_is_read_in_one_go():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+def test_the_picture_of_the_readme_is_of_a_real_run():
+    drawn = closing.drawing(closing.run())
+    kept = (ROOT / "docs" / "closing.svg").read_text(encoding="utf-8")
+    assert re.sub(r"[\d.e+-]+", "#", drawn) == re.sub(r"[\d.e+-]+", "#", kept)
+    given, again = (
+        np.array([float(n) for n in re.findall(r"\d+(?:\.\d+)?", text)]) for text in (kept, drawn)
+    )
+    np.testing.assert_allclose(given, again, rtol=0.2, atol=3)
 
 
 def test_ci_runs_the_test_command_of_the_readme():
@@ -406,6 +428,11 @@ def test_json_page_has_the_fields_of_a_checkpoint(reader):
 def test_json_page_has_the_fields_of_a_conversion(reader):
     data = bigspec.convert(sp.eye_array(4, format="coo"), "B.zarr").to_dict()
     assert dotted(data) == documented("Conversion")
+
+
+def test_json_page_has_the_fields_of_a_scan():
+    data = bigspec.scan({"a": np.eye(3)}, max_norm=2.0).to_dict()
+    assert dotted(data) == documented("Scan")
 
 
 def test_json_page_has_the_fields_of_the_gate():

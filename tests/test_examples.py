@@ -48,6 +48,7 @@ def test_example_runs(script, tmp_path):
     done = run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert SHOWN[script] in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_example_is_run():

@@ -9,7 +9,7 @@ from scipy.sparse.linalg import aslinearoperator
 
 import bigspec
 from bigspec.errors import ArgumentError
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.passes import Pass, find_executor, one_blas_thread
 from tests.exact import KINDS, extended, misses, singular_values, whole
 
@@ -168,7 +168,7 @@ def test_terms_that_cancel_to_nothing_at_any_scale(scale, algorithm, around):
 @pytest.mark.parametrize("scale", [2.0**-877, 2.0**500, 2.0**850])
 def test_terms_that_cancel_in_one_panel_beside_plain_ones(scale, monkeypatch):
     """The scale of a panel of nothing but rounding is not forgotten when sums are added."""
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
     X, Y = (sp.csr_array(np.diag(np.full(6, 2**62 + more))) for more in (1, 0))
     difference = scale * bigspec.open_matrix(X) - scale * bigspec.open_matrix(Y)
     for small in (1e-3, 1.0, 1e3):

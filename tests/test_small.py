@@ -19,7 +19,7 @@ from scipy.sparse.linalg import aslinearoperator
 import bigspec
 from bigspec.algorithms import Lanczos
 from bigspec.certificate import comparison
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.passes import DeadlinePassed, FirstRounds, Hooks, Pass, one_blas_thread
 from bigspec.passes import executor as threads
 from bigspec.passes.executor import ThreadExecutor
@@ -136,7 +136,7 @@ def pairs():
     matrix = Chunked.of(decaying(90, 40), (3, 17))
     with one_blas_thread():
         yield [
-            passes_over(matrix, one, panel_pieces=2, slab_pieces=1, round_panels=4)
+            passes_over(matrix, one, panel_cells=2, slab_cells=1, round_panels=4)
             for one in (InlineExecutor(), ThreadExecutor())
         ]
 

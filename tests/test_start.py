@@ -30,7 +30,9 @@ def test_import_bigspec_loads_the_lazy_loader_alone():
     assert not tops(modules) & (HEAVY | {"click"})
 
 
-@pytest.mark.parametrize("command", ["", "norm", "svds", "plan", "show", "history", "convert"])
+@pytest.mark.parametrize(
+    "command", ["", "norm", "svds", "plan", "show", "history", "convert", "scan"]
+)
 def test_help_loads_the_command_line_alone(command):
     code = """
 import contextlib, sys
@@ -53,7 +55,7 @@ def test_the_norm_of_an_array_loads_no_statistics_no_pictures_and_no_formats():
 def test_dir_shows_the_public_names_only():
     assert dir(bigspec) == sorted(bigspec.__all__)
     assert not [name for name in dir(bigspec) if name.startswith("_")]
-    assert len(dir(bigspec)) == 25
+    assert len(dir(bigspec)) == 26
 
 
 def test_an_unknown_name_is_an_attribute_error():

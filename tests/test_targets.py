@@ -10,8 +10,8 @@ from zarr.storage import LocalStore
 
 import bigspec
 from bigspec.checkpoint import Documents, lease
-from bigspec.errors import ArgumentError, CheckpointInUseError
-from bigspec.sources.targets import complete_target, create_target, write_rows
+from bigspec.errors import ArgumentError, CheckpointInUseError, DestinationError
+from bigspec.sources.targets import complete_target, create_target, write_failure, write_rows
 from bigspec.watch import Observer
 from tests.matrices import decaying
 
@@ -112,3 +112,15 @@ def test_a_run_that_fails_leaves_no_owner(tmp_path):
     with pytest.raises(ArgumentError):
         bigspec.svds(A, 21, u_store=tmp_path / "U.zarr")
     assert not (tmp_path / "U.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied"), type("Forbidden", (OSError,), {"code": 403})("no")],
+    ids=["a disk", "an object store"],
+)
+def test_a_place_that_may_not_be_written_is_not_said_to_be_unreadable(error):
+    said = write_failure(error, "U.zarr")
+    assert isinstance(said, DestinationError)
+    assert "U.zarr: this process may not write there" in str(said)
+    assert "read" not in str(said)

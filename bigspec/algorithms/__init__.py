@@ -1,10 +1,10 @@
 """The algorithms: each one file and one row here, without a loop."""
 
+from bigspec.algorithms.block_lanczos import LanczosState
 from bigspec.algorithms.contract import Algorithm, BlockStore, State, StoredBlock
 from bigspec.algorithms.gram import Gram, GramState
 from bigspec.algorithms.lanczos import Lanczos
 from bigspec.algorithms.power import Power, PowerState
-from bigspec.algorithms.recurrence import LanczosState
 from bigspec.algorithms.registry import Registry, Row, StateType
 from bigspec.algorithms.top import TopLanczos, TopState
 

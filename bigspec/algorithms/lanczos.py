@@ -1,6 +1,6 @@
 """Randomized block Lanczos on ``H = A^H A``: the fewest passes for an interval.
 
-The relation is that of `bigspec.algorithms.recurrence`. Three blocks of memory carry it. While
+The relation is that of `bigspec.algorithms.block_lanczos`. Three blocks of memory carry it. While
 the basis fits it is kept: residual blocks are orthogonalised against all of it, twice, and
 singular vectors can be formed. When it no longer fits it is dropped, and the certificate uses
 ``||f|| <= 1`` alone, which needs no orthogonality.
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigspec.algorithms import iterates
-from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
+from bigspec.algorithms.block_lanczos import Basis, LanczosState, Recurrence
 from bigspec.certificate import Bounds, UpperBound, bound_largest, half_step
 
 __all__ = ["Lanczos"]

@@ -1,7 +1,7 @@
 """Block Lanczos for the k largest singular triplets: the same steps, all of the basis kept.
 
-The relation and the step are those of `bigspec.algorithms.recurrence`. Vectors are wanted, and the
-counting bounds need an orthonormal basis, so it is kept whole and every residual block is
+The relation and the step are those of `bigspec.algorithms.block_lanczos`. Vectors are wanted, and
+the counting bounds need an orthonormal basis, so it is kept whole and every residual block is
 orthogonalised against all of it, twice. What exceeds the memory limit goes to a store (the
 checkpoint) and is read block by block: four times a step, and once for the vectors.
 """
@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigspec.algorithms import iterates
+from bigspec.algorithms.block_lanczos import Basis, LanczosState, Recurrence
 from bigspec.algorithms.contract import BlockStore, StoredBlock
-from bigspec.algorithms.recurrence import Basis, LanczosState, Recurrence
 from bigspec.certificate import Bounds, Relation, bound_leading, right_coordinates
 
 __all__ = ["TopLanczos", "TopState"]

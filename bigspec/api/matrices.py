@@ -12,6 +12,7 @@ from bigspec import expressions
 from bigspec.api.arguments import (
     as_bytes,
 )
+from bigspec.api.data_arrays import is_xarray, open_data_array
 from bigspec.errors import (
     ArgumentError,
     NonFiniteError,
@@ -26,6 +27,7 @@ from bigspec.passes import (
     open_dask_array,
 )
 from bigspec.sources import open_source
+from bigspec.sources.objects import inner
 
 __all__ = [
     "centered",
@@ -35,6 +37,7 @@ __all__ = [
     "open_within",
     "scaled",
     "standardized",
+    "sums_of_columns",
     "vstack",
 ]
 
@@ -67,15 +70,22 @@ def centered(
     Raises
     ------
     ArgumentError, NonFiniteError, UnsupportedTypeError
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> A = np.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]])
+    >>> round(bigspec.norm(bigspec.centered(A)).value, 6)
+    2.828427
     """
     if axis not in (0, 1):
         msg = f"axis: expected 0 (means of columns) or 1 (means of rows), got {axis!r}"
         raise ArgumentError(msg)
     matrix = _opened(a)
     if means is None:
-        swept = matrix if axis == 0 else matrix.H
-        sums, _ = _column_sums(swept, memory_limit)
-        means = sums / swept.shape[0]
+        turned = matrix if axis == 0 else matrix.H
+        sums, _ = sums_of_columns(turned, memory_limit)
+        means = sums / turned.shape[0]
         means = means if axis == 0 else means.conj()
     return expressions.centered_by(matrix, means, axis)
 
@@ -97,6 +107,12 @@ def scaled(a: Any, *, rows: Any = None, columns: Any = None) -> Matrix:
     ------
     ArgumentError
         Weights of another length, or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> round(bigspec.norm(bigspec.scaled(np.eye(2), columns=[2.0, 3.0])).value, 6)
+    3.0
     """
     return expressions.scaled(_opened(a), rows, columns)
 
@@ -128,6 +144,13 @@ def standardized(
         `ddof` is not a whole number from 0 to m - 1.
     NonFiniteError
         An entry is not finite, or so large or small that its square is not.
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> A = np.array([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]])
+    >>> round(bigspec.norm(bigspec.standardized(A)).value, 6)
+    1.414214
     """
     matrix = _opened(a)
     m = matrix.shape[0]
@@ -135,7 +158,7 @@ def standardized(
     if not whole or not 0 <= ddof < max(m, 2):
         msg = f"ddof: expected a whole number from 0 to {m - 1}, below the rows, got {ddof!r}"
         raise ArgumentError(msg)
-    sums, squares = _column_sums(matrix, memory_limit)
+    sums, squares = sums_of_columns(matrix, memory_limit)
     lost = ~np.isfinite(squares) | ((squares < LEAST_SQUARES) & (sums != 0))
     if lost.any():
         column = int(np.argmax(lost))
@@ -150,7 +173,7 @@ def standardized(
     moved = expressions.centered_by(matrix, means, 0)
     variances = squares - m * np.abs(means) ** 2
     if np.any(variances < CANCELLED * squares):
-        sums, squares = _column_sums(moved, memory_limit)
+        sums, squares = sums_of_columns(moved, memory_limit)
         variances = squares - np.abs(sums) ** 2 / m  # the means are rounded
         variances[variances <= CONSTANT * squares] = 0.0
     deviations = np.sqrt(variances / max(m - ddof, 1))
@@ -179,12 +202,16 @@ def hstack(matrices: Sequence[Any]) -> Matrix:
 
 
 def _opened(a: Any) -> Matrix:
-    if is_dask_array(a):
-        return open_dask_array(a)
-    return open_source(a, find_executor(True).memory() // 2)
+    return open_within(a, None)
 
 
-def _column_sums(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:
+def sums_of_columns(matrix: Matrix, memory_limit: int | str | None) -> tuple[Array, Array]:
+    """Return the sums of the columns and of their squared magnitudes, from one pass.
+
+    Raises
+    ------
+    NonFiniteError, UnsupportedTypeError
+    """
     if isinstance(matrix, OperatorMatrix):
         msg = f"{matrix.name}: expected a matrix with entries to take means of, got an operator"
         raise UnsupportedTypeError(msg)
@@ -210,10 +237,13 @@ def open_matrix(
     ----------
     a : str, path, zarr or dask array, zarr group, ndarray, SciPy or pydata sparse, operator, Matrix
         Paths and URLs name a Zarr array or a sparse group of AnnData's or binsparse's; paths also
-        an HDF5, netCDF, .npy, .npz or Matrix Market file. ``::`` goes inside a file or store.
+        an HDF5, netCDF, MATLAB 7.3, .npy, .npz or Matrix Market file, or a folder of 10x's. ``::``
+        goes inside a file or store. Taken too: AnnData objects, xarray's DataArrays, h5py's data
+        sets and groups, and other operators with `shape` and `matvec`/`rmatvec` or ``@`` (PyLops,
+        sigpy).
     rows : sequence of str, optional
-        Dimensions of a netCDF variable, Zarr array or HDF5 dataset that make the rows, in this
-        order; the others make the columns, in theirs. Needed where there are more than two.
+        Dimensions of a netCDF variable, Zarr array, HDF5 dataset or DataArray that make the rows,
+        in this order; the others make the columns, in theirs. Needed where there are more than two.
     fill : number, optional
         Taken for their missing values, in unpacked units.
     raw : bool
@@ -239,6 +269,15 @@ def open_matrix(
         ``missing_chunks="error"`` for a dask array, or for a matrix that is open.
     MemoryLimitError
         It would have to be loaded, and does not fit.
+
+    Examples
+    --------
+    >>> import bigspec
+    >>> A = bigspec.open_matrix("examples/data/fashion_mnist.zarr")
+    >>> A.shape, str(A.dtype)
+    ((10000, 784), 'uint8')
+    >>> bigspec.norm(A - A[:, :784]).upper
+    0.0
     """
     return open_within(a, None, rows=rows, fill=fill, raw=raw, missing_chunks=missing_chunks)
 
@@ -261,6 +300,10 @@ def open_within(
     ------
     MemoryLimitError
     """
+    a = inner(a)
+    if is_xarray(a):
+        memory = limit or find_executor(True).memory() // 2
+        return open_data_array(a, memory, rows, fill, raw=raw, missing_chunks=missing_chunks)
     if is_dask_array(a) and rows is None and fill is None and not raw:
         if missing_chunks == "error":
             msg = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bigspec.algorithms import Algorithm
@@ -40,6 +41,7 @@ def plan(
     block_size: int | None = None,
     memory_limit: int | str | None = None,
     k: int | None = None,
+    rows: Sequence[str] | str | None = None,
 ) -> Plan:
     """Plan a run of `norm`, or of `svds` if `k` is given, without reading an entry.
 
@@ -50,10 +52,17 @@ def plan(
     ------
     MemoryLimitError
         The run cannot fit; the message has the numbers.
+
+    Examples
+    --------
+    >>> import bigspec
+    >>> planned = bigspec.plan("examples/data/fashion_mnist.zarr", memory_limit="64MiB")
+    >>> planned.algorithm.name, planned.block_size
+    ('gram', 784)
     """
     budget = as_budget(rtol)
     as_probability(failure_probability)
-    matrix = open_within(a, as_bytes(memory_limit), multiplied=True)
+    matrix = open_within(a, as_bytes(memory_limit), rows=rows, multiplied=True)
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
@@ -82,6 +91,7 @@ def norm(
     progress: bool | Observer = False,
     gate: Gate | None = None,
     right: bool | None = None,
+    rows: Sequence[str] | str | None = None,
 ) -> Estimate:
     """Bracket the spectral norm (largest singular value) of a matrix that need not fit in memory.
 
@@ -127,6 +137,8 @@ def norm(
     right : bool, optional
         Make the right vector of a wide matrix too. It takes one more pass if panels are columns.
         By default only for arrays and sparse matrices in memory, without a gate.
+    rows : sequence of str or str, optional
+        Dimensions that make the rows, where `a` has names for them; see `open_matrix`.
 
     Returns
     -------
@@ -152,6 +164,28 @@ def norm(
     and in the calling thread if a pass takes some milliseconds.
     Method: randomized block Lanczos with a block Christoffel-function bound; for a single vector
     it is due to Hochstenbach, J. Sci. Comput. 57 (2013).
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> A = np.diag([3.0, 2.0, 1.0])
+    >>> est = bigspec.norm(A)
+    >>> bool(est.lower <= 3.0 <= est.upper), est.converged, est.passes
+    (True, True, 1)
+    >>> print(f"{est:.4g}")
+    3
+
+    A file, a limit, and a run that goes on where it was killed:
+
+    >>> est = bigspec.norm(
+    ...     "examples/data/fashion_mnist.zarr",
+    ...     gate=bigspec.Gate(max_norm=3e5),
+    ...     checkpoint="run",
+    ... )
+    >>> est.gate.outcome
+    'passed'
+    >>> bigspec.show("run").finished
+    True
     """
     began = time.monotonic()
     budget = as_budget(rtol, max_passes, time_limit, gate)
@@ -164,7 +198,7 @@ def norm(
         as_bytes(memory_limit),
         rtol=float(budget.rtol),
     )
-    matrix = open_within(a, wishes.memory_limit, multiplied=True)
+    matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True)
     observer = make_observer(progress)
     options = RunOptions(
         wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began

@@ -29,7 +29,7 @@ from bigspec.certificate.christoffel import (
     exact_crossing,
     joint_bounds,
 )
-from bigspec.certificate.relation import Facts, Relation, product_error
+from bigspec.certificate.relation import Relation
 from bigspec.certificate.ritz import (
     bordered_frobenius,
     collatz_wielandt,
@@ -37,6 +37,7 @@ from bigspec.certificate.ritz import (
     lehmann,
     right_coordinates,
 )
+from bigspec.certificate.rounding import Facts, product_error
 
 __all__ = [
     "Bounds",

@@ -16,13 +16,14 @@ from bigspec.certificate.counting import (
     windows,
 )
 from bigspec.certificate.quantiles import column_quantile, smallest_singular_quantile
-from bigspec.certificate.relation import Facts, Relation
+from bigspec.certificate.relation import Relation
 from bigspec.certificate.ritz import (
     bordered_frobenius,
     half_step,
     lehmann,
     lower_ends,
 )
+from bigspec.certificate.rounding import Facts
 
 __all__ = ["Bounds", "UpperBound", "bound_largest", "bound_leading", "upper_bounds"]
 

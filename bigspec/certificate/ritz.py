@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.certificate.relation import Facts, Relation
-from bigspec.certificate.rounding import UNIT_ROUNDOFF
+from bigspec.certificate.relation import Relation
+from bigspec.certificate.rounding import UNIT_ROUNDOFF, Facts
 
 __all__ = [
     "bordered_frobenius",

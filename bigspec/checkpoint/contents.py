@@ -18,6 +18,9 @@ __all__ = ["block_names", "describe", "load_latest", "newest"]
 
 Array = np.ndarray[Any, Any]
 
+ADVICE = {"Scan": "use `bigspec scan`", "Progress": "use `bigspec norm` or `bigspec svds`"}
+"""By the name in a record of what another command saves."""
+
 NOT_ENCODED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What decoding raises of data that no run encoded."""
 
@@ -57,9 +60,10 @@ def newest(
                     continue
                 return Found(value, number, data["kind"], data["saved"]), damage
             except UnknownClassError as error:  # the checksum is right: it was written so
+                advice = ADVICE.get(error.args[0], "give the algorithm that made it, as an object")
                 msg = (
                     f"{store.where}: expected states of a known algorithm, got {error.args[0]!r}. "
-                    "To go on with this run, give the algorithm that made it, as an object"
+                    f"To go on with this run, {advice}"
                 )
                 raise CheckpointError(msg) from error
             except Damaged as error:

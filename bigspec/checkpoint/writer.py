@@ -66,7 +66,7 @@ class Writer:
         self._shelved: set[str] = set()  # blocks that the run itself put there
         self._digests: dict[int, tuple[Array, str]] = {}
         self._number = 0
-        self._swept = False
+        self._cleaned = False
         self._failing = ""
         self._refused: CheckpointInUseError | None = None
         self._saved_at, self._took = time.monotonic(), 0.0
@@ -342,11 +342,11 @@ class Writer:
                 continue
             self.store.remove_record(number)
             del self._kept[number]
-        if not self._swept:  # records of a run that died, damaged or never complete
+        if not self._cleaned:  # records of a run that died, damaged or never complete
             for number in set(self.store.records()) - set(self._kept):
                 self.store.remove_record(number)
             self.store.remove_litter()
-            self._swept = True
+            self._cleaned = True
         needed = set().union(self._shelved, *(kept for _, kept in self._kept.values()))
         for name in self._present - needed:
             self.store.remove_block(name)

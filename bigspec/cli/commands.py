@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 import bigspec
 from bigspec import history
+from bigspec.cli.expression import planned
 from bigspec.cli.options import (
     ACCURACY,
+    OUTPUT,
     PlanFlags,
     RunFlags,
     algorithm_option,
     cluster_of,
     debug_option,
     json_option,
-    matrix_of,
     taking,
 )
 from bigspec.cli.output import deliver, shows_blocks, write, write_figure
 from bigspec.cli.performance import performance_option
 from bigspec.cli.runs import Inputs, run
-from bigspec.cli.statuses import STATUSES, Command
+from bigspec.cli.statuses import STATUSES, Command, Group
 from bigspec.cli.values import option, writable_place
 from bigspec.cli.watching import watching_options
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="bigspec")
 def main() -> None:
     """Certified spectral norm of a matrix that does not fit in memory."""
@@ -95,8 +97,8 @@ def show_command(run: str, json_file: str | None) -> None:
 def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
     """Show what a run on SRC would read, hold in memory and cost, without reading SRC."""
     with cluster_of(flags.place):
-        planned = bigspec.plan(
-            matrix_of(flags.source, flags.place.memory_limit),
+        shape = bigspec.plan(
+            planned(flags.source, flags.view, flags.place.memory_limit),
             rtol=flags.accuracy.rtol,
             failure_probability=flags.accuracy.failure_probability,
             algorithm=algorithm,
@@ -104,33 +106,40 @@ def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
             memory_limit=flags.place.memory_limit,
             k=count,
         )
-    deliver(str(planned), planned.to_dict(), flags.json.json_file)
+    if flags.view.center or flags.view.scale == "std":
+        said = "means and deviations take one pass of their own, before the run"
+        shape = replace(shape, choices=(*shape.choices, said))
+    deliver(str(shape), shape.to_dict(), flags.json.json_file)
 
 
+RUNS = "Runs"
 SHOWN = 1000
 """Runs of a history that a person is shown if nobody says how many."""
 
 
 @main.command("history", cls=Command)
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
-@click.option("--series", metavar="NAME", help="Only runs of this series.")
-@click.option(
+@option(RUNS, "--series", metavar="NAME", help="Only runs of this series.")
+@option(
+    RUNS,
     "--last",
     type=click.IntRange(min=1),
     metavar="N",
     help="Only the newest N runs. [default: 1000, in JSON all]",
 )
-@click.option(
-    "--accept", metavar="RUN", help="Accept this run first: it becomes the next reference."
+@option(
+    RUNS, "--accept", metavar="RUN", help="Accept this run first: it becomes the next reference."
 )
-@click.option(
+@option(
+    OUTPUT,
     "--plot",
     type=click.Path(dir_okay=False, writable=True),
     callback=writable_place,
     metavar="FILE.png",
     help="Draw the trend as png, svg or pdf.",
 )
-@click.option(
+@option(
+    OUTPUT,
     "--html",
     type=click.Path(dir_okay=False, writable=True),
     callback=writable_place,

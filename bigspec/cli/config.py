@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-__all__ = ["SOURCES", "add_sources", "config_option", "named_source"]
+__all__ = [
+    "SOURCES",
+    "add_sources",
+    "config_option",
+    "named_source",
+    "refuse_unknown_variables",
+]
 
 PREFIX = "BIGSPEC_"
 SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
@@ -31,6 +38,39 @@ def add_sources(command: click.Command) -> None:
     """Give every option its environment variable: BIGSPEC_ and the long name, in capitals."""
     for name, option in _options(command).items():
         option.envvar = PREFIX + name.upper().replace("-", "_")
+
+
+def refuse_unknown_variables(ctx: click.Context) -> None:
+    """Refuse a variable ``BIGSPEC_...`` that is nearly the name of an option, and none.
+
+    Variables that resemble no option belong to other programs and are left alone.
+
+    Raises
+    ------
+    click.UsageError
+        It says which name is meant.
+    """
+    mine = {option.envvar for option in _options(ctx.command).values()}
+    unknown = [name for name in os.environ if name.startswith(PREFIX) and name not in mine]
+    if not unknown:
+        return
+    root = ctx.find_root().command
+    commands = [ctx.command]
+    if isinstance(root, click.Group):
+        found = [root.get_command(ctx, name) for name in root.list_commands(ctx)]
+        commands += [command for command in found if command is not None]
+    known = {
+        str(option.envvar).removeprefix(PREFIX)
+        for command in commands
+        for option in _options(command).values()
+        if option.envvar
+    }
+    for name in unknown:
+        word = name.removeprefix(PREFIX)
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+        if near and word not in known:
+            msg = f"environment variable {name}: no such option; did you mean {PREFIX}{near[0]}?"
+            raise click.UsageError(msg, ctx)
 
 
 def named_source(ctx: click.Context, option: click.Parameter) -> str:

@@ -6,48 +6,75 @@ import click
 
 import bigspec
 from bigspec.cli.interrupts import terminable
-from bigspec.cli.options import debug_option, json_option
+from bigspec.cli.options import OUTPUT, WHERE, debug_option, json_option
 from bigspec.cli.output import deliver
 from bigspec.cli.statuses import Command
-from bigspec.cli.values import count_or_text
+from bigspec.cli.values import count_or_text, option
 from bigspec.cli.watching import watched, watching_options
 
 __all__ = ["convert_command"]
+
+CONVERSION = "Conversion"
 
 
 @click.command("convert", cls=Command)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST.zarr")
-@click.option(
+@option(
+    CONVERSION,
     "--format",
     "form",
     type=click.Choice(["csr", "csc"]),
     help="Compressed rows or columns. [default: as SRC; csr for triplets and Matrix Market]",
 )
-@click.option(
-    "--dtype", metavar="TYPE", help="Type of the values, such as float32. [default: as SRC]"
+@option(
+    CONVERSION,
+    "--dtype",
+    metavar="TYPE",
+    help="Type of the values, such as float32. [default: as SRC]",
 )
-@click.option(
+@option(
+    CONVERSION,
+    "--columns",
+    metavar="ROW,COL,VALUE",
+    help="Columns of a Parquet or Arrow table, by name or position. Without VALUE every value is 1."
+    " [default: the columns of a table of three]",
+)
+@option(
+    CONVERSION,
+    "--renumber",
+    is_flag=True,
+    help="Number whole-number ids of a table by their place among the distinct ones, as text is.",
+)
+@option(
+    WHERE,
     "--memory-limit",
     callback=count_or_text,
     metavar="SIZE",
     help="Memory that the conversion may use, such as 512MiB. [default: half of what it has]",
 )
-@click.option(
-    "--scratch", metavar="DIR", help="Folder for temporary files of the sort. [default: beside DST]"
+@option(
+    WHERE,
+    "--scratch",
+    metavar="DIR",
+    help="Folder for temporary files of the sort. [default: beside DST]",
 )
-@click.option(
-    "--raw", is_flag=True, help="Use the stored numbers and ignore what attributes say about them."
+@option(
+    CONVERSION,
+    "--raw",
+    is_flag=True,
+    help="Use the stored numbers and ignore what attributes say about them.",
 )
-@click.option(
+@option(
+    CONVERSION,
     "--missing-chunks",
     type=click.Choice(["fill", "error"]),
     default="fill",
     show_default=True,
     help="Treat a missing chunk of values as the fill value, or as an error.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
-@click.option("--quiet", is_flag=True, help="Show no progress on stderr.")
+@option(CONVERSION, "--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
+@option(OUTPUT, "--quiet", is_flag=True, help="Show no progress on stderr.")
 @watching_options
 @json_option
 @debug_option
@@ -56,6 +83,8 @@ def convert_command(
     destination: str,
     form: str | None,
     dtype: str | None,
+    columns: str | None,
+    renumber: bool,
     memory_limit: int | str | None,
     scratch: str | None,
     raw: bool,
@@ -66,9 +95,10 @@ def convert_command(
 ) -> None:
     """Write the sparse matrix SRC as a chunked Zarr group, which bigspec reads panel by panel.
 
-    SRC is AnnData's CSR or CSC group, 10x, SciPy's .npz, or Matrix Market (.mtx, .mtx.gz), of any
-    size. AnnData reads DST.zarr as well. DST.zarr appears once it is complete. After a command was
-    killed, the same command continues where it stopped.
+    SRC is AnnData's CSR or CSC group, 10x, SciPy's .npz, Matrix Market (.mtx, .mtx.gz), or a table
+    of triplets in Parquet or Arrow files (one, a folder, a URL), of any size. AnnData reads
+    DST.zarr as well. DST.zarr appears once it is complete. After a command was killed, the same
+    command continues where it stopped.
     """
     with terminable(), watched(quiet=quiet) as observer:
         done = bigspec.convert(
@@ -76,6 +106,8 @@ def convert_command(
             destination,
             format=form,
             dtype=dtype,
+            columns=columns,
+            renumber=renumber,
             memory_limit=memory_limit,
             scratch=scratch,
             raw=raw,

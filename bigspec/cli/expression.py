@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bigspec.cli.options import SourceFlags, ViewFlags
 from bigspec.cli.reading import Reading
 from bigspec.errors import SourceError
 
-__all__ = ["expressed"]
+__all__ = ["expressed", "planned"]
 
 
 def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None) -> Any:
@@ -21,12 +22,7 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
     Means and deviations are computed here, in a pass of its own.
     """
     minus, center, scale = view.minus, view.center, view.scale
-    if view.ddof is not None and not (center and scale == "std"):
-        msg = (
-            "--ddof needs --center --scale std: only standard deviations have a choice of "
-            "denominator (root mean squares, which --scale std takes without --center, have m)"
-        )
-        raise click.UsageError(msg)
+    _check(view)
     reading = Reading(source.rows, source.fill, source.raw, source.missing_chunks)
     if minus is None and not center and scale is None:
         return reading.source(memory_limit, source.source)
@@ -41,6 +37,37 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
     if center:
         matrix = bigspec.centered(matrix, memory_limit=memory_limit)
     return matrix if scale is None else bigspec.scaled(matrix, columns=_weights(scale))
+
+
+def planned(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None) -> Any:
+    """Return the expression with zeros for means and ones for deviations, so that nothing is read.
+
+    A plan does not depend on them.
+    """
+    import numpy as np  # here: `bigspec --help` does without
+
+    from bigspec.matrices import Matrix
+
+    _check(view)
+    if not view.center and view.scale != "std":
+        return expressed(source, view, memory_limit)
+    weights = None if view.scale == "std" else view.scale
+    matrix = expressed(source, replace(view, center=False, scale=weights, ddof=None), memory_limit)
+    if not isinstance(matrix, Matrix):
+        matrix = Reading(None, None, False, "fill").matrices(memory_limit, matrix)[0]
+    n = matrix.shape[1]
+    if view.center:
+        matrix = bigspec.centered(matrix, means=np.zeros(n))
+    return bigspec.scaled(matrix, columns=np.ones(n)) if view.scale == "std" else matrix
+
+
+def _check(view: ViewFlags) -> None:
+    if view.ddof is not None and not (view.center and view.scale == "std"):
+        msg = (
+            "--ddof needs --center --scale std: only standard deviations have a choice of "
+            "denominator (root mean squares, which --scale std takes without --center, have m)"
+        )
+        raise click.UsageError(msg)
 
 
 def _weights(path: str) -> Any:

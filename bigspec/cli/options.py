@@ -16,7 +16,6 @@ import click
 
 import bigspec
 from bigspec.cli.config import SOURCES
-from bigspec.cli.reading import Reading
 from bigspec.cli.values import (
     Option,
     count_or_text,
@@ -32,14 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCURACY",
+    "OUTPUT",
     "PERFORMANCE",
+    "WHERE",
     "PlanFlags",
     "RunFlags",
     "algorithm_option",
     "cluster_of",
     "debug_option",
     "json_option",
-    "matrix_of",
     "taking",
 ]
 
@@ -274,6 +274,7 @@ class PlanFlags:
     """All options that `norm`, `svds` and `plan` have in common."""
 
     source: SourceFlags
+    view: ViewFlags
     accuracy: AccuracyFlags
     place: PlaceFlags
     json: JsonFlags
@@ -314,13 +315,6 @@ def taking(kind: type) -> Callable[[Function], Function]:
         return with_options(call, options)  # type: ignore[return-value]
 
     return declare
-
-
-def matrix_of(flags: SourceFlags, memory_limit: int | str | None) -> Any:
-    """Return the source as it is, or the opened matrix if one of these options is given."""
-    return Reading(flags.rows, flags.fill, flags.raw, flags.missing_chunks).source(
-        memory_limit, flags.source
-    )
 
 
 def cluster_of(place: PlaceFlags) -> AbstractContextManager[None]:

@@ -9,24 +9,24 @@ from typing import Any
 
 import click
 
-from bigspec.cli.config import add_sources, config_option, named_source
+from bigspec.cli.config import (
+    add_sources,
+    config_option,
+    named_source,
+    refuse_unknown_variables,
+)
+from bigspec.cli.help import WIDTH, meant, write_examples, write_options
 from bigspec.cli.interrupts import Terminated
 from bigspec.cli.watching import say
 from bigspec.errors import BigspecError, ClusterError, StoreUnavailableError
 from bigspec.names import redacted
 from bigspec.results.gate import EXIT_STATUSES
 
-__all__ = ["STATUSES", "CannotWriteError", "Command", "explained"]
+__all__ = ["STATUSES", "CannotWriteError", "Command", "Group", "explained"]
 
 EXCEEDED, UNDECIDED = EXIT_STATUSES["failed"], EXIT_STATUSES["undecided"]
 USAGE, BUG, CANNOT_WRITE, SAVED = 2, 70, 74, 75
 INTERRUPTED, TERMINATED = 130, 143
-
-SUBJECTS = (
-    "Matrix", "Triplets", "Accuracy and effort", "Where it runs", "Checkpoint",
-    "Gate and history", "Output",
-)  # fmt: skip
-"""Of options, in the order of ``--help``."""
 
 STATUSES = """Every option can also be given as BIGSPEC_ and its long name (BIGSPEC_RTOL), or in
 the file of --config. Flags win, then the environment, then the file.
@@ -67,26 +67,25 @@ class Command(click.Command):
         add_sources(self)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the options by subject; those without one come last."""
-        subjects: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, click.Option):
-                subjects.setdefault(getattr(parameter, "group", ""), []).append(record)
-        others = subjects.pop("", [])
-        named = {
-            subject: subjects.pop(subject) for subject in SUBJECTS if subject in subjects
-        } | subjects
-        for subject, records in named.items():
-            with formatter.section(subject):
-                formatter.write_dl(records)
-        with formatter.section("Others" if named else "Options"):
-            formatter.write_dl(others)
+        """List the options by subject."""
+        write_options(self.get_params(ctx), ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what holds for every option, the exit statuses, and examples."""
+        super().format_epilog(ctx, formatter)
+        write_examples(self.name or "", formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options; what is wrong with one that is not in `args` names its source."""
+        refuse_unknown_variables(ctx)
         try:
             return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = [name for param in self.params for name in param.opts if name.startswith("--")]
+            near = meant(error.option_name, known)
+            raise click.NoSuchOption(
+                error.option_name, possibilities=[near] if near else None, ctx=ctx
+            ) from error
         except click.BadParameter as error:
             source = named_source(ctx, error.param) if error.param is not None else ""
             if not source:
@@ -106,6 +105,30 @@ class Command(click.Command):
             status, message = explained(exc)
             say(ctx, message, status, error=True)
             raise click.exceptions.Exit(status) from exc
+
+
+class Group(click.Group):
+    """The command that holds all others, with examples at the end of its help."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.context_settings = {"max_content_width": WIDTH, **self.context_settings}
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write examples."""
+        super().format_epilog(ctx, formatter)
+        write_examples("bigspec", formatter)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a mistyped name is an error that suggests the right one."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = meant(name, self.list_commands(ctx))
+            hint = f"did you mean {near!r}?" if near else "see bigspec --help"
+            ctx.fail(f"No such command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
 
 
 def explained(exc: BaseException) -> tuple[int, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.api.arguments import as_bytes
+from bigspec.conversion.arrow import ArrowStream, is_arrow_object, is_arrow_path, open_arrow
 from bigspec.conversion.entries import EntryStream, MatrixStream, open_arrays, open_npz
 from bigspec.conversion.matrix_market import open_market
 from bigspec.conversion.outcome import Conversion
@@ -25,9 +26,10 @@ from bigspec.errors import (
 )
 from bigspec.passes import find_executor
 from bigspec.sources import open_source
-from bigspec.sources.files import is_market
+from bigspec.sources.files import is_market, tenx_file
 from bigspec.sources.locations import local_file
 from bigspec.sources.missing import as_policy
+from bigspec.sources.npz import holds_arrays
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
@@ -46,6 +48,8 @@ def convert(
     format: str | None = None,  # noqa: A002 - what SciPy calls it
     dtype: Any = None,
     shape: tuple[int, int] | None = None,
+    columns: Any = None,
+    renumber: bool = False,
     memory_limit: int | str | None = None,
     scratch: str | os.PathLike[str] | None = None,
     raw: bool = False,
@@ -60,7 +64,9 @@ def convert(
     src : path, URL or object
         Any sparse matrix that `open_matrix` takes, read in panels; a Matrix Market file or an
         .npz of SciPy's, read as a stream; a SciPy sparse array; or ``(data, (row, col))`` with
-        `shape`, three vectors that may be memory maps.
+        `shape`, three vectors that may be memory maps. Triplets in Parquet, Feather or Arrow files
+        (one, a folder, partitioned or not, at a URL), read row group by row group; and in any
+        object with ``__arrow_c_stream__``: PyArrow's tables, Polars, DuckDB, pandas.
     dst : path
         A local place, by custom ``*.zarr``: a Zarr v3 group in AnnData's encoding 0.1.0.
     format : {"csr", "csc"}, optional
@@ -68,7 +74,15 @@ def convert(
     dtype : dtype, optional
         Of the values; by default that of the source. Duplicates are summed in it.
     shape : tuple of int, optional
-        Of ``(data, (row, col))``.
+        Of ``(data, (row, col))``, and of Arrow triplets, where it is one more than the largest
+        ids by default.
+    columns : str or sequence of str or int, optional
+        Of Arrow triplets: names or positions of row, column and value, such as
+        ``"user,item,rating"``. Without the third every value is 1. By default the three columns of
+        a table that has three. Ids that are text are numbered in sorted order, and kept in the
+        arrays ``row_ids`` and ``column_ids`` of the result.
+    renumber : bool
+        Number ids that are whole numbers, too.
     memory_limit : int or str, optional
         What the work may hold, besides Python and its libraries. Default: half of what the
         process has.
@@ -103,6 +117,15 @@ def convert(
     The same call goes on where one was killed, to the same bytes; `dst` is there once it is
     complete, and not before. Cost: one read of the source, and unless it is in the wanted order
     already, the triplets are written and read once or, where their distribution is steep, twice.
+
+    Examples
+    --------
+    >>> import scipy.sparse as sp, bigspec
+    >>> done = bigspec.convert(sp.eye_array(4, format="coo"), "eye.zarr")
+    >>> done.format, done.stored
+    ('csr', 4)
+    >>> round(bigspec.norm("eye.zarr").value, 6)
+    1.0
     """
     began = time.monotonic()
     limit = as_bytes(memory_limit) or find_executor(True).memory() // 2
@@ -110,7 +133,7 @@ def convert(
         msg = f"format: expected 'csr' or 'csc', got {format!r}"
         raise ArgumentError(msg)
     as_policy(missing_chunks)
-    source = _without_attributes(src, shape)
+    source = _of_arrow(src, columns, shape, renumber, limit) or _without_attributes(src, shape)
     if source is None:
         opened = open_source(src, limit, raw=raw, missing_chunks=missing_chunks)
         source = MatrixStream.of(opened, limit)
@@ -145,6 +168,18 @@ def convert(
     return outcome
 
 
+def _of_arrow(src: Any, columns: Any, shape: Any, renumber: bool, limit: int) -> ArrowStream | None:
+    """Open triplets in Parquet or Arrow; None if it is neither."""
+    path = isinstance(src, (str, os.PathLike))
+    if is_arrow_path(os.fspath(src)) if path else is_arrow_object(src):
+        return open_arrow(src, columns, shape=shape, renumber=renumber, limit=limit)
+    if columns is not None or renumber:
+        name = "renumber" if columns is None else "columns"
+        msg = f"{name}: expected only with Parquet or Arrow triplets, got it with {src!r}"
+        raise ArgumentError(msg)
+    return None
+
+
 def _without_attributes(src: Any, shape: Any) -> EntryStream | None:
     """Open triplets in memory or in a file of triplets; None if it is neither."""
     three = isinstance(src, tuple) and len(src) == 2 and isinstance(src[1], (tuple, list))
@@ -153,12 +188,12 @@ def _without_attributes(src: Any, shape: Any) -> EntryStream | None:
         raise ArgumentError(msg)
     if three or (isinstance(src, (sp.coo_array, sp.coo_matrix))):
         return open_arrays(src, shape)
-    if isinstance(src, (str, os.PathLike)) and (local := local_file(os.fspath(src))) is not None:
+    name = os.fspath(src) if isinstance(src, (str, os.PathLike)) else ""
+    if name and (local := local_file(name) or tenx_file(name)) is not None:
         path, inside = local
-        name = os.fspath(src)
         if not inside and is_market(path):
             return open_market(path, name)
-        scipys = not inside and path.suffix.lower() == ".npz"
+        scipys = path.suffix.lower() == ".npz" and not holds_arrays(path, inside)
         if scipys and (opened := open_npz(path, name)) is not None:
             return opened
     return None

@@ -83,6 +83,10 @@ class EntryStream(ABC):
         """Chunks read by this process that are not in their store."""
         return 0
 
+    def keep(self, folder: Path) -> tuple[str, ...]:
+        """Write what belongs beside the matrix into its group, and return the arrays' names."""
+        return ()
+
     def check(self, piece: Piece, first: int) -> Piece:
         """Return the piece if its indices lie inside; `first` is its place in the source."""
         for axis, (what, indices) in enumerate((("row", piece.rows), ("column", piece.columns))):
@@ -120,7 +124,7 @@ class MatrixStream(EntryStream):
             Its panels are dense.
         MemoryLimitError
         """
-        size = 4 * (matrix.piece_nbytes or 0)
+        size = 4 * (matrix.cell_nbytes or 0)
         if size > limit:
             msg = (
                 f"memory_limit: expected at least {size} bytes for {matrix.name}, whose longest "

@@ -33,6 +33,9 @@ class Conversion:
         Wall time, in all processes.
     missing_chunks : int
         Chunks of values that are not in the store: their entries were written as the fill value.
+    ids : tuple of str
+        Arrays in the destination that say which id a row (``row_ids``) or column (``column_ids``)
+        had in the source.
     """
 
     source: str
@@ -47,6 +50,7 @@ class Conversion:
     bytes_written: int
     seconds: float
     missing_chunks: int = 0
+    ids: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows, columns = self.shape
@@ -67,6 +71,8 @@ class Conversion:
                 f"  missing  {self.missing_chunks} {verbs[0]} not in the store and {verbs[1]} "
                 "written as the fill value"
             )
+        if self.ids:
+            lines.append(f"  ids      numbered in sorted order, kept as {' and '.join(self.ids)}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,4 +91,5 @@ class Conversion:
             "bytes_written": self.bytes_written,
             "seconds": self.seconds,
             "missing_chunks": self.missing_chunks,
+            "ids": list(self.ids),
         }

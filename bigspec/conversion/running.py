@@ -167,6 +167,8 @@ class Run:
             self._sort()
         if self.work.state["stage"] == "copy":
             self._copy()
+        if self.work.matrix.exists():
+            self.save(ids=self.source.keep(self.work.matrix))
         state = dict(self.work.state)
         size = _size(self.work.matrix if self.work.matrix.exists() else self.work.destination)
         self.work.publish()
@@ -183,6 +185,7 @@ class Run:
             bytes_written=size,
             seconds=self.seconds(),
             missing_chunks=state["missing_chunks"],
+            ids=tuple(state.get("ids", ())),
         )
 
     def _begin(self) -> None:

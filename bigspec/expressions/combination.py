@@ -265,7 +265,7 @@ def combination(
 def _memory(terms: Sequence[Term], grids: tuple[Grid, Grid]) -> dict[str, Any]:
     """Plan what a task holds besides the operands' entries, and the largest piece."""
     axis = 0 if grids[0].count >= grids[1].count else 1
-    uneven = any(term.matrix.piece_nbytes is not None for term in terms)
+    uneven = any(term.matrix.cell_nbytes is not None for term in terms)
     most = sum(term.matrix.most_nbytes(term.axis(axis), grids[axis]) for term in terms)
     extra = 0
     for term in terms:
@@ -277,7 +277,7 @@ def _memory(terms: Sequence[Term], grids: tuple[Grid, Grid]) -> dict[str, Any]:
             extra += min(max(SLAB_BYTES, share), matrix.nbytes) + strip
     if uneven:  # the sum of sparse blocks, and one of them in the working type
         extra += 4 * min(max(most, SLAB_BYTES), sum(term.matrix.nbytes for term in terms))
-    return {"transient_nbytes": extra, "piece_nbytes": most if uneven else None}
+    return {"transient_nbytes": extra, "cell_nbytes": most if uneven else None}
 
 
 def _name(terms: Sequence[Term], factors: Factors | None) -> str:

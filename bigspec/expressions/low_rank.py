@@ -38,6 +38,14 @@ def low_rank(U: Any, s: Any = None, Vh: Any = None) -> Combination:
     ------
     ArgumentError
         The factors do not fit together, or are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> A = bigspec.open_matrix(np.diag([3.0, 2.0, 1.0]))
+    >>> u, s, vh = bigspec.svds(A, 1)
+    >>> round(bigspec.norm(A - bigspec.low_rank(u, s, vh)).value, 6)
+    2.0
     """
     if isinstance(U, tuple) and s is None and Vh is None and len(U) == 3:
         U, s, Vh = U

@@ -145,7 +145,7 @@ def part(matrix: Matrix, key: Any) -> Part:
         columns,
         resident=matrix.resident,
         transient_nbytes=matrix.transient_nbytes + crossing,
-        piece_nbytes=matrix.piece_nbytes,
+        cell_nbytes=matrix.cell_nbytes,
         streams=True,
     )
 
@@ -270,7 +270,7 @@ def stack(matrices: Sequence[Matrix], axis: int) -> Stack:
     kinds = {matrix.dtype for matrix in matrices}
     complex_ = any(kind.kind == "c" for kind in kinds)
     wide = np.dtype(np.complex128 if complex_ else np.float64)
-    uneven = [m.piece_nbytes or 0 for m in matrices if m.piece_nbytes is not None]
+    uneven = [m.cell_nbytes or 0 for m in matrices if m.cell_nbytes is not None]
     return Stack(
         shape,
         kinds.pop() if len(kinds) == 1 else wide,
@@ -283,7 +283,7 @@ def stack(matrices: Sequence[Matrix], axis: int) -> Stack:
         # Blocks are joined where a slab holds more than one member.
         transient_nbytes=max(m.transient_nbytes for m in matrices)
         + 2 * min(SLAB_BYTES, sum(m.nbytes for m in matrices)),
-        piece_nbytes=max(m.most_nbytes(axis, m.grids[axis]) for m in matrices) if uneven else None,
+        cell_nbytes=max(m.most_nbytes(axis, m.grids[axis]) for m in matrices) if uneven else None,
     )
 
 

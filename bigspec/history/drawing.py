@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from bigspec.history.chart import chart, colour, word
 from bigspec.history.row import Row
+from bigspec.results.axes import BAD
+from bigspec.results.figures import new_figure
 from bigspec.results.html import document, interval, whole
 from bigspec.results.html import table as grid
 from bigspec.results.text import interval_text, seconds_text, width_text
@@ -22,8 +25,6 @@ LONGEST = 2000  # characters of an error; bigspec's own are shorter
 CELLS = 24  # of the trend column
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "12345678"
 BAR, PLAIN_BAR = ("·", "█"), (".", "#")
-OK, OPEN, BAD = "#3a86c8", "#b07d0e", "#d9432b"  # accepted, answered, without an answer;
-# each is seen on white and on near-black
 
 
 def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
@@ -122,16 +123,6 @@ def _middle(lower: float, upper: float, scale: tuple[float, float]) -> float:
     return (_share(lower, scale) + _share(upper, scale)) / 2
 
 
-def _colour(row: Row) -> str:
-    return OK if row.accepted else OPEN if row.upper is not None else BAD
-
-
-def _word(row: Row) -> str:
-    if row.accepted:
-        return "accepted"
-    return "not accepted" if row.upper is not None else "no answer"
-
-
 def page(rows: Sequence[Row], *, left_out: str = "") -> str:
     """Return one self-contained HTML page: a chart of the intervals and a table for each series.
 
@@ -148,99 +139,62 @@ def page(rows: Sequence[Row], *, left_out: str = "") -> str:
 
 
 def _section(name: str, rows: Sequence[Row]) -> str:
-    scale = _scale(rows)
     heads = ("ended, UTC", "norm", "outcome", "width", "passes", "time", "start", "gate", "run")
-    chart = "" if scale is None else f"<figure>{_chart(name, rows, scale)}</figure>"
-    shown = grid(f"Runs of {name}", heads, [_page_cells(row) for row in rows])
-    return f"<section><h2>{escape(name)}</h2>{chart}{shown}</section>"
+    drawn = chart(name, rows)
+    figure = f"<figure>{drawn}</figure>" if drawn else ""
+    shown = grid(f"Runs of {name}", heads, [_page_cells(row) for row in rows], (1, 3, 4, 5))
+    return f"<section><h2>{escape(name)}</h2>{_latest(rows)}{figure}{shown}</section>"
+
+
+def _latest(rows: Sequence[Row]) -> str:
+    """Say the last answer large, and what became of the last run if it is another one."""
+    last = next((row for row in reversed(rows) if row.accepted), None)
+    said = ""
+    if last is not None and last.lower is not None and last.upper is not None:
+        said = (
+            f'<p class="interval">&sigma;<sub>1</sub> &isin; {interval(last.lower, last.upper)}</p>'
+        )
+        said += '<p class="soft">the last accepted run</p>'
+    newest = rows[-1]
+    if not newest.accepted:
+        reason = newest.error or str((newest.gate or {}).get("verdict") or "")
+        text = f"The last run: {word(newest)}" + (f", {reason}" if reason else "")
+        said += f'<p class="status bad">{escape(text)}.</p>'
+    return said
 
 
 def _page_cells(row: Row) -> list[str]:
     run, _, _, width, passes, time, start, gate, _, _ = _cells(row, None, BAR)
     ended = " ".join(map(whole, row.ended.removesuffix("Z").split("T")))
     norm = "-" if row.lower is None or row.upper is None else interval(row.lower, row.upper)
-    outcome = _brief(row.error or _word(row))
+    outcome = _brief(row.error or word(row))
     if row.exit_status:
         outcome += f" (exit status {row.exit_status})"
     plain = (escape(cell) for cell in (start, gate, run))
     return [ended, norm, escape(outcome), whole(width), passes, whole(time), *plain]
 
 
-def _chart(name: str, rows: Sequence[Row], scale: tuple[float, float]) -> str:
-    """Draw each run's interval as an upright bar, at least a line high."""
-    step = 316 / len(rows)
-
-    def height(value: float) -> float:
-        return 160 - 140 * _share(value, scale)
-
-    marks = []
-    for k, row in enumerate(rows):
-        x, colour = 94 + step * (k + 0.5), _colour(row)
-        title = f"<title>{escape(f'{row.ended}: {_word(row)}')}</title>"
-        if row.lower is None or row.upper is None:
-            at = f'x="{x:.1f}" y="184" text-anchor="middle" fill="{colour}" font-weight="700"'
-            marks.append(f"<text {at}>&#215;{title}</text>")
-            continue
-        top, bottom = height(min(row.upper, scale[1])), height(row.lower)
-        marks.append(
-            f'<rect x="{x - min(step * 0.3, 9):.1f}" y="{min(top, bottom - 3):.1f}" '
-            f'width="{min(step * 0.6, 18):.1f}" height="{max(bottom - top, 3):.1f}" rx="1.5" '
-            f'fill="{colour}">{title}</rect>'
-        )
-    low, high = (escape(text) for text in interval_text(*scale).strip("[]").split(", "))
-    levels = "".join(
-        f'<line x1="90" x2="410" y1="{y}" y2="{y}" stroke="currentColor" stroke-opacity=".15"/>'
-        f'<text x="84" y="{y + 5}" text-anchor="end" {_squeezed(label)}>{label}</text>'
-        for y, label in ((20, high), (160, low))
-    )
-    dates = [escape(row.ended[:10]) for row in (rows[0], rows[-1])]
-    days = "".join(
-        f'<text x="{x}" y="206" text-anchor="{anchor}">{day}</text>'
-        for x, anchor, day in ((90, "start", dates[0]), (410, "end", dates[1]))
-    )
-    described = (
-        f"Intervals of {len(rows)} runs of {escape(name)}, between {low} and {high}, from "
-        f"{dates[0]} to {dates[1]}. A table of them follows"
-    )
-    return (
-        f'<svg viewBox="0 0 420 212" role="img" aria-label="{described}" font-size="15" '
-        'xmlns="http://www.w3.org/2000/svg" font-family="system-ui,sans-serif" '
-        'fill="currentColor" style="width:100%;max-width:480px;height:auto;display:block">'
-        f"{levels}{''.join(marks)}{days}</svg>"
-    )
-
-
-def _squeezed(label: str) -> str:
-    """Keep a label of many digits inside the drawing."""
-    return 'textLength="80" lengthAdjust="spacingAndGlyphs"' if len(label) > 9 else ""
-
-
 def figure(rows: Sequence[Row]) -> Figure:
-    """Draw the intervals of each series with matplotlib, without touching pyplot's state.
+    """Draw the intervals of each series with matplotlib.
 
     Raises
     ------
     ImportError
-        Matplotlib is missing: ``pip install "bigspec[plot]"``.
+        Matplotlib is missing: ``pip install matplotlib``.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        msg = 'the plot of a history needs matplotlib: pip install "bigspec[plot]"'
-        raise ImportError(msg) from exc
     parts: dict[str, list[Row]] = _by_series(rows) or {"": []}
-    drawn = Figure(figsize=(9, 3.2 * len(parts)), layout="constrained")
+    drawn = new_figure("the plot of a history", (9, 3.2 * len(parts)))
     every = drawn.subplots(len(parts), squeeze=False)[:, 0]
     for (name, mine), axes in zip(parts.items(), every, strict=True):
-        for word in ("accepted", "not accepted"):
-            held = [(k, r) for k, r in enumerate(mine) if r.upper is not None and _word(r) == word]
+        for kind in ("accepted", "not accepted"):
+            held = [(k, r) for k, r in enumerate(mine) if r.upper is not None and word(r) == kind]
             finite = [(k, r) for k, r in held if math.isfinite(r.upper or 0.0)]
             if finite:
                 middles = [((r.lower or 0.0) + (r.upper or 0.0)) / 2 for _, r in finite]
                 halves = [((r.upper or 0.0) - (r.lower or 0.0)) / 2 for _, r in finite]
                 axes.errorbar(
                     [k for k, _ in finite], middles, yerr=halves, fmt=".", capsize=4,
-                    color=_colour(finite[0][1]), label=word,
+                    color=colour(finite[0][1]), label=kind,
                 )  # fmt: skip
         for k, row in enumerate(mine):
             if row.upper is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,20 +123,17 @@ class History:
     def write(self, row: Row, *, right: Array | None = None, left: Array | None = None) -> None:
         """Write a row in the place of an earlier one of the same run, whole or not at all."""
         with self._connected(write=True) as db:
-            before = db.execute(
-                "SELECT attempts FROM runs WHERE run_id = ?", (row.run_id,)
-            ).fetchone()
-            values = dict(zip(COLUMNS, row.stored(), strict=True))
-            values["attempts"] = 1 if before is None else before[0] + 1
-            db.execute("DELETE FROM runs WHERE run_id = ?", (row.run_id,))
-            marks = ", ".join("?" * len(COLUMNS))
-            db.execute(
-                f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({marks})", tuple(values.values())
-            )
+            _put(db, row)
             for side, block in (("right", right), ("left", left)):
                 if block is not None:
                     _keep_vectors(db, row.run_id, side, block)
             _drop_vectors(db, row.series)
+
+    def write_all(self, rows: Iterable[Row]) -> None:
+        """Write many rows in one transaction: all of them, or none."""
+        with self._connected(write=True) as db:
+            for row in rows:
+                _put(db, row)
 
     def rows(self, series: str | None = None, last: int | None = None) -> list[Row]:
         """Return the rows, oldest first; of one series, or the newest `last`."""
@@ -339,6 +336,16 @@ class History:
                 "it away, or name another file"
             )
             raise HistoryError(msg)
+
+
+def _put(db: sqlite3.Connection, row: Row) -> None:
+    """Put a row in the place of an earlier one of the same run."""
+    before = db.execute("SELECT attempts FROM runs WHERE run_id = ?", (row.run_id,)).fetchone()
+    values = dict(zip(COLUMNS, row.stored(), strict=True))
+    values["attempts"] = 1 if before is None else before[0] + 1
+    db.execute("DELETE FROM runs WHERE run_id = ?", (row.run_id,))
+    marks = ", ".join("?" * len(COLUMNS))
+    db.execute(f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({marks})", tuple(values.values()))
 
 
 def _interval(row: Row) -> tuple[float, float]:

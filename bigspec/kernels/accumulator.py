@@ -1,6 +1,6 @@
 """The innermost products: what one task does with the entries it has read.
 
-A *slab* is a block of rows of the swept operator ``S``: ``S = A`` when panels are rows,
+A *slab* is a block of rows of the operator ``S``: ``S = A`` when panels are rows,
 ``S = A^H`` when they are columns. The accumulator adds ``S_i^H (S_i V)`` and the free facts,
 tile by tile: a tile of a few megabytes is converted to float64 once, stays in cache, and is
 used for both products. Measured (2 cores, float32 slabs of 40 MB, b = 8): 7.4 GB/s, against a

@@ -1,4 +1,4 @@
-"""How stored entries become entries of the swept operator S: their type, scale and conjugates."""
+"""How stored entries become entries of the operator S: their type, scale and conjugates."""
 
 from __future__ import annotations
 

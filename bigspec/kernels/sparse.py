@@ -59,7 +59,7 @@ def scratch_nbytes(dtype: np.dtype[Any], entries: int = ENTRIES) -> int:
 
 @dataclass(frozen=True)
 class SparseTile:
-    """A sparse block as a tile of the swept operator ``S``: ``S[rows, offset : offset + width]``.
+    """A sparse block as a tile of the operator ``S``: ``S[rows, offset : offset + width]``.
 
     Attributes
     ----------

@@ -11,8 +11,8 @@ import numpy as np
 
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
-from bigspec.panels.cuts import Layout
 from bigspec.panels.first import FirstSlab
+from bigspec.panels.layout import Layout
 from bigspec.panels.limit import Limit
 
 __all__ = ["Context", "run_panel"]

@@ -1,311 +1,164 @@
-"""How a layout is chosen: orientation, panels, slabs, rounds, and whether it fits in memory.
-
-Everything here depends on the shape, the dtype, the chunk grid, the block size and the memory
-limit alone, never on the number of workers or threads. So the sums are added in the same order
-everywhere, and the bits are the same everywhere.
-"""
+"""How a pass cuts a matrix: panels, slabs, tiles and rounds, and the memory that they take."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bigspec.errors import MemoryLimitError, format_bytes
-from bigspec.kernels import TILE_BYTES, working_dtype
-from bigspec.matrices import PANEL_BYTES, SLAB_BYTES, Grid, Matrix, OperatorMatrix
-from bigspec.panels.cuts import Layout, Memory
+from bigspec.matrices import Grid
 
-__all__ = [
-    "PANEL_BYTES",
-    "ROUND_PANELS",
-    "SLAB_BYTES",
-    "choose_layout",
-    "keep_layout",
-    "memory_text",
-    "one_panel",
-]
-
-PANELS = 32  # wanted at least, so that threads and workers share the load evenly
-ROUND_PANELS = 16  # a run that dies loses at most the rounds in flight
-SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
-MANY_PANELS = 512  # from here on, fewer sums count for more than finer progress
-LINK_BYTES = 256 << 20  # of slabs that are on their way at once in one process, where they wait
-READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
-
-
-def choose_layout(
-    matrix: Matrix,
-    block_size: int,
-    *,
-    blocks: int,
-    limit: int,
-    tasks: int,
-    local: bool,
-    wanted: Literal["rows", "columns"] | None = None,
-    order: int | None = None,
-    waiting: int = 0,
-) -> Layout:
-    """Choose orientation and panels for one matrix.
-
-    Panels of rows or of columns: the blocks of vectors are smaller if they have the length of the
-    smaller side. The other orientation is taken if only its slabs fit, or if only the other side
-    is cut at all (compressed rows of a wide matrix). A sparse matrix in memory, whose slabs cost
-    nothing, is an exception unless that makes more than one panel. If neither fits, each pass
-    reads every slab twice, tile by tile.
-
-    Parameters
-    ----------
-    matrix : Matrix
-    block_size : int
-        Columns of a block (warm start included); ``iterate_length`` for the Gram algorithm.
-    blocks : int
-        Blocks of that size that the algorithm holds in memory.
-    limit : int
-        Bytes one process may hold.
-    tasks : int
-        Tasks that run at once in one process.
-    local : bool
-        Whether tasks run in this process, beside the blocks of vectors. There, fewer tasks run
-        at once before each slab is read twice.
-    wanted : {"rows", "columns"}, optional
-        Panels to try before all others, unless they would all be one.
-    order : int, optional
-        Length that iterates must have: for the Gram algorithm, whose blocks are H itself.
-    waiting : int
-        Tasks that may run at once in this process where they wait for a link.
-
-    Raises
-    ------
-    MemoryLimitError
-        Nothing fits; the message has the numbers.
-    """
-    m, n = matrix.shape
-    smaller: Literal["rows", "columns"] = "rows" if n <= m else "columns"
-    larger: Literal["rows", "columns"] = "columns" if n <= m else "rows"
-    attempts = []
-
-    def attempt(orientation: Literal["rows", "columns"], two_reads: bool, running: int) -> Layout:
-        return _Attempt(
-            matrix, orientation, two_reads, block_size, blocks, limit, running, local
-        ).layout()
-
-    only_larger = one_panel(matrix, smaller) and not one_panel(matrix, larger)
-    if only_larger and (not matrix.views or attempt(larger, False, tasks).panels > 1):
-        smaller, larger = larger, smaller
-    if wanted == larger and not one_panel(matrix, wanted):
-        smaller, larger = larger, smaller
-    for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
-        if order is not None and matrix.shape[1 if orientation == "rows" else 0] != order:
-            continue
-        for running in range(tasks, 0, -1) if local else (tasks,):
-            layout = attempt(orientation, two_reads, running)
-            attempts.append(layout)
-            if layout.memory.total <= limit:
-                return _waiting_for_a_link(layout, matrix, waiting if local else 0)
-    least = min(attempts, key=lambda layout: layout.memory.total)
-    raise MemoryLimitError(_refusal(matrix, least, block_size))
-
-
-def one_panel(matrix: Matrix, orientation: str) -> bool:
-    """Whether panels of this orientation would all be one, of a matrix that is not small."""
-    return matrix.grids[0 if orientation == "rows" else 1].count == 1 and (
-        matrix.nbytes > PANEL_BYTES[0] and not isinstance(matrix, OperatorMatrix)
-    )
-
-
-def keep_layout(
-    matrix: Matrix,
-    cut: dict[str, Any],
-    block_size: int,
-    *,
-    blocks: int,
-    limit: int,
-    tasks: int,
-    local: bool,
-    waiting: int = 0,
-) -> Layout | None:
-    """Return the layout with the cut of an earlier run, or None if it does not fit.
-
-    Parameters are those of `choose_layout`, and `Layout.cut` of that run.
-    """
-    two_reads = cut["tile_pieces"] is not None
-    for running in range(tasks, 0, -1) if local else (tasks,):
-        layout = _Attempt(
-            matrix, cut["orientation"], two_reads, block_size, blocks, limit, running, local, cut
-        ).layout()
-        if layout.memory.total <= limit:
-            return _waiting_for_a_link(layout, matrix, waiting if local else 0)
-    return None
-
-
-def _waiting_for_a_link(layout: Layout, matrix: Matrix, most: int) -> Layout:
-    """Let tasks read ahead, and more of them run at once, where a matrix comes over a network.
-
-    Neither changes the cut, and so no bits. Both take at most half of the memory that is left.
-
-    Parameters
-    ----------
-    layout : Layout
-    matrix : Matrix
-    most : int
-        Tasks that this process may run at once where they wait; 0 if that is not ours to say.
-    """
-    memory, slab = layout.memory, layout.slab_pieces * _piece(matrix, layout.swept, layout.across)
-    ahead, limit = matrix.ahead_nbytes(slab), memory.total + memory.spare // 2
-    if not ahead or layout.tile_pieces is not None:
-        return layout
-    if layout.slab_pieces < layout.panel_pieces:
-        more = replace(memory, task=memory.task + ahead)
-        if more.total <= limit:
-            layout, memory = replace(layout, memory=more, ahead=True), more
-    panels = min(layout.panels, layout.round_panels)
-    block = memory.results // _waiting(panels, layout.fan_in, memory.tasks)
-    wanted = min(most, layout.panels, max(memory.tasks, LINK_BYTES // slab))
-    for tasks in range(wanted, memory.tasks, -1):
-        results = _waiting(panels, layout.fan_in, tasks) * block
-        more = replace(memory, results=results, tasks=tasks)
-        if more.total <= limit:
-            return replace(layout, memory=more)
-    return layout
+__all__ = ["Layout", "Memory", "Panel"]
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """One way to lay out a matrix; the memory of what it makes says whether it fits.
+class Panel:
+    """One task: the cells ``first <= cell < last`` of the grid of the axis that panels divide."""
 
-    `cut` is that of an earlier run, whose panels are kept.
+    index: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one process holds at most, in bytes.
+
+    Attributes
+    ----------
+    iterates : int
+        Blocks of vectors, in the process that called bigspec.
+    results : int
+        Partial sums that wait to be added.
+    task : int
+        One task: slab, decoding scratch, tiles, its partial sum.
+    tasks : int
+        Tasks that run at once in one process.
+    limit : int
+        The memory limit.
+    carried : int
+        On a cluster, the operands in memory that travel to every worker; in this process, copies
+        that opening the matrix made.
     """
 
-    matrix: Matrix
-    orientation: Literal["rows", "columns"]
-    two_reads: bool
-    block_size: int
-    blocks: int
-    limit: int
+    iterates: int
+    results: int
+    task: int
     tasks: int
-    local: bool
-    cut: dict[str, Any] | None = None
+    limit: int
+    carried: int = 0
 
     @property
-    def axes(self) -> tuple[Grid, Grid]:
-        """The axis that is cut into panels, and the other one."""
-        grids = self.matrix.grids
-        return grids if self.orientation == "rows" else grids[::-1]
+    def total(self) -> int:
+        """Sum of all of it."""
+        return self.iterates + self.carried + self.results + self.task * self.tasks
 
     @property
-    def block(self) -> int:
-        """Bytes of a block of vectors."""
-        return self.axes[1].extent * self.row
+    def spare(self) -> int:
+        """Memory that is left for a basis."""
+        return max(self.limit - self.total, 0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the panels, slabs and rounds of one matrix are laid out.
+
+    Attributes
+    ----------
+    orientation : {"rows", "columns"}
+        Panels of rows form ``H = A^H A`` (iterates of length n), panels of columns
+        ``H = A A^H`` (iterates of length m).
+    along, across : Grid
+        Grid of the axis that panels divide, and of the axis they span.
+    panel_cells, slab_cells : int
+        Cells of the grid of that axis in a panel (a task) and in a slab (read at once).
+    tile_cells : int or None
+        In two-read passes, cells of the other axis that are in memory at once.
+    round_panels, fan_in : int
+        Panels summed in one fixed tree of that fan-in; rounds are added in order.
+    memory : Memory
+    ahead : bool
+        Whether the next slab of a panel is asked for while one is multiplied. It changes no bits.
+    """
+
+    orientation: Literal["rows", "columns"]
+    along: Grid
+    across: Grid
+    panel_cells: int
+    slab_cells: int
+    tile_cells: int | None
+    round_panels: int
+    fan_in: int
+    memory: Memory
+    ahead: bool = False
 
     @property
-    def row(self) -> int:
-        """Bytes of one row of a block."""
-        return self.block_size * working_dtype(self.matrix.dtype).itemsize
+    def panels(self) -> int:
+        """Number of panels, that is of tasks a pass."""
+        return -(-self.along.count // self.panel_cells)
 
-    def pieces(self) -> tuple[int, int]:
-        """Return the bytes between two cuts of the swept axis, and of both axes."""
-        (swept, across), matrix = self.axes, self.matrix
-        entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
-        return _piece(matrix, swept, across), max(1, int(swept.step * across.step * entry))
+    @property
+    def rounds(self) -> int:
+        """Number of rounds in a pass."""
+        return -(-self.panels // self.round_panels)
 
-    def panel_pieces(self, piece: int) -> int:
-        """Return how many pieces make a panel."""
-        matrix = self.matrix
-        wanted = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))
-        if not matrix.streams:
-            wanted = min(wanted, SLAB_BYTES)
-        wanted = max(wanted, READ_TO_RETURN * self.block)
-        return max(1, min(self.axes[0].count, wanted // piece))
+    @property
+    def reads_per_pass(self) -> int:
+        """How often a pass reads the matrix: 1, or 2 if no slab fits."""
+        return 1 if self.tile_cells is None else 2
 
-    def fixed(self) -> int:
-        """Return the bytes that a task holds whatever it reads."""
-        # A partial sum, its copy in a merge, and the temporary of one product.
-        held = 3 * self.block + 3 * TILE_BYTES
-        if self.matrix.compressed == (1 if self.orientation == "rows" else 0):
-            # The rows of a slab cannot be told apart: the first product has all of them, and its
-            # conjugate is another one.
-            twice = working_dtype(self.matrix.dtype).kind == "c"
-            held += self.axes[0].extent * self.row * (2 if twice else 1)
-        return held
+    @property
+    def iterate_length(self) -> int:
+        """Length of the iterates: n for panels of rows, m for panels of columns."""
+        return self.across.extent
 
-    def slab_pieces(self, panel_pieces: int, piece: int, room: int) -> int:
-        """Return how many pieces are read at once: fewer, before fewer tasks or a second read."""
-        matrix = self.matrix
-        if not matrix.streams or matrix.views:
-            return panel_pieces
-        slab = max(1, min(panel_pieces, SLAB_BYTES // piece))
-        while slab > 1 and slab * piece + matrix.transient(slab * piece) > room:
-            slab = max(1, 3 * slab // 4)
-        return slab
+    def panel(self, index: int) -> Panel:
+        """Return panel number `index`."""
+        first = index * self.panel_cells
+        return Panel(index, first, min(first + self.panel_cells, self.along.count))
 
-    def layout(self) -> Layout:
-        """Lay it out."""
-        (swept, across), matrix, cut = self.axes, self.matrix, self.cut
-        piece, column = self.pieces()
-        panel_pieces = cut["panel_pieces"] if cut else self.panel_pieces(piece)
-        panels = -(-swept.count // panel_pieces)
-        tasks = min(self.tasks, panels)
-        fan_in = 2 if self.block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
-        iterates = self.blocks * self.block if self.local else 0
-        results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * self.block
-        carried = matrix.copied_nbytes if self.local else matrix.carried_nbytes
-        room = (self.limit - iterates - carried - results) // tasks - self.fixed()
-        slab_pieces, tile_pieces = self.slab_pieces(panel_pieces, piece, room), None
-        transient = matrix.transient(slab_pieces * piece)
-        if self.two_reads:
-            slab_pieces, tile_pieces = 1, max(1, min(across.count, (room - transient) // column))
-        if cut:
-            slab_pieces, tile_pieces, fan_in = cut["slab_pieces"], cut["tile_pieces"], cut["fan_in"]
-        read = not matrix.resident and not isinstance(matrix, OperatorMatrix)
-        slab = slab_pieces * piece if tile_pieces is None else min(tile_pieces * column, piece)
-        task = (slab + matrix.transient(slab) if read else transient) + self.fixed()
-        memory = Memory(iterates, results, task, tasks, self.limit, carried)
-        rounds = cut["round_panels"] if cut else ROUND_PANELS
-        return Layout(
-            self.orientation,
-            swept,
-            across,
-            panel_pieces,
-            slab_pieces,
-            tile_pieces,
-            rounds,
-            fan_in,
-            memory,
-        )
+    def extent(self, index: int) -> tuple[int, int]:
+        """Return (start, stop) positions of a panel on the axis that panels divide."""
+        panel = self.panel(index)
+        return self.along.cut(panel.first), self.along.cut(panel.last)
 
+    def slabs(self, panel: Panel) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) positions of the slabs of a panel on the axis that panels divide."""
+        for first in range(panel.first, panel.last, self.slab_cells):
+            last = min(first + self.slab_cells, panel.last)
+            yield self.along.cut(first), self.along.cut(last)
 
-def _piece(matrix: Matrix, swept: Grid, across: Grid) -> int:
-    """Return the bytes between two cuts of the swept axis."""
-    entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])
-    piece = max(1, int(swept.step * across.extent * entry))
-    if matrix.piece_nbytes is not None and swept.count > 1:
-        piece = matrix.piece_nbytes
-    return piece
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) positions on the other axis of what is read at once."""
+        step = self.tile_cells or self.across.count
+        for first in range(0, self.across.count, step):
+            last = min(first + step, self.across.count)
+            yield self.across.cut(first), self.across.cut(last)
 
+    def rectangle(self, along: tuple[int, int], across: tuple[int, int]) -> tuple[slice, slice]:
+        """Return (rows, columns) of A from positions on the two axes."""
+        ranges = slice(*along), slice(*across)
+        return ranges if self.orientation == "rows" else ranges[::-1]
 
-def _waiting(panels: int, fan_in: int, tasks: int) -> int:
-    """Return how many partial sums exist at once while a tree is summed, the total included."""
-    levels = math.ceil(math.log(max(panels, 2), fan_in))
-    return min(panels, (fan_in - 1) * levels + tasks) + 1
+    @property
+    def cut(self) -> dict[str, Any]:
+        """What decides the order of the sums, and so the last bits, by its names in checkpoints."""
+        return {
+            "orientation": self.orientation,
+            "panel_pieces": self.panel_cells,
+            "slab_pieces": self.slab_cells,
+            "tile_pieces": self.tile_cells,
+            "round_panels": self.round_panels,
+            "fan_in": self.fan_in,
+        }
 
-
-def memory_text(memory: Memory) -> str:
-    """Say what takes the memory of a process."""
-    operands = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
-    tasks = f"{memory.tasks} task{'' if memory.tasks == 1 else 's'}"
-    return (
-        f"blocks of vectors {format_bytes(memory.iterates)}, {operands}"
-        f"partial sums {format_bytes(memory.results)}, {tasks} of {format_bytes(memory.task)}"
-    )
-
-
-def _refusal(matrix: Matrix, layout: Layout, block_size: int) -> str:
-    memory = layout.memory
-    return (
-        f"memory_limit: expected at least {format_bytes(memory.total)} a process for "
-        f"{matrix.name} {matrix.shape} {matrix.dtype} at block_size={block_size} "
-        f"({memory_text(memory)}), got "
-        f"{format_bytes(memory.limit)}. Give more memory, a smaller block_size, or smaller chunks "
-        "(a task holds at least one chunk)."
-    )
+    def to_dict(self) -> dict[str, Any]:
+        """Return the layout as JSON-ready values."""
+        return {
+            "orientation": self.orientation,
+            "iterate_length": self.iterate_length,
+            "panels": self.panels,
+            "rounds": self.rounds,
+            "reads_per_pass": self.reads_per_pass,
+            "memory": asdict(self.memory) | {"total": self.memory.total},
+        }

@@ -18,8 +18,8 @@ from bigspec.kernels import TILE_BYTES, Accumulator, working_dtype
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import SparseSum
 from bigspec.matrices import Matrix
-from bigspec.panels.cuts import Layout
 from bigspec.panels.first import FirstSlab
+from bigspec.panels.layout import Layout
 from bigspec.panels.reading import size_of
 
 __all__ = ["Measurement", "measure"]
@@ -95,7 +95,7 @@ def measure(
     started = time.perf_counter()
     block = matrix.read(*rectangle, buffers)
     reading = time.perf_counter() - started
-    scale = layout.swept.extent / (slab[1] - slab[0])
+    scale = layout.along.extent / (slab[1] - slab[0])
     if _is_sparse(block):
         scale = max(1.0, matrix.nbytes / max(1, size_of(block)))
     timer = _Timer(matrix, layout, block, scale)
@@ -223,7 +223,7 @@ class _Timer:
         side = min(n, max(64, int((flops / 2 / height) ** 0.5)))
         part = self._cut(self.block, height, side)
         seconds = self._seconds(part, None, side)
-        whole = self.layout.swept.extent / height
+        whole = self.layout.along.extent / height
         return float(seconds * whole * (n / side) ** 2)
 
 

@@ -98,7 +98,7 @@ class Reader:
         rows = layout.orientation == "rows"
         slabs = self.chunks if rows else list(zip(*self.chunks, strict=True))
         for number, chunks in enumerate(slabs, start=panel.first):
-            cut = layout.swept.cut(number), layout.swept.cut(number + 1)
+            cut = layout.along.cut(number), layout.along.cut(number + 1)
             yield Slab(*cut, partial(self._made, number, chunks))
 
     def _stored(
@@ -130,12 +130,12 @@ class Reader:
         if not context.first.holds(rectangle):
             context.matrix.ahead(*rectangle, context.buffers)
 
-    def _made(self, swept: int, chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _made(self, along: int, chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         rows = self.context.layout.orientation == "rows"
         for number, chunk in enumerate(chunks):
             self.context.limit.check()
             before = time.perf_counter()
-            place = (swept, number) if rows else (number, swept)
+            place = (along, number) if rows else (number, along)
             block = checked_chunk(chunk, self.context.matrix, place)
             self._reading += time.perf_counter() - before
             self._count(block)

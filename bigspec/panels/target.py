@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from bigspec.panels.context import Context
-from bigspec.panels.cuts import Layout
+from bigspec.panels.layout import Layout
 from bigspec.panels.rows import Rows
 from bigspec.sources.targets import write_rows
 

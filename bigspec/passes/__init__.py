@@ -15,6 +15,8 @@ from bigspec.passes.contract import (
 )
 from bigspec.passes.dask_array import DaskMatrix, is_dask_array, open_dask_array
 from bigspec.passes.executor import Executor
+from bigspec.passes.inline import InlineExecutor
+from bigspec.passes.mapping import Job, map_jobs
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.performance import Recording, recorded
 from bigspec.passes.persisted import check_persisted
@@ -32,6 +34,8 @@ __all__ = [
     "FirstRounds",
     "Forward",
     "Hooks",
+    "InlineExecutor",
+    "Job",
     "Measurement",
     "Pass",
     "PassCost",
@@ -42,6 +46,7 @@ __all__ = [
     "connect",
     "find_executor",
     "is_dask_array",
+    "map_jobs",
     "measure",
     "one_blas_thread",
     "open_dask_array",

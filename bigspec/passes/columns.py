@@ -8,8 +8,8 @@ import numpy as np
 
 from bigspec.errors import NonFiniteError
 from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.panels.columns import SumsContext
-from bigspec.panels.layout import choose_layout
 from bigspec.passes.contract import FirstRounds
 from bigspec.passes.executor import Executor
 

@@ -12,7 +12,7 @@ from bigspec.errors import DataError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.panels.chunks import checked_chunk
-from bigspec.panels.cuts import Layout
+from bigspec.panels.layout import Layout
 from bigspec.passes.futures import computed
 from bigspec.sources.checks import check_dtype
 
@@ -29,6 +29,16 @@ class DaskMatrix(Matrix):
     """A 2-D dask array with any chunks; each panel's graph is taken from it when needed."""
 
     array: Any = field(default=None, kw_only=True, repr=False)
+
+    @property
+    def advice(self) -> str:
+        """Means that are subtracted in the graph are computed again in every pass."""
+        if not _centred_by_hand(self.array):
+            return ""
+        return (
+            "the array is centred in its own graph, which every pass computes again: give x itself "
+            "to bigspec.centered (or standardized), which takes the means once"
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -80,6 +90,25 @@ class DaskMatrix(Matrix):
         )
         (blocks,) = dask.optimize(blocks)
         return blocks.__dask_keys__(), dict(blocks.__dask_graph__())
+
+
+def _centred_by_hand(a: Any) -> bool:
+    """Tell ``x - x.mean(axis=0)``, and that divided by something, by the layers of Dask's graph.
+
+    Means of another shape (of all entries, of rows) are left alone: they are another matrix.
+    """
+    layers = getattr(a.dask, "dependencies", {})
+    tops = [a.name, *(layers.get(a.name, ()) if a.name.startswith("truediv-") else ())]
+    under = {one for top in tops if top.startswith("sub-") for one in layers.get(top, ())}
+    across = a.numblocks[1]
+    wanted: list[set[tuple[int, ...]]] = [{(j,) for j in range(across)}]
+    if across > 1:
+        wanted.append({(0, j) for j in range(across)})
+    return a.shape[0] != a.shape[1] and any(
+        {tuple(key[1:]) for key in a.dask.layers[one].get_output_keys()} in wanted
+        for one in under
+        if one.startswith("mean_agg")
+    )
 
 
 def open_dask_array(a: Any) -> DaskMatrix:

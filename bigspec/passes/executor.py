@@ -20,8 +20,8 @@ from dask.system import CPU_COUNT
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import OperatorMatrix
 from bigspec.panels.context import Context, run_panel
-from bigspec.panels.cuts import Layout
 from bigspec.panels.fused import sum_partials
+from bigspec.panels.layout import Layout
 from bigspec.panels.limit import Abandoned, Limit
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.dask_array import DaskMatrix

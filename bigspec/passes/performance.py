@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bigspec.errors import ArgumentError, ClusterError
+from bigspec.errors import ArgumentError, ClusterError, needs
 from bigspec.passes.on_cluster import current_client
 
 __all__ = ["Recording", "recorded"]
@@ -89,8 +89,8 @@ def _begin(client: Any, report: Any) -> None:
         raise ClusterError(msg) from error
     if lacking:
         msg = (
-            f"performance report: expected Bokeh where the scheduler runs, got {lacking}; install "
-            'it there with pip install "bigspec[dashboard]", or do without the report'
+            f"performance report: expected Bokeh where the scheduler runs, got {lacking}; "
+            f"{needs('it', 'dashboard', 'bokeh')} there, or do without the report"
         )
         raise ArgumentError(msg)
 

@@ -13,10 +13,10 @@ from bigspec.errors import AdjointError, MatrixChangedError
 from bigspec.kernels import working_dtype
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.cuts import Layout
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.forward import ForwardContext
 from bigspec.panels.fused import FusedContext
+from bigspec.panels.layout import Layout
 from bigspec.panels.rows import Rows
 from bigspec.panels.target import FinishContext
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
@@ -65,8 +65,8 @@ class Pass:
     @property
     def depth(self) -> float:
         """Terms added one after another into an entry of Z, for the rounding model."""
-        longest = self.layout.swept.step * self.layout.panel_pieces
-        return float(min(longest, self.layout.swept.extent) + self.layout.panels)
+        longest = self.layout.along.step * self.layout.panel_cells
+        return float(min(longest, self.layout.along.extent) + self.layout.panels)
 
     def outdated(self, carried: Any, accuracy: Accuracy) -> bool:
         """Whether earlier passes were made less accurately than is asked for now: never here."""
@@ -197,10 +197,10 @@ class Pass:
         No two panels may write one chunk, so panels must be of equal height, and chunks divide
         them. None if they are not (irregular chunks of a dask array).
         """
-        swept = self.layout.swept
+        along = self.layout.along
         panels = [self.layout.panel(i) for i in range(self.layout.panels)]
-        heights = {swept.cut(p.last) - swept.cut(p.first) for p in panels[:-1]}
-        last = swept.extent - swept.cut(panels[-1].first)
+        heights = {along.cut(p.last) - along.cut(p.first) for p in panels[:-1]}
+        last = along.extent - along.cut(panels[-1].first)
         height = heights.pop() if heights else last
         if heights or last > height:
             return None
@@ -241,8 +241,8 @@ def check_tokens(matrix: Matrix, layout: Layout, now: Array, first: Array | None
         return
     index = int(changed[0])
     panel = layout.panel(index)
-    swept, rows = layout.swept, layout.orientation == "rows"
-    begin, end = swept.cut(panel.first), swept.cut(panel.last) - 1
+    along, rows = layout.along, layout.orientation == "rows"
+    begin, end = along.cut(panel.first), along.cut(panel.last) - 1
     place = (begin, 0) if rows else (0, begin)
     msg = (
         f"{matrix.name}: expected the entries of the first pass, got others in panel "

@@ -1,101 +1,28 @@
-"""The charts of an answer: SVG without dependencies, and a matplotlib figure."""
+"""The charts of an answer, as SVG without dependencies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bigspec.results.text import interval_text, rounded_up, width_text
+from bigspec.results.axes import BAD, LOWER, UPPER, Axes, beam, fitted, tick, words
+from bigspec.results.text import interval_text, outward, rounded_up, width_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from bigspec.results import Estimate, Triplets
 
 __all__ = [
     "ends_chart",
-    "figure",
+    "gate_chart",
+    "relative_ends",
     "ritz_chart",
+    "ritz_curves",
+    "spectrum",
     "spectrum_chart",
-    "triplets_figure",
     "width_chart",
 ]
-
-Points = Sequence[tuple[float, float]]
-
-_UPPER, _LOWER = "#3a86c8", "#d9732b"  # both legible on white and on near-black
-
-
-@dataclass(frozen=True)
-class _Axes:
-    """Maps (pass number, level) to the coordinates of a 420 x 270 drawing.
-
-    Three fit beside one another, and one a phone, with letters of 11 pixels or more.
-    """
-
-    last: int
-    bottom: float
-    top: float
-
-    def x(self, number: float) -> float:
-        return 252.0 if self.last == 1 else 102 + 300 * (number - 1) / (self.last - 1)
-
-    def y(self, level: float) -> float:
-        return 222 - 200 * (level - self.bottom) / (self.top - self.bottom)
-
-    def line(self, points: Points, colour: str) -> str:
-        """Draw a polyline; with few points, each has a dot, so that a single one is seen."""
-        at = [(f"{self.x(a):.1f}", f"{self.y(b):.1f}") for a, b in points]
-        path = " ".join(f"{a},{b}" for a, b in at)
-        dots = "".join(f'<circle cx="{a}" cy="{b}" r="3" fill="{colour}"/>' for a, b in at)
-        return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>' + (
-            dots if len(at) <= 40 else ""
-        )
-
-    def frame(
-        self,
-        title: str,
-        description: str,
-        ticks: Sequence[tuple[float, str]],
-        body: str,
-        along: str = "pass",
-    ) -> str:
-        """Put axes, ticks and a title around `body`; ticks ``(level, label)``, dearest first."""
-        return (
-            '<svg viewBox="0 0 420 270" role="img" xmlns="http://www.w3.org/2000/svg" '
-            f'aria-label="{escape(f"{title}. {description}")}" '
-            'style="width:100%;max-width:480px;height:auto;display:block" '
-            'font-family="system-ui,sans-serif" font-size="15" fill="currentColor">'
-            f"<title>{escape(title)}</title>{self._levels(ticks)}{self._numbers()}{body}"
-            f'<text x="252" y="265" text-anchor="middle">{along}</text></svg>'
-        )
-
-    def _levels(self, ticks: Sequence[tuple[float, str]]) -> str:
-        taken: list[tuple[float, str]] = []
-        for level, label in ticks:
-            y = self.y(level)
-            if all(abs(y - other) >= 21 for other, _ in taken):
-                taken.append((y, label))
-        return "".join(
-            f'<line x1="94" x2="410" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
-            f'stroke-opacity=".15"/><text x="88" y="{y + 5:.1f}" text-anchor="end">{label}</text>'
-            for y, label in taken
-        )
-
-    def _numbers(self) -> str:
-        step = next(s * 10**p for p in range(9) for s in (1, 2, 5) if self.last / (s * 10**p) <= 9)
-        shown = {1, *range(step if step > 2 else 1, self.last + 1, step)}
-        return "".join(
-            f'<text x="{self.x(k):.1f}" y="244" text-anchor="middle">{k}</text>'
-            for k in sorted(shown)
-        )
-
-
-def _text(x: float, y: float, words: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-weight="600">{words}</text>'
 
 
 def width_chart(est: Estimate | Triplets) -> str:
@@ -108,15 +35,15 @@ def width_chart(est: Estimate | Triplets) -> str:
     asked = math.log10(max(est.rtol, 1e-16))
     levels = [asked, *(level for _, level in points)]
     bottom, top = math.floor(min(levels) - 0.6), math.ceil(max(levels) + 0.1)
-    axes = _Axes(est.history[-1].number, bottom, top)
+    axes = Axes(est.history[-1].number, bottom, top)
     ticks = [(k, f"{10.0**k:g}") for k in range(bottom, top + 1)]
     y = axes.y(asked)
     # Where the curve is not: it comes down from the upper left, and crosses late or early.
     early = any(level <= asked for _, level in points[: len(points) // 2])
-    words = _text(330, y - 6, "asked for") if early else _text(98, y + 17, "asked for")
+    name = words(330, y - 6, "asked for") if early else words(98, y + 17, "asked for")
     body = (
         f'<line x1="94" x2="410" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" '
-        f'stroke-dasharray="5 4"/>{words}' + axes.line(points, _UPPER)
+        f'stroke-dasharray="5 4"/>{name}' + axes.line(points, UPPER)
     )
     description = (
         f"From {rounded_up(closed[0].width)} after pass {closed[0].number} to "
@@ -128,7 +55,7 @@ def width_chart(est: Estimate | Triplets) -> str:
     return axes.frame(title, description, ticks, body)
 
 
-def _ends(est: Estimate) -> tuple[float, list[tuple[int, float, float]]]:
+def relative_ends(est: Estimate) -> tuple[float, list[tuple[int, float, float]]]:
     """Return a unit and ``(pass, lower / value - 1, upper / value - 1)`` where all is finite."""
     if est.value <= 0.0:
         return 1.0, []
@@ -144,15 +71,14 @@ def _ends(est: Estimate) -> tuple[float, list[tuple[int, float, float]]]:
 
 def ends_chart(est: Estimate) -> str:
     """Chart of both ends relative to the final value, closing over the passes."""
-    unit, rows = _ends(est)
+    unit, rows = relative_ends(est)
     if not rows:
         return ""
     lower = [(k, math.asinh(low / unit)) for k, low, _ in rows]
     upper = [(k, math.asinh(high / unit)) for k, _, high in rows]
     levels = [0.0, *(level for _, level in lower + upper)]
-    middle = len(rows) // 2
-    pad = 0.12 * (max(levels) - min(levels)) + 0.1
-    axes = _Axes(est.history[-1].number, min(levels) - pad, max(levels) + pad)
+    pad = 0.14 * (max(levels) - min(levels)) + 0.1
+    axes = Axes(est.history[-1].number, min(levels) - pad, max(levels) + pad)
     decades = [unit * 10.0**k for k in range(20)]
     ticks: list[tuple[float, str]] = [(0.0, "value")]
     for sign, reach in ((1, max(levels)), (-1, -min(levels))):
@@ -160,18 +86,19 @@ def ends_chart(est: Estimate) -> str:
         ticks += [(sign * math.asinh(d / unit), f"{100 * sign * d:+.4g} %") for d in marks[::-1]]
     corners = " ".join(f"{axes.x(a):.1f},{axes.y(b):.1f}" for a, b in upper + lower[::-1])
     body = (
-        f'<polygon points="{corners}" fill="{_UPPER}" fill-opacity=".12"/>'
-        + axes.line(upper, _UPPER)
-        + axes.line(lower, _LOWER)
-        + _text(axes.x(upper[middle][0]) + 4, axes.y(upper[middle][1]) - 10, "upper end")
-        + _text(axes.x(lower[middle][0]) + 4, axes.y(lower[middle][1]) + 22, "lower end")
+        f'<polygon points="{corners}" fill="{UPPER}" fill-opacity=".12"/>'
+        + axes.line(upper, UPPER)
+        + axes.line(lower, LOWER)
+        # Both curves start in the left half, apart, and meet at the right.
+        + words(axes.x(upper[0][0]) + 4, axes.y(upper[0][1]) - 8, "upper end")
+        + words(axes.x(lower[0][0]) + 4, axes.y(lower[0][1]) + 20, "lower end")
     )
     width = width_text(est.lower, est.upper)
     description = f"After the last pass the ends lie a relative {width} apart"
     return axes.frame("Both ends, relative to the final value", description, ticks, body)
 
 
-def _spectrum(tri: Triplets) -> list[tuple[int, float, float]]:
+def spectrum(tri: Triplets) -> list[tuple[int, float, float]]:
     """Return ``(i, lower, upper)`` of the values that a logarithmic scale can show."""
     return [
         (i, one.lower, one.upper)
@@ -181,32 +108,26 @@ def _spectrum(tri: Triplets) -> list[tuple[int, float, float]]:
 
 
 def spectrum_chart(tri: Triplets) -> str:
-    """Chart of all values with their intervals on a logarithmic scale."""
-    rows = [(i, math.log10(low), math.log10(high)) for i, low, high in _spectrum(tri)]
+    """Chart of all values, each an interval on a scale that fits them."""
+    rows = spectrum(tri)
     if not rows:
         return ""
-    bottom = math.floor(min(low for _, low, _ in rows))
-    top = max(math.ceil(max(high for _, _, high in rows)), bottom + 1)
-    axes = _Axes(tri.k, bottom, top)
-    wide = min(300 / tri.k * 0.6, 14.0)
-    bars = []
-    for i, low, high in rows:
-        above, below = axes.y(high), axes.y(low)
-        tall = max(below - above, 3.0)  # what is narrower than a line is drawn as one
-        bars.append(
-            f'<rect x="{axes.x(i) - wide / 2:.1f}" y="{(above + below - tall) / 2:.1f}" '
-            f'width="{wide:.1f}" height="{tall:.1f}" rx="1.5" fill="{_UPPER}"/>'
-        )
-    ticks = [(k, f"1e{k:+03d}") for k in range(bottom, top + 1)]
+    scale = fitted(end for _, low, high in rows for end in (low, high))
+    axes = Axes(tri.k, scale.bottom, scale.top)
+    reach = min(300 / tri.k * 0.3, 7.0)
+    bars = [
+        beam(axes.x(i), axes.y(scale.level(high)), axes.y(scale.level(low)), reach, UPPER)
+        for i, low, high in rows
+    ]
     first, last = tri.intervals[0], tri.intervals[-1]
     description = (
         f"sigma_1 in {interval_text(first.lower, first.upper)}, sigma_{tri.k} in "
         f"{interval_text(last.lower, last.upper)}. A table of all values comes before"
     )
-    return axes.frame("Singular values", description, ticks, "".join(bars), along="number")
+    return axes.frame("Singular values", description, scale.ticks, "".join(bars), along="number")
 
 
-def _ritz_curves(est: Estimate | Triplets) -> list[list[tuple[int, float]]]:
+def ritz_curves(est: Estimate | Triplets) -> list[list[tuple[int, float]]]:
     """Return ``(pass, value)`` of the largest Ritz value, of the second, ..., where positive."""
     count = max((len(r.ritz_values) for r in est.history), default=0)
     curves = [
@@ -221,19 +142,16 @@ def _ritz_curves(est: Estimate | Triplets) -> list[list[tuple[int, float]]]:
 
 
 def ritz_chart(est: Estimate | Triplets) -> str:
-    """Chart of the largest Ritz values after each pass on a logarithmic scale."""
-    curves = _ritz_curves(est)
+    """Chart of the largest Ritz values after each pass, on a scale that fits them."""
+    curves = ritz_curves(est)
     if not curves:
         return ""
-    curves = [[(number, math.log10(value)) for number, value in curve] for curve in curves]
-    levels = [level for curve in curves for _, level in curve]
-    bottom = math.floor(min(levels))
-    top = max(math.ceil(max(levels)), bottom + 1)
-    axes = _Axes(est.history[-1].number, bottom, top)
-    ticks = [(k, f"1e{k:+03d}") for k in range(bottom, top + 1)]
+    scale = fitted(value for curve in curves for _, value in curve)
+    curves = [[(number, scale.level(value)) for number, value in curve] for curve in curves]
+    axes = Axes(est.history[-1].number, scale.bottom, scale.top)
     # The largest is the one the lower end rests on; it is drawn last, over the others.
-    body = "".join(axes.line(curve, _UPPER) for curve in curves[:0:-1])
-    body += axes.line(curves[0], _LOWER)
+    body = "".join(axes.line(curve, UPPER) for curve in curves[:0:-1])
+    body += axes.line(curves[0], LOWER)
     told = [r for r in est.history if r.ritz_values]
     last = ", ".join(f"{value:.4g}" for value in told[-1].ritz_values)
     description = (
@@ -241,91 +159,80 @@ def ritz_chart(est: Estimate | Triplets) -> str:
         f"{told[-1].ritz_values[0]:.4g} after pass {told[-1].number}, then all: {last}. "
         "A table of all passes follows"
     )
-    return axes.frame("Ritz values after each pass", description, ticks, body)
+    return axes.frame("Ritz values after each pass", description, scale.ticks, body)
 
 
-def figure(est: Estimate) -> Figure:
-    """Draw width, both ends and Ritz values with matplotlib, without touching pyplot's state."""
-    drawn, widths, ends, ritz = _three_axes("Estimate.plot")
-    _draw_widths(widths, est)
-    unit, rows = _ends(est)
-    if rows:
-        number, low, high = zip(*rows, strict=True)
-        mark = _mark(est)
-        ends.fill_between(number, low, high, color=_UPPER, alpha=0.15)
-        ends.plot(number, high, mark, color=_UPPER, label="upper end")
-        ends.plot(number, low, mark, color=_LOWER, label="lower end")
-        ends.set_yscale("symlog", linthresh=unit)
-        ends.set_yticks(_sparse_ticks(unit, min(low), max(high)))
-        ends.legend()
-    ends.set(ylabel="relative to the value", xlabel="pass")
-    _draw_ritz(ritz, est)
-    drawn.suptitle(f"sigma_1 in {interval_text(est.lower, est.upper)}")
-    return drawn
+def _marks(answer: Estimate | Triplets) -> Iterator[tuple[str, float, float]]:
+    """Yield the reference and the limits of the gate, as name and ends in units of the norm."""
+    verdict = answer.gate
+    if verdict is None:
+        return
+    if verdict.reference is not None:
+        yield "reference", *verdict.reference
+    for check in verdict.checks:
+        if check.name != "max_change":
+            yield check.name, check.limit, check.limit
+        elif verdict.reference is not None:
+            low, high = verdict.reference
+            yield "change", low * (1 - check.limit), high * (1 + check.limit)
 
 
-def triplets_figure(tri: Triplets) -> Figure:
-    """Draw the largest width, all values and the Ritz values, as `figure` does."""
-    drawn, widths, values, ritz = _three_axes("Triplets.plot")
-    _draw_widths(widths, tri)
-    if rows := _spectrum(tri):
-        number, low, high = zip(*rows, strict=True)
-        middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
-        half = [(b - a) / 2 for a, b in zip(low, high, strict=True)]
-        values.errorbar(number, middle, yerr=half, fmt=".", capsize=4, color=_UPPER)
-        values.set_yscale("log")
-    values.set(ylabel="singular values", xlabel="number")
-    _draw_ritz(ritz, tri)
-    drawn.suptitle(f"{tri.k} values, the largest in {interval_text(*_first_ends(tri))}")
-    return drawn
+def gate_chart(answer: Estimate | Triplets) -> str:
+    """Draw the interval of the norm above the reference and the limits that it was held against.
+
+    Empty without a gate, and where the upper end is not finite.
+    """
+    one, marks = answer.intervals[0], list(_marks(answer))
+    if not marks or not math.isfinite(one.upper):
+        return ""
+    scale = fitted([one.lower, one.upper, *(end for _, *ends in marks for end in ends)])
+
+    def x(value: float) -> float:
+        return 106 + 304 * scale.share(value) if value > 0 or not scale.logarithmic else 106.0
+
+    rows, described = [_bar_across(0, "norm", x(one.lower), x(one.upper), UPPER)], []
+    for k, (name, low, high) in enumerate(marks, start=1):
+        if low == high:
+            rows.append(_limit(k, name, x(low), len(marks)))
+        elif name == "change":
+            rows.append(_bar_across(k, "allowed", x(low), x(high), "currentColor"))
+        else:
+            rows.append(_bar_across(k, name, x(low), x(high), "currentColor"))
+        described.append(f"{name} {', '.join(outward(low, high)) if low < high else low}")
+    foot = 38 + 26 * len(rows)
+    levels = "".join(
+        f'<text x="{106 + 304 * (level - scale.bottom) / (scale.top - scale.bottom):.1f}" '
+        f'y="{foot}" text-anchor="middle" fill-opacity=".75">{escape(name)}</text>'
+        for level, name in scale.ticks
+    )
+    said = f"The norm lies in {interval_text(one.lower, one.upper)}; {'; '.join(described)}"
+    return (
+        f'<svg viewBox="0 0 420 {foot + 8}" role="img" xmlns="http://www.w3.org/2000/svg" '
+        f'aria-label="{escape(said)}" style="width:100%;max-width:540px;height:auto;display:block" '
+        'font-family="system-ui,sans-serif" font-size="14" fill="currentColor">'
+        f"<title>The interval and the gate</title>{''.join(rows)}{levels}</svg>"
+    )
 
 
-def _first_ends(tri: Triplets) -> tuple[float, float]:
-    return tri.intervals[0].lower, tri.intervals[0].upper
+def _bar_across(row: int, name: str, left: float, right: float, colour: str) -> str:
+    """Draw an interval across, with a cap at each end and its name before it."""
+    y, tall = 22 + 26 * row, 8 if row == 0 else 5
+    wide = 5 if row == 0 else 2
+    path = f"M{left:.1f} {y}H{right:.1f}" + "".join(
+        f"M{at:.1f} {y - tall}V{y + tall}" for at in (left, right)
+    )
+    return (
+        f'{tick(92, y + 5, name)}<path d="{path}" fill="none" stroke="{colour}" '
+        f'stroke-width="{wide}"/>'
+    )
 
 
-def _three_axes(method: str) -> tuple[Figure, Any, Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as exc:
-        msg = f'{method} needs matplotlib; install it with: pip install "bigspec[plot]"'
-        raise ImportError(msg) from exc
-    drawn = Figure(figsize=(12.6, 3.6), layout="constrained")
-    first, second, third = drawn.subplots(1, 3)
-    for axes in (first, second, third):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return drawn, first, second, third
-
-
-def _mark(answer: Estimate | Triplets) -> str:
-    return "o-" if len(answer.history) <= 40 else "-"
-
-
-def _draw_widths(axes: Any, answer: Estimate | Triplets) -> None:
-    numbers = [r.number for r in answer.history]
-    widths = [max(r.width, 1e-16) for r in answer.history]
-    axes.semilogy(numbers, widths, _mark(answer), color=_UPPER)
-    axes.axhline(max(answer.rtol, 1e-16), color="0.4", linestyle="--", label="asked for")
-    several = any(r.lowers for r in answer.history)
-    axes.set(ylabel="largest relative width" if several else "relative width", xlabel="pass")
-    axes.legend()
-
-
-def _draw_ritz(axes: Any, answer: Estimate | Triplets) -> None:
-    curves = _ritz_curves(answer)
-    for k, curve in reversed(list(enumerate(curves))):
-        label = "the largest" if k == 0 else None
-        colour = _LOWER if k == 0 else _UPPER
-        axes.plot(*zip(*curve, strict=True), _mark(answer), color=colour, label=label)
-    if curves:
-        axes.set_yscale("log")
-        axes.legend()
-    axes.set(ylabel="Ritz values", xlabel="pass")
-
-
-def _sparse_ticks(unit: float, bottom: float, top: float) -> list[float]:
-    """Return 0 and powers of ten on both sides of it, as many as can be told apart."""
-    decades = max(round(math.log10(max(-bottom, top, unit) / unit)), 1)
-    marks = [unit * 10.0**k for k in range(decades, 0, -1)[:: math.ceil(decades / 4)]]
-    return [tick for tick in (0.0, *marks, *(-mark for mark in marks)) if bottom <= tick <= top]
+def _limit(row: int, name: str, x: float, rows: int) -> str:
+    """Draw a limit: a dashed line across all rows, with its name beside it in its own row."""
+    beside = (
+        words(x + 7, 27 + 26 * row, name) if x < 320 else words(x - 7, 27 + 26 * row, name, "end")
+    )
+    return (
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{34 + 26 * rows}" stroke="{BAD}" '
+        f'stroke-width="2" stroke-dasharray="5 4"/>{beside}'
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from bigspec.results import charts, files, html, text
+from bigspec.results import figures, files, html, text
 from bigspec.results.gate import Verdict
 from bigspec.results.records import (
     Interval,
@@ -56,7 +56,8 @@ class _MadeOnce:
 class Estimate:
     """The spectral norm of a matrix, as an interval.
 
-    ``float(est)`` is `value`. The interval holds with probability at least
+    ``float(est)`` is `value`, ``format(est, ".4g")`` formats it, and ``print(est)`` prints the
+    interval in one line. The interval holds with probability at least
     ``1 - failure_probability`` over the random start, for every matrix; if `deterministic`
     is true it holds whatever the start was.
 
@@ -206,6 +207,17 @@ class Estimate:
     def __float__(self) -> float:
         return self.value
 
+    def __str__(self) -> str:
+        return text.headline(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
+
+    def __repr__(self) -> str:
+        ends = f"lower={self.lower!r}, upper={self.upper!r}"
+        told = f"converged={self.converged}, deterministic={self.deterministic}"
+        return f"<Estimate {ends}, {told}, passes={self.passes}>"
+
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"ritz_vectors": self.ritz_vectors}
 
@@ -254,10 +266,11 @@ class Estimate:
         Raises
         ------
         ImportError
-            Matplotlib is missing: ``pip install "bigspec[plot]"``.
+            Matplotlib is missing: ``pip install matplotlib``.
 
         Examples
         --------
-        >>> bigspec.norm("A.zarr").plot().savefig("run.png")  # doctest: +SKIP
+        >>> import numpy as np, bigspec
+        >>> bigspec.norm(np.eye(3)).plot().savefig("run.svg")
         """
-        return charts.figure(self)
+        return figures.figure(self)

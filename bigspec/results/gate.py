@@ -119,6 +119,12 @@ class Gate:
     ArgumentError
         No limit, one out of range, limits that contradict each other, or a reference that is no
         interval.
+
+    Examples
+    --------
+    >>> import numpy as np, bigspec
+    >>> bigspec.norm(np.eye(3), gate=bigspec.Gate(max_norm=0.5)).gate.outcome
+    'failed'
     """
 
     max_norm: float | None = None

@@ -6,20 +6,25 @@ Nothing here computes; every number is taken from the answer.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bigspec.errors import format_bytes
-from bigspec.results.charts import ends_chart, ritz_chart, spectrum_chart, width_chart
+from bigspec.results.charts import (
+    ends_chart,
+    gate_chart,
+    ritz_chart,
+    spectrum_chart,
+    width_chart,
+)
+from bigspec.results.markup import document, folded, interval, prose, table, whole
 from bigspec.results.text import (
     cost,
     dtype_text,
     facts,
     guarantee,
     missing_text,
-    outward,
     rate_text,
     rounded_up,
     triplet_facts,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "document",
+    "folded",
     "fragment",
     "interval",
     "page",
@@ -43,80 +49,20 @@ __all__ = [
     "whole",
 ]
 
-_STYLE = """
-:root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#59636e;--rule:#d5dbe1;
---card:#f5f7f9}
-@media(prefers-color-scheme:dark){
-:root{--page:#14171b;--ink:#e6e9ec;--soft:#9aa5b0;--rule:#343b43;--card:#1c2126}}
-*{box-sizing:border-box}figure{margin:0 0 .8rem}
-body{margin:0 auto;max-width:66rem;padding:1.2rem;background:var(--page);color:var(--ink);
-font:16px/1.5 system-ui,sans-serif}
-h1{font-size:1.05rem;font-weight:600;color:var(--soft);margin:0;overflow-wrap:anywhere}
-h2{font-size:1.1rem;margin:2rem 0 .6rem}
-.interval{font-size:clamp(1.35rem,5vw,2.2rem);font-weight:650;line-height:1.2;margin:.4rem 0;
-font-variant-numeric:tabular-nums}
-.soft{color:var(--soft);margin:.2rem 0}
-.status{background:var(--card);border-left:4px solid #3a86c8;padding:.6rem .9rem;margin:1rem 0}
-.status.open{border-color:#d9732b}
-summary{cursor:pointer;margin:.8rem 0 .4rem}
-table{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--rule);
-vertical-align:top}
-.rows thead th{vertical-align:bottom}.rows th[scope=row]{font-weight:400}
-.facts th{width:11rem;font-weight:500;color:var(--soft)}.facts td{overflow-wrap:anywhere}
-@media(max-width:30rem){.facts th{width:7rem}th,td{padding-right:.4rem}
-.rows{font-size:.8rem}}
-@media print{body{max-width:none;padding:0}figure,tr{break-inside:avoid}h2{break-after:avoid}}
-"""
-
-
-def _prose(text: str) -> str:
-    """Escape, set `<=` as one sign, and keep numbers such as 1e-06 from breaking over lines."""
-    kept = re.sub(r"\b\d[\d.]*e[-+]\d+", lambda number: whole(number[0]), escape(text))
-    return kept.replace("&lt;=", "&le;")
-
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         value = ", ".join(f"{str(key).replace('_', ' ')} {part}" for key, part in value.items())
-    return _prose(value if isinstance(value, str) else json.dumps(value, default=str))
+    return prose(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
-def _pairs(rows: Iterable[tuple[str, Any]]) -> str:
+def _pairs(rows: Iterable[tuple[str, Any]], kind: str = "facts") -> str:
     """Return a two-column table of labels and values, escaped."""
     body = "".join(
         f'<tr><th scope="row">{escape(str(key).replace("_", " "))}</th><td>{_cell(value)}</td></tr>'
         for key, value in rows
     )
-    return f'<table class="facts">{body}</table>'
-
-
-def whole(text: str) -> str:
-    """Return the text, escaped, which does not break over lines."""
-    return f'<span style="white-space:nowrap">{escape(text)}</span>'
-
-
-def interval(lower: float, upper: float) -> str:
-    """Return the interval, which breaks between its ends alone."""
-    low, high = outward(lower, upper)
-    return f"{whole(f'[{low},')} {whole(f'{high}]')}"
-
-
-def table(label: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table that scrolls by itself where it does not fit; cells are HTML.
-
-    The first cell of a row names it.
-    """
-    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{c}</td>" for c in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="wide" style="overflow-x:auto" role="region" aria-label="{escape(label)}" '
-        f'tabindex="0"><table class="rows"><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
-        "</table></div>"
-    )
+    return f'<table class="{kind}">{body}</table>'
 
 
 def _intervals_table(est: Answer) -> str:
@@ -134,7 +80,7 @@ def _intervals_table(est: Answer) -> str:
         )
         for record in est.history
     ]
-    return table("Passes", heads, rows)
+    return table("Passes", heads, rows, range(1, 4 if several else 3))
 
 
 def _cost_table(est: Answer) -> str:
@@ -158,6 +104,7 @@ def _cost_table(est: Answer) -> str:
         "Cost of passes",
         heads + (["reads retried"] if retried else []) + (["chunks missing"] if lacking else []),
         rows,
+        range(1, 8),
     )
 
 
@@ -170,10 +117,13 @@ def _ritz_table(est: Answer) -> str:
     if not rows:
         return ""
     shown = table("Ritz values", ("pass", "largest Ritz values"), rows)
-    return f"<details><summary>Ritz values in numbers</summary>{shown}</details>"
+    return folded("Ritz values in numbers", shown)
 
 
 def _figures(est: Estimate) -> str:
+    """Return the charts over the passes; one pass makes no curve."""
+    if len(est.history) < 2:
+        return ""
     return _side_by_side(
         ("Relative width", width_chart(est)),
         ("Both ends, relative to the value", ends_chart(est)),
@@ -182,10 +132,12 @@ def _figures(est: Estimate) -> str:
 
 
 def _triplet_figures(tri: Triplets) -> str:
+    """Return the values, and the charts over the passes; one pass makes no curve."""
+    several = len(tri.history) > 1
     return _side_by_side(
-        ("Largest relative width", width_chart(tri)),
         ("Singular values with their intervals", spectrum_chart(tri)),
-        ("Ritz values, the largest in orange", ritz_chart(tri)),
+        ("Largest relative width", width_chart(tri) if several else ""),
+        ("Ritz values, the largest in orange", ritz_chart(tri) if several else ""),
     )
 
 
@@ -233,31 +185,52 @@ def _name(est: Answer) -> str:
     return {"memory": "a matrix in memory", "operator": "an operator"}.get(where, where)
 
 
+def _promise(answer: Answer) -> str:
+    """Say what the interval promises, in a sentence."""
+    plural = len(answer.intervals) > 1
+    holds, all_of = ("hold", "All intervals ") if plural else ("holds", "The interval ")
+    if answer.deterministic:
+        return f"{all_of}{holds} with certainty, up to rounding: no probability is involved."
+    chance = whole(rounded_up(answer.failure_probability))
+    return f"{all_of}{holds}, except with probability {chance} over bigspec's own random start."
+
+
+def _verdict(answer: Answer) -> str:
+    """Return the gate's decision, with the interval drawn beside the limits; empty without one."""
+    if answer.gate is None:
+        return ""
+    kind = {"passed": "", "failed": " bad"}.get(answer.gate.outcome, " open")
+    said = f"Gate {answer.gate.outcome}: {answer.gate.reason}."
+    chart = gate_chart(answer)
+    return f'<p class="status{kind}">{prose(said)}</p>' + (
+        f"<figure>{chart}</figure>" if chart else ""
+    )
+
+
 def fragment(est: Estimate) -> str:
     """Return what a notebook shows: the interval, the sentence, the charts, the passes folded."""
-    lacking = missing_text(est)
+    lacking, drawn = missing_text(est), _figures(est)
     return (
         '<div style="max-width:60rem">'
-        f'<div style="font-size:1.3em;font-weight:600">&sigma;<sub>1</sub> &isin; '
+        f'<div style="font-size:1.6em;font-weight:600">&sigma;<sub>1</sub> &isin; '
         f"{interval(est.lower, est.upper)}</div>"
-        f"<div>relative width {width_text(est.lower, est.upper)}, {_prose(guarantee(est))}</div>"
-        f"<div>{_prose(est.status)}</div><div>{_prose(cost(est))}</div>"
-        + (f"<div>{_prose(lacking)}</div>" if lacking else "")
-        + f'<div style="margin-top:.8em">{_figures(est)}</div>{_ritz_table(est)}'
-        f"<details><summary>Passes</summary>{_intervals_table(est)}{_cost_table(est)}</details>"
-        "</div>"
+        f"<div>relative width {width_text(est.lower, est.upper)}, {prose(guarantee(est))}</div>"
+        f"<div>{prose(est.status)}</div><div>{prose(cost(est))}</div>"
+        + (f"<div>{prose(lacking)}</div>" if lacking else "")
+        + (f'<div style="margin-top:.8em">{drawn}</div>' if drawn else "")
+        + _ritz_table(est)
+        + folded("Passes", _intervals_table(est) + _cost_table(est))
+        + "</div>"
     )
 
 
 def triplets_fragment(tri: Triplets) -> str:
     """Return what a notebook shows of k triplets: one interval a row, the sentence, the cost."""
     return (
-        f'<div style="max-width:60rem"><div>{_prose(tri.status)}</div>'
+        f'<div style="max-width:60rem"><div>{prose(tri.status)}</div>'
         f'<div style="max-height:24em;overflow:auto">{_values_table(tri)}</div>'
         f'{_pairs(triplet_facts(tri))}<div style="margin-top:.8em">{_triplet_figures(tri)}</div>'
-        f"{_ritz_table(tri)}"
-        f"<details><summary>Passes</summary>{_intervals_table(tri)}{_cost_table(tri)}</details>"
-        "</div>"
+        f"{_ritz_table(tri)}{folded('Passes', _intervals_table(tri) + _cost_table(tri))}</div>"
     )
 
 
@@ -272,16 +245,17 @@ def _values_table(tri: Triplets) -> str:
         )
         for i, one in enumerate(tri.intervals, start=1)
     ]
-    return table("Singular values", heads, rows)
+    return table("Singular values", heads, rows, (1, 2))
 
 
 def page(est: Estimate) -> str:
     """Return one self-contained HTML page: no script, no font, nothing from a network."""
+    drawn = _figures(est)
     return _page(
         f"Spectral norm of {_name(est)}",
-        f"relative width {width_text(est.lower, est.upper)}, {_prose(guarantee(est))}",
+        f"relative width {width_text(est.lower, est.upper)}, {prose(cost(est))}",
         est,
-        [("How the interval closed", _figures(est) + _ritz_table(est))],
+        [("How the interval closed", drawn + _ritz_table(est) if drawn else "")],
         facts(est),
     )
 
@@ -289,54 +263,56 @@ def page(est: Estimate) -> str:
 def triplets_page(tri: Triplets) -> str:
     """Return the page of k triplets, with a table of all values."""
     values = f"{tri.k} value{'' if tri.k == 1 else 's'}"
+    several = len(tri.history) > 1
     return _page(
         f"Singular values of {_name(tri)}",
-        f"{values}, largest relative width {rounded_up(tri.width)}, {_prose(guarantee(tri))}",
+        f"{values}, largest relative width {rounded_up(tri.width)}, {prose(cost(tri))}",
         tri,
         [
             ("Singular values", _values_table(tri)),
-            ("How the intervals closed", _triplet_figures(tri) + _ritz_table(tri)),
+            (
+                "How the intervals closed" if several else "The values drawn",
+                _triplet_figures(tri) + (_ritz_table(tri) if several else ""),
+            ),
         ],
         triplet_facts(tri),
     )
 
 
 Section = tuple[str, str]
+_COSTS = {"cost", "algorithm"}  # of the facts; the others say what the answer rests on
+_SAID = {"gate", "missing"}  # in the page's head
 
 
 def _page(
     title: str, soft: str, answer: Answer, first: list[Section], facts: list[tuple[str, str]]
 ) -> str:
-    """Return the page: the interval of sigma_1, `first`, and what all answers have."""
-    chosen = "".join(f"<li>{_prose(choice)}</li>" for choice in answer.choices)
-    sections = [
-        *first,
-        ("Passes", _intervals_table(answer) if answer.history else "<p>No pass was made.</p>"),
-        ("What each pass cost", _cost_table(answer) if answer.history else ""),
-        ("The answer", _pairs([*facts, ("failed reads", _faults(answer))])),
+    """Return the page: the interval of sigma_1 and what it rests on, `first`, the rest folded."""
+    chosen = "".join(f"<li>{prose(choice)}</li>" for choice in answer.choices)
+    rests = [fact for fact in facts if fact[0] not in _COSTS | _SAID]
+    spent = [fact for fact in facts if fact[0] in _COSTS] + [("failed reads", _faults(answer))]
+    sections = [("What it rests on", _pairs(rests, "facts rests")), *first]
+    rest = [
+        ("The passes", _intervals_table(answer) if answer.history else "<p>No pass was made.</p>"),
+        (
+            "What it cost",
+            _pairs(spent) + (_cost_table(answer) if answer.history else ""),
+        ),
         ("The matrix", _pairs(_matrix_rows(answer))),
         ("How it was read", _pairs(_layout_rows(answer))),
         ("What was chosen, and why", f"<ul>{chosen}</ul>" if chosen else ""),
         ("Versions", _pairs(answer.versions.items())),
     ]
     body = "".join(f"<section><h2>{head}</h2>{text}</section>" for head, text in sections if text)
+    body += "".join(folded(f"<b>{head}</b>", text) for head, text in rest if text)
     one, lacking = answer.intervals[0], missing_text(answer)
     head = (
         f'<header><h1>{escape(title)}</h1><p class="interval">&sigma;<sub>1</sub> &isin; '
         f"{interval(one.lower, one.upper)}</p>"
-        f'<p class="soft">{soft}</p>'
-        f'<p class="status{"" if answer.converged else " open"}">{_prose(answer.status)}</p>'
-        + (f'<p class="status open">{_prose(lacking)}</p>' if lacking else "")
+        f'<p class="promise">{_promise(answer)}</p><p class="soft">{soft}</p>'
+        + _verdict(answer)
+        + f'<p class="status{"" if answer.converged else " open"}">{prose(answer.status)}</p>'
+        + (f'<p class="status open">{prose(lacking)}</p>' if lacking else "")
         + "</header>"
     )
     return document(title, head + body)
-
-
-def document(title: str, body: str) -> str:
-    """Return a page around `body`, which is HTML: no script, no font, nothing from a network."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f"{body}</main></body></html>\n"
-    )

@@ -21,6 +21,7 @@ __all__ = [
     "dtype_text",
     "facts",
     "guarantee",
+    "headline",
     "interval_text",
     "missing_text",
     "outward",
@@ -30,6 +31,7 @@ __all__ = [
     "summary",
     "triplet_facts",
     "triplet_rows",
+    "triplets_headline",
     "triplets_summary",
     "width_text",
 ]
@@ -136,9 +138,21 @@ def guarantee(est: Estimate | Triplets) -> str:
 
 
 def headline(est: Estimate) -> str:
+    """Write the interval, its width and its promise in one line."""
     width = width_text(est.lower, est.upper)
     interval = interval_text(est.lower, est.upper)
     return f"sigma_1 in {interval}  (relative width {width}, {guarantee(est)})"
+
+
+def triplets_headline(tri: Triplets) -> str:
+    """Write the first and the last interval in one line."""
+    ends = [f"sigma_{i} in {_ends(tri, i)}" for i in sorted({1, tri.k})]
+    width = rounded_up(tri.width)
+    return f"{' ... '.join(ends)}  (largest relative width {width}, {guarantee(tri)})"
+
+
+def _ends(tri: Triplets, number: int) -> str:
+    return interval_text(float(tri.lower[number - 1]), float(tri.upper[number - 1]))
 
 
 def missing_text(answer: Estimate | Triplets) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.results import charts, files, html, text
+from bigspec.results import figures, files, html, text
 from bigspec.results.gate import Verdict
 from bigspec.results.records import (
     Interval,
@@ -155,6 +155,14 @@ class Triplets:
     def __iter__(self) -> Iterator[Any]:
         return iter((self.u, self.s, self.vh))
 
+    def __str__(self) -> str:
+        return text.triplets_headline(self)
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.s, precision=6, threshold=6, edgeitems=2, separator=", ")
+        told = f"width={self.width:.2g}, converged={self.converged}, passes={self.passes}"
+        return f"<Triplets k={self.k}, s={values}, {told}>"
+
     @property
     def k(self) -> int:
         """Number of triplets."""
@@ -253,6 +261,6 @@ class Triplets:
         Raises
         ------
         ImportError
-            Matplotlib is missing: ``pip install "bigspec[plot]"``.
+            Matplotlib is missing: ``pip install matplotlib``.
         """
-        return charts.triplets_figure(self)
+        return figures.triplets_figure(self)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from bigspec.algorithms import REGISTRY, Row
 from bigspec.matrices import OperatorMatrix
-from bigspec.panels.cuts import Layout
-from bigspec.panels.layout import one_panel
+from bigspec.panels.choose_layout import one_panel
+from bigspec.panels.layout import Layout
 from bigspec.run.costs import Setting, gram_seconds, lanczos_seconds
 
 __all__ = [
@@ -119,4 +119,6 @@ def layout_choices(setting: Setting, layout: Layout) -> list[str]:
             f"{layout.memory.tasks} of {setting.tasks} threads: more slabs at once do not fit "
             "the memory limit"
         )
+    if setting.matrix.advice:
+        said.append(setting.matrix.advice)
     return said

@@ -62,10 +62,13 @@ class Setting:
 def passes_expected(setting: Setting, b: int) -> tuple[int, str]:
     """Return how many passes lanczos with a block of b needs, and what spectrum needs as many.
 
-    A flat one, unless old vectors say more of it. Counted at a relative width of 1e-3, where a
+    A flat one for matrices in memory and small stores, where gram loses little if the spectrum
+    decays; a typical one after old vectors, and for stores large enough to be measured, where
+    gram would lose minutes (docs/performance.md). Counted at a relative width of 1e-3, where a
     digit more or less is a third more or less of that, down to the rounding of exhausted spaces.
     """
-    row, typical = REGISTRY.named("lanczos"), setting.wishes.extra > 0
+    row = REGISTRY.named("lanczos")
+    typical = setting.wishes.extra > 0 or setting.measured is not None
     table = row.passes if typical else row.flat
     known = max((size for size in table if size <= b), default=min(table))
     digits = min(max(0.35 * -math.log10(setting.wishes.rtol) - 0.05, 0.15), 1.2)

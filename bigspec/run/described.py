@@ -132,6 +132,14 @@ def show(where: str | os.PathLike[str]) -> Saved:
     ------
     CheckpointError
         There is nothing, something else, or every saved step is damaged.
+
+    Examples
+    --------
+    >>> import numpy as np, zarr, bigspec
+    >>> store = zarr.create_array("A.zarr", data=np.eye(3))
+    >>> est = bigspec.norm("A.zarr", checkpoint="saved")
+    >>> bigspec.show("saved").passes == est.passes
+    True
     """
     progress, place = describe(where, SAVED_TYPES)
     check_run_state(progress, place["where"], blocks=False)

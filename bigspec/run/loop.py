@@ -25,7 +25,7 @@ from bigspec.run.known import Known, in_units
 from bigspec.run.saving import Saving
 from bigspec.run.state import RunState
 from bigspec.run.status import status_text
-from bigspec.run.stop import Budget
+from bigspec.run.stop import Budget, reason_to_stop
 from bigspec.watch import Observer
 
 __all__ = ["Outcome", "solve"]
@@ -125,7 +125,7 @@ def solve(
     deadline = None if budget.time_limit is None else time.monotonic() + budget.time_limit
     saving = Saving(writer, observer, progress)
     hooks = Hooks(observer.panels_done, saving.round_summed, deadline)
-    reason = _stop(progress, algorithm, budget)
+    reason = reason_to_stop(progress, algorithm, budget)
     accuracy = _accuracy(progress, budget, failure_probability)
     if reason in ("", "exhausted") and passes.outdated(progress.carried, accuracy):
         # The relation holds their errors for good. The bounds so far stay: a new relation from
@@ -145,7 +145,7 @@ def solve(
             progress = _after(progress, state, bounds, one, time.monotonic() - before)
             saving.pass_finished(progress)
             observer.pass_finished(progress.history[-1])
-            reason = _stop(progress, algorithm, budget)
+            reason = reason_to_stop(progress, algorithm, budget)
             if not reason:
                 saving.step()
         saving.finish(reason)
@@ -234,24 +234,6 @@ def _outcome(
         exponent=exponent,
         state=state,
     )
-
-
-def _stop(progress: RunState, algorithm: Algorithm[Any], budget: Budget) -> str:
-    """Return the reason to stop now; empty if there is none."""
-    if not progress.history:
-        return ""
-    record = progress.history[-1]
-    if record.width <= budget.rtol:
-        return "converged"
-    if budget.gate is not None and budget.gate.decides(record.lower, record.upper):
-        return "gate"
-    if progress.state.exhausted or progress.known.stalled(budget.rtol):
-        return "exhausted"
-    if not algorithm.has_room(progress.state):
-        return "memory"
-    if budget.max_passes is not None and record.number >= budget.max_passes:
-        return "passes"
-    return ""
 
 
 def _accuracy(progress: RunState, budget: Budget, failure_probability: float) -> Accuracy:

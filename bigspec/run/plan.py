@@ -9,9 +9,9 @@ from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import ArgumentError, format_bytes
 from bigspec.expressions import Product
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.cuts import Layout
+from bigspec.panels.choose_layout import memory_text
 from bigspec.panels.first import FirstSlab
-from bigspec.panels.layout import memory_text
+from bigspec.panels.layout import Layout
 from bigspec.results.text import counted
 
 __all__ = ["ALGORITHMS", "Plan", "Wishes", "check_algorithm", "check_wishes"]

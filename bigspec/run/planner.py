@@ -10,9 +10,9 @@ from bigspec.algorithms import REGISTRY, Algorithm, Row
 from bigspec.errors import MemoryLimitError, format_bytes
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.cuts import Layout
+from bigspec.panels.choose_layout import choose_layout, keep_layout
 from bigspec.panels.first import FirstSlab
-from bigspec.panels.layout import choose_layout, keep_layout
+from bigspec.panels.layout import Layout
 from bigspec.passes import Executor, Measurement, measure, where, with_factors
 from bigspec.run.choices import (
     DEFAULT_BLOCK,
@@ -162,7 +162,7 @@ class _Planner:
         closed = own or wishes.block_size is not None or wishes.algorithm == gram.name
         dense = matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize
         dense_here = matrix.resident and matrix.streams and matrix.nbytes == dense
-        sparse = matrix.piece_nbytes is not None
+        sparse = matrix.cell_nbytes is not None
         enough = MEASURE_SPARSE_FROM if sparse else MEASURE_FROM
         known = isinstance(matrix, OperatorMatrix) or dense_here or not matrix.streams
         # Not below 4: at flat edges one column may never certify (section 9 of the method).
@@ -308,7 +308,7 @@ class _Planner:
         """Return the memory of the vectors of k triplets; 0 for a norm."""
         wishes, item = self.wishes, working_dtype(self.matrix.dtype).itemsize
         short, long_ = (
-            extent * wishes.count * item for extent in (layout.iterate_length, layout.swept.extent)
+            extent * wishes.count * item for extent in (layout.iterate_length, layout.along.extent)
         )
         rows = layout.orientation == "rows"
         # The rows of the last pass, LAPACK's copy of them, its vectors, and these in C order.

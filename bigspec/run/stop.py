@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
+from bigspec.algorithms import Algorithm
 from bigspec.errors import ArgumentError
 from bigspec.results.gate import Gate
+from bigspec.run.state import RunState
 
-__all__ = ["Budget", "check_budget"]
+__all__ = ["Budget", "check_budget", "reason_to_stop"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,21 @@ def check_budget(budget: Budget) -> None:
     if budget.time_limit is not None and not budget.time_limit > 0:
         msg = f"time_limit: expected positive seconds, got {budget.time_limit!r}"
         raise ArgumentError(msg)
+
+
+def reason_to_stop(progress: RunState, algorithm: Algorithm[Any], budget: Budget) -> str:
+    """Return the reason to stop now; empty if there is none."""
+    if not progress.history:
+        return ""
+    record = progress.history[-1]
+    if record.width <= budget.rtol:
+        return "converged"
+    if budget.gate is not None and budget.gate.decides(record.lower, record.upper):
+        return "gate"
+    if progress.state.exhausted or progress.known.stalled(budget.rtol):
+        return "exhausted"
+    if not algorithm.has_room(progress.state):
+        return "memory"
+    if budget.max_passes is not None and record.number >= budget.max_passes:
+        return "passes"
+    return ""

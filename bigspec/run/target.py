@@ -40,10 +40,13 @@ class Target:
     ----------
     where : str
     lease : Lease
+    argument : str
+        What the caller named the place by.
     """
 
     where: str
     lease: Lease
+    argument: str = ARGUMENT
 
     def create(self, shape: tuple[int, int], rows: int, dtype: np.dtype[Any]) -> zarr.Array[Any]:
         """Make the array, in the place of what was written there before.
@@ -54,7 +57,7 @@ class Target:
             Another run has taken the place; see `bigspec.checkpoint.Lease`.
         """
         self.check()
-        return create_target(self.where, shape, rows, dtype, ARGUMENT)
+        return create_target(self.where, shape, rows, dtype, self.argument)
 
     def complete(self, array: zarr.Array[Any]) -> zarr.Array[Any]:
         """Mark the array complete, if the place is still this run's."""
@@ -69,7 +72,9 @@ class Target:
 
 
 @contextmanager
-def owned_target(where: str | os.PathLike[str] | None) -> Iterator[Target | None]:
+def owned_target(
+    where: str | os.PathLike[str] | None, argument: str = ARGUMENT
+) -> Iterator[Target | None]:
     """Own the place of the left vectors while inside; with None, do nothing.
 
     A run that was killed leaves its document there. The next one takes the place over, as it
@@ -85,10 +90,10 @@ def owned_target(where: str | os.PathLike[str] | None) -> Iterator[Target | None
     if where is None:
         yield None
         return
-    check_target(where, ARGUMENT)
-    text, store = os.fspath(where), target_store(where, ARGUMENT)
+    check_target(where, argument)
+    text, store = os.fspath(where), target_store(where, argument)
     local = hasattr(store, "root")
-    lease = Lease(_Place(store, f"{ARGUMENT}: {text}", local=local))
+    lease = Lease(_Place(store, f"{argument}: {text}", local=local))
     try:
         lease.claim()
     except BigspecError:
@@ -96,7 +101,7 @@ def owned_target(where: str | os.PathLike[str] | None) -> Iterator[Target | None
     except Exception as error:
         raise write_failure(error, text) from error
     try:
-        yield Target(text, lease)
+        yield Target(text, lease, argument)
     finally:
         lease.release()
         if local:  # a run that wrote nothing leaves no folder

@@ -160,7 +160,7 @@ class KVectors:
 
     def _stored(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
         assert self.u_store is not None
-        m, k = passes.layout.swept.extent, V.shape[1]
+        m, k = passes.layout.along.extent, V.shape[1]
         dtype = working_dtype(passes.matrix.dtype)
         height = passes.target_rows(max(1, CHUNK_BYTES // (k * dtype.itemsize)))
         assert height is not None

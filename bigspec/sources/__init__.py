@@ -21,9 +21,11 @@ from bigspec.matrices import Matrix
 from bigspec.sources import retries
 from bigspec.sources.binsparse import is_binsparse, open_binsparse, shape_of_binsparse
 from bigspec.sources.checks import check_vectors, half_of_memory
-from bigspec.sources.files import is_file_format, open_file
+from bigspec.sources.duck import is_duck, open_duck
+from bigspec.sources.files import is_file_format, open_file, tenx_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
 from bigspec.sources.locations import local_file, locate, open_failure, open_node
+from bigspec.sources.matlab import is_matlab, open_matlab
 from bigspec.sources.memory import (
     ArrayMatrix,
     SparseMatrix,
@@ -34,6 +36,8 @@ from bigspec.sources.memory import (
 )
 from bigspec.sources.missing import Missing, as_policy
 from bigspec.sources.netcdf import is_netcdf, open_netcdf
+from bigspec.sources.npz import holds_arrays, open_npz_array
+from bigspec.sources.objects import inner, is_hdf5_object, open_hdf5_object
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
 from bigspec.sources.packing import named_convention, packing_of
 from bigspec.sources.sparse_store import (
@@ -59,8 +63,9 @@ __all__ = [
 
 ACCEPTED = (
     "a path or URL of a Zarr array or sparse group, a path of an HDF5, netCDF, .npy, .npz or .mtx "
-    "file, a zarr array or sparse group, a dask array, a NumPy array, "
-    "a SciPy or pydata sparse array, a scipy.sparse.linalg.LinearOperator, or a Matrix"
+    "file or of a folder of 10x's, a zarr array or sparse group, an h5py data set or group, an "
+    "AnnData object, a dask array, a NumPy array, a SciPy or pydata sparse array, a "
+    "scipy.sparse.linalg.LinearOperator or another operator with matvec and rmatvec, or a Matrix"
 )
 
 
@@ -122,6 +127,7 @@ def open_source(
         msg = "expected a path or URL, got an empty text; is a variable unset?"
         raise ArgumentError(msg)
     wanted = Wanted(rows, fill, raw, Missing(as_policy(missing_chunks)), vectors)
+    a = inner(a)
     if isinstance(a, (str, os.PathLike)):
         return _open_path(a, memory, wanted)
     if isinstance(a, zarr.Array):
@@ -131,6 +137,8 @@ def open_source(
         if (opened := _open_group(a, name, memory, wanted)) is not None:
             return opened
         raise refuse_group(a.store, a.path, name, "pass group[{!r}]")
+    if is_hdf5_object(a):
+        return _of_hdf5(open_hdf5_object(a, wanted), memory, wanted)
     _refuse(wanted, a, raw=True)
     if isinstance(a, Matrix) and wanted.missing.refused:
         msg = (
@@ -161,10 +169,14 @@ def _open_object(a: Any, memory: int) -> Matrix:
         return replace(open_sparse(from_pydata_sparse(a, name), memory), name=name)
     if isinstance(a, LinearOperator):
         return open_operator(a)
+    if is_duck(a):
+        return open_duck(a)
     kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")
     msg = f"expected {ACCEPTED}; got {kind}"
     if isinstance(a, (list, tuple)) or hasattr(a, "__array__"):
         msg += ". If it fits in memory, pass numpy.asarray(a)"
+    if hasattr(a, "__arrow_c_stream__"):
+        msg += ". If it is a table of triplets: bigspec.convert(table, 'A.zarr', columns=...)"
     raise UnsupportedTypeError(msg)
 
 
@@ -182,6 +194,9 @@ def _refuse(wanted: Wanted, a: Any, *, raw: bool) -> None:
 
 def _open_group(group: Any, name: str, memory: int, wanted: Wanted) -> Matrix | None:
     """Open a Zarr or HDF5 group if it is a sparse matrix."""
+    if is_matlab(group):
+        _refuse(wanted, name, raw=False)
+        return open_matlab(group, name, memory, wanted.missing)
     described = is_binsparse(group)
     if not described and sparse_format(group) is None:
         return None
@@ -228,21 +243,29 @@ def _open_path(a: str | os.PathLike[str], memory: int, wanted: Wanted) -> Matrix
     if not isinstance(text, str):
         msg = f"expected a path as str, got {type(text).__name__}; decode it with os.fsdecode"
         raise UnsupportedTypeError(msg)
-    if (local := local_file(text)) is not None:
+    if (local := local_file(text) or tenx_file(text)) is not None:
         path, inside = local
+        if holds_arrays(path, inside):
+            _refuse(wanted, text, raw=True)
+            return open_npz_array(path, inside, text, memory)
         if not inside and is_file_format(path):
             _refuse(wanted, text, raw=True)
             return open_file(path, text, memory, wanted.vectors)
         if is_netcdf(path):
             return open_netcdf(path, inside, text, wanted)
         if is_hdf5(path):
-            opened = open_hdf5(path, inside, text, wanted)
-            if isinstance(opened, Matrix):
-                return opened
-            return _open_group(*opened, memory, wanted) or open_sparse_group(
-                *opened, memory, wanted.missing
-            )
+            return _of_hdf5(open_hdf5(path, inside, text, wanted), memory, wanted)
     return _open_store(text, memory, wanted)
+
+
+def _of_hdf5(opened: Matrix | tuple[Any, str], memory: int, wanted: Wanted) -> Matrix:
+    """Return the matrix, or open the group that was found."""
+    if isinstance(opened, Matrix):
+        return opened
+    group, name = opened
+    return _open_group(group, name, memory, wanted) or open_sparse_group(
+        group, name, memory, wanted.missing
+    )
 
 
 def _open_store(text: str, memory: int, wanted: Wanted) -> Matrix:

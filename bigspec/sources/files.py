@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bigspec.sources.checks import check_vectors
 from bigspec.sources.matrix_market import BLOCK_BYTES, Entries, Market, expanded, open_market
 from bigspec.sources.memory import open_numpy, open_sparse
 
-__all__ = ["is_file_format", "is_market", "open_file"]
+__all__ = ["check_room", "is_file_format", "is_market", "open_file", "tenx_file"]
 
 FILES = (".npy", ".npz", ".mtx", ".mtx.gz")
 
@@ -30,6 +31,21 @@ def is_file_format(path: Path) -> bool:
 def is_market(path: Path) -> bool:
     """Whether a file's name says Matrix Market, in any case of letters."""
     return path.name.lower().endswith((".mtx", ".mtx.gz"))
+
+
+def tenx_file(text: str) -> tuple[Path, str] | None:
+    """Return the matrix file of a folder that Cell Ranger wrote, version 2 or 3; else None.
+
+    Its rows are genes, its columns are cells, as in 10x's HDF5 files.
+    """
+    if "://" in text or "::" in text:
+        return None
+    folder = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
+    for ending in ("", ".gz"):
+        matrix, cells = folder / f"matrix.mtx{ending}", folder / f"barcodes.tsv{ending}"
+        if matrix.is_file() and cells.is_file():
+            return matrix, ""
+    return None
 
 
 def open_file(path: Path, name: str, memory: int, vectors: int | None = None) -> Matrix:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigspec.errors import DataError, MissingSourceError, SourceError
+from bigspec.errors import DataError, MissingSourceError, SourceError, needs
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.sources import retries
@@ -29,15 +29,23 @@ if TYPE_CHECKING:
 __all__ = ["DatasetHandle", "HDF5Matrix", "HDF5Vector", "is_hdf5", "open_file_hdf5", "open_hdf5"]
 
 SMALL_STEP = 64  # rows that a contiguous dataset is cut by
+MOST_HEADERS = 12  # sizes of a header that are looked behind: 512 bytes to 1 MiB
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a local file begins as HDF5 does."""
+    """Whether a local file begins as HDF5 does: at 0, or behind a header of 512 bytes and more.
+
+    MATLAB writes one of 512.
+    """
     try:
         with path.open("rb") as file:
-            return file.read(len(SIGNATURE)) == SIGNATURE
+            for at in (0, *(512 << k for k in range(MOST_HEADERS))):
+                file.seek(at)
+                if file.read(len(SIGNATURE)) == SIGNATURE:
+                    return True
     except OSError:
-        return False
+        pass
+    return False
 
 
 class DatasetHandle:
@@ -105,7 +113,7 @@ def open_file_hdf5(path: str, name: str) -> h5py.File:
     try:
         import h5py
     except ImportError as error:
-        msg = f'{name}: HDF5 files need h5py, which is not here; pip install "bigspec[hdf5]"'
+        msg = f"{name}: {needs('HDF5', 'hdf5', 'h5py')}"
         raise SourceError(msg) from error
     try:
         return h5py.File(path, "r")
@@ -248,7 +256,10 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
         raise MissingSourceError(msg)
     if _is_dataset(node):
         with readable(name, inside):
-            return _dense(node, name, wanted)
+            matrix = _dense(node, name, wanted)
+            # MATLAB counts columns first: what HDF5 calls a row is a column there.
+            turned = "MATLAB_class" in node.attrs and len(node.shape) == 2 and wanted.rows is None
+            return replace(matrix.H, name=name) if turned else matrix
     if not _sparse(node):
         kind = "group" if hasattr(node, "keys") else "type"
         msg = (
@@ -278,15 +289,18 @@ def _sparse(node: Any) -> bool:
     if not hasattr(node, "keys"):
         return False
     parts = {"data", "indices", "indptr"}
+    if "MATLAB_sparse" in node.attrs:
+        return True
     return "binsparse" in node.attrs or (node.name != "/" and parts <= set(node))
 
 
 def _only(file: h5py.File) -> str:
-    """Return the place of AnnData's X, 10x's matrix, or the only dataset."""
+    """Return the place of AnnData's X, 10x's matrix, or the only dataset (#refs# is MATLAB's)."""
     for usual in ("X", "matrix"):
         if usual in file:
             return usual
-    return next(iter(file)) if len(file) == 1 else ""
+    names = [name for name in file if not name.startswith("#")]
+    return names[0] if len(names) == 1 else ""
 
 
 def _listed(file: h5py.File) -> str:

@@ -7,15 +7,24 @@ import re
 import stat
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
-from bigspec.errors import BigspecError, MissingSourceError, SourceError, StoreUnavailableError
+from bigspec.errors import (
+    BigspecError,
+    MissingSourceError,
+    SourceError,
+    StoreUnavailableError,
+    needs,
+)
 from bigspec.names import NOWHERE, bare, shown
 from bigspec.sources import catalog, retries
+from bigspec.sources.kinds import kind_of_file, kind_of_folder, kind_of_name
+from bigspec.sources.virtual import REPOSITORY, reference_store, virtual_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -35,7 +44,9 @@ LOCAL_ONLY = (
     ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
 )  # fmt: skip
 """Not read from URLs: each needs many small reads, or a map of the file."""
-_PACKAGES = {"s3": '"bigspec[s3]"', "s3a": '"bigspec[s3]"', "gs": "gcsfs", "gcs": "gcsfs"}
+TABLES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+"""Not matrices: see `bigspec.conversion.arrow`."""
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ def locate(text: str) -> Location:
     outer, inner = _split(text)
     for scheme in ("file://", "local://"):
         outer = outer.removeprefix(scheme)
+    if (store := virtual_store(outer, text)) is not None:
+        return Location(shown(text), store, inner)
     if "://" in outer or "::" in outer:
         return Location(shown(text), _remote_store(outer, text), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
@@ -110,11 +123,15 @@ def _remote_store(url: str, name: str) -> Store:
         )
         raise SourceError(msg)
     try:  # some protocols (ftp) connect here
+        if url.startswith("reference://"):
+            return reference_store(url)
         return retries.with_retries(lambda: FsspecStore.from_url(url, read_only=True))
     except ImportError as error:
         protocol = url.split("://", maxsplit=1)[0].split("::")[-1]
         package = _PACKAGES.get(protocol)
         install = f"pip install {package}" if package else "install the package it names"
+        if package == "s3fs":
+            install = needs(f"{protocol}://", "s3", package)
         msg = f"{name}: {protocol}:// URLs need a package that is not here ({error}); {install}"
         raise SourceError(msg) from error
     except ValueError as error:
@@ -144,9 +161,17 @@ def _locate_local(path: Path, inner: str, name: str) -> Location:
     # Devices and pipes are not looked into: /dev/zero never ends.
     if stat.S_ISREG(mode) and zipfile.is_zipfile(path):
         return Location(name, ZipStore(path, mode="r"), inner)
+    if path.suffix.lower() in TABLES:
+        msg = (
+            f"{name}: expected a matrix, got a table; if it holds triplets, convert it once: "
+            f"bigspec convert {name} A.zarr --columns ROW,COL,VALUE"
+        )
+        raise SourceError(msg)
+    kind = kind_of_file(path, name) if stat.S_ISREG(mode) else None
+    got = kind or "another file; convert it to Zarr, or load it and pass the array"
     msg = (
-        f"{name}: expected a Zarr directory, a zip archive of one, HDF5, .npy, .npz or .mtx, got "
-        "another file; convert it to Zarr, or load it and pass the array"
+        f"{name}: expected a Zarr directory, a zip archive of one, HDF5, netCDF, .npy, .npz or "
+        f".mtx, got {got}"
     )
     raise SourceError(msg)
 
@@ -198,16 +223,36 @@ def _not_zarr(location: Location) -> Exception:
         arrays = catalog.find_arrays(location.store, "") if location.path and not names else []
     except Exception as error:  # noqa: BLE001, RUF100 - listing may be denied or fail on its own
         return open_failure(error, location.name)
+    if set(names) >= REPOSITORY:
+        return SourceError(
+            f"{location.name}: expected a Zarr store, got an icechunk repository; write "
+            f"icechunk://{location.name}, with @ and a branch, tag or snapshot behind it, or main"
+        )
     if names:
+        where = "::/".join(filter(None, (location.name, location.path)))
+        kind = kind_of_folder(names, where, partial(_inside, location.store, location.path))
+        if kind is not None:
+            return SourceError(f"{location.name}: expected a Zarr array, got {kind}")
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         return SourceError(
-            f"{location.name}: expected a Zarr array, got a directory without Zarr metadata "
-            f"(zarr.json or .zarray); it holds {shown}"
+            f"{location.name}: expected a Zarr array, got {_container(location.store)} without "
+            f"Zarr metadata (zarr.json or .zarray); it holds {shown}"
         )
     if location.path or not isinstance(location.store, LocalStore):
         inside = f"; the store holds {catalog.describe(arrays)}" if arrays else ""
+        kind = kind_of_name(location.name)
+        if kind is not None and not inside:
+            inside = f" as Zarr; by its name it is {kind}"
         return MissingSourceError(f"{location.name}: nothing lies there{inside}")
     return SourceError(f"{location.name}: expected a Zarr array, got an empty directory")
+
+
+def _inside(store: Store, path: str, name: str) -> list[str]:
+    return catalog.children(store, f"{path}/{name}" if path else name)
+
+
+def _container(store: Store) -> str:
+    return "a zip archive" if isinstance(store, ZipStore) else "a directory"
 
 
 def open_failure(error: Exception, name: str) -> Exception:

@@ -238,7 +238,7 @@ def open_sparse(a: Any, memory: int | None = None) -> SparseMatrix:
         transient_nbytes=min(scratch_nbytes(dtype), 64 * (int(entries.nnz) + max(shape))),
         copied=copied,
     )
-    return replace(matrix, piece_nbytes=max(1, matrix.nbytes // cut.count))
+    return replace(matrix, cell_nbytes=max(1, matrix.nbytes // cut.count))
 
 
 def _large(a: Any, shape: tuple[int, int]) -> bool:

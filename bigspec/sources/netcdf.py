@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.errors import BigspecError, MissingSourceError, SourceError
+from bigspec.errors import BigspecError, MissingSourceError, SourceError, needs
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype
@@ -129,7 +129,7 @@ def _variables(path: Path, name: str) -> tuple[Any, dict[str, Any]]:
         try:
             import h5netcdf
         except ImportError as error:
-            msg = f'{name}: netCDF-4 needs h5netcdf, not here; pip install "bigspec[netcdf]"'
+            msg = f"{name}: {needs('netCDF-4', 'netcdf', 'h5netcdf', 'h5py')}"
             raise SourceError(msg) from error
         opened = h5netcdf.File(path, "r", phony_dims="sort")
         return opened, _in_groups(opened)

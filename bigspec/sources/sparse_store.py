@@ -69,7 +69,7 @@ class StoredSparse(Matrix):
         """
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
         entries = slab // entry
-        pieces = max(1, slab // self.piece_nbytes) if self.piece_nbytes else 1
+        pieces = max(1, slab // self.cell_nbytes) if self.cell_nbytes else 1
         pointers = 24 * self.grids[self.axis].step * pieces
         cast = 0 if self.indices.dtype == np.int32 else 4
         copies = entries * (cast + 4 + self.dtype.itemsize)
@@ -122,8 +122,8 @@ class StoredSparse(Matrix):
         """Bytes between two cuts; reads the pointers if the cuts are not the matrix's own."""
         if axis != self.axis or grid.count == 1:
             return self.nbytes
-        if grid == self.grids[axis] and self.piece_nbytes is not None:
-            return self.piece_nbytes
+        if grid == self.grids[axis] and self.cell_nbytes is not None:
+            return self.cell_nbytes
         if not isinstance(self.lines, Pointers):  # cut where they were when it was opened
             return self.nbytes
         cuts, at = np.array([grid.cut(k) for k in range(grid.count + 1)]), np.zeros(0, np.int64)
@@ -299,7 +299,7 @@ def assemble(
         token[:32],
         cuts.pointers,
         resident=data.resident,
-        piece_nbytes=piece,
+        cell_nbytes=piece,
     )
     return replace(found, transient_nbytes=found.transient(max(piece, SLAB_BYTES)))
 

@@ -135,8 +135,13 @@ def _check_ours(target: zarr.Array[Any]) -> None:
 
 def write_failure(error: Exception, where: str) -> Exception:
     """Return what to raise for a write that ended in `error`: a full disk is no bad source."""
+    if retries.is_forbidden(error):
+        return DestinationError(
+            f"{where}: this process may not write there ({type(error).__name__}: {error}); check "
+            "the permissions, or the credentials in the environment"
+        )
     final = isinstance(error, OSError) and not retries.is_transient(error)
-    if not final or isinstance(error, (BigspecError, PermissionError)):
+    if not final or isinstance(error, BigspecError):
         return open_failure(error, where)
     return DestinationError(
         f"{where}: cannot be written ({error}). Make room, or name another place "

@@ -13,6 +13,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 from bigspec.names import bare
 from bigspec.sources.locations import open_failure, place_of
 from bigspec.sources.missing import CERTAIN
+from bigspec.sources.virtual import reference_identity
 
 if TYPE_CHECKING:
     import zarr
@@ -51,6 +52,8 @@ def where_of(array: zarr.Array[Any]) -> str:
         return str(store.root.absolute() / path)
     if isinstance(store, ZipStore):
         return f"{store.path.absolute()}::/{path}"
+    if (references := reference_identity(store)) is not None:
+        return f"{references}/{path}"
     if isinstance(store, FsspecStore):
         protocol = store.fs.protocol
         scheme = protocol if isinstance(protocol, str) else protocol[0]

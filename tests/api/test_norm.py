@@ -107,7 +107,7 @@ def test_interval_of_every_pass_is_kept_and_only_narrows(matrix):
 
 def test_basis_that_does_not_fit_is_dropped_and_the_interval_still_holds():
     from bigspec.algorithms import Lanczos
-    from bigspec.panels.layout import choose_layout
+    from bigspec.panels.choose_layout import choose_layout
     from bigspec.passes import Pass
     from bigspec.run import Budget, solve
 

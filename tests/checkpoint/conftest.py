@@ -8,9 +8,9 @@ from bigspec.sources import retries
 @pytest.fixture
 def many_rounds(monkeypatch):
     """Small panels and rounds, so that a pass over a small matrix has many."""
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.panels.layout.ROUND_PANELS", 3)
-    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 1)
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.ROUND_PANELS", 3)
+    monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 1)
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ from functools import partial
 
 # Small panels and rounds, so that a pass over a small matrix has many. Only the client cuts.
 SMALL = {"PANEL_BYTES": (1, 1), "ROUND_PANELS": 4, "READ_TO_RETURN": 1}
+# Where SIGINT is ignored, as in the background of a script, Python would ignore it too.
 MAIN = (
-    "import bigspec.panels.layout as layout, bigspec.__main__ as program; "
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "import bigspec.panels.choose_layout as layout, bigspec.__main__ as program; "
     f"vars(layout).update({SMALL!r}); program.LINGER = 0.5; program.run()"
 )
 

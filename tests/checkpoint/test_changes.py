@@ -18,7 +18,7 @@ from bigspec import cli
 from bigspec.cli import watching
 from bigspec.errors import ChunkError, MatrixChangedError
 from bigspec.kernels.tokens import LEAST, STRIDE, block_token
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.watch import Observer
 from tests.checkpoint.runs import ASKED, Stepwise, assert_same_bits
 from tests.matrices import decaying
@@ -239,7 +239,7 @@ def test_every_kind_of_source_has_tokens(kind, reads, tmp_path, monkeypatch):
     if reads == 2:
 
         def tiles(*args, **options):
-            return replace(choose_layout(*args, **options), slab_pieces=1, tile_pieces=1)
+            return replace(choose_layout(*args, **options), slab_cells=1, tile_cells=1)
 
         monkeypatch.setattr("bigspec.run.planner.choose_layout", tiles)
     matrix, change = KINDS[kind](tmp_path)

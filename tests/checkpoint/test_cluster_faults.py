@@ -31,7 +31,7 @@ SETTINGS = {
 @pytest.fixture(autouse=True)
 def small_panels(monkeypatch):
     for name, value in SMALL.items():
-        monkeypatch.setattr(f"bigspec.panels.layout.{name}", value)
+        monkeypatch.setattr(f"bigspec.panels.choose_layout.{name}", value)
 
 
 @pytest.fixture(scope="module")

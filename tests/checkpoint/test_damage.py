@@ -31,9 +31,9 @@ LEFT = ("finished", "passes", "inside")
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Many rounds, blocks of several chunks, and no waiting for owners that died."""
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.panels.layout.ROUND_PANELS", 3)
-    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 0)
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.ROUND_PANELS", 3)
+    monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 0)
     monkeypatch.setattr("bigspec.checkpoint.codec.INLINE", 512)
     monkeypatch.setattr("bigspec.checkpoint.store.CHUNK_BYTES", 1 << 10)
     monkeypatch.setattr(lease, "TIMING", lease.Timing(beat=0.02, patience=0.05, settle=0.0))

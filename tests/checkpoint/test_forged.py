@@ -35,9 +35,9 @@ RUNS = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.panels.layout.ROUND_PANELS", 2)
-    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 0)
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.ROUND_PANELS", 2)
+    monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 0)
     monkeypatch.setattr(lease, "TIMING", lease.Timing(beat=0.02, patience=0.05, settle=0.0))
 
 

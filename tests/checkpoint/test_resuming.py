@@ -33,9 +33,9 @@ ALL = pytest.mark.parametrize("row", ROWS)
 @pytest.fixture(autouse=True)
 def many_rounds(monkeypatch):
     """Small panels and rounds, so that a pass over a small matrix has many."""
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.panels.layout.ROUND_PANELS", 3)
-    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 1)
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.ROUND_PANELS", 3)
+    monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 1)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def matrix():
 def options(row, monkeypatch, **more):
     chosen = dict(ROWS[row])
     if not chosen.pop("basis", True):
-        monkeypatch.setattr("bigspec.panels.cuts.Memory.spare", 0)
+        monkeypatch.setattr("bigspec.panels.layout.Memory.spare", 0)
     return {"seed": SEED, "rtol": 1e-7} | chosen | more
 
 
@@ -174,8 +174,8 @@ def test_panels_that_no_longer_fit_are_cut_anew_and_said_so(tmp_path, monkeypatc
     A = decaying(4000, 60, 0.5)
     matrix = Chunked.of(A, (100, 60))
     asked = {"algorithm": "power", "block_size": 2, "seed": 1, "rtol": 1e-4}
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1 << 20, 1 << 20))
-    monkeypatch.setattr("bigspec.panels.layout.SLAB_BYTES", 1 << 20)
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1 << 20, 1 << 20))
+    monkeypatch.setattr("bigspec.panels.choose_layout.SLAB_BYTES", 1 << 20)
     place = tmp_path / "run"
     bigspec.norm(matrix, memory_limit="16MiB", checkpoint=place, max_passes=1, **asked)
     tight = bigspec.plan(matrix, memory_limit="16MiB", algorithm="power", block_size=2)

@@ -46,9 +46,9 @@ def save(where):
 def whole(tmp_path_factory):
     """The run that nothing happens to, on a local disk."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
-        patch.setattr("bigspec.panels.layout.ROUND_PANELS", 3)
-        patch.setattr("bigspec.panels.layout.READ_TO_RETURN", 1)
+        patch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+        patch.setattr("bigspec.panels.choose_layout.ROUND_PANELS", 3)
+        patch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 1)
         path = tmp_path_factory.mktemp("local") / "A.zarr"
         save(path)
         est = bigspec.norm(path, **ASKED)

@@ -179,7 +179,7 @@ def test_a_third_signal_kills(served, tmp_path):
 @pytest.fixture
 def small_panels(monkeypatch):
     for name, value in SMALL.items():
-        monkeypatch.setattr(f"bigspec.panels.layout.{name}", value)
+        monkeypatch.setattr(f"bigspec.panels.choose_layout.{name}", value)
 
 
 class Interrupting(Observer):
@@ -284,15 +284,15 @@ def test_runs_in_several_threads_do_not_disturb_one_another(served, whole):
 
 
 def norm_in_a_task(path, options):
-    import bigspec.panels.layout
+    import bigspec.panels.choose_layout
     from tests.checkpoint.serving import SMALL as small
 
-    before = {name: getattr(bigspec.panels.layout, name) for name in small}
-    vars(bigspec.panels.layout).update(small)
+    before = {name: getattr(bigspec.panels.choose_layout, name) for name in small}
+    vars(bigspec.panels.choose_layout).update(small)
     try:
         estimate = bigspec.norm(path, **options)
     finally:
-        vars(bigspec.panels.layout).update(before)
+        vars(bigspec.panels.choose_layout).update(before)
     return estimate.lower, estimate.upper, estimate.layout["where"]
 
 

@@ -290,7 +290,8 @@ def test_blocks_are_written_once_and_dropped_when_a_newer_step_is_complete(
     matrix, hooked, tmp_path, monkeypatch
 ):
     place, counts = tmp_path / "run", []
-    monkeypatch.setattr("bigspec.panels.cuts.Memory.spare", 0)  # three blocks carry the recurrence
+    # Three blocks carry the recurrence.
+    monkeypatch.setattr("bigspec.panels.layout.Memory.spare", 0)
     folder = Store(place)
     at = {number: lambda: counts.append(len(folder.names("blocks"))) for number in range(2, 9)}
     for passes in (3, 5, None):  # across processes, too
@@ -309,7 +310,7 @@ def test_blocks_are_written_once_and_dropped_when_a_newer_step_is_complete(
 @pytest.mark.parametrize("spare", [True, False], ids=["basis", "three blocks"])
 def test_kept_blocks_are_the_krylov_basis(spare, matrix, tmp_path, monkeypatch):
     if not spare:
-        monkeypatch.setattr("bigspec.panels.cuts.Memory.spare", 0)
+        monkeypatch.setattr("bigspec.panels.layout.Memory.spare", 0)
     place = Checkpoint(tmp_path / "run", keep_blocks=True)
     written = {}
     for passes in (3, 6):

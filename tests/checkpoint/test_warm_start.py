@@ -97,7 +97,7 @@ def left_by(row, place, monkeypatch, *, wide=False, passes=None):
     options = {**ASKED, "rtol": 1e-3} | ROWS[row]
     with monkeypatch.context() as patch:
         if not options.pop("basis", True):
-            patch.setattr("bigspec.panels.cuts.Memory.spare", 0)
+            patch.setattr("bigspec.panels.layout.Memory.spare", 0)
         return bigspec.norm(chunked(OLD, wide), checkpoint=place, max_passes=passes, **options)
 
 

@@ -624,7 +624,7 @@ def test_without_bokeh_or_a_cluster_no_performance_report_is_begun(
     monkeypatch.setitem(sys.modules, "distributed.dashboard.components.scheduler", None)
     result = reported(cluster, "norm")
     assert result.exit_code == 2
-    assert 'install it there with pip install "bigspec[dashboard]"' in result.stderr
+    assert "it needs bokeh: pip install bokeh (or" in result.stderr
 
 
 # svds ------------------------------------------------------------------------------------------
@@ -693,3 +693,23 @@ def test_svds_out_of_time_with_a_checkpoint_exits_75(stored_matrix):
     assert CliRunner().invoke(cli.main, [*arguments, "--quiet"]).exit_code == 0
     done = CliRunner().invoke(cli.main, late)  # finished, but for the pass for the vectors
     assert (done.exit_code, "U.zarr is not written" in done.stderr) == (75, True)
+
+
+@pytest.mark.parametrize("flags", [("--center",), ("--scale", "std"), ("--minus", "A.zarr")])
+def test_a_plan_of_an_expression_reads_nothing_and_is_the_plan_of_its_run(
+    flags, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    A = np.random.default_rng(0).standard_normal((300, 40))
+    zarr.create_array("A.zarr", data=A, chunks=(100, 40))
+    chunks = list(Path("A.zarr", "c").rglob("*"))
+    planned = json.loads(bigspec("plan", "A.zarr", *flags, "--json", "-").stdout)
+    ran = json.loads(bigspec("norm", "A.zarr", *flags, "--json", "-", "--quiet").stdout)
+    assert planned["layout"]["panels"] == ran["layout"]["panels"]
+    assert planned["algorithm"] == ran["algorithm"]
+    for chunk in chunks:
+        if chunk.is_file():
+            chunk.write_bytes(b"")
+    again = json.loads(bigspec("plan", "A.zarr", *flags, "--json", "-").stdout)
+    assert again == planned
+    assert ("one pass of their own" in planned["choices"][-1]) == (flags[0] != "--minus")

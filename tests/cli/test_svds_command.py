@@ -179,7 +179,7 @@ def test_a_report_has_every_value_and_a_chart_of_them(tall, tmp_path):
         assert low in page
         assert high in page
     assert page.count("<svg") == 3
-    assert len(re.findall("<rect ", page)) == 3
+    assert len(re.findall("<path ", page)) == 3
     assert not re.search(r"<script|<link|src=", page)
 
 
@@ -187,7 +187,7 @@ def test_charts_of_values_that_no_logarithm_has_are_left_out():
     tri = bigspec.svds(np.zeros((40, 30)), 2)
     assert "Singular values with their intervals" not in tri.to_html()
     half = replace(bigspec.svds(decaying(40, 30), 2), upper=np.array([np.inf, np.inf]))
-    assert "<rect" not in half.to_html()
+    assert "<path" not in half.to_html()
     assert "inf" in half._repr_html_()
 
 

@@ -527,6 +527,24 @@ def test_the_page_is_whole_escaped_and_loads_nothing():
     assert reader.tags.count("tr") == 3 + len(ROWS) + 1
 
 
+def test_the_chart_marks_what_was_not_accepted_and_draws_the_limit():
+    gate = {"outcome": "failed", "max_norm": 1.2, "verdict": "the norm exceeds max_norm 1.2"}
+    nights = [
+        Row("a", "A", "x", "2026-01-01T02:00:00Z", lower=1.0, upper=1.01, accepted=True),
+        Row("b", "A", "x", "2026-01-02T02:00:00Z", exit_status=69, error="no cluster"),
+        Row("c", "A", "x", "2026-01-03T02:00:00Z", exit_status=3, lower=1.5, upper=1.6, gate=gate),
+    ]
+    text = page(nights)
+    assert text.count("2026-01-01") - text.count("2026-01-01T") == 3  # axis, label, table
+    assert "max_norm 1.2</text>" in text
+    assert text.count("<polygon") == 2  # the run, the legend
+    assert text.count("&#215;") == 2
+    assert "[1.0000,</span>" in text.split("the last accepted run")[0]
+    assert "The last run: not accepted, the norm exceeds max_norm 1.2." in text
+    assert "not accepted" not in page(nights[:1])
+    assert page(nights[:1]).count("2026-01-01<") == 2  # one day stands once on the axis
+
+
 def test_a_terminal_without_block_characters_gets_plain_ones(file):
     History(file).write(ROWS[0])
     done = subprocess.run(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import bigspec
 from bigspec.errors import MemoryLimitError
-from bigspec.panels.layout import ROUND_PANELS, choose_layout
+from bigspec.panels.choose_layout import ROUND_PANELS, choose_layout
 from tests.matrices import Chunked
 
 GIB = 1 << 30
@@ -40,7 +40,7 @@ def test_slabs_of_all_panels_cover_the_swept_axis_once_in_order(rows, columns, b
     cuts = [cut for k in range(layout.panels) for cut in layout.slabs(layout.panel(k))]
     edges = [0] + [stop for _, stop in cuts]
     assert [start for start, _ in cuts] == edges[:-1]
-    assert edges[-1] == layout.swept.extent
+    assert edges[-1] == layout.along.extent
     assert all(start < stop for start, stop in cuts)
     across = list(layout.tiles())
     assert across[0][0] == 0
@@ -76,10 +76,10 @@ def test_panels_do_not_depend_on_who_multiplies_them():
     matrix = huge((10**6, 10**4), (1000, 10**4))
     here = layout_of(matrix, tasks=2, local=True)
     there = layout_of(matrix, tasks=7, local=False, limit=8 * GIB)
-    assert (here.panels, here.panel_pieces, here.slab_pieces, here.round_panels) == (
+    assert (here.panels, here.panel_cells, here.slab_cells, here.round_panels) == (
         there.panels,
-        there.panel_pieces,
-        there.slab_pieces,
+        there.panel_cells,
+        there.slab_cells,
         there.round_panels,
     )
 

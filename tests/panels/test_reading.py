@@ -18,11 +18,11 @@ from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid, Matrix
 from bigspec.panels.backward import BackwardContext
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.panels.columns import SumsContext
 from bigspec.panels.context import run_panel
 from bigspec.panels.forward import ForwardContext
 from bigspec.panels.fused import FusedContext
-from bigspec.panels.layout import choose_layout
 from bigspec.panels.limit import Abandoned, Limit
 from bigspec.passes import DeadlinePassed, FirstRounds, find_executor, open_dask_array
 from bigspec.passes.executor import ThreadExecutor, build_round
@@ -84,7 +84,7 @@ def test_every_work_reports_bytes_seconds_tokens_and_retries(kind):
         buffers.retries += 1
 
     matrix = told(again)
-    total = run(context_of(kind, matrix, layout_of(matrix, panel_pieces=2, slab_pieces=1)))
+    total = run(context_of(kind, matrix, layout_of(matrix, panel_cells=2, slab_cells=1)))
     assert (total.bytes_read, total.retries) == (A.nbytes, 9)
     assert total.seconds_reading > 0
     assert len(tokens_of(total)) == 5
@@ -98,7 +98,7 @@ def test_chunks_of_a_dask_array_are_counted_as_those_of_a_store(kind, sparse):
     if sparse:
         array = array.map_blocks(sp.csr_array, dtype=float, meta=sp.csr_array((0, 0)))
     matrix = open_dask_array(array)
-    total = run(context_of(kind, matrix, layout_of(matrix, panel_pieces=2, slab_pieces=2)))
+    total = run(context_of(kind, matrix, layout_of(matrix, panel_cells=2, slab_cells=2)))
     assert total.retries == 0
     assert total.bytes_read == A.nbytes if not sparse else total.bytes_read > A.nbytes
     assert len(tokens_of(total)) == 5
@@ -106,7 +106,7 @@ def test_chunks_of_a_dask_array_are_counted_as_those_of_a_store(kind, sparse):
 
 def test_both_ways_over_a_dask_array_see_the_same_content():
     matrix = open_dask_array(da.from_array(A, chunks=(10, 9)))
-    layout = layout_of(matrix, panel_pieces=2, slab_pieces=2)
+    layout = layout_of(matrix, panel_cells=2, slab_cells=2)
     ways = [tokens_of(run(context_of(kind, matrix, layout))) for kind in KINDS]
     for tokens in ways[1:]:
         np.testing.assert_array_equal(tokens, ways[0])
@@ -116,7 +116,7 @@ def test_both_ways_over_a_dask_array_see_the_same_content():
 @pytest.mark.parametrize("lazy", [False, True], ids=["store", "dask array"])
 def test_a_panel_is_one_task_of_one_kind(kind, lazy):
     matrix = open_dask_array(da.from_array(A, chunks=(10, 9))) if lazy else Chunked.of(A, (10, 9))
-    layout = layout_of(matrix, panel_pieces=2, slab_pieces=2 if lazy else 1)
+    layout = layout_of(matrix, panel_cells=2, slab_cells=2 if lazy else 1)
     graph = build_round(context_of(kind, matrix, layout), "context", "token", 0).graph
     panels = [task for key, task in graph.items() if str(key).startswith("bigspec-panel")]
     assert [task[:3] for task in panels] == [(run_panel, "context", k) for k in range(5)]
@@ -147,7 +147,7 @@ def test_a_time_limit_is_noticed_before_the_next_tile_of_a_panel(kind, scheduler
         clock.now = 100.0 if number == 3 else clock.now
 
     matrix = told(late)  # one panel, ten tiles of each of its slabs
-    layout = layout_of(matrix, panel_pieces=9, slab_pieces=1, tile_pieces=1)
+    layout = layout_of(matrix, panel_cells=9, slab_cells=1, tile_cells=1)
     with dask.config.set(scheduler=scheduler), pytest.raises(DeadlinePassed):
         run(context_of(kind, matrix, layout), deadline=50.0)
     assert matrix.log.count == 3
@@ -158,7 +158,7 @@ def test_a_time_limit_ends_a_run_that_reads_in_tiles(monkeypatch):
     monkeypatch.setattr("bigspec.panels.limit.time", clock)
     monkeypatch.setattr(
         "bigspec.run.planner.choose_layout",
-        lambda *a, **o: replace(choose_layout(*a, **o), slab_pieces=1, tile_pieces=1),
+        lambda *a, **o: replace(choose_layout(*a, **o), slab_cells=1, tile_cells=1),
     )
 
     def late(number, _buffers):
@@ -199,7 +199,7 @@ def test_an_interrupt_stops_the_threads_before_their_next_tile(monkeypatch):
         raise KeyboardInterrupt
 
     matrix = told(each)
-    layout = layout_of(matrix, panel_pieces=5, slab_pieces=5, tile_pieces=1)
+    layout = layout_of(matrix, panel_cells=5, slab_cells=5, tile_cells=1)
     layout = replace(layout, memory=replace(layout.memory, tasks=2))
     with dask.config.set(num_workers=2), pytest.raises(KeyboardInterrupt):
         run(context_of("forward", matrix, layout), on_panels=interrupt)
@@ -247,8 +247,8 @@ class Waiting(Matrix):
 def test_a_cluster_stops_at_the_time_limit_inside_a_panel(client, tmp_path):
     grids = Grid(4, 4), Grid(40, 4)
     matrix = Waiting((4, 40), np.dtype(float), "waiting", grids, folder=tmp_path)
-    layout = layout_of(matrix, orientation="rows", swept=grids[0], across=grids[1])
-    layout = replace(layout, panel_pieces=1, slab_pieces=1, tile_pieces=1)
+    layout = layout_of(matrix, orientation="rows", along=grids[0], across=grids[1])
+    layout = replace(layout, panel_cells=1, slab_cells=1, tile_cells=1)
     context = context_of("forward", matrix, layout)
     with pytest.raises(DeadlinePassed):  # while the first read goes on
         run(context, executor=find_executor(False), deadline=time.monotonic() + LIMIT)
@@ -270,7 +270,7 @@ def test_no_work_copies_a_sparse_slab(kind, transposed, dtype, monkeypatch):
     matrix = open_source(sp.csc_array(S.T) if transposed else S)
     if transposed and kind == "columns":
         pytest.skip("sums of columns have no orientation")
-    layout = layout_of(matrix, panel_pieces=10**6, slab_pieces=10**6)
+    layout = layout_of(matrix, panel_cells=10**6, slab_cells=10**6)
     context = context_of(kind, matrix, layout)
     if context.V is not None:
         length = 4000 if kind == "backward" else 3000
@@ -286,7 +286,7 @@ def test_a_sparse_slab_with_factors_is_not_copied_after_the_first_pass(monkeypat
     monkeypatch.setattr("bigspec.kernels.sparse.ENTRIES", 1 << 14)
     S = sp.random_array((4000, 3000), density=0.1, format="csr", rng=np.random.default_rng(0))
     matrix = bigspec.centered(S)
-    layout = layout_of(matrix, panel_pieces=10**6, slab_pieces=10**6)
+    layout = layout_of(matrix, panel_cells=10**6, slab_cells=10**6)
     rows, columns = layout.rectangle((0, 4000), (0, 3000))
     block, buffers = matrix.read(rows, columns, Buffers()), Buffers()
     context = FusedContext(matrix, layout, np.ones((3000, 3)), 0, False, buffers=buffers)

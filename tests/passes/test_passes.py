@@ -20,7 +20,7 @@ from scipy.sparse.linalg import LinearOperator
 
 import bigspec
 from bigspec.errors import AdjointError, ChunkError, DataError, MemoryLimitError, NonFiniteError
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.passes import (
     DaskMatrix,
     DeadlinePassed,
@@ -44,16 +44,16 @@ def passes_over(matrix, b=3, *, executor=None, limit=GIB, pieces=None, rounds=No
         matrix, b, blocks=6, limit=limit, tasks=executor.tasks, local=executor.local
     )
     if pieces:
-        slab = pieces if not matrix.streams else min(layout.slab_pieces, max(1, pieces // 2))
-        layout = replace(layout, panel_pieces=pieces, slab_pieces=slab)
+        slab = pieces if not matrix.streams else min(layout.slab_cells, max(1, pieces // 2))
+        layout = replace(layout, panel_cells=pieces, slab_cells=slab)
     if rounds:
         layout = replace(layout, round_panels=rounds)
     return Pass(matrix, layout, executor)
 
 
-def in_two_reads(passes, tile_pieces=1):
+def in_two_reads(passes, tile_cells=1):
     """The same pass, reading tile by tile, twice."""
-    passes.layout = replace(passes.layout, slab_pieces=1, tile_pieces=tile_pieces)
+    passes.layout = replace(passes.layout, slab_cells=1, tile_cells=tile_cells)
     return passes
 
 

@@ -100,7 +100,7 @@ def test_each_factor_is_read_once_a_pass_and_the_outer_one_once_more_at_first(p)
 
 
 def test_an_outer_factor_that_is_cut_along_the_inner_extent_alone_is_read_twice(monkeypatch):
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
     A, B = Chunked.of(dense(90, P), (20, P)), Chunked.of(dense(P, 50, 1), (10, 50))
     est = bigspec.norm(A @ B, block_size=4, max_passes=3, rtol=1e-8, seed=1)
     assert set(A.log.reads.values()) == {est.passes}

@@ -40,6 +40,7 @@ function contrast(element, view) {
 addEventListener("load", () => {
   document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(frame => {
     const view = frame.contentWindow, shown = view.document, root = shown.documentElement;
+    shown.querySelectorAll("details").forEach(part => { part.open = true; });
     const texts = [...shown.querySelectorAll("body *")].filter(e => e.tagName != "title"
       && [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim() && n.data != "\\u00d7"));
     const drawn = [...shown.querySelectorAll("svg")].map(s => s.getBoundingClientRect());

@@ -2,7 +2,9 @@ import builtins
 import json
 import math
 import re
+import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from html.parser import HTMLParser
 
@@ -11,11 +13,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import bigspec
 from bigspec import errors
-from bigspec.results import Estimate, PassRecord
+from bigspec.results import Estimate, Gate, PassRecord
 from bigspec.results import text as words
+from bigspec.results.axes import fitted
 
-VOID = {"meta", "br", "hr", "img", "line", "circle", "polyline", "polygon"}
+VOID = {"meta", "br", "hr", "img", "line", "circle", "polyline", "polygon", "path"}
 
 nonnegative = st.floats(min_value=0.0, allow_nan=False, allow_infinity=False)
 
@@ -194,6 +198,23 @@ def test_the_summary_says_the_interval_first_then_how_it_came_about():
     assert "upper end    Christoffel" in text
 
 
+def test_an_estimate_prints_as_one_line_and_formats_as_its_value():
+    est = closing_in()
+    assert str(est) == f"{est}" == est.summary().splitlines()[0]
+    assert f"{est:.4g}" == format(est, ".4g") == format(est.lower, ".4g")
+    assert repr(est).startswith("<Estimate lower=167.9")
+    assert len(repr(est)) < 120
+
+
+def test_triplets_print_as_one_line():
+    tri = bigspec.svds(np.diag(np.arange(40.0, 0, -1)), 8, seed=1)
+    assert str(tri).startswith("sigma_1 in [")
+    assert " ... sigma_8 in [" in str(tri)
+    assert "\n" not in str(tri)
+    assert repr(tri).startswith("<Triplets k=8, s=[40., 39., ..., 34., 33.], width=")
+    assert str(bigspec.svds(np.eye(3), 1)).count("sigma_") == 1
+
+
 def test_a_run_out_of_budget_says_converged_false():
     text = closing_in(converged=False, right=None).summary()
     assert "converged    false (asked for: relative width <= 1e-03)" in text
@@ -280,6 +301,79 @@ def test_the_ritz_values_are_drawn_and_told_in_words_wherever_an_estimate_is_sho
         assert chart.endswith("A table of all passes follows")
 
 
+def texts_of(drawing):
+    """Left and right end of each text of a drawing, with letters 0.6 of their size wide."""
+    for attrs, label in re.findall(r"<text([^>]*)>([^<]*)</text>", drawing):
+        given = dict(re.findall(r'([\w-]+)="([^"]*)"', attrs))
+        wide = float(given.get("textLength", 0.6 * float(given.get("font-size", 15)) * len(label)))
+        left = float(given["x"]) - wide * {"end": 1, "middle": 0.5}.get(given["text-anchor"], 0)
+        yield left, left + wide, label
+
+
+@pytest.mark.parametrize("passes", [2, 3, 12, 300])
+@pytest.mark.parametrize("value", [167.96, 268126.6223, 1e-12, 3.7e8])
+def test_no_label_of_a_chart_is_cut_and_every_curve_lies_inside_its_axes(passes, value):
+    gate = Gate(max_norm=value * 1.5, max_change=0.1, reference=(value, value * 1.01))
+    est = closing_in(passes, value=value)
+    text = replace(est, gate=gate.judge(est.lower, est.upper)).to_html()
+    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(drawings) == 4
+    for drawing in drawings:
+        for left, right, label in texts_of(drawing):
+            assert left >= 0, label
+            assert right <= 420, label
+        levels = [float(y) for p in re.findall(r'<polyline points="([^"]*)"', drawing)
+                  for y in re.findall(r",(\S+)", p)]  # fmt: skip
+        assert all(22 <= y <= 222 for y in levels)
+
+
+def test_an_axis_fits_its_values_and_has_marks_between_them():
+    scale = fitted([110.0, 172.0])
+    assert not scale.logarithmic
+    assert 100 < scale.bottom < 110
+    assert 172 < scale.top < 182
+    assert [name for _, name in scale.ticks] == ["120", "140", "160", "180"][: len(scale.ticks)]
+    assert len(scale.ticks) >= 3
+
+
+@given(st.lists(nonnegative, min_size=1, max_size=5))
+@example([5e-324])
+@example([0.0, 1.7976931348623157e308])
+@example([1.0, math.nextafter(1.0, 2.0)])
+def test_an_axis_encloses_any_values_at_all(values):
+    scale = fitted(values)
+    assert scale.bottom < scale.top
+    for value in values:
+        assert 0 <= scale.share(value) <= 1
+        assert scale.logarithmic or scale.bottom <= value <= scale.top
+
+
+def test_one_pass_makes_no_curve():
+    assert "<svg" not in closing_in(1).to_html()
+    assert "<svg" not in closing_in(1)._repr_html_()
+
+
+def test_what_matters_comes_first_and_the_rest_is_folded():
+    text = closing_in().to_html()
+    promise = 'except with probability <span style="white-space:nowrap">1e-06</span> over bigspec'
+    order = ['class="interval"', promise, "What it rests on", "How the interval closed",
+             "<details><summary><b>The passes", "<b>What it cost", "<b>Versions"]  # fmt: skip
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert "details::details-content{content-visibility:visible" in text
+
+
+@pytest.mark.parametrize("limit", [100.0, 167.97, 1e6])
+def test_a_gate_is_drawn_as_an_interval_with_its_limit_where_it_lies(limit):
+    est = closing_in(3)
+    text = replace(est, gate=Gate(max_norm=limit).judge(est.lower, est.upper)).to_html()
+    drawing = re.search(r'<svg[^>]*aria-label="The norm lies in .*?</svg>', text, re.DOTALL)[0]
+    left, right = map(float, re.search(r'<path d="M(\S+) \d+H(\d+\.\d)', drawing).groups())
+    at = float(re.search(r'<line x1="([\d.]+)"', drawing)[1])
+    assert (at < left, at > right) == (limit < est.lower, limit > est.upper)
+    assert f"max_norm {limit}" in drawing
+
+
 def test_hostile_names_are_text_and_nothing_else():
     evil = "<script>alert('x')</script>&\"onload=\""
     estimate = closing_in(
@@ -339,6 +433,18 @@ def test_the_figure_is_drawn_without_pyplot(estimate, tmp_path):
     assert "matplotlib.pyplot" not in sys.modules
 
 
+def test_a_figure_is_the_current_one_where_pyplot_is_in_use(tmp_path):
+    code = (
+        "import matplotlib; matplotlib.use('agg')\n"
+        "import matplotlib.pyplot as plt, numpy as np, bigspec\n"
+        "est = bigspec.norm(np.diag([3.0, 2.0, 1.0]))\n"
+        "assert est.plot() is plt.gcf()\n"
+        "plt.savefig('run.svg')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=100)
+    assert (tmp_path / "run.svg").read_text(encoding="utf-8").count('<g id="axes_') == 3
+
+
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     found = builtins.__import__
 
@@ -348,7 +454,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         return found(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=re.escape('pip install "bigspec[plot]"')):
+    with pytest.raises(ImportError, match=re.escape("pip install matplotlib (or")):
         closing_in().plot()
 
 

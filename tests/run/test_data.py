@@ -5,11 +5,14 @@ delta = 1e-6) run densely in memory until the certified relative width is 1e-2, 
 1e-10. Runs on chunks must stay within one pass of it.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 import zarr
 
 import bigspec
+from tests.conftest import DATA
 from tests.real import REFERENCE, load
 from tests.representations import REPRESENTATIONS, cannot
 
@@ -99,7 +102,7 @@ def test_every_algorithm_brackets_the_reference(name, algorithm, rtol, data):
 
 
 def test_zipped_zarr_with_consolidated_metadata_that_zarr_rejects(data):
-    est = bigspec.norm(f"{data}/10x_pbmc68k_reduced.zarr.zip::/X", rtol=1e-8)
+    est = bigspec.norm(f"{data / '10x_pbmc68k_reduced.zarr.zip'}::/X", rtol=1e-8)
     assert_reference_inside(est, REFERENCE["pbmc X"])
 
 
@@ -109,20 +112,17 @@ SAMPLE = ["young1c", "coads SST", "silero"]
 ALGORITHMS = {"young1c": "gram", "coads SST": "lanczos", "silero": "power"}
 
 
-@pytest.fixture(scope="module")
-def densely(data):
-    """The answers of the dense matrices, made once."""
-    matrices = {name: load(data, name) for name in SAMPLE}
-    return {
-        name: (A, bigspec.norm(A, rtol=1e-8, algorithm=ALGORITHMS[name], seed=1, max_passes=500))
-        for name, A in matrices.items()
-    }
+@cache
+def densely(name):
+    """The matrix, and the answer of it as an array, made once."""
+    A = load(DATA, name)
+    return A, bigspec.norm(A, rtol=1e-8, algorithm=ALGORITHMS[name], seed=1, max_passes=500)
 
 
 @pytest.mark.parametrize("kind", REPRESENTATIONS)
 @pytest.mark.parametrize("name", SAMPLE)
-def test_every_representation_gives_the_interval_of_the_dense_matrix(name, kind, densely, tmp_path):
-    A, dense = densely[name]
+def test_every_representation_gives_the_interval_of_the_dense_matrix(name, kind, tmp_path):
+    A, dense = densely(name)
     if (why := cannot(kind, A)) is not None:
         pytest.skip(why)
     a = REPRESENTATIONS[kind](A, tmp_path)

@@ -262,7 +262,8 @@ def test_a_measurement_decides_against_the_estimate(always, monkeypatch):
         monkeypatch.setattr(planner, "measure", lambda *_, m=measured: m)
         plan = make_plan(matrix, find_executor(False), Wishes())
         assert plan.algorithm.name == expected
-        assert any("(measured on the first slab)" in choice for choice in plan.choices)
+        (why,) = [choice for choice in plan.choices if "(measured on the first slab)" in choice]
+        assert "as many as a typical spectrum needs" in why
     setting = Setting(matrix, Wishes(), 4, Measurement(10.0, {16: 1.0}, 2.0, 10))
     between = pass_seconds(setting, 16) - 11.0 / 4
     assert gram_seconds(setting) - between == pytest.approx(12.0 / 4, rel=0.01)

@@ -148,8 +148,8 @@ def test_cut_anywhere_the_panels_are_the_matrix(
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_norm_in_many_panels(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE_BYTES", 100 * 16)
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 0)
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 0)
     A = random(300, 40)
     est = bigspec.norm(in_memory(A, form), rtol=1e-8, algorithm="lanczos", seed=1)
     sigma = np.linalg.norm(A.toarray(), 2)

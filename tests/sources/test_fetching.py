@@ -18,9 +18,9 @@ from zarr.storage import LocalStore
 import bigspec
 from bigspec.errors import ChunkError, SourceError
 from bigspec.kernels.buffers import Buffers
+from bigspec.panels.choose_layout import choose_layout
 from bigspec.panels.context import run_panel
 from bigspec.panels.fused import FusedContext
-from bigspec.panels.layout import choose_layout
 from bigspec.panels.limit import Abandoned, Limit
 from bigspec.panels.reading import Reader
 from bigspec.passes import find_executor
@@ -126,7 +126,7 @@ def far(path: Path, values: Any = A, **options: Any) -> tuple[FarStore, Any]:
 def context_of(matrix: Any, *, ahead: bool = True, limit: Limit | None = None) -> FusedContext:
     """Panels of 24 rows, in slabs of 8: two chunks each."""
     layout = choose_layout(matrix, 3, blocks=6, limit=1 << 30, tasks=1, local=True)
-    layout = replace(layout, panel_pieces=6, slab_pieces=2, ahead=ahead)
+    layout = replace(layout, panel_cells=6, slab_cells=2, ahead=ahead)
     V = np.random.default_rng(3).standard_normal((8, 3))
     return FusedContext(matrix, layout, V, None, True, limit=limit or Limit())
 
@@ -330,11 +330,11 @@ def test_a_slab_ahead_is_in_the_memory_of_a_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, matrix = far(tmp_path, np.zeros((4096, 1024)), chunks=(64, 1024))
-    monkeypatch.setattr("bigspec.panels.layout.SLAB_BYTES", 1 << 20)
+    monkeypatch.setattr("bigspec.panels.choose_layout.SLAB_BYTES", 1 << 20)
     wanted = {"blocks": 6, "tasks": 1, "local": False}
     ahead = choose_layout(matrix, 3, limit=1 << 30, **wanted)  # type: ignore[arg-type]
     assert ahead.ahead
-    assert ahead.slab_pieces == 2
+    assert ahead.slab_cells == 2
     monkeypatch.setattr(type(matrix), "ahead_nbytes", lambda *_: 0)
     without = choose_layout(matrix, 3, limit=1 << 30, **wanted)  # type: ignore[arg-type]
     assert not without.ahead

@@ -164,7 +164,7 @@ class OffersArray:
     [
         ([[1.0]], r"expected a path or URL.*got list. If it fits in memory, pass numpy.asarray"),
         (OffersArray(), r"got .*OffersArray. If it fits in memory"),
-        (3.5, r"a zarr array or sparse group, a dask array.*got float$"),
+        (3.5, r"a zarr array or sparse group, .*a dask array.*got float$"),
         (b"A.zarr", r"got bytes"),
     ],
 )

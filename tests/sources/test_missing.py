@@ -208,7 +208,7 @@ class TestCounts:
     def test_a_slab_that_is_read_twice_counts_once(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from bigspec.panels import layout
+        from bigspec.panels import choose_layout as layout
 
         save(tmp_path / "A.zarr", chunks=(8, 4))
         without(tmp_path / "A.zarr", "c/5/1")
@@ -319,7 +319,7 @@ class TestMadeSure:
         if where == "cluster":
             request.getfixturevalue("client")
         for name, value in SMALL.items():
-            monkeypatch.setattr(f"bigspec.panels.layout.{name}", value)
+            monkeypatch.setattr(f"bigspec.panels.choose_layout.{name}", value)
         place: Any = web.folder / "L.zarr"
         url = {"http": f"{web.url}/L.zarr", "local": str(place), "memory": "memory://L.zarr"}[kind]
         save(url if kind == "memory" else place, np.tile(A, (16, 1)))

@@ -84,8 +84,8 @@ def test_the_interval_is_that_of_the_dense_matrix(
     form: str, shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PIECE_BYTES", 100 * 12)
-    monkeypatch.setattr("bigspec.panels.layout.PANEL_BYTES", (1, 1))
-    monkeypatch.setattr("bigspec.panels.layout.READ_TO_RETURN", 0)
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 0)
     A = random_sparse(*shape, form=form)
     sigma = np.linalg.norm(A.toarray(), 2)
     est = bigspec.norm(write(tmp_path / "A.zarr", A), rtol=1e-8, algorithm="lanczos")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.errors import BigspecError, SourceError
+from bigspec.errors import BigspecError, SourceError, needs
 from bigspec.networks.formats.shards import found_shards
 from bigspec.networks.formats.stored import (
     Extent,
@@ -296,6 +296,6 @@ def _package(file: str) -> Any:
         import gguf
         import gguf.quants
     except ImportError as error:
-        msg = f'{file}: GGUF needs the package gguf, which is not here; pip install "bigspec[gguf]"'
+        msg = f"{file}: {needs('GGUF', 'gguf', 'gguf')}"
         raise SourceError(msg) from error
     return gguf

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.errors import SourceError
+from bigspec.errors import SourceError, needs
 from bigspec.networks.formats.onnx_tensors import Sparse, TensorReader
 from bigspec.networks.formats.protobuf import without_numbers
 from bigspec.networks.formats.stored import HeldTensor, finished
@@ -54,7 +54,7 @@ def open_onnx(content: Content) -> Model:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        msg = f'{file}: ONNX needs the package onnx, which is not here; pip install "bigspec[onnx]"'
+        msg = f"{file}: {needs('ONNX', 'onnx', 'onnx')}"
         raise SourceError(msg) from error
     try:
         view = content.at(0, content.size, "its graph").data

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.errors import SourceError
+from bigspec.errors import SourceError, needs
 
 __all__ = ["BITS", "NATIVE", "as_dtype", "item_bits", "unpacked"]
 
@@ -42,10 +42,7 @@ def as_dtype(name: str, file: str) -> np.dtype[Any]:
     try:
         import ml_dtypes
     except ImportError as error:
-        msg = (
-            f"{file}: numbers of type {name} need ml_dtypes, which is not here; "
-            'pip install "bigspec[networks]"'
-        )
+        msg = f"{file}: {needs(f'a tensor of type {name}', 'networks', 'ml_dtypes')}"
         raise SourceError(msg) from error
     found = getattr(ml_dtypes, name, None)
     if found is None:

@@ -18,8 +18,8 @@ from bigspec.kernels.composed import times_power
 from bigspec.kernels.partials import Partial
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.backward import BackwardContext
-from bigspec.panels.cuts import Layout
-from bigspec.panels.layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout
+from bigspec.panels.layout import Layout
 from bigspec.passes.contract import FirstRounds, Hooks, PassCost, PassResult
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.single import Pass

@@ -24,9 +24,9 @@ from bigspec.expressions import Product
 from bigspec.kernels import working_dtype
 from bigspec.kernels.composed import times_power
 from bigspec.matrices import Matrix, OperatorMatrix
-from bigspec.panels.cuts import Layout
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.forward import ForwardContext
+from bigspec.panels.layout import Layout
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
 from bigspec.passes.inline import InlineExecutor, nearest
@@ -141,7 +141,7 @@ def _factors(
         raise MemoryLimitError(msg)
     tall = layout.orientation == "rows"
     parts = (matrix.right, matrix.left) if tall else (matrix.left, matrix.right)
-    swept: tuple[Literal["rows", "columns"], ...] = (
+    along: tuple[Literal["rows", "columns"], ...] = (
         ("columns", "rows") if tall else ("rows", "columns")
     )
     widths = [columns_of(part, V) for part in parts]
@@ -149,11 +149,11 @@ def _factors(
         with suppress(MemoryLimitError):
             outer, inner = (
                 Factor.of(part, width, limit - carried, cost, wanted=wanted)
-                for part, width, wanted in zip(parts, widths, swept, strict=True)
+                for part, width, wanted in zip(parts, widths, along, strict=True)
             )
             return outer, inner, True, between + carried + max(outer.nbytes, inner.nbytes)
     outer = Factor.of(parts[0], widths[0], limit, cost)
-    inner = Factor.of(parts[1], widths[1], limit, cost, wanted=swept[1])
+    inner = Factor.of(parts[1], widths[1], limit, cost, wanted=along[1])
     return outer, inner, False, between + max(outer.nbytes, inner.nbytes)
 
 

@@ -239,5 +239,5 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(SourceError) as caught:
         open_model(path)
     assert str(caught.value) == (
-        f'{path}: GGUF needs the package gguf, which is not here; pip install "bigspec[gguf]"'
+        f"{path}: GGUF needs gguf: pip install gguf (or install bigspec, as you did, with its extra [gguf])"
     )

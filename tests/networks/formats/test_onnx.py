@@ -312,7 +312,7 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(SourceError) as caught:
         open_model(path)
     assert str(caught.value) == (
-        f'{path}: ONNX needs the package onnx, which is not here; pip install "bigspec[onnx]"'
+        f"{path}: ONNX needs onnx: pip install onnx (or install bigspec, as you did, with its extra [onnx])"
     )
 
 

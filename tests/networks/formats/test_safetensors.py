@@ -236,6 +236,6 @@ def test_without_ml_dtypes_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(SourceError) as caught:
         model["a"].read()
     assert str(caught.value) == (
-        f"{tmp_path}/m.safetensors: numbers of type bfloat16 need ml_dtypes, which is not here; "
-        'pip install "bigspec[networks]"'
+        f"{tmp_path}/m.safetensors: a tensor of type bfloat16 needs ml_dtypes: pip install ml_dtypes "
+        "(or install bigspec, as you did, with its extra [networks])"
     )

@@ -1,0 +1,1 @@
+"""Other libraries' signatures in front of bigspec's functions, for code that changes an import."""

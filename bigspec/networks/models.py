@@ -1,0 +1,154 @@
+"""What may be scanned: a path or URL, a model, or a mapping of names to arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bigspec.errors import UnsupportedTypeError
+from bigspec.names import shown
+from bigspec.networks.tensors import Model, Tensor
+
+__all__ = ["IN_MEMORY", "ArrayTensor", "as_model"]
+
+Array = np.ndarray[Any, Any]
+
+IN_MEMORY = "memory"
+SAMPLE = 1 << 20
+"""Bytes up to which all of an array is hashed; of a larger one, so many in equal distances."""
+
+
+@dataclass(eq=False)
+class ArrayTensor(Tensor):
+    """An array of this process, or what can be turned into one when it is read."""
+
+    name: str
+    held: Any = field(repr=False)
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    nbytes: int = 0
+    file: str = IN_MEMORY
+    storage: str | None = None
+    refusal: str | None = None
+
+    def read(self) -> Array:
+        """Return the array, without a copy where that is possible."""
+        return _array(self.held, self.name)
+
+    def token(self) -> str:
+        """Hash shape, type and entries, or a sample of them."""
+        array = self.read()
+        digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+        if array.nbytes <= SAMPLE:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        else:
+            flat = array.reshape(-1)
+            places = np.linspace(0, flat.size - 1, SAMPLE // array.itemsize).astype(np.int64)
+            digest.update(flat[places].tobytes())
+        return digest.hexdigest()[:32]
+
+
+def as_model(model: Any) -> Model:
+    """Open what is to be scanned.
+
+    Parameters
+    ----------
+    model : path, URL, Model, or mapping of str to array
+        Arrays are NumPy's, or objects that turn into one: tensors of torch, JAX or MLX.
+
+    Raises
+    ------
+    SourceError
+        See `bigspec.networks.formats.open_model`.
+    UnsupportedTypeError
+        Neither of these.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return _opened(model)
+    if not isinstance(model, Mapping):
+        msg = (
+            "model: expected a path, a URL, or a mapping of names to arrays such as a state dict, "
+            f"got {type(model).__name__}"
+        )
+        raise UnsupportedTypeError(msg)
+    tensors = {str(name): _tensor(str(name), value) for name, value in model.items()}
+    return Model(f"a mapping of {len(tensors)} arrays", IN_MEMORY, tensors)
+
+
+def _opened(where: Any) -> Model:
+    from bigspec.networks.formats import open_model
+
+    return open_model(where)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        value = _array(value, name)
+    shape = tuple(int(length) for length in value.shape)
+    dtype = str(value.dtype).removeprefix("torch.")
+    if isinstance(value, np.ndarray) and not _numeric(value.dtype):
+        msg = f"{shown(name)}: expected an array of numbers, got {value.dtype}"
+        raise UnsupportedTypeError(msg)
+    size = int(np.prod(shape, dtype=np.int64)) * int(getattr(value, "itemsize", 0) or 4)
+    return ArrayTensor(name, value, shape, dtype, size, storage=_place(value, dtype))
+
+
+def _place(value: Any, dtype: str) -> str | None:
+    """Return where the numbers lie: equal for tied weights."""
+    if isinstance(value, np.ndarray):
+        return f"{value.__array_interface__['data'][0]} {value.strides} {dtype}"
+    if callable(getattr(value, "data_ptr", None)) and callable(getattr(value, "stride", None)):
+        return f"{value.data_ptr()} {value.stride()} {dtype}"
+    return None
+
+
+def _array(value: Any, name: str) -> Array:
+    """Return an array; of a torch tensor, through its own bits where NumPy lacks the type."""
+    if isinstance(value, np.ndarray):
+        return value
+    if callable(getattr(value, "detach", None)):
+        value = value.detach().cpu()
+        bits = _BITS.get(str(value.dtype))
+        if bits is not None:
+            import ml_dtypes
+
+            torch_type, own = bits
+            kind = getattr(_package_of(value), torch_type)
+            return np.asarray(value.contiguous().view(kind).numpy()).view(getattr(ml_dtypes, own))
+        return np.asarray(value.numpy())
+    array = np.asarray(value)
+    if not _numeric(array.dtype):
+        msg = f"{shown(name)}: expected an array of numbers, got {type(value).__name__}"
+        raise UnsupportedTypeError(msg)
+    return array
+
+
+def _numeric(dtype: np.dtype[Any]) -> bool:
+    """Whether float64 or complex128 holds such numbers; ml_dtypes's own are of NumPy's kind V."""
+    if dtype.kind == "V":
+        return dtype.names is None and dtype.subdtype is None and dtype.type is not np.void
+    return dtype.kind in "biu" or (dtype.kind in "fc" and dtype.itemsize <= WIDEST[dtype.kind])
+
+
+WIDEST = {"f": 8, "c": 16}
+_BITS = {
+    "torch.bfloat16": ("int16", "bfloat16"),
+    "torch.float8_e4m3fn": ("uint8", "float8_e4m3fn"),
+    "torch.float8_e5m2": ("uint8", "float8_e5m2"),
+}
+
+
+def _package_of(value: Any) -> Any:
+    """Return the package that a tensor is of; it is imported, or there would be no tensor."""
+    import sys
+
+    return sys.modules[type(value).__module__.partition(".")[0]]

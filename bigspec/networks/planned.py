@@ -1,0 +1,174 @@
+"""What a scan will do, from headers alone: its rows, its tasks, the share of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from bigspec.errors import ArgumentError
+from bigspec.names import shown
+from bigspec.networks.entry import Entry
+from bigspec.networks.forms import Form, Kronecker, Product
+from bigspec.networks.fused import Split
+from bigspec.networks.limits import Limits
+from bigspec.networks.norms import Asked
+from bigspec.networks.roles import entries_of
+from bigspec.networks.sharing import entropy_of, random_norms, share
+from bigspec.networks.tensors import Model
+from bigspec.networks.work import Request, Task, shared
+
+__all__ = ["Choice", "Planned", "plan_scan", "tasks_of"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows are asked for.
+
+    Attributes
+    ----------
+    only, leave_out : tuple of str
+        Patterns of names; without `only`, all.
+    everything : bool
+        Also what is no matrix.
+    splits : tuple of Split
+    """
+
+    only: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    everything: bool = False
+    splits: tuple[Split, ...] = ()
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether a row is asked for."""
+        if entry.hidden and not self.everything:
+            return False
+        if self.only and not _matches(entry, self.only):
+            return False
+        return not _matches(entry, self.leave_out)
+
+
+def _matches(entry: Entry, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(entry.name, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The rows of a scan.
+
+    Attributes
+    ----------
+    entries : tuple of Entry
+    others : dict of str to Form
+        What is subtracted from the row of that name.
+    only_in_model, only_in_other : tuple of str
+        Rows that have no partner.
+    norms : int
+        How many norms need a random start.
+    """
+
+    entries: tuple[Entry, ...]
+    others: dict[str, Form]
+    only_in_model: tuple[str, ...] = ()
+    only_in_other: tuple[str, ...] = ()
+    norms: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the rows."""
+        return tuple(entry.name for entry in self.entries)
+
+    def share(self, failure_probability: float) -> float:
+        """Return the failure probability of each norm that needs one."""
+        return share(failure_probability, self.norms)
+
+
+def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
+    """Choose the rows of a model, and pair them with those of another one.
+
+    Raises
+    ------
+    ArgumentError
+        No row is left, or a split does not fit.
+    """
+    entries = _chosen(model, choice)
+    if other is None:
+        return Planned(tuple(entries), {}, norms=random_norms(entries, differences=False))
+    beside = {entry.name: entry for entry in _chosen(other, choice)}
+    paired: list[Entry] = []
+    others: dict[str, Form] = {}
+    for entry in entries:
+        mate = beside.get(entry.name)
+        if mate is None:
+            continue
+        found, form = _pair(entry, mate)
+        paired.append(found)
+        if form is not None:
+            others[entry.name] = form
+    names = {entry.name for entry in entries}
+    return Planned(
+        tuple(paired),
+        others,
+        tuple(name for name in names_of(entries) if name not in beside),
+        tuple(name for name in beside if name not in names),
+        random_norms(paired, differences=True),
+    )
+
+
+def names_of(entries: Iterable[Entry]) -> list[str]:
+    """Return the names of rows."""
+    return [entry.name for entry in entries]
+
+
+def _chosen(model: Model, choice: Choice) -> list[Entry]:
+    every = entries_of(model, choice.splits)
+    entries = [entry for entry in every if choice.takes(entry)]
+    if not entries:
+        hidden = sum(entry.hidden for entry in every)
+        msg = (
+            f"{shown(model.name)}: expected a row that the patterns choose, got none of "
+            f"{len(every)} ({hidden} of them no matrix); look at the names with --all"
+        )
+        raise ArgumentError(msg)
+    names = set(names_of(entries))
+    # A row whose twin is not asked for stands for itself.
+    return [replace(e, tied_to="") if e.tied_to not in names else e for e in entries]
+
+
+def _pair(entry: Entry, mate: Entry) -> tuple[Entry, Form | None]:
+    """Return the row of a difference and what is subtracted; or the reason why there is none."""
+    reason = ""
+    if entry.form is None or mate.form is None:
+        reason = entry.note or mate.note
+    elif entry.shape != mate.shape:
+        reason = f"the shapes differ: {list(entry.shape)} and {list(mate.shape)}"
+    elif isinstance(entry.form, Kronecker) or isinstance(mate.form, Kronecker):
+        reason = "a difference of Kronecker products has no norm here"
+    elif entry.matrix != mate.matrix or (
+        isinstance(entry.form, Product) != isinstance(mate.form, Product)
+    ):
+        reason = f"a {entry.kind} cannot be compared with a {mate.kind}"
+    if reason:
+        refused = replace(entry, kind="refused", form=None, matrix=None, note=reason, tied_to="")
+        return refused, None
+    tied = entry.tied_to if entry.tied_to == mate.tied_to else ""
+    return replace(entry, tied_to=tied), mate.form
+
+
+def tasks_of(
+    planned: Planned, names: Sequence[str], asked: Asked, entropy: int, limits: Limits | None
+) -> list[Task]:
+    """Return the tasks that make the rows of these names; rows of one tensor share a task."""
+    wanted = set(names)
+    groups: dict[int, list[Request]] = {}
+    keep: list[object] = []  # as long as their ids are keys
+    for entry in planned.entries:
+        if entry.name not in wanted or entry.form is None or entry.tied_to:
+            continue
+        gate = None if limits is None or entry.hidden else limits.gate(entry.name)
+        own = entropy_of(entropy, entry.name)
+        request = Request(entry, planned.others.get(entry.name), own, gate)
+        key = shared(request)
+        keep.append(key)
+        groups.setdefault(id(key), []).append(request)
+    return [Task(tuple(requests), asked) for requests in groups.values()]

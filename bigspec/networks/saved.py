@@ -1,0 +1,205 @@
+"""A scan in a checkpoint: which scan it is, and the rows that are done."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bigspec.checkpoint import Wire, Writer
+from bigspec.errors import CheckpointError, CheckpointInUseError, ResumeError
+from bigspec.names import shown
+from bigspec.networks.row import Row
+from bigspec.run.identity import as_checkpoint
+from bigspec.watch import Observer
+
+__all__ = ["SCAN_TYPES", "Saver", "ScanState", "saver_of"]
+
+GRACE = 20.0  # seconds that an interrupt waits for the last save
+MANY = 300
+NAMED = 5  # of the tensors that differ, so many are named
+
+
+@dataclass(frozen=True)
+class ScanState:
+    """All that a scan knows.
+
+    Attributes
+    ----------
+    run : dict
+        Which scan it is.
+    rows : dict
+        Name to `Row`, of the rows that are done.
+    """
+
+    run: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
+
+
+SCAN_TYPES = (
+    Wire(ScanState, "Scan", "run rows"),
+    Wire(
+        Row,
+        "ScanRow",
+        "name file shape dtype kind matrix lower upper deterministic failure_probability "
+        "upper_bound lower_bound passes frobenius largest largest_row largest_column deviation "
+        "tied_to non_finite seconds converged note stack hidden other_lower other_upper "
+        "ratio_lower ratio_upper",
+    ),
+)
+"""By the names in records: see `Wire` before you rename anything."""
+
+
+class Saver:
+    """Saves rows as they are done; without a checkpoint, does nothing.
+
+    Attributes
+    ----------
+    run : dict
+        Which scan this is, with the entropy and the id of the one in the checkpoint.
+    rows : dict
+        Rows that the checkpoint had.
+    where : str or None
+        The checkpoint, once a row is in it.
+    """
+
+    def __init__(
+        self, writer: Writer | None, run: dict[str, Any], rows: dict[str, Row], observer: Observer
+    ) -> None:
+        self.writer, self.run, self.rows, self.observer = writer, run, dict(rows), observer
+
+    @property
+    def where(self) -> str | None:
+        """The checkpoint, None without one."""
+        return None if self.writer is None else self.writer.store.where
+
+    def add(self, row: Row) -> None:
+        """Save a row that is done, in the background.
+
+        At once, as long as that is cheap: each save writes all rows. From `MANY` rows on, saves
+        take at most 2 % of the time.
+        """
+        self.rows[row.name] = row
+        if self.writer is not None and (len(self.rows) < MANY or self.writer.due(step=True)):
+            self._offer("step")
+
+    def finish(self, *, complete: bool) -> None:
+        """Save the end, and wait until it is written."""
+        if self.writer is None:
+            return
+        try:
+            self._offer("finished" if complete else "step")
+        except CheckpointInUseError as error:  # the answer is there all the same
+            self.observer.warned(str(error))
+        self.writer.flush()
+        self._tell()
+
+    def interrupted(self, error: BaseException) -> None:
+        """Called on an error: wait for the last save, and say where everything is."""
+        if self.writer is None or isinstance(error, CheckpointInUseError):
+            return
+        with suppress(CheckpointInUseError):
+            self._offer("step")
+            self.writer.flush(GRACE, strict=True)
+            if self.writer.complete:
+                where = self.writer.store.where
+                error.saved = where  # type: ignore[attr-defined]
+                error.add_note(f"Everything up to here is saved in {where}.")
+        self._tell()
+
+    def _offer(self, kind: str) -> None:
+        if self.writer is not None:
+            self.writer.offer(kind, ScanState(self.run, dict(self.rows)))
+            self._tell()
+
+    def _tell(self) -> None:
+        assert self.writer is not None
+        while self.writer.messages:
+            self.observer.warned(shown(self.writer.messages.popleft()))
+
+
+@contextmanager
+def saver_of(checkpoint: Any, run: dict[str, Any], observer: Observer) -> Iterator[Saver]:
+    """Own a checkpoint while inside, and take up the scan that it holds.
+
+    Parameters
+    ----------
+    checkpoint : path, URL, Checkpoint or None
+    run : dict
+        Which scan this is: "tensors" maps names to content tokens, "options" holds all that
+        changes a row, "entropy" is None where the caller gave no seed.
+    observer : Observer
+
+    Raises
+    ------
+    ResumeError
+        It holds another scan; the message names what differs.
+    CheckpointError, CheckpointInUseError
+    """
+    options = as_checkpoint(checkpoint)
+    begun = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    fresh: dict[str, Any] = {"id": uuid.uuid4().hex, "begun": begun}
+    if run["entropy"] is None:
+        fresh["entropy"] = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
+    if options is None:
+        yield Saver(None, run | fresh, {}, observer)
+        return
+    writer = Writer(options, SCAN_TYPES)
+    try:
+        state = writer.open()
+        while writer.messages:
+            observer.warned(shown(writer.messages.popleft()))
+        if state is None:
+            yield Saver(writer, run | fresh, {}, observer)
+            return
+        _check(state, writer.store.where)
+        _compare(state.run, run)
+        yield Saver(writer, state.run, state.rows, observer)
+    finally:
+        writer.close()
+
+
+def _check(state: Any, where: str) -> None:
+    whole = isinstance(state, ScanState) and all(
+        isinstance(row, Row) and row.name == name for name, row in state.rows.items()
+    )
+    keys = {"id", "begun", "tensors", "options", "entropy", "model"}
+    if not whole or not keys <= state.run.keys() or not isinstance(state.run["entropy"], int):
+        msg = f"{where}: expected a scan, got another record; name another place"
+        raise CheckpointError(msg)
+
+
+def _compare(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse another scan's checkpoint, by names and content."""
+    differences = _tensors(was["tensors"], now["tensors"])
+    for name in sorted(was["options"].keys() | now["options"].keys()):
+        old, new = was["options"].get(name), now["options"].get(name)
+        if old != new:
+            differences.append(f"{name} was {old!r}, is {new!r}")
+    if now["entropy"] is not None and now["entropy"] != was["entropy"]:
+        differences.append(f"seed was {was['entropy']!r}, is {now['entropy']!r}")
+    if differences:
+        msg = (
+            f"checkpoint: it holds another scan, of {was['model']} started {was['begun']}: "
+            f"{'; '.join(differences)}. Name another place for this scan, or ask for that one again"
+        )
+        raise ResumeError(msg)
+
+
+def _tensors(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    said = []
+    groups = {
+        "gone": [name for name in was if name not in now],
+        "new": [name for name in now if name not in was],
+        "of other content": [name for name in now if name in was and was[name] != now[name]],
+    }
+    for word, names in groups.items():
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            said.append(f"{word}: {', '.join(names[:NAMED])}{more}")
+    return said

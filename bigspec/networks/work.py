@@ -1,0 +1,329 @@
+"""The work of one task: the rows that are made of the same tensors, each read once."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
+from bigspec.errors import (
+    DataError,
+    MemoryLimitError,
+    SourceError,
+    StoreUnavailableError,
+    format_bytes,
+)
+from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
+from bigspec.networks.entry import Entry
+from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral
+from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
+from bigspec.networks.row import Row
+from bigspec.networks.small import (
+    kronecker_looked,
+    kronecker_norm,
+    product_looked,
+    product_norm,
+)
+from bigspec.networks.tensors import Tensor
+from bigspec.results import Interval
+from bigspec.results.gate import Gate
+from bigspec.sources import open_source
+
+__all__ = ["Request", "Task", "blank", "filled", "memory_of", "shared", "tensors_of", "work"]
+
+Array = np.ndarray[Any, Any]
+
+TILES = 24 << 20  # of float64, and what the products of a tile take
+COLUMNS = 16 * 24  # of a basis in memory, as many passes as are ever likely
+
+
+@dataclass(frozen=True)
+class Request:
+    """A row to be computed.
+
+    Attributes
+    ----------
+    entry : Entry
+    other : Form or None
+        What is subtracted.
+    entropy : int
+    gate : Gate or None
+    """
+
+    entry: Entry
+    other: Form | None = None
+    entropy: int = 0
+    gate: Gate | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows that are made of the same tensors.
+
+    Attributes
+    ----------
+    requests : tuple of Request
+    asked : Asked
+    """
+
+    requests: tuple[Request, ...]
+    asked: Asked
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it holds."""
+        return max(memory_of(request) for request in self.requests)
+
+    @property
+    def work(self) -> float:
+        """Flops, roughly: what is large begins first."""
+        total = 0.0
+        for request in self.requests:
+            m, n = request.entry.matrix or (1, math.prod(request.entry.shape))
+            total += float(m) * n * (min(m, n) if takes_gram((m, n)) else 1000)
+        return total
+
+
+def memory_of(request: Request) -> int:
+    """Return the bytes that a row holds while it is computed."""
+    form = request.entry.form
+    held = TILES + sum(0 if one is None else one.nbytes for one in (form, request.other))
+    if request.entry.matrix is None:
+        return held
+    short = min(request.entry.matrix)
+    if isinstance(form, (Product, Kronecker)):
+        return held
+    return held + (24 * short**2 if takes_gram(request.entry.matrix) else 8 * short * COLUMNS)
+
+
+class _Reader:
+    """Reads each tensor once, and keeps the last few that rows share."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, Array] = {}
+
+    def __call__(self, tensor: Tensor) -> Array:
+        if id(tensor) not in self.held:
+            self.held[id(tensor)] = tensor.read()
+        return self.held[id(tensor)]
+
+
+def work(task: Task, limit: Limit) -> list[Row]:
+    """Compute the rows of a task.
+
+    What is wrong with a tensor is in its row, not raised: the other rows are not lost with it.
+    """
+    read = _Reader()
+    rows = []
+    for request in task.requests:
+        limit.check()
+        began = time.perf_counter()
+        try:
+            row = _row(request, task.asked, read, limit)
+        except StoreUnavailableError:
+            raise  # another try may well read it
+        except (DataError, SourceError, MemoryLimitError) as error:
+            row = replace(blank(request.entry), kind="refused", matrix=None, note=str(error))
+        except MemoryError:
+            note = f"no memory for {format_bytes(memory_of(request))}"
+            row = replace(blank(request.entry), kind="refused", matrix=None, note=note)
+        rows.append(replace(row, seconds=time.perf_counter() - began))
+    return rows
+
+
+def blank(entry: Entry) -> Row:
+    """Return the row of an entry without any number."""
+    return Row(
+        name=entry.name,
+        file=entry.file,
+        shape=entry.shape,
+        dtype=entry.dtype,
+        kind=entry.kind,
+        matrix=entry.matrix,
+        tied_to=entry.tied_to,
+        note=entry.note,
+        stack=entry.stack,
+        hidden=entry.hidden,
+    )
+
+
+def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
+    entry, form = request.entry, request.entry.form
+    assert form is not None
+    if isinstance(form, Product):
+        return _product(request, form, asked, read)
+    if isinstance(form, Kronecker):
+        return _kronecker(entry, form, asked, read)
+    array = _matrix(form, read)
+    if entry.matrix is None:
+        flat = Stored(array) if request.other is None else (
+            Difference(array, _matrix(request.other, read))
+        )  # fmt: skip
+        looked = look(flat, gram=False)
+        return filled(blank(entry), looked, None)
+    if request.other is None:
+        entries: Entries = Stored(array)
+        norm, looked = _bracketed(entries, lambda: open_source(array), request, asked, limit)
+        row = filled(blank(entry), looked, norm, asked)
+        if isinstance(form, Spectral) and norm is not None:
+            row = _with_ratio(row, array, form, read)
+        return row
+    other = _matrix(request.other, read)
+    plain = replace(request, gate=None)  # the limits are for the difference
+    base, told = _bracketed(Stored(other), lambda: open_source(other), plain, asked, limit)
+    entries = Difference(array, other)
+    norm, looked = _bracketed(
+        entries, lambda: open_source(array) - open_source(other), request, asked, limit
+    )
+    row = filled(blank(entry), looked, norm, asked)
+    if base is not None:
+        row = replace(row, other_lower=base.interval.lower, other_upper=base.interval.upper)
+    elif told.non_finite:
+        row = replace(row, note=_joined(row.note, f"{told.non_finite} entries of B are NaN or Inf"))
+    return row
+
+
+def _matrix(form: Form, read: _Reader) -> Array:
+    """Return the matrix; 8-bit floats, which no pass takes, become float32."""
+    array = np.asanyarray(form.load(read))
+    if array.dtype.itemsize == 1 and array.dtype.kind not in "biu":
+        array = array.astype(np.float32)
+    return array if array.ndim == 2 else array.reshape(array.shape[0], -1)
+
+
+def _bracketed(
+    entries: Entries, matrix: Any, request: Request, asked: Asked, limit: Limit
+) -> tuple[Norm | None, Looked]:
+    looked = look(entries, gram=takes_gram(entries.shape))
+    limit.check()
+    if looked.non_finite:
+        return None, looked
+    # What this row was counted with, or more if there is more for each task.
+    asked = replace(asked, share=max(asked.share, memory_of(request)))
+    norm = norm_of(
+        entries, looked, matrix, asked, entropy=request.entropy, gate=request.gate, limit=limit
+    )
+    return norm, looked
+
+
+def filled(row: Row, looked: Looked, norm: Norm | None, asked: Asked | None = None) -> Row:
+    """Return the row with what is known; without a norm, as of a vector or of NaN entries."""
+    if looked.non_finite:
+        return replace(row, non_finite=looked.non_finite)
+    row = replace(
+        row,
+        frobenius=looked.frobenius,
+        largest=looked.largest,
+        largest_row=looked.largest_row if norm is not None else None,
+        largest_column=looked.largest_column if norm is not None else None,
+        deviation=looked.deviation,
+    )
+    if norm is None:
+        return row
+    inside = norm.interval
+    return replace(
+        row,
+        lower=inside.lower,
+        upper=inside.upper,
+        deterministic=inside.deterministic,
+        failure_probability=0.0 if inside.deterministic or asked is None else (
+            asked.failure_probability
+        ),
+        upper_bound=inside.upper_bound,
+        lower_bound=inside.lower_bound,
+        passes=norm.passes,
+        converged=norm.converged,
+    )  # fmt: skip
+
+
+def _product(request: Request, form: Product, asked: Asked, read: _Reader) -> Row:
+    up, down = form.factors(read)
+    other = request.other
+    if other is not None:
+        assert isinstance(other, Product)
+        up2, down2 = other.factors(read)
+        up, down = np.concatenate([up, -up2], axis=1), np.concatenate([down, down2])
+    looked = product_looked(up, down)
+    row = blank(request.entry)
+    if looked.non_finite:
+        return replace(row, non_finite=looked.non_finite)
+    row = filled(row, looked, _exact(product_norm(up, down), asked))
+    if other is not None:
+        base = product_norm(up2, down2)
+        row = replace(row, other_lower=base.lower, other_upper=base.upper)
+    return row
+
+
+def _kronecker(entry: Entry, form: Kronecker, asked: Asked, read: _Reader) -> Row:
+    looks = [look(Stored(part), gram=True) for part in form.factors(read)]
+    looked = kronecker_looked(*looks)
+    if looked.non_finite:
+        return replace(blank(entry), non_finite=looked.non_finite)
+    fine = asked.rtol / 4  # two widths add up
+    if any(one.largest == 0.0 for one in looks):
+        zero = Interval(0.0, 0.0, "zero", "zero", deterministic=True)
+        return filled(blank(entry), looked, _exact(zero, asked))
+    first, second = (by_gram(one, fine).interval for one in looks)
+    return filled(blank(entry), looked, _exact(kronecker_norm(first, second), asked))
+
+
+def _exact(inside: Interval, asked: Asked) -> Norm:
+    return Norm(inside, 1, converged=inside.upper <= inside.lower * (1 + asked.rtol))
+
+
+def _with_ratio(row: Row, array: Array, form: Spectral, read: _Reader) -> Row:
+    """Compare the stored vectors of a spectral normalisation with the norm."""
+    assert form.u is not None
+    weight = np.asarray(array).astype(np.float64)
+    u = np.asarray(read(form.u)).astype(np.float64)
+    if form.v is None:
+        image = u @ weight
+        v = image / (np.linalg.norm(image) or 1.0)
+    else:
+        v = np.asarray(read(form.v)).astype(np.float64)
+    value = abs(float(u @ (weight @ v)))
+    if not math.isfinite(value):
+        return replace(row, note=_joined(row.note, "NaN or Inf in u or v"))
+    assert row.lower is not None
+    assert row.upper is not None
+    if row.lower == 0.0:
+        return row
+    sizes = float(np.linalg.norm(u) * np.linalg.norm(v))
+    m, n = weight.shape
+    error = 8 * (math.sqrt(m) + math.sqrt(n) + 4) * UNIT_ROUNDOFF * sizes * (row.frobenius or 0.0)
+    low, high = max(value - error, 0.0) / row.upper, (value + error) / row.lower
+    row = replace(row, ratio_lower=low, ratio_upper=high)
+    if high < STALE:
+        said = (
+            f"u is stale: u^T W v is at most {high:.4g} of the norm, so the layer's own norm is at "
+            f"least {1 / high if high else math.inf:.4g}, not 1"
+        )
+        return replace(row, note=_joined(row.note, said))
+    if low > 1 / STALE:
+        said = f"u or v is no unit vector: u^T W v is at least {low:.4g} times the norm"
+        return replace(row, note=_joined(row.note, said))
+    return row
+
+
+STALE = 0.99  # below it, a stack of 70 such layers is off by a factor of 2
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def tensors_of(request: Request) -> tuple[Tensor, ...]:
+    """Return all tensors that a row reads."""
+    other = () if request.other is None else request.other.tensors
+    own = () if request.entry.form is None else request.entry.form.tensors
+    return (*own, *other)
+
+
+def shared(request: Request) -> object:
+    """Return what the rows of one task have in common: the tensor that they are parts of."""
+    form = request.entry.form
+    return form.tensors[0] if isinstance(form, Part) else request

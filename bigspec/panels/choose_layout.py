@@ -1,0 +1,311 @@
+"""How a layout is chosen: orientation, panels, slabs, rounds, and whether it fits in memory.
+
+Everything here depends on the shape, the dtype, the chunk grid, the block size and the memory
+limit alone, never on the number of workers or threads. So the sums are added in the same order
+everywhere, and the bits are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bigspec.errors import MemoryLimitError, format_bytes
+from bigspec.kernels import TILE_BYTES, working_dtype
+from bigspec.matrices import PANEL_BYTES, SLAB_BYTES, Grid, Matrix, OperatorMatrix
+from bigspec.panels.layout import Layout, Memory
+
+__all__ = [
+    "PANEL_BYTES",
+    "ROUND_PANELS",
+    "SLAB_BYTES",
+    "choose_layout",
+    "keep_layout",
+    "memory_text",
+    "one_panel",
+]
+
+PANELS = 32  # wanted at least, so that threads and workers share the load evenly
+ROUND_PANELS = 16  # a run that dies loses at most the rounds in flight
+SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
+MANY_PANELS = 512  # from here on, fewer sums count for more than finer progress
+LINK_BYTES = 256 << 20  # of slabs that are on their way at once in one process, where they wait
+READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
+
+
+def choose_layout(
+    matrix: Matrix,
+    block_size: int,
+    *,
+    blocks: int,
+    limit: int,
+    tasks: int,
+    local: bool,
+    wanted: Literal["rows", "columns"] | None = None,
+    order: int | None = None,
+    waiting: int = 0,
+) -> Layout:
+    """Choose orientation and panels for one matrix.
+
+    Panels of rows or of columns: the blocks of vectors are smaller if they have the length of the
+    smaller side. The other orientation is taken if only its slabs fit, or if only the other side
+    is cut at all (compressed rows of a wide matrix). A sparse matrix in memory, whose slabs cost
+    nothing, is an exception unless that makes more than one panel. If neither fits, each pass
+    reads every slab twice, tile by tile.
+
+    Parameters
+    ----------
+    matrix : Matrix
+    block_size : int
+        Columns of a block (warm start included); ``iterate_length`` for the Gram algorithm.
+    blocks : int
+        Blocks of that size that the algorithm holds in memory.
+    limit : int
+        Bytes one process may hold.
+    tasks : int
+        Tasks that run at once in one process.
+    local : bool
+        Whether tasks run in this process, beside the blocks of vectors. There, fewer tasks run
+        at once before each slab is read twice.
+    wanted : {"rows", "columns"}, optional
+        Panels to try before all others, unless they would all be one.
+    order : int, optional
+        Length that iterates must have: for the Gram algorithm, whose blocks are H itself.
+    waiting : int
+        Tasks that may run at once in this process where they wait for a link.
+
+    Raises
+    ------
+    MemoryLimitError
+        Nothing fits; the message has the numbers.
+    """
+    m, n = matrix.shape
+    smaller: Literal["rows", "columns"] = "rows" if n <= m else "columns"
+    larger: Literal["rows", "columns"] = "columns" if n <= m else "rows"
+    attempts = []
+
+    def attempt(orientation: Literal["rows", "columns"], two_reads: bool, running: int) -> Layout:
+        return _Attempt(
+            matrix, orientation, two_reads, block_size, blocks, limit, running, local
+        ).layout()
+
+    only_larger = one_panel(matrix, smaller) and not one_panel(matrix, larger)
+    if only_larger and (not matrix.views or attempt(larger, False, tasks).panels > 1):
+        smaller, larger = larger, smaller
+    if wanted == larger and not one_panel(matrix, wanted):
+        smaller, larger = larger, smaller
+    for orientation, two_reads in ((smaller, False), (larger, False), (smaller, True)):
+        if order is not None and matrix.shape[1 if orientation == "rows" else 0] != order:
+            continue
+        for running in range(tasks, 0, -1) if local else (tasks,):
+            layout = attempt(orientation, two_reads, running)
+            attempts.append(layout)
+            if layout.memory.total <= limit:
+                return _waiting_for_a_link(layout, matrix, waiting if local else 0)
+    least = min(attempts, key=lambda layout: layout.memory.total)
+    raise MemoryLimitError(_refusal(matrix, least, block_size))
+
+
+def one_panel(matrix: Matrix, orientation: str) -> bool:
+    """Whether panels of this orientation would all be one, of a matrix that is not small."""
+    return matrix.grids[0 if orientation == "rows" else 1].count == 1 and (
+        matrix.nbytes > PANEL_BYTES[0] and not isinstance(matrix, OperatorMatrix)
+    )
+
+
+def keep_layout(
+    matrix: Matrix,
+    cut: dict[str, Any],
+    block_size: int,
+    *,
+    blocks: int,
+    limit: int,
+    tasks: int,
+    local: bool,
+    waiting: int = 0,
+) -> Layout | None:
+    """Return the layout with the cut of an earlier run, or None if it does not fit.
+
+    Parameters are those of `choose_layout`, and `Layout.cut` of that run.
+    """
+    two_reads = cut["tile_pieces"] is not None
+    for running in range(tasks, 0, -1) if local else (tasks,):
+        layout = _Attempt(
+            matrix, cut["orientation"], two_reads, block_size, blocks, limit, running, local, cut
+        ).layout()
+        if layout.memory.total <= limit:
+            return _waiting_for_a_link(layout, matrix, waiting if local else 0)
+    return None
+
+
+def _waiting_for_a_link(layout: Layout, matrix: Matrix, most: int) -> Layout:
+    """Let tasks read ahead, and more of them run at once, where a matrix comes over a network.
+
+    Neither changes the cut, and so no bits. Both take at most half of the memory that is left.
+
+    Parameters
+    ----------
+    layout : Layout
+    matrix : Matrix
+    most : int
+        Tasks that this process may run at once where they wait; 0 if that is not ours to say.
+    """
+    memory, slab = layout.memory, layout.slab_cells * _piece(matrix, layout.along, layout.across)
+    ahead, limit = matrix.ahead_nbytes(slab), memory.total + memory.spare // 2
+    if not ahead or layout.tile_cells is not None:
+        return layout
+    if layout.slab_cells < layout.panel_cells:
+        more = replace(memory, task=memory.task + ahead)
+        if more.total <= limit:
+            layout, memory = replace(layout, memory=more, ahead=True), more
+    panels = min(layout.panels, layout.round_panels)
+    block = memory.results // _waiting(panels, layout.fan_in, memory.tasks)
+    wanted = min(most, layout.panels, max(memory.tasks, LINK_BYTES // slab))
+    for tasks in range(wanted, memory.tasks, -1):
+        results = _waiting(panels, layout.fan_in, tasks) * block
+        more = replace(memory, results=results, tasks=tasks)
+        if more.total <= limit:
+            return replace(layout, memory=more)
+    return layout
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to lay out a matrix; the memory of what it makes says whether it fits.
+
+    `cut` is that of an earlier run, whose panels are kept.
+    """
+
+    matrix: Matrix
+    orientation: Literal["rows", "columns"]
+    two_reads: bool
+    block_size: int
+    blocks: int
+    limit: int
+    tasks: int
+    local: bool
+    cut: dict[str, Any] | None = None
+
+    @property
+    def axes(self) -> tuple[Grid, Grid]:
+        """The axis that is cut into panels, and the other one."""
+        grids = self.matrix.grids
+        return grids if self.orientation == "rows" else grids[::-1]
+
+    @property
+    def block(self) -> int:
+        """Bytes of a block of vectors."""
+        return self.axes[1].extent * self.row
+
+    @property
+    def row(self) -> int:
+        """Bytes of one row of a block."""
+        return self.block_size * working_dtype(self.matrix.dtype).itemsize
+
+    def pieces(self) -> tuple[int, int]:
+        """Return the bytes between two cuts of the axis that panels divide, and of both axes."""
+        (along, across), matrix = self.axes, self.matrix
+        entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
+        return _piece(matrix, along, across), max(1, int(along.step * across.step * entry))
+
+    def panel_cells(self, piece: int) -> int:
+        """Return how many pieces make a panel."""
+        matrix = self.matrix
+        wanted = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))
+        if not matrix.streams:
+            wanted = min(wanted, SLAB_BYTES)
+        wanted = max(wanted, READ_TO_RETURN * self.block)
+        return max(1, min(self.axes[0].count, wanted // piece))
+
+    def fixed(self) -> int:
+        """Return the bytes that a task holds whatever it reads."""
+        # A partial sum, its copy in a merge, and the temporary of one product.
+        held = 3 * self.block + 3 * TILE_BYTES
+        if self.matrix.compressed == (1 if self.orientation == "rows" else 0):
+            # The rows of a slab cannot be told apart: the first product has all of them, and its
+            # conjugate is another one.
+            twice = working_dtype(self.matrix.dtype).kind == "c"
+            held += self.axes[0].extent * self.row * (2 if twice else 1)
+        return held
+
+    def slab_cells(self, panel_cells: int, piece: int, room: int) -> int:
+        """Return how many pieces are read at once: fewer, before fewer tasks or a second read."""
+        matrix = self.matrix
+        if not matrix.streams or matrix.views:
+            return panel_cells
+        slab = max(1, min(panel_cells, SLAB_BYTES // piece))
+        while slab > 1 and slab * piece + matrix.transient(slab * piece) > room:
+            slab = max(1, 3 * slab // 4)
+        return slab
+
+    def layout(self) -> Layout:
+        """Lay it out."""
+        (along, across), matrix, cut = self.axes, self.matrix, self.cut
+        piece, column = self.pieces()
+        panel_cells = cut["panel_pieces"] if cut else self.panel_cells(piece)
+        panels = -(-along.count // panel_cells)
+        tasks = min(self.tasks, panels)
+        fan_in = 2 if self.block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
+        iterates = self.blocks * self.block if self.local else 0
+        results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * self.block
+        carried = matrix.copied_nbytes if self.local else matrix.carried_nbytes
+        room = (self.limit - iterates - carried - results) // tasks - self.fixed()
+        slab_cells, tile_cells = self.slab_cells(panel_cells, piece, room), None
+        transient = matrix.transient(slab_cells * piece)
+        if self.two_reads:
+            slab_cells, tile_cells = 1, max(1, min(across.count, (room - transient) // column))
+        if cut:
+            slab_cells, tile_cells, fan_in = cut["slab_pieces"], cut["tile_pieces"], cut["fan_in"]
+        read = not matrix.resident and not isinstance(matrix, OperatorMatrix)
+        slab = slab_cells * piece if tile_cells is None else min(tile_cells * column, piece)
+        task = (slab + matrix.transient(slab) if read else transient) + self.fixed()
+        memory = Memory(iterates, results, task, tasks, self.limit, carried)
+        rounds = cut["round_panels"] if cut else ROUND_PANELS
+        return Layout(
+            self.orientation,
+            along,
+            across,
+            panel_cells,
+            slab_cells,
+            tile_cells,
+            rounds,
+            fan_in,
+            memory,
+        )
+
+
+def _piece(matrix: Matrix, along: Grid, across: Grid) -> int:
+    """Return the bytes between two cuts of the along axis."""
+    entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])
+    piece = max(1, int(along.step * across.extent * entry))
+    if matrix.cell_nbytes is not None and along.count > 1:
+        piece = matrix.cell_nbytes
+    return piece
+
+
+def _waiting(panels: int, fan_in: int, tasks: int) -> int:
+    """Return how many partial sums exist at once while a tree is summed, the total included."""
+    levels = math.ceil(math.log(max(panels, 2), fan_in))
+    return min(panels, (fan_in - 1) * levels + tasks) + 1
+
+
+def memory_text(memory: Memory) -> str:
+    """Say what takes the memory of a process."""
+    operands = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
+    tasks = f"{memory.tasks} task{'' if memory.tasks == 1 else 's'}"
+    return (
+        f"blocks of vectors {format_bytes(memory.iterates)}, {operands}"
+        f"partial sums {format_bytes(memory.results)}, {tasks} of {format_bytes(memory.task)}"
+    )
+
+
+def _refusal(matrix: Matrix, layout: Layout, block_size: int) -> str:
+    memory = layout.memory
+    return (
+        f"memory_limit: expected at least {format_bytes(memory.total)} a process for "
+        f"{matrix.name} {matrix.shape} {matrix.dtype} at block_size={block_size} "
+        f"({memory_text(memory)}), got "
+        f"{format_bytes(memory.limit)}. Give more memory, a smaller block_size, or smaller chunks "
+        "(a task holds at least one chunk)."
+    )

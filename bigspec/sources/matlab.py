@@ -1,0 +1,40 @@
+"""Sparse matrices of MATLAB's files of version 7.3: HDF5 groups of columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigspec.errors import DataError
+from bigspec.sources.checks import check_shape
+from bigspec.sources.lines import Pointers
+from bigspec.sources.missing import Missing
+from bigspec.sources.sparse_store import StoredSparse, assemble, stored_vector
+
+__all__ = ["is_matlab", "open_matlab"]
+
+ROWS = "MATLAB_sparse"
+"""The attribute that says how many rows there are."""
+
+
+def is_matlab(group: Any) -> bool:
+    """Whether a group says that it is such a matrix."""
+    return ROWS in group.attrs and "jc" in group
+
+
+def open_matlab(group: Any, name: str, memory: int, missing: Missing | None = None) -> StoredSparse:
+    """Open one: ``jc`` are pointers of columns, ``ir`` rows, ``data`` values.
+
+    Raises
+    ------
+    SourceError, DataError, UnsupportedTypeError, MemoryLimitError, ChunkError
+        See `open_sparse_group`. Complex values are compound in such files, and not read.
+    """
+    if "ir" not in group:
+        msg = f"{name}: expected stored entries, got none: MATLAB writes no values of a zero matrix"
+        raise DataError(msg)
+    indptr = stored_vector(group, "jc", name, memory)
+    shape = check_shape((int(group.attrs[ROWS]), len(indptr) - 1), name)
+    data = stored_vector(group, "data", name, memory, missing)
+    indices = stored_vector(group, "ir", name, memory)
+    lines = Pointers(indptr, len(data), name)
+    return assemble(name, "csc", shape, (data, indices, lines), memory)
