@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from zarr.buffer.cpu import NDBuffer
 
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
-from bigspec.matrices import Block, Grid, Matrix
+from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources import catalog, retries
 from bigspec.sources.array_handle import ArrayHandle
 from bigspec.sources.checks import check_dtype, check_shape
@@ -148,7 +148,13 @@ class ZarrMatrix(Matrix):
 
     def transient(self, slab: int) -> int:
         """Bytes held for a moment besides a slab, its encoded chunks among them."""
-        return self.transient_nbytes + self.ahead_nbytes(slab)
+        return self.transient_nbytes - self.most_ahead_nbytes + self.ahead_nbytes(slab)
+
+    @property
+    def most_ahead_nbytes(self) -> int:
+        """Those of any slab: an expression asks for none in particular."""
+        slabs = (self.most_nbytes(k, self.grids[k]) for k in (0, 1))
+        return self.ahead_nbytes(max(SLAB_BYTES, *slabs))
 
     @property
     def chunk_nbytes(self) -> int:
@@ -296,7 +302,7 @@ def open_zarr_array(
     scratch = _zarr_scratch(array, grids)
     if direct is not None or far is not None:
         scratch = (direct or far.plan).scratch_nbytes  # type: ignore[union-attr]
-    return ZarrMatrix(
+    matrix = ZarrMatrix(
         shape,
         dtype,
         name,
@@ -308,8 +314,8 @@ def open_zarr_array(
         direct,
         far,
         resident=resident,
-        transient_nbytes=scratch,
     )
+    return replace(matrix, transient_nbytes=scratch + matrix.most_ahead_nbytes)
 
 
 def _steps(array: zarr.Array[Any], name: str) -> tuple[int, ...]:

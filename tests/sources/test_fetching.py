@@ -349,3 +349,20 @@ def test_tasks_that_wait_are_as_many_as_dask_was_told(monkeypatch: pytest.Monkey
     assert find_executor(False).waiting == 2 * WAITING
     with dask.config.set(num_workers=3):
         assert find_executor(False).waiting == 3
+
+
+def test_the_terms_of_an_expression_are_read_ahead(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    (one, first), (two, second) = far(tmp_path / "1"), far(tmp_path / "2", 2 * A)
+    matrix = second - first[:, :]
+    assert matrix.ahead_nbytes(512) == 2 * first.ahead_nbytes(512)
+    context = context_of(matrix)
+    slabs = Reader(context, 0).slabs()
+    ((_, block),) = next(slabs).tiles()
+    settled(two, lambda: len(one.asked) == len(two.asked) == 4)
+    total = run_panel(context, 0)
+    plain = run_panel(context_of(open_source(A)), 0)
+    np.testing.assert_allclose(total.Z, plain.Z, rtol=1e-12)
+    assert not context.buffers.ahead
+    assert (one.flying, two.flying) == (0, 0)
