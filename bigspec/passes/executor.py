@@ -98,8 +98,11 @@ class Executor(ABC):
     """Tasks that run at once in one process."""
     local: bool
     """Whether tasks run in this process."""
-    waiting: int = 0
-    """Tasks that may run at once in this process where they wait for a link."""
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that may run at once in this process where they wait for a link."""
+        return 0
 
     @abstractmethod
     def memory(self) -> int:
@@ -153,9 +156,12 @@ class ThreadExecutor(Executor):
         workers = dask.config.get("num_workers", None) or CPU_COUNT
         pool = dask.config.get("pool", None)
         self.tasks = int(getattr(pool, "_max_workers", workers))
-        # Whoever told Dask how many, or how, gets that.
-        self.waiting = WAITING * self.tasks if dask_is_as_it_comes() else self.tasks
         self.name = f"{self.tasks} threads of this process"
+
+    @property
+    def waiting(self) -> int:
+        """More than cores, unless Dask was told how many tasks, or how."""
+        return WAITING * self.tasks if dask_is_as_it_comes() else self.tasks
 
     def memory(self) -> int:
         """Return the memory limit of this process (cgroups and rlimits respected)."""
