@@ -30,9 +30,7 @@ SECONDS = 0.1  # of products; no measurement begins that would end later
 # Share of the entries in a sample. Three products of each width with it cost 3 % of the shortest
 # run (8 passes of 4 columns).
 SHARE = 0.005
-TIMES = (
-    3  # the first has page faults that most slabs do not have; another may be disturbed
-)
+TIMES = 3  # the first has page faults that most slabs do not have; another may be disturbed
 LEAST = 1 << 14  # with fewer entries, the cost of a call would hide that of the product
 SAMPLE = 1 << 20  # entries of a dense sample: two tiles
 SPARSE_SAMPLE = 1 << 18
