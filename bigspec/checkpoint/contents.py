@@ -126,7 +126,10 @@ def describe(
 
 def _there(found: Found | None, store: Store) -> Found:
     if found is None:
-        msg = f"{store.where}: expected a checkpoint, got nothing"
+        msg = (
+            f"{store.where}: expected a checkpoint, got nothing; check the path, or wait for the "
+            "first save"
+        )
         raise CheckpointError(msg)
     return found
 
