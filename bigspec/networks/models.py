@@ -78,7 +78,8 @@ def as_model(model: Any) -> Model:
         )
         raise UnsupportedTypeError(msg)
     tensors = {str(name): _tensor(str(name), value) for name, value in model.items()}
-    return Model(f"a mapping of {len(tensors)} arrays", IN_MEMORY, tensors)
+    count = "1 array" if len(tensors) == 1 else f"{len(tensors)} arrays"
+    return Model(f"a mapping of {count}", IN_MEMORY, tensors)
 
 
 def _opened(where: Any) -> Model:
