@@ -30,7 +30,7 @@ import zarr.storage._local as local_store
 
 import bigspec
 from bigspec.checkpoint import contents, lease, store, writer
-from bigspec.panels import cuts, layout
+from bigspec.panels import choose_layout, layout
 from bigspec.passes import executor
 from bigspec.watch import Observer
 from tests.matrices import decaying
@@ -396,14 +396,14 @@ class Child:
         }
 
     def force_rounds(self, *, basis):
-        layout.PANEL_BYTES = (1, 1)
-        layout.READ_TO_RETURN = 0
-        layout.ROUND_PANELS = ROUND_PANELS
+        choose_layout.PANEL_BYTES = (1, 1)
+        choose_layout.READ_TO_RETURN = 0
+        choose_layout.ROUND_PANELS = ROUND_PANELS
         executor.WINDOW = WINDOW * ROUND_PANELS // THREADS
         store.CHUNK_BYTES = 4 << 10  # several chunks a block
         lease.TIMING = lease.Timing(settle=0.0)  # nobody races here
         if not basis:
-            cuts.Memory.spare = 0
+            layout.Memory.spare = 0
 
     def pass_started(self, number, panels):
         self.pass_number = number

@@ -25,7 +25,8 @@ def run(*arguments):
     return CliRunner().invoke(cli.main, ["scan", *arguments, "--quiet"])
 
 
-def test_the_table_of_all_rows(model):
+def test_the_table_of_all_rows(model, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     result = run(model)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()

@@ -10,7 +10,8 @@ import yaml
 from click.testing import CliRunner
 from distributed.cli import dask_scheduler, dask_worker
 
-from bigspec.cli import commands, main, options
+import bigspec
+from bigspec.cli import main
 from tests.deploy.interrupting import DEPLOY
 
 STEPS = [DEPLOY / tool / "norm.py" for tool in ("airflow", "prefect", "dagster")]
@@ -32,8 +33,8 @@ def refused(arguments, folder, monkeypatch):
     def begun(*_, **__):
         raise AcceptedError
 
-    monkeypatch.setattr(commands, "norm", begun)
-    monkeypatch.setattr(options, "connect", lambda **_: nullcontext())
+    monkeypatch.setattr(bigspec, "norm", begun)
+    monkeypatch.setattr(bigspec, "connect", lambda **_: nullcontext())
     monkeypatch.chdir(folder)
     done = CliRunner().invoke(main, ["norm", *arguments])
     return "" if "unexpected AcceptedError" in done.output else done.output

@@ -121,7 +121,7 @@ def test_a_slab_stays_in_its_process():
 def test_a_worker_keeps_no_slab_and_its_bytes_are_counted(always, tmp_path):
     stored = zarr.create_array(tmp_path / "A", shape=(1200, 520), chunks=(100, 520), dtype="f8")
     stored[:] = array()
-    options = {"processes": False, "n_workers": 1, "dashboard_address": None}
+    options = {"processes": False, "n_workers": 1, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster):
         plan = make_plan(bigspec.open_matrix(tmp_path / "A"), find_executor(False), Wishes())
         est = bigspec.norm(tmp_path / "A", seed=1)

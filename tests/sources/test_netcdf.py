@@ -267,7 +267,7 @@ def test_a_file_that_went_away(tmp_path: Path) -> None:
 
 
 def test_the_command_line(data: Path) -> None:
-    place = f"{data}/coads_climatology.cdf::/SLP"
+    place = f"{data / 'coads_climatology.cdf'}::/SLP"
     run = CliRunner().invoke(main, ["norm", place, "--rows", "TIME, COADSY", "--quiet"])
     assert run.exit_code == 65
     assert "at TIME=0, COADSY=0, COADSX=0" in run.stderr
