@@ -30,12 +30,12 @@ __all__ = ["Bounds", "UpperBound", "bound_largest", "bound_leading", "upper_boun
 Array = np.ndarray[Any, Any]
 
 AUDIT_ORDER = 200  # exact crossings up to this order: 0.05 s on one core
-LARGEST = 1e280  # entries of the matrix of the crossings; it is divided by the root of a quantile
+LARGEST = 1e280  # of the entries of the matrix of the crossings, after the division by root q
 SHIFTS = (0.0, 0.01, 0.1, 0.3, 0.6)
 
 
 class UpperBound(NamedTuple):
-    """Upper bounds of l_1 .. l_k, their name, and whether they hold with certainty."""
+    """Upper bounds of l_1 .. l_k, the name of the method, and whether they are certain."""
 
     values: Array
     name: str
@@ -64,7 +64,7 @@ class Bounds:
     eps: float
 
     def of_zero(self) -> Bounds:
-        """Return what holds with certainty when every entry is zero."""
+        """Return the bounds of a matrix whose entries are all zero; they are certain."""
         certain = tuple(bound for bound in self.uppers if bound.deterministic)
         return replace(self, lower=np.zeros_like(self.lower), uppers=certain)
 
@@ -103,8 +103,8 @@ def upper_bounds(
     facts : Facts or None
         None for operators.
     delta : float
-        Failure probability: half of it for tau_0, half for one joint event that gives
-        tau_1..tau_3 to Lehmann; all of it for tau_0 where the block is too narrow for that.
+        Failure probability. Half of it goes to tau_0, and half to one joint event that gives
+        tau_1..tau_3 to Lehmann. If the block is too narrow for that, tau_0 gets all of it.
         The split depends on the block alone: all passes must rest on the same two events.
     complex_ : bool
         Whether the start block was complex.
@@ -153,9 +153,9 @@ def _certain(relation: Relation, facts: Facts | None, k: int) -> list[UpperBound
 
 
 def _auditable(relation: Relation, tau: float, q: float) -> bool:
-    """Whether exact crossings are cheap, and wide enough to be meaningful.
+    """Whether exact crossings are cheap, and the interval wide enough for their accuracy.
 
-    Not where the quantile has vanished, or so nearly that the matrix of the crossings overflows.
+    They are of no use where the quantile is 0, or so small that their matrix overflows.
     """
     largest = float(np.linalg.norm(relation.F)) ** 2
     if not largest < LARGEST * np.sqrt(q):
@@ -194,8 +194,8 @@ def bound_leading(
     n : int
         Order of H.
     delta : float
-        Failure probability of all bounds of all passes together: one event, that of
-        `bigspec.certificate.counting`, carries them.
+        Failure probability of all bounds of all passes together. They rest on one event, that of
+        `bigspec.certificate.counting`.
     complex_ : bool
         Whether the start block was complex.
     """
@@ -214,7 +214,7 @@ def bound_leading(
 
 
 def _likely(relation: Relation, event: Windows, k: int, known: float) -> list[UpperBound]:
-    """Bounds on the event: counting, and Lehmann's below each count."""
+    """Bounds that hold on the event: counting, and Lehmann's below each count."""
     theta = relation.theta
     if theta[0] <= 0.0 and relation.eps == 0.0:
         # The products vanish exactly: for a Gaussian block that means H = 0.

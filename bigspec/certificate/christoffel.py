@@ -43,7 +43,7 @@ def christoffel(relation: Relation, shift: Array, drop: int = 0) -> Array:
     ----------
     relation : Relation
     shift : ndarray (s,)
-        Positive distances ``t - theta_{i+1}``, given as such to keep their relative accuracy.
+        Positive distances ``t - theta_{i+1}``; differences of t would lose relative accuracy.
     drop : int
         Number i of largest Ritz pairs left out.
 
@@ -74,7 +74,7 @@ def christoffel(relation: Relation, shift: Array, drop: int = 0) -> Array:
 
 
 def _highest_shift(relation: Relation, q: float, drop: int) -> float:
-    """Return a shift beyond which ``w_i < q`` for sure."""
+    """Return a shift beyond which ``w_i < q`` is certain."""
     theta, C, F = relation.theta[drop:], relation.C[:, drop:], relation.F[drop:]
     c, f = float(_norm2(C)), float(_norm2(F))
     goal = np.sqrt(q) - relation.start_defect
@@ -102,8 +102,8 @@ def christoffel_bound(
 ) -> float:
     """Return ``tau_i = sup {t > theta_{i+1} : w_i(t) >= q}``.
 
-    ``w`` is not monotone for blocks, so the scan comes from the right on a logarithmic grid
-    and stops at the first crossing, which is then refined.
+    ``w`` is not monotone for blocks, so the scan runs from the right over a logarithmic grid. It
+    stops at the first crossing and refines it.
 
     Parameters
     ----------
@@ -113,9 +113,9 @@ def christoffel_bound(
     drop : int
         Number i of Ritz pairs left out; ``l_{i+1} <= tau_i``.
     ceiling : float
-        A bound already known; nothing above it is searched, and it is returned at the worst.
+        A known bound. The search stays below it, and returns it if it finds nothing better.
     useless : float
-        Infinity may be returned in place of a bound that is not below this.
+        A bound that is not below this may be returned as infinity.
     """
     base = float(relation.theta[drop])
     unit = max(float(relation.theta[0]), relation.eps)
@@ -126,12 +126,12 @@ def christoffel_bound(
             return ceiling
     if high <= 0.0:
         return base
-    if not np.isfinite(high):  # no shift is known beyond which w is below: nothing to scan from
+    if not np.isfinite(high):  # no known shift where w is below q, so no place to start
         return ceiling
     octaves = OCTAVES + max(0.0, np.log2(high / unit))
     points = int(octaves * POINTS_AN_OCTAVE)
     if high > useless - base > 0.0:
-        if useless - base < high * TINY:  # a gap that no bound of this size can show
+        if useless - base < high * TINY:  # no bound of this size can show the gap
             return np.inf
         last = min(int(POINTS_AN_OCTAVE * np.log2(high / (useless - base))), points - 1)
         point = _grid(high, last - last % CHUNK)[last % CHUNK : last % CHUNK + 1]
@@ -175,13 +175,13 @@ def _refine(relation: Relation, q: float, drop: int, grid: Array, index: int) ->
 def at_rounding_floor(relation: Relation) -> bool:
     """Whether the residual adds less to w than the rounding margin does, near theta_1.
 
-    Near is from eps to ``2^27 eps`` beyond theta_1, where the margin alone puts the bound unless
-    the quantile is below 1e-16. Then further passes cannot narrow the interval.
+    Near means from eps to ``2^27 eps`` beyond theta_1. The margin alone puts the bound there,
+    unless the quantile is below 1e-16. Then further passes cannot narrow the interval.
     """
     theta, C, F = relation.theta, relation.C, relation.F
     shifts = relation.eps * 2.0 ** np.arange(28)
     shifts = shifts[(shifts > 0) & (shifts <= abs(theta[0]))]
-    for shift in shifts[::-1]:  # one by one: mostly the farthest says no
+    for shift in shifts[::-1]:  # one by one: the farthest mostly decides
         D = 1.0 / (shift + (theta[0] - theta))
         if not _norm2(C @ (D[:, None] * F)) <= relation.eps * _norm2(C * D):
             return False
@@ -210,8 +210,8 @@ def joint_bounds(relation: Relation, q: float, most: int) -> list[float]:
     """Return ``[tau_1, ..., tau_{most-1}]``, all valid on the one event ``sigma_min^2 >= q``.
 
     If ``l_1..l_{i+1} >= t`` then ``G^H X_{i+1}`` is a matrix of rank at most i plus columns of
-    squared norm at most ``w_i``, so ``sigma_min(G^H X_{i+1})^2 <= (i + 1) max w_i``. Infinity
-    stands for a tau_i that is not below theta_i: it says nothing of a gap.
+    squared norm at most ``w_i``, so ``sigma_min(G^H X_{i+1})^2 <= (i + 1) max w_i``. A tau_i that
+    is not below theta_i shows no gap, and is returned as infinity.
     """
     theta = relation.theta
     return [

@@ -1,9 +1,9 @@
-"""Where the Christoffel function stays below a threshold, told without its values.
+"""Compare the Christoffel function with a threshold, without its values.
 
-A scan for a crossing needs no values, only on which side of the threshold they are. Its values
-come from a QR factorisation and singular values a point; that ``||C M (I + M^H M)^{-1/2}|| < r``
-is one Cholesky factorisation of ``r^2 (I + M^H M) - (C M)^H (C M)``, of order b: fifteen times
-cheaper. Squaring costs digits, so what is not clear by `MARGIN` is left open, and evaluated.
+A scan for a crossing only needs the side of the threshold. A value costs a QR factorisation and
+singular values. The comparison ``||C M (I + M^H M)^{-1/2}|| < r`` costs one Cholesky factorisation
+of ``r^2 (I + M^H M) - (C M)^H (C M)``, of order b: fifteen times less. Squaring costs digits, so a
+point nearer to the threshold than `MARGIN` stays open, and its value is computed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["first_above"]
 
 Array = np.ndarray[Any, Any]
 
-MARGIN = 1e-7  # relative distance of the root of w from that of q which is clear
+MARGIN = 1e-7  # a comparison is clear if the roots of w and q differ by this, relatively
 BATCH = 12  # points at once
 ENTRIES = 1 << 18  # of an array of forms, at most
 
@@ -41,7 +41,7 @@ def first_above(
     shifts : ndarray (s,)
         Positive distances ``t - theta_{drop+1}``.
     value : callable
-        `christoffel` of shifts; it is called only where a comparison leaves open what it gives.
+        `christoffel` of shifts, called only for points that the comparison leaves open.
     """
     goal = float(np.sqrt(q)) - relation.start_defect
     if relation.power or not relation.F.shape[1] or not goal > 0.0:
@@ -62,7 +62,7 @@ def _sides(relation: Relation, goal: float, drop: int, shifts: Array) -> Iterato
     c, f = np.linalg.norm(C, axis=0), np.linalg.norm(F, axis=1)
     D = 1.0 / (shifts[:, None] + (theta[0] - theta))
     least = (goal - relation.eps * np.sqrt((D * D) @ (c * c))) / (1 + relation.eps * D[:, 0])
-    # A sum of dyads: far out, where this is below, nothing else is needed.
+    # A sum of dyads bounds the root. Far out it is below already, and nothing else is needed.
     near = np.flatnonzero(~((1 + MARGIN) * (D @ (c * f)) < least)).tolist()
     factor: Any = get_lapack_funcs("potrf", (F, C))
     step, low, high = _points(relation), least * (1 - 2 * MARGIN), goal * (1 + 2 * MARGIN)
@@ -83,19 +83,19 @@ def _sides(relation: Relation, goal: float, drop: int, shifts: Array) -> Iterato
 
 
 def _points(relation: Relation) -> int:
-    """Return how many points are looked at together."""
+    """Return how many points to compare together."""
     return max(1, min(BATCH, ENTRIES // relation.F.size))
 
 
 def _forms(relation: Relation, drop: int, D: Array, low: Array) -> tuple[Array, Array, Array]:
-    """Return ``M^H C^H C M`` and ``I + M^H M``, each (s, b, b), and where they are good enough.
+    """Return ``M^H C^H C M`` and ``I + M^H M``, each (s, b, b), and where they are accurate.
 
-    That is where rounding, of these products, of the factorisation after them and of the QR
-    factorisation that they stand for, moves the root by less than `MARGIN`.
+    They are accurate where rounding moves the root by less than `MARGIN`. This is the rounding of
+    the products, of the Cholesky factorisation, and of the QR factorisation that they replace.
     """
     C, F = relation.C[:, drop:], relation.F[drop:]
     b = F.shape[1]
-    if F.size * b <= ENTRIES:  # one product for all points, with what all of them share
+    if F.size * b <= ENTRIES:  # one product for all points, with the factor that they share
         residuals, mixed = relation.dyads
         outer = ((D * D) @ residuals[drop:]).reshape(-1, b, b)
         X = (D @ mixed[drop:]).reshape(-1, len(C), b)

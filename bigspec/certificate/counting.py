@@ -28,10 +28,10 @@ holds for all intervals, at most s of l_1 .. l_M are >= tau, hence
 
     l_{s+1} <= tau.
 
-One interval gives the bound of section 3 of the method, which needs q_{s+1} and so b > s; cut
-where the spectrum is separated, each interval asks for the much larger q_2 or q_3. So the block
+One interval gives the bound of section 3 of the method, which needs q_{s+1} and so b > s. With
+cuts in the gaps of the spectrum, each interval needs only the much larger q_2 or q_3. So the block
 need not be wider than the largest cluster, and wide blocks gain as well (measured: see
-``docs/method.md``). The cuts that do it, if any, are found by dynamic programming.
+``docs/method.md``). Dynamic programming finds such cuts, if there are any.
 
 **Lehmann, restricted.** If ``l_{s+1} <= tau < theta_s``, put ``D = Theta_s - tau > 0`` (the s
 largest pairs only). For z in ``(H - tau) V Y_s``, the Rayleigh quotient of ``(H - tau)^{-1}`` is
@@ -69,7 +69,7 @@ POINTS_AN_OCTAVE = 8
 NARROWEST = 1e-5  # nor than this share of ||F||, where the scan would lose its digits
 LARGE = 1e300
 BATCH = 1 << 18  # entries at once in the scan
-GAPS = (3, 1)  # gaps that are tried of each kind: behind l_k, and before it
+GAPS = (3, 1)  # gaps to try: behind l_k, and before it
 NEAREST = 0.02  # tau no nearer to theta_{s+1} than this share of the gap above it
 
 
@@ -80,7 +80,7 @@ class Windows:
     Attributes
     ----------
     count : int
-        M, the eigenvectors it speaks of.
+        M, the number of eigenvectors in the event.
     roots : ndarray (r,)
         ``(q_d / d)^(1/2)`` for windows of d = 1 .. r eigenvectors.
     """
@@ -119,7 +119,7 @@ def counting_bound(relation: Relation, event: Windows, s: int, ceiling: float) -
     p = np.linalg.norm(relation.C[:, : s + 1], axis=0) * size
     if theta[s - 1] - theta[s] <= NARROWEST * np.linalg.norm(relation.F[s:]):
         return np.inf
-    # Where the pairs after the s-th rule out nothing even at theta_s, no cut can help.
+    # If the pairs after the s-th rule out nothing even at theta_s, no cut can help.
     at_theta = float(theta[s - 1]) - theta[s:]
     if _christoffel_roots(relation.C[:, s:], relation.F[s:], at_theta[None])[0] >= event.roots[0]:
         return np.inf
@@ -150,12 +150,12 @@ def counting_bound(relation: Relation, event: Windows, s: int, ceiling: float) -
 
 
 def _finite(value: float) -> float:
-    """Return a sum that rules nothing out in place of one with equal Ritz values."""
+    """Replace a sum over equal Ritz values, which is infinite, by one that rules nothing out."""
     return min(float(value), LARGE) if not np.isnan(value) else LARGE
 
 
 def _cuts(theta: Array, p: Array) -> Array:
-    """Cut every gap nearer to its better converged side; cut 0 is not set."""
+    """Cut every gap, nearer to the side that has converged further; cut 0 is not set."""
     share = p[1:] / np.maximum(p[1:] + p[:-1], np.finfo(float).tiny)
     return np.append(np.inf, theta[1:] + np.clip(share, 0.1, 0.9) * (theta[:-1] - theta[1:]))
 
@@ -177,7 +177,7 @@ def _low_part(relation: Relation, s: int, ceiling: float) -> tuple[Array, Array]
     theta, C, F = relation.theta[s:], relation.C[:, s:], relation.F[s:]
     gap = float(relation.theta[s - 1] - theta[0])
     norm = float(np.linalg.norm(F, 2)) if F.size else 0.0
-    # As near to theta_{s+1} as the residual lets w fall, but not nearer than Lehmann needs.
+    # As near to theta_{s+1} as w falls with this residual, but no nearer than Lehmann needs.
     first = max(min(NEAREST * gap, norm), NARROWEST * norm, 4 * relation.eps)
     last = max(ceiling - float(theta[0]), 2 * first)
     count = 2 + int(POINTS_AN_OCTAVE * np.log2(last / first))
@@ -222,9 +222,9 @@ def lehmann_values(relation: Relation, s: int, tau: float) -> Array:
 
 
 def promising_gaps(relation: Relation, k: int, most: int) -> list[int]:
-    """Positions s of the gaps between theta_s and theta_{s+1} that are tried.
+    """Positions s of the gaps between theta_s and theta_{s+1} to try.
 
-    Relatively wide ones give the better Lehmann bounds, those that are wide beside the residuals at
+    Relatively wide gaps give better Lehmann bounds. Gaps that are wide beside the residuals on
     both sides can be counted sooner.
     """
     if most < 2:

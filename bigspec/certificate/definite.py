@@ -6,7 +6,7 @@ its end. A few Lanczos steps find the t to try, and the vector that attains the 
 
 *Upper end.* If the factorisation of the floating-point matrix ``M`` runs to completion, its
 factor satisfies ``R^H R = M + D`` with ``|D| <= g |R|^H |R|``, ``g = c u / (1 - c u)``, c = n + 1
-(Higham, Accuracy and Stability, Theorem 10.3, whatever the order of the sums). The diagonal of
+(Higham, Accuracy and Stability, Theorem 10.3, for any order of the sums). The diagonal of
 ``R^H R`` is at most that of ``M`` over ``1 - g``, so ``||D||_2 <= g ||R||_F^2`` is at most
 ``g / (1 - g) tr M``, and ``l_min(M) >= -||D||_2`` (Demmel; Rump, BIT 46, 2006). Forming ``M``
 rounds the diagonal alone, by ``u`` times its largest entry. So
@@ -35,9 +35,9 @@ __all__ = ["Enclosure", "largest_eigenvalue"]
 Array = np.ndarray[Any, Any]
 
 GUARD = 4
-SMALL = 96  # up to here all eigenvalues cost less than a dozen calls from Python do
+SMALL = 96  # up to this order all eigenvalues cost less than a dozen calls from Python
 STEPS = 12, 24, 48  # of Lanczos, before a factorisation is tried
-AIM = 0.8  # of the width asked for: how far above the Rayleigh quotient the first t is
+AIM = 0.8  # share of the requested width between the Rayleigh quotient and the first t
 FINEST = 8.0  # a width below so many margins is left to the eigenvalues
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -63,23 +63,23 @@ def largest_eigenvalue(H: Array, width: float) -> Enclosure:
     Parameters
     ----------
     H : ndarray (n, n)
-        Exactly Hermitian, float64 or complex128, of entries whose squares neither over- nor
-        underflow to harm. It is positive semidefinite up to rounding. It is not changed.
+        Exactly Hermitian, positive semidefinite up to rounding, float64 or complex128. Squares of
+        its entries must neither overflow nor underflow noticeably. It is not changed.
     width : float
-        Relative width to aim at. The result is usually narrower, and wider only where rounding
-        is.
+        Relative width to aim at. The result is usually narrower. It is wider only if rounding
+        does not allow this width.
 
     Returns
     -------
     Enclosure
-        Nothing in it is random. With ``"eigenvalues"`` all of them were computed, with the
-        backward error of LAPACK's solver as the margin.
+        Nothing in it is random. With ``"eigenvalues"``, the margin is the backward error of
+        LAPACK's solver.
 
     Notes
     -----
-    Cost: ``n^3 / 3`` flops and ``2 n^2`` a Lanczos step, 12 to 84 of them; `eigvalsh` if n is at
-    most `SMALL`, the width is near rounding, or a factorisation failed three times. Two copies of
-    H are held.
+    Cost: ``n^3 / 3`` flops, 12 to 84 Lanczos steps of ``2 n^2`` flops, and two copies of H. It
+    falls back on `eigvalsh` if n is at most `SMALL`, the width is near rounding, or a
+    factorisation failed three times.
     """
     n = len(H)
     trace = float(np.sum(H.diagonal().real))
@@ -109,13 +109,13 @@ def _margin(n: int) -> float:
 
 
 def _start(H: Array) -> Array:
-    """Return a vector that is nobody's eigenvector but by chance; the same for every H."""
+    """Return ``H x`` for one random x of each order, which is an eigenvector only by chance."""
     x = np.random.default_rng(20230426).standard_normal(len(H))
     return np.asarray(H @ x)
 
 
 def _lanczos(H: Array, x: Array, steps: int) -> Array:
-    """Return the leading Ritz vector of the Krylov space of x, orthogonalised as a whole."""
+    """Return the leading Ritz vector of the Krylov space of x, fully orthogonalised."""
     n = len(H)
     steps = min(steps, n)
     V = np.zeros((steps, n), H.dtype)
@@ -139,14 +139,14 @@ def _lanczos(H: Array, x: Array, steps: int) -> Array:
 
 
 def _rayleigh(H: Array, x: Array, error: float) -> tuple[float, float]:
-    """Return a lower bound of l_1 and the quotient that it is made of."""
+    """Return a lower bound of l_1 and the Rayleigh quotient behind it."""
     square = float(np.real(np.vdot(x, x)))
     quotient = float(np.real(np.vdot(x, H @ x))) / square
     return max(quotient - error - 4 * UNIT_ROUNDOFF * abs(quotient), 0.0), quotient
 
 
 def _proved(H: Array, t: float, slack: float) -> float | None:
-    """Return an upper bound of l_1 near t, or None if the factorisation does not run through."""
+    """Return an upper bound of l_1 near t, or None if the factorisation fails."""
     M = np.array(-H, order="F")  # Fortran order: LAPACK factors it in place
     diagonal = np.einsum("ii->i", M)
     diagonal += t

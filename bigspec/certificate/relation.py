@@ -1,4 +1,4 @@
-"""The Krylov relation of a run, and what ties it to its Gaussian start."""
+"""The Krylov relation of a run, and its link to the Gaussian start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Relation:
-    """The relation of the module's head, with what ties it to the Gaussian start.
+    """The relation of the header of `bigspec.certificate`, and its link to the Gaussian start.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class Relation:
         Whether ``[V, V_+]`` is orthonormal to working precision as a whole. If not, only
         ``||f|| <= 1`` is used (method of section 6).
     power : int
-        Exponent p above.
+        Exponent p of that header.
     log_scale : float
-        Natural logarithm of the factor taken out of `start`.
+        Natural logarithm of the factor that `start` was divided by.
     start_defect : float
         Bound on the error of ``G^H x = start V_1^H x`` at a unit x.
     past : tuple of float

@@ -35,9 +35,9 @@ def lehmann(relation: Relation, s: int, tau: float, ceiling: float = np.inf) -> 
 
         S(nu) = I + F^H [D (D - nu)]^{-1} F        (b x b)
 
-    is positive definite, which is bisected instead of solving the N x N pencil (measured:
-    seven times the cost of everything else at N = 272). The relation is exact for a Hermitian
-    matrix within 2 eps of H, so tau and the result are both moved by that much.
+    is positive definite. The search is for that nu: solving the N x N pencil took seven times as
+    long as everything else at N = 272. The relation is exact for a Hermitian matrix within 2 eps
+    of H, so tau and the result are both moved by that much.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def lehmann(relation: Relation, s: int, tau: float, ceiling: float = np.inf) -> 
     s : int
     tau : float
     ceiling : float
-        A bound already known; infinity is returned if this one is no better.
+        A known bound; infinity is returned if this one is no better.
     """
     theta, F = relation.theta, relation.F
     D = theta - (tau + 2 * relation.eps)
@@ -53,7 +53,7 @@ def lehmann(relation: Relation, s: int, tau: float, ceiling: float = np.inf) -> 
         return np.inf
     size = np.sum(np.abs(F) ** 2, axis=1)
     base = float(theta[0]) + 2 * relation.eps
-    # nu - D_i >= nu - D_1 makes S definite from here on.
+    # From here on nu - D_i >= nu - D_1 makes S definite.
     high = min(2 * float(np.sum(size[:s] / D[:s])), ceiling - base)
     if high <= 0.0:
         return base if ceiling > base else np.inf
@@ -79,9 +79,9 @@ def lehmann(relation: Relation, s: int, tau: float, ceiling: float = np.inf) -> 
 def half_step(relation: Relation) -> tuple[float, Array]:
     """Lower bound of l_1 from the left Ritz space span(A V), free after the pass.
 
-    The largest eigenvalue of the pencil ``(T^2 + E B^H B E^H, T)``, on the Ritz pairs above a
-    cut: a subspace keeps it a lower bound, and a relation that holds only within eps_H lets
-    components far below the largest one inflate it. If lambda is the eigenvalue and y its vector,
+    It is the largest eigenvalue of the pencil ``(T^2 + E B^H B E^H, T)`` on the Ritz pairs above a
+    cut. On a subspace it stays a lower bound. Pairs far below the largest would inflate it, as the
+    relation holds only within eps_H. If lambda is the eigenvalue and y its vector,
     ``||H V y|| >= sqrt(lambda y^H T y) - eps ||y||`` and ``y^H V^H H V y <= y^H T y + eps ||y||^2``
     with ``||y||^2 <= y^H T y / theta_min``, so
     ``l_1 >= (sqrt(lambda) - eps / sqrt(theta_min))^2 / (1 + eps / theta_min)``.
@@ -96,14 +96,14 @@ def half_step(relation: Relation) -> tuple[float, Array]:
     """
     theta, F = relation.theta, relation.F
     best, coordinates = -np.inf, np.zeros(0)
-    # Two cuts that keep the same pairs give the same bound.
+    # Two cuts with the same pairs give the same bound.
     for kept in dict.fromkeys(int(np.count_nonzero(theta > cut * theta[0])) for cut in HALF_CUTS):
         root = np.sqrt(theta[:kept])
         K = F[:kept] / root[:, None]
         values, vectors = np.linalg.eigh(np.diag(theta[:kept]) + K @ K.conj().T)
         least = theta[kept - 1]
         reached = max(np.sqrt(values[-1]) - relation.eps / np.sqrt(least), 0.0)
-        with np.errstate(over="ignore"):  # a margin far above all Ritz values: nothing is left
+        with np.errstate(over="ignore"):  # a margin far above all Ritz values leaves nothing
             lower = reached**2 / (1 + relation.eps / least) - 2 * relation.eps
         if lower > best:
             z = vectors[:, -1] / root
@@ -135,7 +135,7 @@ def half_steps(relation: Relation, kept: int) -> tuple[Array, Array]:
 
 
 def pairs_above_rounding(relation: Relation, k: int) -> list[int]:
-    """Return how many Ritz pairs the half steps try, without those of the size of rounding."""
+    """Return how many Ritz pairs the half steps try; pairs of the size of rounding are left out."""
     theta = relation.theta
     safe = int(np.count_nonzero(theta > max(16 * relation.eps, 0.0)))
     least = theta[min(k, safe) - 1] if safe else 0.0
@@ -146,10 +146,10 @@ def pairs_above_rounding(relation: Relation, k: int) -> list[int]:
 def right_coordinates(relation: Relation, k: int) -> Array:
     """Return coordinates in ``[V Y, V_+]`` of k orthonormal vectors near x_1 .. x_k.
 
-    Right vectors ``A^H u_i`` of the left Ritz vectors where they are above rounding, Ritz
-    vectors after them. The left Ritz vectors are those of one cut, whose lower ends are the best
-    of all cuts: ``||A v|| >= ||A^H u||`` for ``v = A^H u / ||A^H u||`` and unit u, so the first i
-    vectors attain the i-th lower end.
+    They are right vectors ``A^H u_i`` of the left Ritz vectors above rounding, and Ritz vectors
+    after them. The left Ritz vectors come from the cut with the best lower ends. For unit u and
+    ``v = A^H u / ||A^H u||``, ``||A v|| >= ||A^H u||``, so the first i vectors attain the i-th
+    lower end.
 
     Returns
     -------
@@ -187,7 +187,7 @@ def lower_ends(relation: Relation, k: int) -> tuple[Array, Array]:
 
 
 def _best_cut(relation: Relation, count: int) -> int:
-    """Return how many Ritz pairs give the best lower ends; of equals, to rounding, the fewest."""
+    """Return how many Ritz pairs give the best lower ends; the fewest, of equals up to rounding."""
     lower, _ = lower_ends(relation, count)
     chosen, least = 0, np.inf
     for kept in pairs_above_rounding(relation, count):
@@ -203,12 +203,12 @@ def _best_cut(relation: Relation, count: int) -> int:
 
 
 def bordered_frobenius(relation: Relation, facts: Facts, k: int = 1) -> Array:
-    """Bound l_1 .. l_k with certainty by the trace that the basis has not seen.
+    """Bound l_1 .. l_k with certainty by the trace outside the span of the basis.
 
     The part of H outside span(V) is positive semidefinite with trace ``||A||_F^2 - tr T``, hence
     below that trace times the identity. So H is at most the bordered matrix, continued by ``rest``
-    times the identity: its i-th eigenvalue is the i-th of the border's or ``rest``, whichever is
-    larger (Weyl; section 5 of the method).
+    times the identity. Its i-th eigenvalue is the larger of ``rest`` and the i-th one of the
+    bordered matrix (Weyl; section 5 of the method).
 
     Returns
     -------
@@ -227,7 +227,8 @@ def bordered_frobenius(relation: Relation, facts: Facts, k: int = 1) -> Array:
 def collatz_wielandt(w: Array, Hw: Array, error: float) -> float:
     """Bound l_1 of an entrywise non-negative H by ``max_j (H w)_j / w_j`` for w > 0.
 
-    Infinity unless w is positive. Entries below zero by rounding make it useless, not wrong.
+    Infinity unless w is positive. Entries that rounding makes negative spoil the bound, but never
+    make it wrong.
     """
     if not np.all(w > 0):
         return np.inf

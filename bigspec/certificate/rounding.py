@@ -1,4 +1,4 @@
-"""Rounding: its unit, and the error of products by the facts of the entries."""
+"""Rounding: its unit, and the error of products as the facts of the entries bound it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 UNIT_ROUNDOFF = float(np.finfo(np.float64).eps) / 2
 FACTS_MARGIN = 1e-10  # relative error of the facts
-NEGLIGIBLE = 1e-8  # share by which a rounding margin may change without a word
+NEGLIGIBLE = 1e-8  # a smaller relative change of a rounding margin is not reported
 
 
 def hermitian(X: Array) -> Array:
@@ -24,7 +24,7 @@ def hermitian(X: Array) -> Array:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the first pass learns about the entries for free, in the units of A (scaled).
+    """Facts about the entries that the first pass collects for free, in the units of A (scaled).
 
     Attributes
     ----------
@@ -36,15 +36,15 @@ class Facts:
     nonnegative : bool
         All entries are real and >= 0.
     magnitude_squared : float
-        For sums of matrices whose terms may cancel: a bound of ``||sum of |terms| ||_F^2``, what
-        rounding is relative to. 0 where that is the entries themselves.
+        For sums of matrices whose terms may cancel, a bound of ``||sum of |terms| ||_F^2``, which
+        rounding is relative to. 0 if rounding is relative to the entries.
     chain : float
-        Longest sums of sparse entries whose values repeat, along a row and down a column: 0 where
-        they do not, or are summed in blocks.
+        Longest sums of sparse entries whose values repeat, along a row plus down a column. 0 if
+        values do not repeat, or are summed in blocks.
 
     Sums of equal entries round the same way at every term, so their errors grow with their
     length: 2.5e-11 for the squares of 2^24 equal entries. `FACTS_MARGIN` covers that, and `chain`
-    what it does not.
+    covers longer sums.
     """
 
     frobenius_squared: float
@@ -65,7 +65,7 @@ class Facts:
         """``||A||_1 ||A||_inf``, an upper bound of l_1, with its margin."""
         margin = max(FACTS_MARGIN, self.chain * UNIT_ROUNDOFF)
         sums = self.one_norm * self.inf_norm * (1 + 2 * margin)
-        # Beyond the Frobenius norm of the rounding of terms that cancel.
+        # Plus the Frobenius norm of the rounding of terms that cancel.
         cancelled = FACTS_MARGIN * np.sqrt(self.magnitude_squared)
         return float((np.sqrt(sums) + cancelled) ** 2) if cancelled else sums
 
@@ -82,10 +82,10 @@ def product_error(facts: Facts, n: int, depth: float, *, complex_: bool = False)
     sub-block, then sub-blocks, then panels) in float64. By the probabilistic error analysis of
     Higham & Mary (SIAM J. Sci. Comput. 2019, Thm 3.1) each contributes
     ``lambda sqrt(length) u |A| |V|`` except with probability ``2 exp(-lambda^2 / 2)``;
-    lambda = 8 makes that 2.5e-14. Sums of equal terms are no random walk: where the values of
-    sparse entries repeat, which are added in one chain, the worst case ``length u |A| |V|`` is
-    taken if it is more. The norm of ``|A|`` is bounded by the facts. This model, and
-    not a worst case over all roundings, is the rounding margin that bigspec states.
+    lambda = 8 makes that 2.5e-14. Sums of equal terms are no random walk. If the values of sparse
+    entries repeat, which are added in one chain, and the worst case ``length u |A| |V|`` is more,
+    it counts. The norm of ``|A|`` is bounded by the facts. The rounding margin that bigspec states
+    is this model, not a worst case over all roundings.
     """
     factor = 8.0 * (np.sqrt(n) + np.sqrt(depth) + 4.0)
     factor = max(factor, facts.chain) * (2.0 if complex_ else 1.0)

@@ -1,4 +1,4 @@
-"""Parquet files, Arrow files and Arrow streams as triplets: row group by row group."""
+"""Parquet files, Arrow files and Arrow streams as triplets, read by row groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.conversion.arrow_columns import LARGEST, Column, indices_of, values_of, values_type
-from bigspec.conversion.entries import EntryStream, Piece, Position
+from bigspec.conversion.entries import Batch, EntryStream, Position
 from bigspec.conversion.identity import digest
 from bigspec.conversion.ids import Extent, Ids, Numbers, found_ids
 from bigspec.errors import ArgumentError, DataError, SourceError, needs
@@ -28,18 +28,18 @@ Array = np.ndarray[Any, Any]
 SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "feather",
             ".ipc": "ipc"}  # fmt: skip
 LOOK = 10_000
-"""Names in a folder that are looked at before it is said to hold no table."""
+"""Names in a folder to look at before it counts as one without tables."""
 SCAN = 1 << 17
-"""Rows that are looked at together for the extents, and for the distinct ids."""
+"""Rows read together in search of the extents, or of the distinct ids."""
 
 
 def is_arrow_path(text: str) -> bool:
-    """Whether a name, or the files in a local folder, say Parquet or Arrow."""
+    """Whether a name, or the names in a local folder, are those of Parquet or Arrow files."""
     return _format(text) is not None
 
 
 def is_arrow_object(a: Any) -> bool:
-    """Whether an object hands over an Arrow stream: a table of PyArrow, Polars, DuckDB, pandas."""
+    """Whether an object gives an Arrow stream, as tables of PyArrow, Polars, DuckDB, pandas do."""
     return hasattr(a, "__arrow_c_stream__")
 
 
@@ -60,17 +60,17 @@ def _format(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is read from its beginning: a row group, a file of another format, a whole stream.
+    """The unit of reading: a row group, a file of another format, or a whole stream.
 
     Attributes
     ----------
     place : str
-        What messages call it.
+        Its name in messages.
     rows : int
     read : callable
-        From names of columns and a number of rows to record batches of at most so many.
+        Takes names of columns and a number of rows; yields record batches of at most so many rows.
     statistics : dict
-        Least and largest values of columns, where the file has them.
+        Least and largest values of columns, if the file has them.
     """
 
     place: str
@@ -81,7 +81,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class ArrowStream(EntryStream):
-    """Three columns of a table (two: every value is 1), with numbers for the ids of both axes.
+    """Three columns of a table, or two if every value is 1, with indices for the ids.
 
     Attributes
     ----------
@@ -96,8 +96,8 @@ class ArrowStream(EntryStream):
     columns: tuple[Column, ...] = field(kw_only=True)
     ids: tuple[Ids, Ids] = field(repr=False, kw_only=True)
 
-    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
-        """Read record batches; a position is a unit and the rows of it that are done."""
+    def batches(self, entries: int, position: Position) -> Iterator[Batch]:
+        """Read record batches; a position is a unit and the number of its rows that are done."""
         begin, skip = position or (0, 0)
         names = [column.name for column in self.columns]
         for number, unit in enumerate(self.units[begin:], start=begin):
@@ -106,7 +106,7 @@ class ArrowStream(EntryStream):
                 first, done = done, done + batch.num_rows
                 if done <= skipped:
                     continue
-                yield self._piece(batch.slice(max(skipped - first, 0)), unit, number, done)
+                yield self._batch(batch.slice(max(skipped - first, 0)), unit, number, done)
             if done != unit.rows:
                 msg = (
                     f"{self.name}: expected {unit.rows} rows in {unit.place}, as when it was "
@@ -114,7 +114,7 @@ class ArrowStream(EntryStream):
                 )
                 raise DataError(msg)
 
-    def _piece(self, batch: Any, unit: Unit, number: int, done: int) -> Piece:
+    def _batch(self, batch: Any, unit: Unit, number: int, done: int) -> Batch:
         first = done - batch.num_rows
         rows, columns = (
             ids.numbered(indices_of(batch.column(axis), self.columns[axis], unit.place, first))
@@ -126,10 +126,10 @@ class ArrowStream(EntryStream):
             values = values_of(batch.column(2), self.columns[2], unit.place, first)
         for axis, indices in enumerate((rows, columns)):
             self._inside(indices, axis, unit.place, first)
-        return Piece(rows, columns, values, [number, done], batch.nbytes)
+        return Batch(rows, columns, values, [number, done], batch.nbytes)
 
     def _inside(self, indices: Array, axis: int, place: str, first: int) -> None:
-        """Refuse ids beyond the shape; those of numbered ones are inside."""
+        """Refuse ids beyond the shape."""
         if not indices.size or indices.max() < self.shape[axis]:
             return
         row = int(np.argmax(indices >= self.shape[axis]))
@@ -141,7 +141,7 @@ class ArrowStream(EntryStream):
         raise DataError(msg)
 
     def keep(self, folder: Path) -> tuple[str, ...]:
-        """Write the ids that rows and columns were numbered by, and return the arrays' names."""
+        """Write the ids of numbered rows and columns, and return the names of the arrays."""
         names = ("row_ids", "column_ids")
         return tuple(
             name for name, ids in zip(names, self.ids, strict=True) if ids.keep(folder, name)
@@ -158,7 +158,7 @@ def open_arrow(
 ) -> ArrowStream:
     """Open Parquet or Arrow files, or an Arrow stream, as triplets.
 
-    Reads the two columns of ids, for their extents or for their distinct values.
+    It reads the two columns of ids once before, for their extents or their distinct values.
 
     Parameters
     ----------
@@ -168,9 +168,9 @@ def open_arrow(
         Names or positions of row, column and value; without the third every value is 1. By
         default the columns of a table of three.
     shape : tuple of int, optional
-        By default one more than the largest ids, or as many as there are distinct ones.
+        By default one more than the largest ids, or the numbers of distinct ids.
     renumber : bool
-        Number whole-number ids too by their place among the distinct ones.
+        Number ids that are whole numbers too, by their place among the distinct ids.
     limit : int
         Bytes that the work may hold.
 
@@ -210,7 +210,7 @@ def open_arrow(
 def _extent(
     units: list[Unit], column: Column, name: str, given: int | None, renumber: bool, limit: int
 ) -> Ids:  # fmt: skip
-    """Return how the ids of one axis become indices, after a look at all of them."""
+    """Read all ids of one axis, and return how they become indices."""
     if renumber or column.text:
         batches = ((unit, batch) for unit in units for batch in unit.read([column.name], SCAN))
         parts = (indices_of(batch.column(0), column, unit.place, None) for unit, batch in batches)
@@ -229,7 +229,7 @@ def _extent(
         known = unit.statistics.get(column.name) or {}
         ends = known.get("min"), known.get("max")
         if all(isinstance(end, int) and 0 <= end <= LARGEST for end in ends):
-            most = max(most, known["max"])  # a read finds what is larger than a file says
+            most = max(most, known["max"])  # an id beyond this statistic is refused when it is read
             continue
         for batch in unit.read([column.name], SCAN):
             indices = indices_of(batch.column(0), column, unit.place, None)
@@ -280,7 +280,7 @@ def _named(one: Any, there: list[str], name: str) -> str:
 
 
 def _of_object(src: Any) -> tuple[str, Any, list[Unit], dict[str, Any]]:
-    """Open an object: it is asked for its stream for each read."""
+    """Open an object, which gives a new stream for each read."""
     import pyarrow as pa
 
     name = f"{type(src).__module__.partition('.')[0]} {type(src).__name__}"
@@ -300,7 +300,7 @@ def _of_object(src: Any) -> tuple[str, Any, list[Unit], dict[str, Any]]:
     reader = pa.RecordBatchReader.from_stream(src)
     schema = reader.schema
     rows = sum(batch.num_rows for batch in reader)
-    # Work for it is not continued: nothing says that another object has the same rows, in order.
+    # Work for it is not continued: another object may not have the same rows in the same order.
     identity = {"where": "memory", "token": uuid.uuid4().hex}
     return name, schema, [Unit("the stream", rows, read)], identity
 
@@ -334,7 +334,7 @@ def _of_files(src: Any) -> tuple[str, Any, list[Unit], dict[str, Any]]:
 
 
 def _units(fragment: Any, dataset: Any) -> Iterator[Unit]:
-    """Yield the row groups of a Parquet file, or another file as it is."""
+    """Yield the row groups of a Parquet file, or another file as a whole."""
     if not hasattr(fragment, "split_by_row_group"):
         rows = fragment.count_rows()
         yield Unit(fragment.path, rows, _reader(fragment, dataset, fragment.path))

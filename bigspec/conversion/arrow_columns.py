@@ -1,4 +1,4 @@
-"""Columns of Arrow tables as ids and values; what is neither is refused by its place."""
+"""Columns of Arrow tables as ids and values; other entries are refused with their place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Column:
     name : str
     role : {"row ids", "column ids", "values"}
     kind : pyarrow.DataType
-        Of its entries; of a dictionary, that of what it holds.
+        Of its entries; for a dictionary, the type of its values.
     text : bool
         Whether they are text.
     signed : bool
@@ -46,7 +46,7 @@ class Column:
         Raises
         ------
         UnsupportedTypeError
-            It is none that an id, or a value, can have.
+            Ids, or values, cannot have this type.
         """
         import pyarrow.types as kinds
 
@@ -155,5 +155,5 @@ def _whole(column: Any, said: Column, place: str, first: int | None) -> Any:
 
 
 def _at(row: int, first: int | None) -> str:
-    """Say where in its row group a row is, if that is known."""
+    """Say which row of its row group it is, if that is known."""
     return "" if first is None else f" in row {first + row} of it"

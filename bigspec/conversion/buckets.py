@@ -1,9 +1,9 @@
-"""An external bucket sort of triplets: ranges of rows (columns), each sorted in memory by itself.
+"""An external bucket sort of triplets: ranges of rows (columns), each sorted alone in memory.
 
-Entries are scattered by equal ranges of the compressed axis as they are read, once. A bucket that
-holds more than fits, as where the columns follow a power law, is scattered again by its own
-histogram: by ranges of the compressed axis, and of one row (column) by ranges of the other.
-Every step appends to files of known lengths, or makes new ones, so that it can be repeated.
+Entries are read once, and scattered over equal ranges of the compressed axis. A bucket may not fit
+in memory, as when columns follow a power law. Then it is scattered again by its own histogram, over
+ranges of the compressed axis, or for a single row (column) over ranges of the other axis. Every
+step appends to files of known lengths, or makes new ones, so that it can be repeated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BUFFER = 64 << 10
 
 @dataclass(frozen=True)
 class Bucket:
-    """Entries of rows (columns) `majors` and of `minors` of the other axis, both half open."""
+    """Entries of the rows (columns) `majors` and the columns (rows) `minors`, both half open."""
 
     name: str
     majors: tuple[int, int]
@@ -67,7 +67,7 @@ def record_type(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def first_buckets(shape: tuple[int, int], most: int, capacity: int) -> list[Bucket]:
-    """Cut the compressed axis into equal ranges that would hold half of `capacity` on average."""
+    """Cut the compressed axis into equal ranges of half of `capacity` entries on average."""
     whole = Bucket("b", (0, shape[0]), (0, shape[1]))
     count = max(-(-2 * most // capacity), -(-shape[0] // capacity), 1)
     count = min(count, FAN_OUT, shape[0])
@@ -76,16 +76,16 @@ def first_buckets(shape: tuple[int, int], most: int, capacity: int) -> list[Buck
 
 
 def is_too_large(bucket: Bucket, capacity: int) -> bool:
-    """Whether it must be split: too many entries, or more rows with entries than pointers fit."""
+    """Whether it must be split: too many entries, or too many rows for the pointers."""
     start, stop = bucket.range()
     wide = bucket.entries > 0 and bucket.majors[1] - bucket.majors[0] > max(capacity, 2)
     return (bucket.entries > capacity or wide) and stop - start > 1
 
 
 class Scatter:
-    """Appends triplets to the files of some buckets, which partition one range.
+    """Appends triplets to the files of buckets that partition one range.
 
-    Files are cut back to the lengths that `buckets` say, for what a dead process wrote later.
+    Files are cut back to the lengths in `buckets`, because a dead process may have written more.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Scatter:
         self.whole, self.buckets = whole, list(buckets)
         self.bounds = np.array([whole_range(whole, bucket)[0] for bucket in buckets], np.int64)
         self.files: list[BinaryIO] = []
-        # All of them together take as much as a bucket may.
+        # All buffers together take as much as one bucket may.
         buffering = max(512, min(BUFFER, capacity * kind.itemsize // len(buckets)))
         for bucket in buckets:
             path = folder / bucket.name
@@ -104,7 +104,7 @@ class Scatter:
             file.seek(0, 2)
 
     def put(self, records: Array) -> None:
-        """Append records to where they belong, in their order."""
+        """Append records to their buckets, in their order."""
         place = np.searchsorted(self.bounds, self.whole.key(records), side="right") - 1
         order = np.argsort(place, kind="stable")
         counts = np.bincount(place, minlength=len(self.buckets))
@@ -116,7 +116,7 @@ class Scatter:
             self.buckets[k] = replace(bucket, entries=bucket.entries + int(counts[k]))
 
     def flush(self) -> None:
-        """Hand over to the system what was put."""
+        """Write the buffers to the files."""
         for file in self.files:
             file.flush()
 
@@ -127,7 +127,7 @@ class Scatter:
 
 
 def whole_range(whole: Bucket, bucket: Bucket) -> tuple[int, int]:
-    """Return the part of the range of `whole` that `bucket` takes."""
+    """Return the range of `bucket` along the range of `whole`."""
     return bucket.majors if whole.majors[1] - whole.majors[0] > 1 else bucket.minors
 
 
@@ -141,7 +141,7 @@ def read_records(path: Path, kind: np.dtype[Any], entries: int) -> Iterator[Arra
 def split_bucket(
     folder: Path, bucket: Bucket, kind: np.dtype[Any], capacity: int, entries: int
 ) -> list[Bucket]:
-    """Scatter a bucket by its own histogram; its file stays, to be repeated if this is cut off."""
+    """Scatter a bucket by its own histogram; its file stays, so that a kill loses nothing."""
     start, stop = bucket.range()
     bins = min(BINS, stop - start)
     width = -(-(stop - start) // bins)
@@ -161,7 +161,7 @@ def split_bucket(
             bounds.append(start + k * width)
             held, first = 0, k
         held += int(counts[k])
-    if len(bounds) == 1:  # all in one bin: halve it, and look closer next time
+    if len(bounds) == 1:  # all in one bin: halve it; the next histogram is finer
         full = int(np.argmax(counts))
         edges = {start + full * width, min(start + (full + 1) * width, stop)}
         edges |= {(start + stop) // 2} if not edges - {start, stop} else set()
@@ -183,9 +183,9 @@ def split_bucket(
 def sort_bucket(
     folder: Path, bucket: Bucket, kind: np.dtype[Any], minors: int, entries: int
 ) -> sp.csr_array[Any]:
-    """Return a bucket as a CSR block, sorted, duplicates summed as SciPy does.
+    """Return a bucket as a sorted CSR block, with duplicates summed as SciPy does.
 
-    A bucket of one position that is larger than `entries` is summed piece by piece.
+    A bucket of one position with more than `entries` records is summed in parts.
     """
     shape = (bucket.majors[1] - bucket.majors[0], minors)
     block: sp.csr_array[Any] | None = None

@@ -1,4 +1,4 @@
-"""A conversion: open the source as triplets, sort what is not in order, write, publish."""
+"""A conversion: open the source as triplets, sort them if need be, write, publish."""
 
 from __future__ import annotations
 
@@ -62,40 +62,40 @@ def convert(
     Parameters
     ----------
     src : path, URL or object
-        Any sparse matrix that `open_matrix` takes, read in panels; a Matrix Market file or an
-        .npz of SciPy's, read as a stream; a SciPy sparse array; or ``(data, (row, col))`` with
-        `shape`, three vectors that may be memory maps. Triplets in Parquet, Feather or Arrow files
-        (one, a folder, partitioned or not, at a URL), read row group by row group; and in any
-        object with ``__arrow_c_stream__``: PyArrow's tables, Polars, DuckDB, pandas.
+        Any sparse matrix that `open_matrix` takes, read in panels. A Matrix Market file or an
+        .npz of SciPy's, read as a stream. A SciPy sparse array. ``(data, (row, col))`` with
+        `shape`, three vectors that may be memory maps. Triplets in Parquet, Feather or Arrow: one
+        file, a folder, partitioned or not, or a URL, read by row groups. Any object with
+        ``__arrow_c_stream__``: PyArrow's tables, Polars, DuckDB, pandas.
     dst : path
         A local place, by custom ``*.zarr``: a Zarr v3 group in AnnData's encoding 0.1.0.
     format : {"csr", "csc"}, optional
-        Compressed rows or columns; by default as the source, CSR for triplets.
+        Compressed rows or columns; by default those of the source, and CSR for triplets.
     dtype : dtype, optional
         Of the values; by default that of the source. Duplicates are summed in it.
     shape : tuple of int, optional
-        Of ``(data, (row, col))``, and of Arrow triplets, where it is one more than the largest
-        ids by default.
+        Of ``(data, (row, col))`` or Arrow triplets; for Arrow triplets by default one more than
+        the largest ids.
     columns : str or sequence of str or int, optional
         Of Arrow triplets: names or positions of row, column and value, such as
         ``"user,item,rating"``. Without the third every value is 1. By default the three columns of
-        a table that has three. Ids that are text are numbered in sorted order, and kept in the
-        arrays ``row_ids`` and ``column_ids`` of the result.
+        a table that has three. Text ids are numbered in sorted order, and stored in the arrays
+        ``row_ids`` and ``column_ids`` of the result.
     renumber : bool
         Number ids that are whole numbers, too.
     memory_limit : int or str, optional
-        What the work may hold, besides Python and its libraries. Default: half of what the
-        process has.
+        Memory of the work, besides Python and its libraries. Default: half of the memory of the
+        process.
     scratch : path, optional
-        A folder for the triplets on their way; by default beside `dst`. Needed only for what is
-        sorted, then ``itemsize + 8`` (16 for extents beyond 2^31) bytes an entry.
+        A folder for triplets that wait to be sorted; by default beside `dst`. Sorting needs
+        ``itemsize + 8`` (16 for extents beyond 2^31) bytes an entry there.
     raw : bool
-        Take the stored numbers of a sparse group, whatever attributes say of scale, offset and
-        missing values; without it such a group is refused.
+        Take the stored numbers of a sparse group although its attributes state a scale, an offset
+        or missing values. Otherwise such a group is refused.
     missing_chunks : {"fill", "error"}
         See `bigspec.open_matrix`.
     overwrite : bool
-        Replace what lies at `dst`, once the new matrix is complete.
+        Replace the store at `dst`, once the new matrix is complete.
     progress : bool or Observer
         Show a live line.
 
@@ -110,13 +110,13 @@ def convert(
     SourceError, DataError, ChunkError
         The source cannot be used; the partial work is removed.
     DestinationError
-        It cannot be written, as on a full disk; what is done is kept.
+        `dst` cannot be written, as on a full disk; the partial work stays.
 
     Notes
     -----
-    The same call goes on where one was killed, to the same bytes; `dst` is there once it is
-    complete, and not before. Cost: one read of the source, and unless it is in the wanted order
-    already, the triplets are written and read once or, where their distribution is steep, twice.
+    After a kill, the same call goes on, to the same bytes. `dst` appears when it is complete. Cost:
+    one read of the source. If it is not in the order of `format`, the triplets are also written and
+    read once, or twice where their distribution is steep.
 
     Examples
     --------
@@ -154,8 +154,8 @@ def convert(
     except OSError as error:
         if error.errno in UNWRITABLE:
             msg = (
-                f"{work.destination}: cannot be written ({error.strerror}). What is done is "
-                f"kept in {work.folder}: make room and run it again, or remove that folder"
+                f"{work.destination}: cannot be written ({error.strerror}). The work so far is "
+                f"in {work.folder}: make room and run it again, or remove that folder"
             )
             raise DestinationError(msg) from error
         raise

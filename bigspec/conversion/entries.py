@@ -1,4 +1,4 @@
-"""Sources as streams of triplets: stored rows or columns, SciPy's .npz, three arrays."""
+"""Sources as streams of triplets: stored rows or columns, SciPy's .npz, three arrays in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.conversion.identity import digest, file_identity
-from bigspec.errors import DataError, MemoryLimitError, SourceError
+from bigspec.errors import DataError, MemoryLimitError, SourceError, format_bytes
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
 from bigspec.sources.archives import check_member, member_header, small_member
@@ -23,10 +23,10 @@ from bigspec.sources.memory import SparseMatrix
 
 __all__ = [
     "ArrayStream",
+    "Batch",
     "EntryStream",
     "MatrixStream",
     "NpzStream",
-    "Piece",
     "Position",
     "open_arrays",
     "open_npz",
@@ -37,10 +37,10 @@ Position = list[int]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some entries: `rows`, `columns` (k,) from 0, `values` (k,), and where the next piece begins.
+class Batch:
+    """Some entries: `rows` and `columns` (k,) from 0, `values` (k,).
 
-    `nbytes` is what was read for it, decoded.
+    The next batch begins at `after`. `nbytes` were read for this one, decoded.
     """
 
     rows: Array
@@ -52,7 +52,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class EntryStream(ABC):
-    """Entries in any order, duplicates included, that can be read from any piece on.
+    """Entries in any order, with duplicates; reading can begin at any batch.
 
     Attributes
     ----------
@@ -60,11 +60,11 @@ class EntryStream(ABC):
     shape : tuple of int
     dtype : numpy.dtype
     most : int
-        Stored entries; at most so many, where a file does not say.
+        Stored entries, or an upper bound of them if a file does not state the number.
     identity : dict
-        What partial work is matched by.
+        Partial work is for this source if the identities are equal.
     form : {"csr", "csc"}
-        What it is converted to by default.
+        Default format of the conversion.
     """
 
     name: str
@@ -75,8 +75,8 @@ class EntryStream(ABC):
     form: str = "csr"
 
     @abstractmethod
-    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
-        """Read pieces of about so many entries, from `position` on; ``[]`` is the beginning."""
+    def batches(self, entries: int, position: Position) -> Iterator[Batch]:
+        """Read batches of about so many entries, from `position` on; ``[]`` is the beginning."""
 
     @property
     def missing_chunks(self) -> int:
@@ -84,12 +84,12 @@ class EntryStream(ABC):
         return 0
 
     def keep(self, folder: Path) -> tuple[str, ...]:
-        """Write what belongs beside the matrix into its group, and return the arrays' names."""
+        """Write further arrays into the group of the matrix, and return their names."""
         return ()
 
-    def check(self, piece: Piece, first: int) -> Piece:
-        """Return the piece if its indices lie inside; `first` is its place in the source."""
-        for axis, (what, indices) in enumerate((("row", piece.rows), ("column", piece.columns))):
+    def check(self, batch: Batch, first: int) -> Batch:
+        """Return the batch if its indices lie inside; `first` is the number of its first entry."""
+        for axis, (what, indices) in enumerate((("row", batch.rows), ("column", batch.columns))):
             extent = self.shape[axis]
             if indices.size and (indices.min() < 0 or indices.max() >= extent):
                 bad = int(np.argmax((indices < 0) | (indices >= extent)))
@@ -98,7 +98,7 @@ class EntryStream(ABC):
                     f"{indices[bad]} in entry {first + bad}; fix the source"
                 )
                 raise DataError(msg)
-        return piece
+        return batch
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ class MatrixStream(EntryStream):
 
     @property
     def missing_chunks(self) -> int:
-        """Chunks of values that are not there and hold their fill value."""
+        """Chunks of values that are not in the store, and count as their fill value."""
         return self.buffers.missing_chunks
 
     @classmethod
     def of(cls, matrix: Matrix, limit: int) -> MatrixStream:
-        """Wrap a matrix whose panels are sparse; a piece between two cuts must fit `limit`.
+        """Wrap a matrix whose panels are sparse; the entries between two cuts must fit `limit`.
 
         Raises
         ------
@@ -127,8 +127,8 @@ class MatrixStream(EntryStream):
         size = 4 * (matrix.cell_nbytes or 0)
         if size > limit:
             msg = (
-                f"memory_limit: expected at least {size} bytes for {matrix.name}, whose longest "
-                f"row or column is read at once, got {limit}; give it more"
+                f"memory_limit: expected at least {format_bytes(size)} for {matrix.name}, whose "
+                f"longest row or column is read at once, got {format_bytes(limit)}; give it more"
             )
             raise MemoryLimitError(msg)
         held = matrix if hasattr(matrix, "format") else getattr(matrix, "entries", None)
@@ -147,10 +147,10 @@ class MatrixStream(EntryStream):
         return cls(*said, matrix=matrix, axis=axis)
 
     def cuts(self, entries: int) -> Iterator[tuple[int, int, int]]:
-        """Yield ranges of pieces of the grid, ``(piece, start, stop)``."""
+        """Yield ranges of cells of the grid, ``(first cell, start, stop)``."""
         grid = self.matrix.grids[self.axis]
-        # Cuts of an irregular grid lie where the entries ask for them; those of a regular one
-        # do not, and its rows are taken together by their mean length.
+        # Cells of an irregular grid already have about equal numbers of entries. Those of a
+        # regular grid do not, so several are taken together by the mean length of their rows.
         step = 1 if grid.cuts is not None else max(1, entries * grid.count // max(1, self.most))
         for k in range(0, grid.count, step):
             yield k, grid.cut(k), grid.cut(min(k + step, grid.count))
@@ -166,41 +166,41 @@ class MatrixStream(EntryStream):
             where = (cut, whole) if self.axis == 0 else (whole, cut)
             yield start, stop, self.matrix.read(*where, self.buffers), [number + 1]
 
-    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
-        """Read them as triplets."""
+    def batches(self, entries: int, position: Position) -> Iterator[Batch]:
+        """Read the blocks as triplets."""
         for start, stop, block, after in self.blocks(entries, position):
             major = np.repeat(np.arange(start, stop), np.diff(block.indptr))
             both = (major, block.indices) if self.axis == 0 else (block.indices, major)
             size = block.data.nbytes + block.indices.nbytes
-            yield Piece(both[0], both[1], block.data, after, size)
+            yield Batch(both[0], both[1], block.data, after, size)
 
 
 @dataclass(frozen=True)
 class ArrayStream(EntryStream):
-    """Three arrays in memory, or mapped: used where they lie."""
+    """Three arrays in memory or memory maps, used without a copy."""
 
     rows: Array = field(repr=False, kw_only=True)
     columns: Array = field(repr=False, kw_only=True)
     values: Array = field(repr=False, kw_only=True)
 
-    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
+    def batches(self, entries: int, position: Position) -> Iterator[Batch]:
         """Slice them."""
         begin = position[0] if position else 0
         for start in range(begin, self.most, entries):
             cut = slice(start, min(start + entries, self.most))
             rows, columns, values = self.rows[cut], self.columns[cut], self.values[cut]
             size = rows.nbytes + columns.nbytes + values.nbytes
-            yield self.check(Piece(rows, columns, values, [cut.stop], size), start)
+            yield self.check(Batch(rows, columns, values, [cut.stop], size), start)
 
 
 @dataclass(frozen=True)
 class NpzStream(EntryStream):
-    """SciPy's .npz as COO, CSR or CSC, whose members are read as streams, compressed or not."""
+    """SciPy's .npz as COO, CSR or CSC, compressed or not, whose members are read as streams."""
 
     path: Path = field(kw_only=True)
     members: tuple[str, str | None, str | None] = field(kw_only=True)  # data, row, col
 
-    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
+    def batches(self, entries: int, position: Position) -> Iterator[Batch]:
         """Read the members side by side."""
         begin = position[0] if position else 0
         with zipfile.ZipFile(self.path) as archive:
@@ -216,14 +216,14 @@ class NpzStream(EntryStream):
                 if major is not None:
                     parts.insert(1 if self.members[1] is None else 2, major)
                 values, rows, columns = parts
-                yield self.check(Piece(rows, columns, values, [stop], size), start)
+                yield self.check(Batch(rows, columns, values, [stop], size), start)
 
     def _ranges(self, begin: int, entries: int) -> Iterator[tuple[int, int, None]]:
         for start in range(begin, self.most, entries):
             yield start, min(start + entries, self.most), None
 
     def _majors(self, archive: zipfile.ZipFile, entries: int) -> Iterator[tuple[int, int, Array]]:
-        """Turn pointers into the row (column) of every entry, range by range."""
+        """Turn pointers into the row (column) of every entry, one range at a time."""
         pointers = self._member(archive, "indptr")
         extent = self.shape[0 if self.members[1] is None else 1]
         if pointers.length != extent + 1:

@@ -1,4 +1,4 @@
-"""What tells one source of triplets from another: a file's size and time, or a hash of samples."""
+"""The identity of a source of triplets: a file's size and time, or a hash of samples."""
 
 from __future__ import annotations
 

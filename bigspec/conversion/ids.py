@@ -1,4 +1,4 @@
-"""How ids become indices: as they are, or by their place among the distinct ones."""
+"""Ids as indices: unchanged, or by their place among the distinct ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Extent", "Ids", "Numbers", "found_ids"]
 Array = np.ndarray[Any, Any]
 
 LEAST_PENDING = 1 << 18
-"""Ids that are collected at least before those seen before are left out."""
+"""Ids to collect, at least, before duplicates are dropped."""
 
 
 class Ids(ABC):
@@ -31,7 +31,7 @@ class Ids(ABC):
         """Return the index of each id."""
 
     def keep(self, folder: Path, name: str) -> bool:
-        """Write the ids as an array of that name, if an index does not say it; whether it did."""
+        """Write the ids as an array of that name unless they are the indices; say if it did."""
         return False
 
 
@@ -42,7 +42,7 @@ class Extent(Ids):
     extent: int
 
     def numbered(self, ids: Any) -> Array:
-        """Return them as they are; what lies outside is found by `EntryStream.check`."""
+        """Return the ids unchanged; `EntryStream.check` finds those outside."""
         return np.asarray(ids)
 
 
@@ -54,12 +54,12 @@ class Numbers(Ids):
     extent: int
 
     def numbered(self, ids: Any) -> Array:
-        """Look them up.
+        """Look up the ids.
 
         Raises
         ------
         DataError
-            One was not there when the ids were collected.
+            An id was not in the first read.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -71,7 +71,7 @@ class Numbers(Ids):
         return np.asarray(found.to_numpy(zero_copy_only=False).astype(np.int64))
 
     def keep(self, folder: Path, name: str) -> bool:
-        """Write them as a Zarr array of text, or of int64."""
+        """Write the ids as a Zarr array of text or of int64."""
         import pyarrow.types as kinds
 
         whole = kinds.is_integer(self.values.type)
@@ -90,9 +90,9 @@ def found_ids(parts: Iterable[Any], source: str, column: str, limit: int) -> Num
     Raises
     ------
     MemoryLimitError
-        They take more than `limit`.
+        The ids take more than `limit`.
     DataError
-        There are none.
+        There are no ids.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -1,4 +1,4 @@
-"""Matrix Market files as triplets to be sorted: the same blocks of lines that `norm` reads."""
+"""Matrix Market files as triplets: the same blocks of lines that `norm` reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bigspec.conversion.entries import EntryStream, Piece, Position
+from bigspec.conversion.entries import Batch, EntryStream, Position
 from bigspec.conversion.identity import file_identity
 from bigspec.sources import matrix_market
 from bigspec.sources.matrix_market import Market, expanded
@@ -20,12 +20,12 @@ class MarketStream(EntryStream):
 
     market: Market = field(kw_only=True)
 
-    def pieces(self, entries: int, position: Position) -> Iterator[Piece]:
+    def batches(self, entries: int, position: Position) -> Iterator[Batch]:
         """Parse blocks of lines."""
         wanted = min(matrix_market.BLOCK_BYTES, max(64, 16 * entries))
         for found in self.market.blocks(wanted, position):
             parts = expanded(found, self.market.header.symmetry)
-            yield Piece(*parts, found.after, found.nbytes)
+            yield Batch(*parts, found.after, found.nbytes)
 
 
 def open_market(path: Path, name: str) -> MarketStream:
@@ -34,9 +34,9 @@ def open_market(path: Path, name: str) -> MarketStream:
     Raises
     ------
     SourceError
-        It is no such file, or a dense one (``array``), which has no stored entries to convert.
+        It is not such a file, or a dense one (``array``), which has no stored entries to convert.
     DataError
-        Its sizes make no matrix, or cannot lie in a file of this length.
+        Its sizes are not those of a matrix, or too large for a file of this length.
     """
     market = matrix_market.open_market(path, name, dense=False)
     head = market.header

@@ -24,9 +24,9 @@ class Conversion:
     dtype : str
         Of the values.
     stored, read : int
-        Entries written, and entries read: more, if duplicates were summed.
+        Entries written, and entries read. More were read if duplicates were summed.
     sorted : bool
-        Whether the entries went through buckets; else they were in order.
+        Whether the entries went through buckets, because they were not in order.
     bytes_read, bytes_written : int
         Decoded bytes of the source; bytes of the destination, compressed.
     seconds : float

@@ -30,21 +30,21 @@ __all__ = ["SHARE", "Run", "Target"]
 Array = np.ndarray[Any, Any]
 
 SHARE = 8
-"""A bucket takes this part of the memory: sorting holds it about four times, writing once more."""
+"""Part of the memory for one bucket: sorting needs about four copies, writing one more."""
 CAPACITY_BYTES = 256 << 20
-"""More does not sort faster."""
+"""Larger buckets do not sort faster."""
 MOST_BUCKETS = 4096
-"""More take longer to keep account of than to sort."""
-HARMLESS = 1 << 20  # bytes of pointers that are written without a question
+"""The bookkeeping of more buckets takes longer than the sort."""
+HARMLESS = 1 << 20  # bytes of pointers that are always written
 POINTERS_AN_ENTRY = 64
-"""Rows (columns) for each stored entry, beyond which pointers are most of what is written."""
+"""Rows (columns) for each stored entry; with more, most of the output would be pointers."""
 SAVE_ENTRIES = 1 << 23
-"""Entries that a kill while scattering costs."""
+"""Entries that are read again after a kill while scattering."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is written, and how much may be held on the way."""
+    """The matrix to write, and the memory for the work."""
 
     source: EntryStream
     form: str
@@ -64,7 +64,7 @@ class Target:
 
     @property
     def capacity(self) -> int:
-        """Entries of a bucket; more than sort fast only where the buckets would be too many."""
+        """Entries of a bucket; more than sort fast only if there would be too many buckets."""
         size, least = self.kind.itemsize, -(-self.source.most // MOST_BUCKETS)
         return max(1, min(self.limit // SHARE // size, max(CAPACITY_BYTES // size, least)))
 
@@ -79,16 +79,16 @@ class Target:
         Raises
         ------
         MemoryLimitError
-            The least limit for the sort.
+            The limit is too small for the sort; the message states the least one.
         DataError
-            Nearly all that is written would be pointers of empty rows (columns).
+            Nearly all of the output would be pointers of empty rows (columns).
         """
         most, majors = self.source.most, self.shape[0]
         if not self.in_order and most > MOST_BUCKETS * self.capacity:
             least = -(-most // MOST_BUCKETS) * self.kind.itemsize * SHARE
             msg = (
-                f"memory_limit: expected at least {format_bytes(least)} to sort {most} entries "
-                f"in, got {format_bytes(self.limit)}"
+                f"memory_limit: expected at least {format_bytes(least)} to sort {most} entries, "
+                f"got {format_bytes(self.limit)}"
             )
             raise MemoryLimitError(msg)
         pointers = 8 * (majors + 1)
@@ -97,24 +97,24 @@ class Target:
             msg = (
                 f"{self.source.name}: expected no more than {POINTERS_AN_ENTRY} {what} for each "
                 f"stored entry, got {majors} {what} for {most}, so that pointers of "
-                f"{format_bytes(pointers)} would be nearly all that is written; give --format "
-                f"{other} (format={other!r}), or leave out the {what} that are empty"
+                f"{format_bytes(pointers)} would be nearly all of the output; give --format "
+                f"{other} (format={other!r}), or leave out the empty {what}"
             )
             raise DataError(msg)
 
     def cast(self, values: Array) -> Array:
-        """Return values in the wanted type.
+        """Return values in the type of the output.
 
         Raises
         ------
         DataError
-            It is an integer type that does not hold them.
+            The type is of integers and cannot hold them.
         """
         if self.dtype.kind not in "iu" or np.can_cast(values.dtype, self.dtype):
             return values.astype(self.dtype, copy=False)
         with np.errstate(invalid="ignore"):
             cast = values.astype(self.dtype)
-        # Back in their own type: 2**63 - 1 and its float64 are not told apart otherwise.
+        # Compared in their own type, which separates 2**63 - 1 from its float64.
         strange = np.flatnonzero(
             (cast.astype(values.dtype) != values) | ((cast < 0) != (values < 0))
         )
@@ -127,7 +127,7 @@ class Target:
         return cast
 
     def wanted(self) -> dict[str, Any]:
-        """Return what partial work is matched by."""
+        """Return the description by which partial work is recognised."""
         return {
             "source": self.source.identity,
             "format": self.form,
@@ -138,7 +138,7 @@ class Target:
 
 
 class Run:
-    """The stages of a conversion: scatter, write, publish; each goes on where it was."""
+    """The stages of a conversion: scatter, write, publish; each can go on after a kill."""
 
     def __init__(
         self, source: EntryStream, target: Target, work: Work, observer: Observer, began: float
@@ -153,12 +153,12 @@ class Run:
         return self.before + time.monotonic() - self.began
 
     def save(self, **changes: Any) -> None:
-        """Note what is done."""
+        """Save the progress."""
         missing = self.missing_before + self.source.missing_chunks
         self.work.save(seconds=self.seconds(), missing_chunks=missing, **changes)
 
     def go(self) -> Conversion:
-        """Go on from the stage that was reached, to the end."""
+        """Go on from the saved stage to the end."""
         if self.work.state["stage"] == "new":
             self._begin()
         if self.work.state["stage"] == "scatter":
@@ -205,7 +205,7 @@ class Run:
         return GroupWriter(self.work.matrix, target.shape, target.dtype, self.source.most, position)
 
     def _scatter(self) -> None:
-        """Read the source once, into buckets."""
+        """Read the source once and fill the buckets."""
         state, target = self.work.state, self.target
         whole = Bucket("", (0, target.shape[0]), (0, target.shape[1]))
         buckets = [_bucket(plain) for plain in state["pending"]]
@@ -214,19 +214,19 @@ class Run:
         entries = max(1, min(target.capacity // 4, 1 << 18))
         self._shows("reading")
         try:
-            for piece in self.source.pieces(entries, state["at"]):
-                records = np.empty(piece.values.size, target.kind)
-                major, minor = (piece.rows, piece.columns)[:: 1 if target.form == "csr" else -1]
+            for batch in self.source.batches(entries, state["at"]):
+                records = np.empty(batch.values.size, target.kind)
+                major, minor = (batch.rows, batch.columns)[:: 1 if target.form == "csr" else -1]
                 records["major"], records["minor"] = major, minor
-                records["value"] = target.cast(piece.values)
+                records["value"] = target.cast(batch.values)
                 scatter.put(records)
-                read, size, since = read + records.size, size + piece.nbytes, since + records.size
+                read, size, since = read + records.size, size + batch.nbytes, since + records.size
                 self._shown(read, size)
                 if since >= SAVE_ENTRIES:
                     since = 0
                     scatter.flush()
                     pending = [_plain(bucket) for bucket in scatter.buckets]
-                    self.save(at=piece.after, read=read, bytes_read=size, pending=pending)
+                    self.save(at=batch.after, read=read, bytes_read=size, pending=pending)
         finally:
             scatter.close()
         self.observer.close()
@@ -234,7 +234,7 @@ class Run:
         self.save(stage="sort", read=read, bytes_read=size, pending=pending)
 
     def _sort(self) -> None:
-        """Sort bucket after bucket, splitting those that are too large."""
+        """Sort one bucket after another, and split those that are too large."""
         state, target, folder = self.work.state, self.target, self.work.buckets
         writer = self._writer(state["position"])
         capacity = target.capacity
@@ -272,22 +272,22 @@ class Run:
         assert isinstance(source, MatrixStream)
         writer = self._writer(state["position"])
         read, size = state["read"], state["bytes_read"]
-        held: list[tuple[int, int, Any]] = []
+        panels: list[tuple[int, int, Any]] = []
         count, at = 0, state["at"]
         self._shows("copying")
         entries = max(1, target.capacity // 4)
         for start, stop, block, at in source.blocks(entries, state["at"]):
-            # What is read lies in buffers that the next read takes again.
+            # Copied, because the next read overwrites its buffers.
             block = type(block)((target.cast(block.data), block.indices, block.indptr), block.shape)
-            held.append((start, stop, block.copy()))
+            panels.append((start, stop, block.copy()))
             count, read = count + block.nnz, read + block.nnz
             size += block.data.nbytes + block.indices.nbytes
             if count >= target.capacity // 2:
-                _write(writer, held)
-                held, count = [], 0
+                _write(writer, panels)
+                panels, count = [], 0
                 self.save(at=at, position=writer.position, read=read, bytes_read=size)
                 self._shown(read, size)
-        _write(writer, held)
+        _write(writer, panels)
         writer.finish(target.form)
         self.observer.close()
         self.save(stage="publish", at=at, position=writer.position, read=read, bytes_read=size)
@@ -301,15 +301,15 @@ class Run:
         self.observer.stage_advanced(entries, self.source.most, size, took)
 
 
-def _write(writer: GroupWriter, held: list[tuple[int, int, Any]]) -> None:
-    if not held:
+def _write(writer: GroupWriter, panels: list[tuple[int, int, Any]]) -> None:
+    if not panels:
         return
-    blocks = [block for _, _, block in held]
+    blocks = [block for _, _, block in panels]
     ends = np.cumsum([0, *(int(block.indptr[-1]) for block in blocks)])
     pointers = [block.indptr[1:] + end for block, end in zip(blocks, ends[:-1], strict=True)]
     writer.put(
-        held[0][0],
-        held[-1][1],
+        panels[0][0],
+        panels[-1][1],
         np.concatenate([np.zeros(1, np.int64), *pointers]),
         np.concatenate([block.indices for block in blocks]),
         np.concatenate([block.data for block in blocks]),

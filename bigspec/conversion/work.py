@@ -1,11 +1,11 @@
-"""Partial work beside the destination: what was done, for whom, and one owner at a time.
+"""Partial work beside the destination: its progress, its source and target, and its one owner.
 
 ::
 
-    DST.partial/progress.json   what is done, replaced as a whole after every step
-    DST.partial/lock            held by the process that works; the system lets go of a dead one's
+    DST.partial/progress.json   the progress, replaced as a whole after every step
+    DST.partial/lock            locked by the working process; the system unlocks it when that dies
     DST.partial/matrix          the group, which gets its attributes last
-    DST.partial/buckets         triplets on their way, here or in the scratch folder
+    DST.partial/buckets         triplets that wait to be sorted, here or in the scratch folder
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Work:
     ----------
     destination : Path
     scratch : Path or None
-        Where buckets go; beside the destination by default.
+        Folder of the buckets; by default they lie beside the destination.
     wanted : dict
-        Source and target; other partial work is refused.
+        Source and target; partial work for others is refused.
     overwrite : bool
-        Replace what lies at the destination, and partial work for something else.
+        Replace the store at the destination, and partial work for another source or target.
 
     Raises
     ------
     ArgumentError
-        Something lies at the destination.
+        The destination exists.
     ResumeError
         Partial work of another source or target lies beside it.
     CheckpointInUseError
@@ -60,11 +60,11 @@ class Work:
         self.buckets = self.folder / "buckets" if scratch is None else scratch / f"bigspec-{key}"
         self.wanted = json.loads(json.dumps({"schema": SCHEMA} | wanted))
         self.overwrite = overwrite
-        if os.path.lexists(destination) and not self._is_published(self._noted()):
+        if os.path.lexists(destination) and not self._is_published(self._read_progress()):
             self._check_destination(overwrite=overwrite)
         self._lock()
         try:
-            self.state = self._held(overwrite=overwrite)
+            self.state = self._load_state(overwrite=overwrite)
             if not self._is_published(self.state):
                 self.matrix.mkdir(exist_ok=True)
                 self.buckets.mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,13 @@ class Work:
     def _check_destination(self, *, overwrite: bool) -> None:
         if not overwrite:
             msg = (
-                f"dst: expected a place where nothing lies, got {self.destination}; name another, "
+                f"dst: expected a new place, got {self.destination}, which exists; name another, "
                 "or give --overwrite (overwrite=True)"
             )
             raise ArgumentError(msg)
         folder = self.destination.is_dir()
-        held = {path.name for path in self.destination.iterdir()} if folder else set()
-        if not folder or (held and not held & ZARR_FILES):
+        names = {path.name for path in self.destination.iterdir()} if folder else set()
+        if not folder or (names and not names & ZARR_FILES):
             msg = (
                 f"dst: expected a Zarr store to replace, got {self.destination}, which is not one; "
                 "name another place, or remove it first"
@@ -102,33 +102,33 @@ class Work:
             msg = f"{self.folder}: another process converts to this place; wait for it"
             raise CheckpointInUseError(msg) from error
 
-    def _noted(self) -> dict[str, Any] | None:
-        """Return what the folder's note says; None without one."""
+    def _read_progress(self) -> dict[str, Any] | None:
+        """Return the saved progress; None if there is none."""
         try:
-            held = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
+            state = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError:
-            held = None
-        return held if isinstance(held, dict) else {"wanted": {}}
+            state = None
+        return state if isinstance(state, dict) else {"wanted": {}}
 
-    def _is_published(self, held: dict[str, Any] | None) -> bool:
-        """Whether this very work was put in its place, by a process that died right after."""
-        mine = held is not None and held.get("wanted") == self.wanted
-        done = mine and held is not None and held.get("stage") == "publish"
+    def _is_published(self, state: dict[str, Any] | None) -> bool:
+        """Whether a process published this work, and died right after."""
+        mine = state is not None and state.get("wanted") == self.wanted
+        done = mine and state is not None and state.get("stage") == "publish"
         return done and not self.matrix.exists() and self.destination.exists()
 
-    def _held(self, *, overwrite: bool) -> dict[str, Any]:
-        """Return what is done, or begin anew."""
-        held = self._noted()
-        if held is not None and held.get("wanted") == self.wanted:
-            lost = held.get("stage") == "publish" and not self.matrix.exists()
-            if not lost or self._is_published(held):
-                return dict(held)
-            overwrite = True  # it was published, and taken away
+    def _load_state(self, *, overwrite: bool) -> dict[str, Any]:
+        """Return the saved progress of this work, or begin a new one."""
+        state = self._read_progress()
+        if state is not None and state.get("wanted") == self.wanted:
+            lost = state.get("stage") == "publish" and not self.matrix.exists()
+            if not lost or self._is_published(state):
+                return dict(state)
+            overwrite = True  # it was published, and then removed
         strange = {path.name for path in self.folder.iterdir()} - {"lock", "matrix", "buckets"}
-        if (held is not None or strange) and not overwrite:
-            old = {} if held is None else held.get("wanted", {})
+        if (state is not None or strange) and not overwrite:
+            old = {} if state is None else state.get("wanted", {})
             other = [key for key, value in self.wanted.items() if old.get(key) != value]
             changes = "; ".join(f"{key} was {old.get(key)}, is {self.wanted[key]}" for key in other)
             msg = (
@@ -138,13 +138,13 @@ class Work:
             )
             raise ResumeError(msg)
         if (old := self.folder / "old").exists() and not os.path.lexists(self.destination):
-            old.replace(self.destination)  # of a process that died between its two steps
+            old.replace(self.destination)  # a process died between the two steps of publish
         for path in (self.matrix, self.buckets):
             shutil.rmtree(path, ignore_errors=True)
         return {"wanted": self.wanted, "stage": "new"}
 
     def save(self, **changes: Any) -> None:
-        """Note what is done: the old note stays until the new one is whole."""
+        """Save the progress: the old file stays until the new one is whole."""
         self.state |= changes
         path = self.folder / "progress.json"
         half = path.with_suffix(".new")
@@ -157,7 +157,7 @@ class Work:
         Raises
         ------
         ArgumentError
-            Something has come to lie there that is not to be replaced; the work is kept.
+            The destination has come into being meanwhile; the work stays.
         """
         old = self.folder / "old"
         if self.matrix.exists():  # else the process died after the replacement
@@ -172,7 +172,7 @@ class Work:
         """Remove the partial work."""
         for path in (self.buckets, self.matrix, self.folder / "old"):
             shutil.rmtree(path, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)  # last, with the note of what is done
+        shutil.rmtree(self.folder, ignore_errors=True)  # last, because it has the progress
 
     def close(self) -> None:
         """Let another process work."""

@@ -14,9 +14,9 @@ __all__ = ["CHUNK", "GroupWriter"]
 Array = np.ndarray[Any, Any]
 
 CHUNK = 1 << 18
-"""Entries of a chunk: a slab of 32 MiB decodes few more than it needs, a store few files."""
+"""Entries of a chunk: a slab of 32 MiB decodes few that it does not need, a store has few files."""
 CODEC: tuple[Literal["lz4", "zstd"], int] = ("lz4", 5)
-"""Blosc's compressor and level, with byte shuffle; `benchmarks/convert.py codecs` has the table."""
+"""Blosc's compressor and level, with byte shuffle; `benchmarks/convert.py codecs` compares them."""
 POINTERS = 1 << 20
 
 
@@ -31,9 +31,9 @@ class GroupWriter:
         (majors, minors).
     dtype : numpy.dtype
     most : int
-        Entries at most; decides the width of the pointers.
+        Upper bound of the entries, for the width of the pointers.
     position : int
-        Entries that are there from an earlier process; None begins anew.
+        Entries that an earlier process has written; None begins a new group.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class GroupWriter:
         else:
             self.group = zarr.open_group(folder, mode="r+", zarr_format=3)
         group: Any = self.group
-        # A chunk of zeros is written as others are. Zarr does not keep this with the array.
+        # Chunks of zeros are written too. Zarr does not store this setting with the array.
         self.parts: dict[str, Any] = {
             name: group[name].with_config({"write_empty_chunks": True})
             for name in ("data", "indices", "indptr")
@@ -94,8 +94,8 @@ class GroupWriter:
         self.position = last
 
     def finish(self, form: str) -> None:
-        """Cut the arrays to what was stored, and say what the group is."""
-        for half in self.folder.rglob("*.partial"):  # what a kill left of zarr's writes
+        """Cut the arrays to the stored entries, and write the attributes of the group."""
+        for half in self.folder.rglob("*.partial"):  # left by a kill during zarr's writes
             half.unlink()
         for name in ("data", "indices"):
             self.parts[name].resize((self.position,))

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, Piece, SparseSum, frobenius
+from bigspec.kernels.composed import Composed, SparseSum, TermBlock, frobenius
 from bigspec.matrices import Block, Grid, Matrix
 
 __all__ = ["ask_ahead", "common_grid", "join", "read_range"]
@@ -20,9 +20,9 @@ COARSER = 4
 
 
 def read_range(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) -> Block:
-    """Read any rectangle: whole chunks are read, and what sticks out is cut off.
+    """Read any rectangle: whole chunks, cut to the rectangle.
 
-    The thread keeps what lies beyond the end, because the next range usually begins there. So a
+    The thread keeps the entries beyond the end, because the next range usually begins there. So a
     panel reads each chunk once, and only the chunks at its beginning twice.
     """
     wanted = (rows, columns)
@@ -36,8 +36,7 @@ def read_range(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) ->
     inside = [
         slice(w.start - c.start, w.stop - c.start) for w, c in zip(wanted, covered, strict=True)
     ]
-    made: Block = block[inside[0], inside[1]]
-    return made
+    return block[inside[0], inside[1]]  # type: ignore[no-any-return]
 
 
 def ask_ahead(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) -> None:
@@ -61,27 +60,27 @@ def _continued(
     """Read along one axis, from the chunks in which the last read ended."""
     name, other = buffers.name("aligned"), wanted[1 - axis]
     start, stop = wanted[axis].start, wanted[axis].stop
-    held = buffers.held.pop(name, None)  # (matrix, other, first position, entries)
-    pieces: list[Any] = []
-    if held is not None and held[:2] == (id(matrix), (other.start, other.stop)):
-        tail_start, tail = held[2:]
+    last_read = buffers.state.pop(name, None)  # (matrix, other, first position, entries)
+    parts: list[Any] = []
+    if last_read is not None and last_read[:2] == (id(matrix), (other.start, other.stop)):
+        tail_start, tail = last_read[2:]
         tail_stop = tail_start + tail.shape[axis]
         if tail_start <= start < tail_stop:
             last = min(stop, tail_stop)
-            pieces.append(_along(tail, axis, start - tail_start, last - tail_start))
+            parts.append(_along(tail, axis, start - tail_start, last - tail_start))
             if stop < tail_stop:
-                buffers.held[name] = held
+                buffers.state[name] = last_read
             covered, start = slice(tail_stop, covered.stop), tail_stop
     if start < stop:
         ranges = (covered, other) if axis == 0 else (other, covered)
         block = matrix.read(*ranges, buffers)
-        pieces.append(_along(block, axis, start - covered.start, stop - covered.start))
+        parts.append(_along(block, axis, start - covered.start, stop - covered.start))
         if stop < covered.stop:
             tail = _along(block, axis, stop - covered.start, covered.stop - covered.start)
             if not isinstance(tail, (Composed, SparseSum)):
-                kept = (id(matrix), (other.start, other.stop), stop, tail.copy())
-                buffers.held[name] = kept
-    return pieces[0] if len(pieces) == 1 else join(pieces, axis, buffers)
+                read = (id(matrix), (other.start, other.stop), stop, tail.copy())
+                buffers.state[name] = read
+    return parts[0] if len(parts) == 1 else join(parts, axis, buffers)
 
 
 def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
@@ -109,7 +108,9 @@ def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
     sums = [block for block in blocks if isinstance(block, (Composed, SparseSum))]
     if any(block.rounded for block in sums):  # what rounding is relative to goes along
         terms = math.hypot(*(frobenius(block) for block in blocks))
-        return Composed((shape[0], shape[1]), dtype, (Piece(out),), None, exact=False, terms=terms)
+        return Composed(
+            (shape[0], shape[1]), dtype, (TermBlock(out),), None, exact=False, terms=terms
+        )
     return out
 
 

@@ -19,7 +19,7 @@ from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
 from bigspec.expressions.aligned import ask_ahead, common_grid, read_range
 from bigspec.expressions.weights import weights_of
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, Factors, Piece, SparseSum, frobenius
+from bigspec.kernels.composed import Composed, Factors, SparseSum, TermBlock, frobenius
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix, missing_as
 
 __all__ = [
@@ -100,16 +100,16 @@ class Combination(Matrix):
         """What the operands carry, the factors and the weights."""
         parts = [] if self.factors is None else [self.factors.U, self.factors.W]
         parts += [w for term in self.terms for w in (term.left, term.right) if w is not None]
-        held = sum(term.matrix.carried_nbytes for term in self.terms)
-        return held + sum(part.nbytes for part in parts)
+        carried = sum(term.matrix.carried_nbytes for term in self.terms)
+        return carried + sum(part.nbytes for part in parts)
 
     @property
     def identity(self) -> dict[str, Any]:
         """The expression, and a digest of its operands' identities, multipliers and factors."""
         digest = hashlib.sha256()
         for term in self.terms:
-            held = sorted((key, str(value)) for key, value in term.matrix.identity.items())
-            digest.update(repr((held, term.adjoint, complex(term.scalar))).encode())
+            known = sorted((key, str(value)) for key, value in term.matrix.identity.items())
+            digest.update(repr((known, term.adjoint, complex(term.scalar))).encode())
             for part in (term.left, term.right):
                 digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
         for part in (self.factors.U, self.factors.W) if self.factors is not None else ():
@@ -146,40 +146,39 @@ class Combination(Matrix):
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read the rectangle of every operand; the sum is made where it is multiplied."""
-        pieces = [self._piece(k, rows, columns, buffers) for k in range(len(self.terms))]
+        blocks = [self._block(k, rows, columns, buffers) for k in range(len(self.terms))]
         factors = self.factors
         if factors is not None:
             factors = Factors(factors.U[rows], factors.W[columns])
-        if pieces and all(_is_sparse(piece.block) for piece in pieces):
-            return self._sparse_sum(pieces, factors)
+        if blocks and all(_is_sparse(one.block) for one in blocks):
+            return self._sparse_sum(blocks, factors)
         shape = (rows.stop - rows.start, columns.stop - columns.start)
-        return Composed(shape, self.dtype, tuple(pieces), factors, self.exact)
+        return Composed(shape, self.dtype, tuple(blocks), factors, self.exact)
 
-    def _piece(self, number: int, rows: slice, columns: slice, buffers: Buffers) -> Piece:
+    def _block(self, number: int, rows: slice, columns: slice, buffers: Buffers) -> TermBlock:
         term = self.terms[number]
         ranges = (columns, rows) if term.adjoint else (rows, columns)
         with buffers.within(f"term{number}"):
             block = read_range(term.matrix, *ranges, buffers)
         left = None if term.left is None else term.left[rows]
         right = None if term.right is None else term.right[columns]
-        return Piece(block, term.adjoint, term.scalar, left, right)
+        return TermBlock(block, term.adjoint, term.scalar, left, right)
 
-    def _sparse_sum(self, pieces: Sequence[Piece], factors: Factors | None) -> SparseSum:
-        sums = [_sparse(piece, self.dtype) for piece in pieces]
+    def _sparse_sum(self, blocks: Sequence[TermBlock], factors: Factors | None) -> SparseSum:
+        sums = [_sparse(one, self.dtype) for one in blocks]
         S, inner = sums[0]
         parts = [inner] if inner is not None else []
         for X, inner in sums[1:]:
             S = S + X
             parts += [inner] if inner is not None else []
         parts += [factors] if factors is not None else []
-        blocks = [piece.block for piece in pieces]
-        read = sum(b.nbytes if isinstance(b, SparseSum) else _stored(b) for b in blocks)
+        read = sum(_bytes_read(one.block) for one in blocks)
         if len(parts) > 1:
             whole = [np.concatenate([getattr(p, side) for p in parts], axis=1) for side in "UW"]
             parts = [Factors(*whole)]
         terms = 0.0
         if not self.exact:
-            terms = sum((piece.bound * frobenius(piece.block) for piece in pieces), 0.0)
+            terms = sum((one.bound * frobenius(one.block) for one in blocks), 0.0)
         return SparseSum(S, parts[0] if parts else None, read, terms)
 
     def chunk_at(self, row: int, column: int) -> str:
@@ -199,27 +198,29 @@ def _is_sparse(block: Any) -> bool:
     return sp.issparse(block) or isinstance(block, SparseSum)
 
 
-def _stored(block: Any) -> int:
+def _bytes_read(block: Any) -> int:
+    if isinstance(block, SparseSum):
+        return block.nbytes
     return int(block.data.nbytes + block.indices.nbytes + block.indptr.nbytes)
 
 
-def _sparse(piece: Piece, dtype: np.dtype[Any]) -> tuple[Any, Factors | None]:
-    """Return a sparse piece as a SciPy block, and the factors beside it."""
-    block = piece.block
+def _sparse(term: TermBlock, dtype: np.dtype[Any]) -> tuple[Any, Factors | None]:
+    """Return a sparse term as a SciPy block, and the factors beside it."""
+    block = term.block
     S, factors = (block.S, block.factors) if isinstance(block, SparseSum) else (block, None)
     S = S.astype(dtype)
     U, W = (None, None) if factors is None else (factors.U, factors.W)
-    if piece.adjoint:
+    if term.adjoint:
         S, U, W = S.conj().T, W, U
-    if piece.scalar != 1:
-        S = S * piece.scalar
-        U = None if U is None else U * piece.scalar
-    if piece.left is not None:
-        S = sp.diags_array(piece.left) @ S
-        U = None if U is None else U * piece.left[:, None]
-    if piece.right is not None:
-        S = S @ sp.diags_array(piece.right)
-        W = None if W is None else W * piece.right[:, None].conj()
+    if term.scalar != 1:
+        S = S * term.scalar
+        U = None if U is None else U * term.scalar
+    if term.left is not None:
+        S = sp.diags_array(term.left) @ S
+        U = None if U is None else U * term.left[:, None]
+    if term.right is not None:
+        S = S @ sp.diags_array(term.right)
+        W = None if W is None else W * term.right[:, None].conj()
     return S, None if U is None or W is None else Factors(U, W)
 
 
@@ -272,7 +273,7 @@ def combination(
 
 
 def _memory(terms: Sequence[Term], grids: tuple[Grid, Grid]) -> dict[str, Any]:
-    """Plan what a task holds besides the operands' entries, and the largest piece."""
+    """Plan what a task holds besides the operands' entries, and the largest cell."""
     axis = 0 if grids[0].count >= grids[1].count else 1
     uneven = any(term.matrix.cell_nbytes is not None for term in terms)
     most = sum(term.matrix.most_nbytes(term.axis(axis), grids[axis]) for term in terms)

@@ -4,7 +4,7 @@ A *slab* is a block of rows of the operator ``S``: ``S = A`` when panels are row
 ``S = A^H`` when they are columns. The accumulator adds ``S_i^H (S_i V)`` and the free facts,
 tile by tile: a tile of a few megabytes is converted to float64 once, stays in cache, and is
 used for both products. Measured (2 cores, float32 slabs of 40 MB, b = 8): 7.4 GB/s, against a
-third of that for whole-slab products, which read the slab from memory twice.
+third of that for products of whole slabs, which read the slab from memory twice.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Accumulator:
     transposed : bool
         Blocks come as stored, A[:, J], and ``S = A^H``.
     buffers : Buffers, optional
-        Scratch of this thread. Temporaries of the size of a block are taken from there: fresh
-        ones cost page faults in every tile where malloc is told to trim (Dask's workers are).
+        Scratch of this thread, for temporaries of the size of a block. Fresh ones would cost
+        page faults in every tile on Dask's workers, whose malloc gives memory back at once.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Accumulator:
             With the (row, column) of the first NaN or infinity, counted from the slab's
             corner in A.
         """
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are looked for below
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are found below
             if isinstance(blocks[0][1], SparseSum):
                 ((_, block),) = blocks  # sums are read as one block
                 self._add_sparse_sum(block)
@@ -159,8 +159,8 @@ class Accumulator:
 
     def partial(self) -> Partial:
         """Return the sum so far."""
-        if self.inner is not None:  # of sums with factors
-            self.Z += self.inner.taken()
+        if self.inner is not None:  # the slabs were sums with factors
+            self.Z += self.inner.flush()
         facts = None
         if self.facts:
             facts = RawFacts(
@@ -190,7 +190,7 @@ class Accumulator:
         row_sums = np.zeros(height)
         if self.V is None:
             parts = [self._load(*tile)[1] for tile in tiles[:1]]
-            if len(tiles) > 1:  # the tile buffer is used again, so parts are copied
+            if len(tiles) > 1:  # each part is copied, because the next one overwrites the buffer
                 parts = [self._load(*tile)[1].copy() for tile in tiles]
             X = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
             product = self.buffers.take("kernel.product", self.Z.shape, self.work)
@@ -228,7 +228,7 @@ class Accumulator:
         return block[:, rows] if self.transposed else block[rows]
 
     def _tiles(self, blocks: Sequence[tuple[int, Any]], rows: slice) -> Iterator[tuple[int, Array]]:
-        """Cut a row range into tiles as stored."""
+        """Cut a range of rows into tiles, as stored."""
         _, width = self._tile_shape()
         for offset, block in blocks:
             cut = self._cut(block, rows)
@@ -278,7 +278,7 @@ class Accumulator:
         self.exponent, self.started = exponent, True
 
     def _note_magnitude(self, blocks: Sequence[tuple[int, Any]]) -> None:
-        """Collect what rounding is relative to, where that is not the entries."""
+        """Collect the magnitude that rounding is relative to, where terms may cancel."""
         if self.facts:
             sums = [block for _, block in blocks if isinstance(block, Composed | SparseSum)]
             self.magnitude += sum(block.magnitude(self.exponent) for block in sums)
@@ -349,10 +349,10 @@ class Accumulator:
         self.gram += Y.conj().T @ Y
 
     def _inner(self, R: Array, V: Array) -> Inner:
-        """Return what the slabs share that have the same right factor."""
+        """Return the work that slabs with the same right factor share."""
         if self.inner is None or not self.inner.belongs_to(R):
             if self.inner is not None:
-                self.Z += self.inner.taken()
+                self.Z += self.inner.flush()
             self.inner = Inner(R, R.conj().T @ V)
         return self.inner
 
@@ -378,11 +378,11 @@ class Inner:
         self.sum = np.zeros_like(projected)
 
     def belongs_to(self, R: Array) -> bool:
-        """Whether the slabs of `R` are among them."""
+        """Whether `R` is the right factor of these slabs."""
         return self.R.shape == R.shape and np.array_equal(self.R, R)
 
-    def taken(self) -> Array:
-        """Return ``R sum``, and start the sum anew."""
+    def flush(self) -> Array:
+        """Return ``R sum``, and start a new sum."""
         out: Array = self.R @ self.sum
         self.sum = np.zeros_like(self.sum)
         return out

@@ -25,8 +25,8 @@ class Buffers(threading.local):
         Reads by this thread that failed and were tried again.
     chunks, missing_chunks : int
         Chunks of stores that this thread read, and how many of them are not in the store.
-    held : dict
-        What a thread holds from one read to the next, by name.
+    state : dict
+        Data that a thread keeps from one read to the next, by name.
     ahead : dict
         What is on its way for the thread's next read; each can be cancelled.
     """
@@ -34,7 +34,7 @@ class Buffers(threading.local):
     def __init__(self) -> None:
         self.retries = 0
         self.chunks = self.missing_chunks = 0
-        self.held: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
         self.ahead: dict[Any, Any] = {}
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
         self._scope = ""
@@ -45,18 +45,18 @@ class Buffers(threading.local):
         """Return a C-contiguous, uninitialised array; valid until `name` is taken again."""
         name, dtype = self.name(name), np.dtype(dtype)
         size = math.prod(map(int, shape)) * dtype.itemsize
-        held = self._arrays.get(name)
-        if held is None or held.nbytes < size:
-            held = self._arrays[name] = np.empty(max(size, 1), dtype=np.uint8)
-        return held[:size].view(dtype).reshape(shape)
+        memory = self._arrays.get(name)
+        if memory is None or memory.nbytes < size:
+            memory = self._arrays[name] = np.empty(max(size, 1), dtype=np.uint8)
+        return memory[:size].view(dtype).reshape(shape)
 
     def name(self, name: str) -> str:
-        """Return `name` as it is known inside the operands entered by `within`."""
+        """Return `name` with the operands that `within` has entered in front."""
         return self._scope + name
 
     @contextmanager
     def within(self, operand: str) -> Iterator[None]:
-        """Give what is taken inside memory of its own: several operands are read side by side."""
+        """Give an operand memory of its own, since several operands are read side by side."""
         before = self._scope
         self._scope = f"{before}{operand}."
         try:

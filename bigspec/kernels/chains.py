@@ -1,7 +1,7 @@
-"""How long sums of sparse entries are whose values repeat.
+"""The lengths of sums of sparse entries whose values repeat.
 
-Sums of equal terms round the same way at every step. Their errors add up in proportion to the
-length of the chain, not to its root as those of the rounding model do.
+A sum of equal terms rounds the same way at every step. Its error grows with the length of the
+chain, not with the root of the length as in the rounding model.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ __all__ = ["Chains", "repeated"]
 
 Array = np.ndarray[Any, Any]
 
-SAMPLE, REPEATS = 1024, 4  # values looked at, and how often one must be there to repeat
+SAMPLE, REPEATS = 1024, 4  # size of the sample, and how often a value must occur to repeat
 
 
 def repeated(values: Array) -> bool:
-    """Whether values repeat, by a sample."""
+    """Whether values repeat, judged by a sample."""
     sample = values[:: max(1, len(values) // SAMPLE)][:SAMPLE]
     _, counts = np.unique(sample, return_counts=True)
     return bool(counts.max(initial=0) >= REPEATS)
 
 
 class Chains:
-    """Entries in the rows and columns of a panel, of those parts of it where values repeat.
+    """Counts of entries in the rows and columns of a panel, from the parts where values repeat.
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ class Chains:
         self.columns[first : first + len(counts)] += counts
 
     def add_row(self, count: int) -> None:
-        """Take in the entries of the row that has most."""
+        """Note how many entries the fullest row has."""
         self.row = max(self.row, count)
 
     @property
     def longest(self) -> float:
-        """Longest chains of sums that may round the same way: along a row, and down a column."""
+        """Longest chain along a row plus longest down a column that may round the same way."""
         return 0.0 if self.columns is None else float(self.row + self.columns.max(initial=0))

@@ -1,8 +1,8 @@
-"""Blocks that are sums: what reading a panel of ``A - B`` or ``A - U S V^H`` gives.
+"""Blocks that are sums: a panel of ``A - B`` or ``A - U S V^H`` once it is read.
 
-A sum with a dense term is written out tile by tile, where the kernel would convert a stored
-tile; a sum of sparse terms stays sparse, and a term of low rank beside it stays in its factors.
-Neither makes a temporary of the size of the slab. Knows no matrix and no store.
+A sum with a dense term is written out tile by tile, at the point where the kernel converts a
+stored tile. A sum of sparse terms stays sparse, and a term of low rank stays in its factors.
+Neither makes a temporary of the size of the slab.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = [
     "SAFE_EXPONENT",
     "Composed",
     "Factors",
-    "Piece",
     "SparseSum",
+    "TermBlock",
     "frobenius",
     "peak",
     "times_power",
@@ -30,12 +30,12 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 SAFE_EXPONENT = 200  # |entries| within 2^+-200: squares summed over 2^100 entries stay finite
-CANCELLED = 2.0**-60  # of the terms: less than this left over is rounding
-NORM_ENTRIES = 1 << 17  # converted at once to sum their squares
+CANCELLED = 2.0**-60  # a sum below this share of its terms is rounding
+NORM_ENTRIES = 1 << 17  # entries converted at once to sum their squares
 
 
 @dataclass(frozen=True)
-class Piece:
+class TermBlock:
     """One term of a sum: ``scalar * diag(left) op(block) diag(right)``, op the adjoint or not.
 
     Attributes
@@ -53,8 +53,8 @@ class Piece:
     left: Array | None = None
     right: Array | None = None
 
-    def cut(self, rows: slice, columns: slice) -> Piece:
-        """Return the piece of a rectangle of the sum."""
+    def cut(self, rows: slice, columns: slice) -> TermBlock:
+        """Return the block of a rectangle of the sum."""
         block = self.block[columns, rows] if self.adjoint else self.block[rows, columns]
         left = None if self.left is None else self.left[rows]
         right = None if self.right is None else self.right[columns]
@@ -68,7 +68,7 @@ class Piece:
         return abs(self.scalar) * math.prod(map(float, sides))
 
     def add_to(self, out: Array, buffers: Buffers, *, first: bool) -> None:
-        """Add the entries to `out`, or write them there if the piece is the first."""
+        """Add the entries to `out`, or write them there if the block is the first."""
         entries = self._entries(out, buffers)
         plain = self.left is None and self.right is None
         known = entries.dtype.kind in "biufc"  # bfloat16 has casts, not every ufunc
@@ -124,9 +124,9 @@ class Factors:
         return _lowered(float(u @ w), exponent - own_u - own_w)
 
     def scaled(self, exponent: int) -> Factors:
-        """Return the factors of the term times 2**-exponent, neither of which overflows.
+        """Return the factors of the term times 2**-exponent; neither overflows.
 
-        W alone says by how much it is scaled, so blocks that share it still do.
+        The scale of W depends on W alone, so blocks that share W go on sharing it.
         """
         if exponent == 0:
             return self
@@ -144,17 +144,17 @@ class Composed:
     shape : tuple of int
     dtype : numpy.dtype
         float64 or complex128.
-    pieces : tuple of Piece
+    blocks : tuple of TermBlock
     factors : Factors or None
     exact : bool
         Whether each entry is rounded once, relative to itself.
     terms : float
-        A bound of ``|| sum of |terms| ||_F`` where pieces were summed before they were joined.
+        A bound of ``|| sum of |terms| ||_F`` where terms were summed before they were joined.
     """
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
-    pieces: tuple[Piece, ...]
+    blocks: tuple[TermBlock, ...]
     factors: Factors | None = None
     exact: bool = True
     terms: float = 0.0
@@ -165,8 +165,8 @@ class Composed:
         factors = self.factors
         if factors is not None:
             factors = Factors(factors.U[rows], factors.W[columns])
-        pieces = tuple(piece.cut(rows, columns) for piece in self.pieces)
-        return replace(self, shape=shape, pieces=pieces, factors=factors)
+        blocks = tuple(term.cut(rows, columns) for term in self.blocks)
+        return replace(self, shape=shape, blocks=blocks, factors=factors)
 
     @property
     def size(self) -> int:
@@ -175,29 +175,29 @@ class Composed:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that were read for it."""
+        """Bytes that were read for the block."""
         return sum(_nbytes(leaf) for leaf in self.leaves())
 
     def leaves(self) -> Iterator[Any]:
         """Yield the blocks as they were read."""
-        for piece in self.pieces:
-            yield from _leaves(piece.block)
+        for term in self.blocks:
+            yield from _leaves(term.block)
 
     def fill(self, out: Array, buffers: Buffers) -> None:
         """Write the entries to `out`, which has the shape of the block."""
-        for number, piece in enumerate(self.pieces):
-            piece.add_to(out, buffers, first=number == 0)
+        for number, term in enumerate(self.blocks):
+            term.add_to(out, buffers, first=number == 0)
         if self.factors is not None:
-            product = buffers.take("blocks.product", out.shape, out.dtype) if self.pieces else out
+            product = buffers.take("blocks.product", out.shape, out.dtype) if self.blocks else out
             np.matmul(self.factors.U, self.factors.W.conj().T, out=product)
-            if self.pieces:
+            if self.blocks:
                 out += product
-        elif not self.pieces:
+        elif not self.blocks:
             out.fill(0)
 
     def peak(self) -> float:
         """Return a bound of the magnitudes of the entries; see `SparseSum.peak`."""
-        bound = sum(piece.bound * peak(piece.block) for piece in self.pieces)
+        bound = sum(term.bound * peak(term.block) for term in self.blocks)
         bound = max(bound, CANCELLED * self.terms) or self.terms
         return bound + (0.0 if self.factors is None else self.factors.bound)
 
@@ -209,14 +209,14 @@ class Composed:
     def magnitude(self, exponent: int = 0) -> float:
         """Bound the sum of ``(sum of the magnitudes of the terms)^2``; 0 if `exact`.
 
-        What rounding is relative to where terms cancel.
+        Where terms cancel, rounding is relative to this and not to the entries.
         """
         norm = 0.0 if self.exact else self.norm(exponent)
         return norm * norm
 
     def norm(self, exponent: int) -> float:
         """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""
-        norm = sum(piece.bound * frobenius(piece.block, exponent) for piece in self.pieces)
+        norm = sum(term.bound * frobenius(term.block, exponent) for term in self.blocks)
         norm = max(norm, _lowered(self.terms, exponent))
         return norm + (0.0 if self.factors is None else self.factors.norm(exponent))
 
@@ -231,7 +231,7 @@ class SparseSum:
         The sum of the sparse terms.
     factors : Factors or None
     nbytes : int
-        Bytes that were read for it.
+        Bytes that were read for the block.
     terms : float
         A bound of ``|| sum of |terms| ||_F`` for the sparse terms; 0 if each entry of S was
         rounded once, relative to itself.
@@ -256,14 +256,14 @@ class SparseSum:
         return SparseSum(S, factors, int(self.nbytes * share), self.terms)
 
     def leaves(self) -> Iterator[Any]:
-        """Yield what tells that the block is the same."""
+        """Yield the arrays that a checksum of the block covers."""
         yield self.S
 
     def peak(self) -> float:
         """Return a bound of the magnitudes of the entries.
 
-        Where the terms cancel to next to nothing, it follows the terms: the scale comes from it,
-        and their squares, which rounding is relative to, must not leave the range of float64.
+        Where the terms nearly cancel, it bounds the terms instead. The scale is chosen by it, and
+        the squares of the terms must stay in the range of float64.
         """
         sparse = max(peak(self.S), CANCELLED * self.terms) or self.terms
         return sparse + (0.0 if self.factors is None else self.factors.bound)
@@ -274,9 +274,9 @@ class SparseSum:
         return self.factors is not None or self.terms > 0.0
 
     def magnitude(self, exponent: int = 0) -> float:
-        """Bound the sum of squares of what rounding is relative to; 0 for an exact sparse sum."""
+        """Bound the sum of squares that rounding is relative to; 0 for an exact sparse sum."""
         norm = self.norm(exponent) if self.rounded else 0.0
-        return norm * norm  # not a power: that is an error where it overflows
+        return norm * norm  # a power would raise where it overflows
 
     def norm(self, exponent: int) -> float:
         """Bound the Frobenius norm of the sum of the magnitudes of terms times 2**-exponent."""
@@ -305,7 +305,7 @@ def peak(block: Any) -> float:
         return max(peak(block.real), peak(block.imag))
     if block.size == 0:
         return 0.0
-    # As floats, for negatives of bool, unsigned and the least integers are not what they say.
+    # As floats: bool, unsigned and the least integers have no correct negative.
     return max(float(block.max()), -float(block.min()))
 
 
@@ -325,12 +325,12 @@ def _nbytes(block: Any) -> int:
 
 def times_power(X: Array, exponent: Any) -> Array:
     """Return ``2**exponent X``; the exponent is an int, or one for each column."""
-    half = np.asarray(exponent) // 2  # two steps, of which neither over- nor underflows
+    half = np.asarray(exponent) // 2  # in two steps, so that neither over- nor underflows
     return np.asarray(X * np.ldexp(1.0, half) * np.ldexp(1.0, exponent - half))
 
 
 def _norms(X: Array, axis: int) -> tuple[Array, int]:
-    """Return 2-norms along an axis times 2**-own, and own: 0 unless squares would not do."""
+    """Return 2-norms along an axis times 2**-own, and own: 0 where squares are safe."""
     own = math.frexp(peak(X))[1] if math.isfinite(peak(X)) else 0
     own = own if abs(own) > SAFE_EXPONENT else 0
     Y = times_power(X, -own) if own else X

@@ -62,7 +62,7 @@ def load_tile(tile: Any, out: Array, exponent: int, *, conjugate: bool, buffers:
 
 @dataclass(frozen=True)
 class Values:
-    """How stored entries become entries of S; what needs no conversion is not copied.
+    """How stored entries become entries of S, without a copy where none is needed.
 
     Attributes
     ----------
@@ -136,12 +136,12 @@ def loaded_ranges(
 
 
 def unmasked(a: Array, name: str) -> Array:
-    """Return the data of a NumPy masked array that hides nothing, and any other array as it is.
+    """Return the data of a masked array without masked entries, and any other array as it is.
 
     Raises
     ------
     DataError
-        An entry is masked: what lies under a mask is no value.
+        An entry is masked, so it has no value.
     """
     if not isinstance(a, np.ma.MaskedArray):
         return a
@@ -158,12 +158,12 @@ def unmasked(a: Array, name: str) -> Array:
 
 
 def plain_array(a: Any, name: str) -> Array:
-    """Return an array_like argument as an ndarray; one that is lazy, as dask's are, is computed.
+    """Return an array_like argument as an ndarray; a lazy one, such as dask's, is computed.
 
     Raises
     ------
     DataError
-        An entry is masked, which NumPy's own conversion would not say.
+        An entry is masked. NumPy's own conversion would hide that.
     """
     a = a.compute() if hasattr(a, "compute") else a
     return np.asarray(unmasked(a, name) if isinstance(a, np.ndarray) else a)

@@ -1,4 +1,4 @@
-"""Where the first NaN or infinity of a slab is, looked for once a product has shown that it is."""
+"""The place of the first NaN or infinity of a slab, sought once a product has shown one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of one slab that go one way, ``S_i V`` or ``S_i^H W``, tile by tile."""
+"""Products of one slab in one direction, ``S_i V`` or ``S_i^H W``, tile by tile."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def multiply_slab(
     Parameters
     ----------
     tiles : iterable of (int, block)
-        The slab, cut across: ``(offset along V, block as stored)``, dense or sparse. Read one after
-        another, so that a slab that does not fit at once can be streamed.
+        The slab, cut across: ``(offset along V, block as stored)``, dense or sparse. One tile is
+        read at a time, so a slab that does not fit can be streamed.
     V : ndarray (n, b)
         In the working type of the matrix, C-contiguous.
     Y : ndarray (rows of the slab in S, b)
-        Zeros of that type, C-contiguous. NaN or infinity in the entries shows in it.
+        Zeros of that type, C-contiguous. It shows any NaN or infinity of the entries.
     exponent : int
         Entries are multiplied by ``2**-exponent``, before they can overflow.
     transposed : bool
@@ -52,7 +52,7 @@ def multiply_slab(
             S, factors = _terms(block)
             if sp.issparse(S):
                 tile = SparseTile.of(offset, S, transposed=transposed, distinct=False)
-                # The bits are those of sums of whole tiles; the first is added to nothing.
+                # The first tile is added to nothing, so the bits are those of sums of whole tiles.
                 product = Y if number == 0 else _zeros("one_way.rows", Y, buffers)
                 add_forward(tile, V, product, values)
                 if number:
@@ -103,7 +103,7 @@ def multiply_adjoint(
 
 
 def _terms(block: Any) -> tuple[Any, Factors | None]:
-    """Return what is multiplied entry by entry, and the factors beside it."""
+    """Return the block that is multiplied entry by entry, and the factors beside it."""
     return (block.S, block.factors) if isinstance(block, SparseSum) else (block, None)
 
 

@@ -58,7 +58,7 @@ class Partial:
     tokens : ndarray of uint32
         Content tokens of the panels summed, in order; none for operators.
     bytes_read, seconds_reading, seconds_multiplying, retries, chunks, missing_chunks
-        What it cost.
+        The cost.
     """
 
     Z: Array
@@ -75,7 +75,7 @@ class Partial:
 
     @property
     def is_zero(self) -> bool:
-        """Whether only zeros have been summed, and not what terms left that cancelled."""
+        """Whether all entries were zero, and not terms that cancelled."""
         facts = self.facts
         seen = facts is not None and (facts.largest > 0 or facts.magnitude > 0)
         return not (seen or self.Z.any() or self.gram.any())
@@ -95,10 +95,10 @@ class Partial:
 
 
 def merge(parts: Sequence[Partial]) -> Partial:
-    """Add partial sums in the order given, so that the same bits come out on every run."""
+    """Add partial sums in the order given, so that every run has the same bits."""
     exponent = max(part.exponent for part in parts)
     if any(part.exponent != exponent for part in parts):
-        # A sum of zeros has found no scale: it must not make nothing of others that are tiny.
+        # A sum of zeros has no scale of its own, and must not flush tiny sums to zero.
         found = [part.exponent for part in parts if not part.is_zero]
         exponent = max(found, default=exponent)
     parts = [part.rescaled(exponent) for part in parts]

@@ -1,17 +1,17 @@
 """Products of a sparse slab: both from one visit, or one way only; facts and sums of its entries.
 
-For both, ``Y = S_i V`` and ``Z += S_i^H Y`` are made over ranges of rows whose Y takes at most
-`ROWS_BYTES`: Y is written and read again in order, which costs little, while V and Z are met
-at random and rule the time. Each range is long, so that the cache holds mostly V during the
-first product and mostly Z during the second: with short ranges (the tiles of dense slabs) both
-compete for it, which took twice the time where V alone fits (n = 1e5, b = 16). Where both are so
-small that they leave room (`SMALL_BYTES`), the entries of a short range are still in the cache for
-the second product: a sixth less time at n = 7e3, b = 1.
+For both, ``Y = S_i V`` and ``Z += S_i^H Y`` go over ranges of rows whose Y takes at most
+`ROWS_BYTES`. Y is written and read in order, which costs little. V and Z are read at random, and
+take most of the time. Long ranges let the cache hold mostly V during the first product and mostly
+Z during the second. Short ranges (the tiles of dense slabs) make both compete for it, which took
+twice the time where V alone fits (n = 1e5, b = 16). If both are small (`SMALL_BYTES`), a short
+range is better: its entries are still in the cache for the second product, which saves a sixth of
+the time at n = 7e3, b = 1.
 
-The loops are SciPy's own (`scipy.sparse._sparsetools`, the routines behind ``A @ V``), called
-for what its operators hide: they *add* to an output, take ranges of a matrix without copies,
-and release the GIL. The module is private; its signatures have stood since SciPy 0.14, and
-`tests/kernels/test_sparse_kernels.py` fails where they change.
+The loops are SciPy's own (`scipy.sparse._sparsetools`, the routines behind ``A @ V``). Called
+directly, they *add* to an output, take ranges of a matrix without copies, and release the GIL. The
+module is private. Its signatures have not changed since SciPy 0.14, and
+`tests/kernels/test_sparse_kernels.py` fails if they do.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 ROWS_BYTES = 16 << 20  # of Y; at n = 1e5, b = 16 a tenth to a fourth more than with 128 MiB
-ENTRIES = 2 << 20  # converted at once; of rows a quarter, for those that are nearly empty
+ENTRIES = 2 << 20  # converted at once; a quarter as many rows, which may be nearly empty
 SMALL_BYTES = 512 << 10  # of V and Z together: half of a core's own cache
-SHORT = 1 << 18  # entries of a range then: 3 MB, which stay in the shared cache
+SHORT = 1 << 18  # entries of a short range: 3 MB, which stay in the shared cache
 
 
 def scratch_nbytes(dtype: np.dtype[Any], entries: int = ENTRIES) -> int:
-    """Bytes that a task holds for the products of sparse slabs of so many entries, at most.
+    """Most bytes that a task holds for the products of sparse slabs of so many entries.
 
-    The rows Y, and, for a range of entries, values in the working type, their conjugates and
-    magnitudes; what a range of rows takes for pointers and sums is within it. A row (column)
-    of more than `ENTRIES` entries takes more.
+    These are the rows Y and, for a range of entries, values in the working type, their conjugates
+    and magnitudes. Pointers and sums of a range of rows are included. A row (column) of more than
+    `ENTRIES` entries takes more.
     """
     return ROWS_BYTES + min(entries, ENTRIES) * (48 if dtype.kind == "c" else 24)
 
@@ -90,7 +90,7 @@ class SparseTile:
         transposed : bool
             ``S = A^H``.
         distinct : bool
-            Duplicates must be summed, in a copy: products need not care, the facts do.
+            Sum duplicates, in a copy. Products are right without, the facts are not.
         """
         if getattr(block, "format", "") not in ("csr", "csc"):
             block = sp.csr_array(block)
@@ -103,7 +103,7 @@ class SparseTile:
 
     @classmethod
     def along_rows(cls, block: Any, *, transposed: bool) -> SparseTile:
-        """View a block whose rows of S can be told apart, after a conversion if they cannot."""
+        """View a block compressed along the rows of S, converted to that if need be."""
         wanted = "csc" if transposed else "csr"
         return cls.of(0, block.asformat(wanted), transposed=transposed, distinct=False)
 
@@ -121,7 +121,7 @@ class SparseTile:
     def ranges(
         self, start: int, stop: int, most: int, entries: int | None
     ) -> Iterator[tuple[int, int]]:
-        """Cut a compressed range so that a part has at most `most` of it, and so many entries."""
+        """Cut a compressed range into parts of at most `most` rows (columns) and `entries`."""
         while start < stop:
             last = int(self.indptr[stop]) if entries is None else int(self.indptr[start]) + entries
             end = int(np.searchsorted(self.indptr, last, "right")) - 1
@@ -132,18 +132,18 @@ class SparseTile:
 
 @dataclass
 class SparseFacts:
-    """Facts of the entries of a slab, as they are seen.
+    """Facts of a slab, collected entry by entry.
 
     Attributes
     ----------
     column_sums, row_sums : ndarray
         Sums of magnitudes, added to in place.
     chains : Chains
-        Takes the entries of the columns; those of the rows are here until the slab is complete.
+        Counts the entries of columns. Those of rows are counted here until the slab is complete.
     squares, largest : float
     nonnegative : bool
     row_count : int
-        Most entries of a row, in parts where values repeat.
+        Entries of the fullest row, in parts where values repeat.
     """
 
     column_sums: Array
@@ -155,7 +155,7 @@ class SparseFacts:
     row_count: int = 0
 
     def note(self, part: _Part, values: Array, buffers: Buffers) -> None:
-        """Take in the entries of a part."""
+        """Collect the facts of a part."""
         sizes = values
         if values.dtype.kind == "c" or values.min(initial=0.0) < 0.0:
             self.nonnegative = False
@@ -190,7 +190,7 @@ class _Part:
     def of(cls, tile: SparseTile, start: int, stop: int) -> _Part:
         first, last = int(tile.indptr[start]), int(tile.indptr[stop])
         indices = tile.indices[first:last]
-        # One index type for both, or SciPy converts the longer one in every call.
+        # Both have one index type; otherwise SciPy converts the longer one in every call.
         pointers = (tile.indptr[start : stop + 1] - tile.indptr[start]).astype(indices.dtype)
         return cls(tile, start, stop, pointers, indices, tile.data[first:last])
 
@@ -270,7 +270,7 @@ def add_products(
 def add_forward(
     tile: SparseTile, V: Array, Y: Array, values: Values, rows: tuple[int, int] | None = None
 ) -> None:
-    """Add ``S_i V`` of a tile to Y; nothing of the size of the slab is made.
+    """Add ``S_i V`` of a tile to Y, without a temporary of the size of the slab.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def add_forward(
     Y : ndarray (rows, b)
     values : Values
     rows : tuple of int, optional
-        Of a tile compressed along rows, start and stop of those that are multiplied; else all.
+        Start and stop of the rows to multiply, if the tile is compressed along rows; else all.
     """
     start, stop = rows or (0, tile.height)
     for part in _ranges_of(tile, start, stop, values):
@@ -290,7 +290,7 @@ def add_forward(
 def add_backward(
     tile: SparseTile, W: Array, Z: Array, values: Values, rows: tuple[int, int] | None = None
 ) -> None:
-    """Add ``S_i^H W`` of a tile to Z; W has its rows, and all else is as in `add_forward`."""
+    """Add ``S_i^H W`` of a tile to Z; W has the tile's rows, the rest is as in `add_forward`."""
     start, stop = rows or (0, tile.height)
     for part in _ranges_of(tile, start, stop, values):
         _backward(part, values.conjugates(part.stored), W, Z, start)
@@ -319,7 +319,7 @@ def add_column_sums(tile: SparseTile, sums: Array, squares: Array, values: Value
 
 
 def gram_matrix(tiles: Sequence[SparseTile], values: Values, facts: SparseFacts | None) -> Array:
-    """Return ``S_i^H S_i`` of one slab, dense: for a small order, where A^H A itself is formed."""
+    """Return ``S_i^H S_i`` of one slab, dense: for a small order, where A^H A is formed."""
     blocks = []
     for tile in tiles:
         part = _Part.of(tile, 0, tile.width if not tile.by_rows else tile.height)
@@ -335,7 +335,7 @@ def gram_matrix(tiles: Sequence[SparseTile], values: Values, facts: SparseFacts 
 
 
 def _most_entries(values: Values, tiles: Sequence[SparseTile], *, facts: bool) -> int | None:
-    """Return how many entries are taken at once; None where nothing is made of them.
+    """Return how many entries to convert at once; None where none are converted.
 
     Longer ranges reload V and Z less often: at n = 1e5 and b = 16 a fifth of the time.
     """
@@ -347,7 +347,7 @@ def _most_entries(values: Values, tiles: Sequence[SparseTile], *, facts: bool) -
 def _row_ranges(
     tiles: Sequence[SparseTile], row: int, entries: int | None
 ) -> Iterator[tuple[int, int]]:
-    """Cut the rows of a slab; where columns are compressed, rows cannot be told apart."""
+    """Cut the rows of a slab; a slab of compressed columns stays whole."""
     height, most = tiles[0].height, max(1, min(ROWS_BYTES // row, ENTRIES // 4))
     if not all(tile.by_rows for tile in tiles):
         yield 0, height
@@ -368,7 +368,7 @@ def _parts(
 
 
 def _ranges_of(tile: SparseTile, start: int, stop: int, values: Values) -> Iterator[_Part]:
-    """Cut a tile so that neither what is made of entries nor of pointers is of its size."""
+    """Cut a tile into parts, so that no temporary has the size of the tile."""
     entries = _most_entries(values, [tile], facts=False)
     first, last = (start, stop) if tile.by_rows else (0, tile.width)
     for place in tile.ranges(first, last, ENTRIES // 4, entries):

@@ -1,4 +1,4 @@
-"""The squares of ``X + L R^H``, X sparse, without writing it out: also where most of it cancels."""
+"""The squares of ``X + L R^H``, X sparse, without writing it out, even if most of it cancels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["squares_of_sum"]
 
 Array = np.ndarray[Any, Any]
 
-CANCELLED = 1e-3  # of the squares: below it, a difference has lost more than three digits
+CANCELLED = 1e-3  # a difference below this share of the squares has lost more than three digits
 
 
 def squares_of_sum(X: Any, L: Array, R: Array) -> float:
     """Return ``||X + L R^H||_F^2``.
 
-    The squares are those of the stored places, and what ``L R^H`` has at the others: all of
-    it without the stored ones. Where little is left of that, it is written out.
+    The squares at stored places are summed directly. Those at other places are all squares of
+    ``L R^H`` less its squares at stored places. Where little is left of that, it is written out.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def squares_of_sum(X: Any, L: Array, R: Array) -> float:
 def _squares_of_product(L: Array, R: Array) -> float:
     """Return ``||L R^H||_F^2``, also where the dyads cancel one another.
 
-    The Gram matrices hold the squares of what cancels, and so lose twice the digits; with ``R = Q
-    T``, the norm of ``L T^H`` loses what the entries themselves lose.
+    Gram matrices square the terms that cancel, and so lose twice the digits. With ``R = Q T``,
+    the norm of ``L T^H`` loses no more digits than the entries do.
     """
     dyads = (L.conj().T @ L) * (R.conj().T @ R).T
     squares = float(np.sum(dyads).real)
@@ -71,8 +71,8 @@ def _squares_of_rows(U: Array, W: Array) -> Array:
 def _squares_beside(X: Any, own: Array, L: Array, R: Array) -> float:
     """Sum the squares of ``L R^H`` where the CSR array X stores nothing.
 
-    A row (a column) that has most of its squares at stored places is written out; of the others
-    the stored ones are taken away. Rows or columns, whichever are fewer entries.
+    A row (a column) that has most of its squares at stored places is written out. From the others
+    the stored ones are subtracted. It goes by rows or by columns, whichever writes fewer entries.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Content tokens: a checksum of sampled entries tells that a panel is not what it was."""
+"""Content tokens: a checksum of sampled entries shows that a panel has changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STRIDE = 1021
 """Entries from one sampled entry to the next. Prime, so that samples drift over the columns.
 Any change of so many neighbouring entries is seen; one of a few entries may be missed."""
 LEAST = 4096
-"""Samples wanted of a small block, whose entries are then all or nearly all taken."""
+"""Samples of a small block at least: all or nearly all of its entries."""
 
 
 def block_token(block: Any, token: int = 0) -> int:
@@ -26,7 +26,7 @@ def block_token(block: Any, token: int = 0) -> int:
     ----------
     block : ndarray, SciPy CSR/CSC block, or a sum of such
     token : int
-        That of the blocks before it.
+        Of the blocks before this one.
     """
     if hasattr(block, "leaves"):
         for leaf in block.leaves():

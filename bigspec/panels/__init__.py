@@ -1,1 +1,1 @@
-"""The work of one task: a panel, from its bytes to its partial sum. Knows no Dask."""
+"""The work of one task: a panel, from its bytes to its partial sum, without Dask."""

@@ -1,8 +1,8 @@
-"""How a layout is chosen: orientation, panels, slabs, rounds, and whether it fits in memory.
+"""The choice of a layout: orientation, panels, slabs, rounds, and whether it fits in memory.
 
-Everything here depends on the shape, the dtype, the chunk grid, the block size and the memory
-limit alone, never on the number of workers or threads. So the sums are added in the same order
-everywhere, and the bits are the same everywhere.
+It depends on the shape, the dtype, the chunk grid, the block size and the memory limit alone,
+never on the number of workers or threads. So sums are added in the same order everywhere, with
+the same bits.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = [
     "one_panel",
 ]
 
-PANELS = 32  # wanted at least, so that threads and workers share the load evenly
+PANELS = 32  # at least, if the sizes allow it: threads and workers then share the load evenly
 ROUND_PANELS = 16  # a run that dies loses at most the rounds in flight
 SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
-MANY_PANELS = 512  # from here on, fewer sums count for more than finer progress
+MANY_PANELS = 512  # from here on, fewer sums matter more than finer progress
 LINK_BYTES = 256 << 20  # of slabs that are on their way at once in one process, where they wait
 READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
 
@@ -48,11 +48,11 @@ def choose_layout(
 ) -> Layout:
     """Choose orientation and panels for one matrix.
 
-    Panels of rows or of columns: the blocks of vectors are smaller if they have the length of the
-    smaller side. The other orientation is taken if only its slabs fit, or if only the other side
-    is cut at all (compressed rows of a wide matrix). A sparse matrix in memory, whose slabs cost
-    nothing, is an exception unless that makes more than one panel. If neither fits, each pass
-    reads every slab twice, tile by tile.
+    The first choice makes the blocks of vectors as long as the smaller side. The other
+    orientation is taken if only its slabs fit, or if only the other side has cuts (compressed rows
+    of a wide matrix). For a sparse matrix in memory, whose slabs cost nothing, cuts count only if
+    they make more than one panel. If neither orientation fits, each pass reads every slab twice,
+    tile by tile.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ def choose_layout(
     tasks : int
         Tasks that run at once in one process.
     local : bool
-        Whether tasks run in this process, beside the blocks of vectors. There, fewer tasks run
-        at once before each slab is read twice.
+        Whether tasks run in this process, beside the blocks of vectors. If memory is short there,
+        fewer tasks run at once, and only then is each slab read twice.
     wanted : {"rows", "columns"}, optional
-        Panels to try before all others, unless they would all be one.
+        Panels to try before all others, unless there would be only one.
     order : int, optional
         Length that iterates must have: for the Gram algorithm, whose blocks are H itself.
     waiting : int
@@ -108,7 +108,7 @@ def choose_layout(
 
 
 def one_panel(matrix: Matrix, orientation: str) -> bool:
-    """Whether panels of this orientation would all be one, of a matrix that is not small."""
+    """Whether a matrix that is not small would have only one panel of this orientation."""
     return matrix.grids[0 if orientation == "rows" else 1].count == 1 and (
         matrix.nbytes > PANEL_BYTES[0] and not isinstance(matrix, OperatorMatrix)
     )
@@ -151,7 +151,7 @@ def _waiting_for_a_link(layout: Layout, matrix: Matrix, most: int) -> Layout:
     most : int
         Tasks that this process may run at once where they wait; 0 if that is not ours to say.
     """
-    memory, slab = layout.memory, layout.slab_cells * _piece(matrix, layout.along, layout.across)
+    memory, slab = layout.memory, layout.slab_cells * _cell_nbytes(matrix, layout.along, layout.across)
     ahead, limit = matrix.ahead_nbytes(slab), memory.total + memory.spare // 2
     if not ahead or layout.tile_cells is not None:
         return layout
@@ -172,9 +172,9 @@ def _waiting_for_a_link(layout: Layout, matrix: Matrix, most: int) -> Layout:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One way to lay out a matrix; the memory of what it makes says whether it fits.
+    """One way to lay out a matrix, which may not fit.
 
-    `cut` is that of an earlier run, whose panels are kept.
+    `cut` comes from an earlier run, and its panels are used again.
     """
 
     matrix: Matrix
@@ -203,47 +203,48 @@ class _Attempt:
         """Bytes of one row of a block."""
         return self.block_size * working_dtype(self.matrix.dtype).itemsize
 
-    def pieces(self) -> tuple[int, int]:
+    def cells(self) -> tuple[int, int]:
         """Return the bytes between two cuts of the axis that panels divide, and of both axes."""
         (along, across), matrix = self.axes, self.matrix
         entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
-        return _piece(matrix, along, across), max(1, int(along.step * across.step * entry))
+        cell = _cell_nbytes(matrix, along, across)
+        return cell, max(1, int(along.step * across.step * entry))
 
-    def panel_cells(self, piece: int) -> int:
-        """Return how many pieces make a panel."""
+    def panel_cells(self, cell: int) -> int:
+        """Return how many cells of so many bytes make a panel."""
         matrix = self.matrix
-        wanted = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))
+        size = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))
         if not matrix.streams:
-            wanted = min(wanted, SLAB_BYTES)
-        wanted = max(wanted, READ_TO_RETURN * self.block)
-        return max(1, min(self.axes[0].count, wanted // piece))
+            size = min(size, SLAB_BYTES)
+        size = max(size, READ_TO_RETURN * self.block)
+        return max(1, min(self.axes[0].count, size // cell))
 
     def fixed(self) -> int:
-        """Return the bytes that a task holds whatever it reads."""
+        """Return the bytes that a task holds besides the entries that it reads."""
         # A partial sum, its copy in a merge, and the temporary of one product.
-        held = 3 * self.block + 3 * TILE_BYTES
+        size = 3 * self.block + 3 * TILE_BYTES
         if self.matrix.compressed == (1 if self.orientation == "rows" else 0):
-            # The rows of a slab cannot be told apart: the first product has all of them, and its
-            # conjugate is another one.
+            # The rows of such a slab cannot be separated. So the first product has all of them,
+            # and its conjugate doubles that.
             twice = working_dtype(self.matrix.dtype).kind == "c"
-            held += self.axes[0].extent * self.row * (2 if twice else 1)
-        return held
+            size += self.axes[0].extent * self.row * (2 if twice else 1)
+        return size
 
-    def slab_cells(self, panel_cells: int, piece: int, room: int) -> int:
-        """Return how many pieces are read at once: fewer, before fewer tasks or a second read."""
+    def slab_cells(self, panel_cells: int, cell: int, room: int) -> int:
+        """Return how many cells to read at once; slabs shrink before tasks do."""
         matrix = self.matrix
         if not matrix.streams or matrix.views:
             return panel_cells
-        slab = max(1, min(panel_cells, SLAB_BYTES // piece))
-        while slab > 1 and slab * piece + matrix.transient(slab * piece) > room:
+        slab = max(1, min(panel_cells, SLAB_BYTES // cell))
+        while slab > 1 and slab * cell + matrix.transient(slab * cell) > room:
             slab = max(1, 3 * slab // 4)
         return slab
 
     def layout(self) -> Layout:
-        """Lay it out."""
+        """Return the layout, with the memory that it takes."""
         (along, across), matrix, cut = self.axes, self.matrix, self.cut
-        piece, column = self.pieces()
-        panel_cells = cut["panel_pieces"] if cut else self.panel_cells(piece)
+        cell, column = self.cells()
+        panel_cells = cut["panel_pieces"] if cut else self.panel_cells(cell)
         panels = -(-along.count // panel_cells)
         tasks = min(self.tasks, panels)
         fan_in = 2 if self.block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
@@ -251,14 +252,14 @@ class _Attempt:
         results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * self.block
         carried = matrix.copied_nbytes if self.local else matrix.carried_nbytes
         room = (self.limit - iterates - carried - results) // tasks - self.fixed()
-        slab_cells, tile_cells = self.slab_cells(panel_cells, piece, room), None
-        transient = matrix.transient(slab_cells * piece)
+        slab_cells, tile_cells = self.slab_cells(panel_cells, cell, room), None
+        transient = matrix.transient(slab_cells * cell)
         if self.two_reads:
             slab_cells, tile_cells = 1, max(1, min(across.count, (room - transient) // column))
         if cut:
             slab_cells, tile_cells, fan_in = cut["slab_pieces"], cut["tile_pieces"], cut["fan_in"]
         read = not matrix.resident and not isinstance(matrix, OperatorMatrix)
-        slab = slab_cells * piece if tile_cells is None else min(tile_cells * column, piece)
+        slab = slab_cells * cell if tile_cells is None else min(tile_cells * column, cell)
         task = (slab + matrix.transient(slab) if read else transient) + self.fixed()
         memory = Memory(iterates, results, task, tasks, self.limit, carried)
         rounds = cut["round_panels"] if cut else ROUND_PANELS
@@ -275,13 +276,12 @@ class _Attempt:
         )
 
 
-def _piece(matrix: Matrix, along: Grid, across: Grid) -> int:
-    """Return the bytes between two cuts of the along axis."""
-    entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])
-    piece = max(1, int(along.step * across.extent * entry))
+def _cell_nbytes(matrix: Matrix, along: Grid, across: Grid) -> int:
+    """Return the bytes between two cuts of the axis that panels divide."""
     if matrix.cell_nbytes is not None and along.count > 1:
-        piece = matrix.cell_nbytes
-    return piece
+        return matrix.cell_nbytes
+    entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])
+    return max(1, int(along.step * across.extent * entry))
 
 
 def _waiting(panels: int, fan_in: int, tasks: int) -> int:
@@ -291,7 +291,7 @@ def _waiting(panels: int, fan_in: int, tasks: int) -> int:
 
 
 def memory_text(memory: Memory) -> str:
-    """Say what takes the memory of a process."""
+    """Say in words how the memory of a process is spent."""
     operands = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
     tasks = f"{memory.tasks} task{'' if memory.tasks == 1 else 's'}"
     return (

@@ -1,7 +1,7 @@
-"""Chunks that other tasks have made: each is held to what its dask array says of it.
+"""Chunks that other tasks have computed, checked against the description of their dask array.
 
-Nobody checks a dask array's shape, chunks and dtype against what its tasks return. A chunk that is
-something else would silently make another matrix, so every one is looked at before it is read.
+Dask does not check that tasks return the shape, chunks and dtype that the array states. A wrong
+chunk would silently make another matrix, so each one is checked before it is read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def checked_chunk(chunk: Any, matrix: Matrix, place: tuple[int, int]) -> Any:
     Parameters
     ----------
     chunk : object
-        What a task has returned.
+        The result of a task.
     matrix : Matrix
-        The dask array: its name, dtype and chunks are what was promised.
+        The dask array, with its name, dtype and chunks.
     place : tuple of int
-        Which chunk it is: ``(i, j)`` of ``array.blocks``.
+        Its index ``(i, j)`` in ``array.blocks``.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def _as_block(chunk: Any, name: str) -> Any:
     block: Any = chunk
     if sp.issparse(chunk):
         check_dtype(block.dtype, name)
-        # One of another dimension has no CSR form; the caller refuses its shape.
+        # With another number of dimensions it has no CSR form; the caller refuses its shape.
         return canonical(block) if block.ndim == 2 else block
     if isinstance(chunk, (np.generic, complex, float, int)):
         return np.asarray(chunk)
@@ -84,8 +84,8 @@ def _as_block(chunk: Any, name: str) -> Any:
 def _check_kind(dtype: np.dtype[Any], said: np.dtype[Any], name: str) -> None:
     """Refuse entries that the array's dtype cannot hold.
 
-    The plan counts bytes by that dtype, the kernels look for entries whose squares overflow only
-    in types that have them, and a sum of integers is exact only up to 32 bits.
+    The plan counts bytes by that dtype. The kernels look for entries whose squares overflow only
+    in types that have such entries. A sum of integers is exact only up to 32 bits.
     """
     if np.can_cast(dtype, said, "safe"):
         return

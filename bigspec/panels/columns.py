@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from bigspec.kernels import TILE_BYTES, working_dtype
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, Piece, SparseSum
+from bigspec.kernels.composed import Composed, SparseSum, TermBlock
 from bigspec.kernels.entries import Values
 from bigspec.kernels.partials import Partial
 from bigspec.kernels.sparse import SparseTile, add_column_sums
@@ -23,12 +23,12 @@ Array = np.ndarray[Any, Any]
 
 UNIT_ROUNDOFF = float(np.finfo(np.float64).eps) / 2
 ROWS = 512  # added in one chain
-CHANCE = 4.0  # standard deviations of the rounding of a chain, in the units of the model
+CHANCE = 4.0  # standard deviations of the rounding of a chain, by the rounding model
 
 
 @dataclass(frozen=True, eq=False)
 class SumsContext(Context):
-    """What all tasks share that sum columns."""
+    """The context of tasks that sum columns."""
 
     def work(self, index: int, chunks: Chunks | None = None) -> Partial:
         """Return the sums of all columns over one panel; zero for columns outside of it."""
@@ -46,8 +46,8 @@ class SumsContext(Context):
 
 def _add(Z: Array, block: Any, work: np.dtype[Any], buffers: Buffers) -> None:
     if isinstance(block, SparseSum):
-        pieces = (Piece(sp.csr_array(block.S)),)
-        block = Composed(block.shape, work, pieces, block.factors) if block.factors else block.S
+        blocks = (TermBlock(sp.csr_array(block.S)),)
+        block = Composed(block.shape, work, blocks, block.factors) if block.factors else block.S
     if sp.issparse(block):
         tile = SparseTile.of(0, block, transposed=False, distinct=True)
         sums, squares = _sums_of_sparse(tile, Values(work, 0, False, buffers))
@@ -93,7 +93,7 @@ def _sums_of_sparse(tile: SparseTile, values: Values) -> tuple[Array, Array]:
     if not tile.by_rows or height <= ROWS:
         return sums, squares
     blocked, blocked_squares = np.zeros_like(sums), np.zeros_like(squares)
-    # Each part adds a vector of all columns: not more of those than the entries are worth.
+    # Each part adds a vector of all columns, so few entries are not cut into many parts.
     entries = int(tile.indptr[-1] - tile.indptr[0])
     step = max(ROWS, -(-height * tile.width // max(entries, 1)))
     for first in range(0, height, step):
@@ -107,10 +107,10 @@ def _sums_of_sparse(tile: SparseTile, values: Values) -> tuple[Array, Array]:
 
 
 def _better(plain: Array, blocked: Array, terms: int, scale: Array) -> Array:
-    """Return sums made in blocks where those of one chain are off by more than chance.
+    """Return the sums of one chain, or those of blocks where the two differ by more than chance.
 
-    Equal terms are rounded the same way at every step, so that the errors of a chain add up:
-    1e-11 of the sum for 1e5 rows, which with a mean of 1e12 deviations is no mean at all.
+    Equal terms are rounded the same way at every step, so the errors of a chain add up to 1e-11
+    of the sum for 1e5 rows. If the mean is 1e12 standard deviations, it is useless then.
     """
-    bound = CHANCE * np.sqrt(terms) * UNIT_ROUNDOFF * scale  # NaN keeps what was found to be one
+    bound = CHANCE * np.sqrt(terms) * UNIT_ROUNDOFF * scale  # a NaN stays a NaN
     return np.asarray(np.where(np.abs(plain - blocked) > bound, blocked, plain))

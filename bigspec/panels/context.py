@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Context(ABC):
-    """What all tasks of one pass share; sent to each worker once.
+    """Data that all tasks of one pass share, sent to each worker once.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class Context(ABC):
     buffers : Buffers
         Scratch of the threads of one process, for the length of the pass.
     limit : Limit
-        When the tasks stop, done or not.
+        When the tasks stop, complete or not.
     first : FirstSlab
-        What was read to plan the run, for its first pass.
+        The slab that planning has read, for the first pass.
     """
 
     reads: ClassVar[bool] = True  # whether the tasks need the entries of the matrix

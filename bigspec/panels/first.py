@@ -1,4 +1,4 @@
-"""The first slab: read to plan a run, and multiplied by its first pass without a second read."""
+"""The first slab: planning reads it, and the first pass uses it without a second read."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Rectangle = tuple[slice, slice]
 
 
 class FirstSlab:
-    """A slab that waits for the pass that needs it, and then is gone.
+    """A slab that waits for the first pass and is dropped after it.
 
-    Algorithms cut slabs of different heights: of a dense one, parts are given too. It never leaves
-    the process: another one, to which a pass is sent, reads for itself.
+    Algorithms cut slabs of different heights, so a dense slab is also given out in parts. It never
+    leaves the process: a pass that runs in another process reads for itself.
 
     Parameters
     ----------
     rectangle : tuple of slice, optional
-        Rows and columns of the block; none if nothing waits.
+        Rows and columns of the block; None if no slab waits.
     block : Block
     buffers : Buffers
-        Those it was read with, by this thread.
+        Of the thread that read it, which is this one.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class FirstSlab:
     ) -> None:
         self.rectangle, self._block, self._lock = rectangle, block, threading.Lock()
         self._left = 0 if rectangle is None else _size(rectangle)
-        # Counted now: a thread sees its own counts only.
+        # The counts are copied now, because each thread sees only its own.
         read = buffers or Buffers()
         self._counts = read.retries, read.chunks, read.missing_chunks
 
     def holds(self, rectangle: Rectangle) -> bool:
-        """Whether this very rectangle waits, or may be cut from what does."""
+        """Whether this rectangle waits, or can be cut from the one that waits."""
         if self.rectangle is None or rectangle == self.rectangle:
             return self.rectangle is not None
         pairs = zip(rectangle, self.rectangle, strict=True)
@@ -49,7 +49,7 @@ class FirstSlab:
     def take(self, rectangle: Rectangle, buffers: Buffers) -> Any:
         """Return the block of a rectangle, once; None if it does not wait.
 
-        The first one counts in `buffers` what reading all of it met.
+        The first call adds the retries and chunks of the whole read to `buffers`.
         """
         if self.rectangle is None:
             return None
@@ -73,7 +73,7 @@ class FirstSlab:
             return block
 
     def drop(self) -> None:
-        """Let go of what nobody took: a pass is complete."""
+        """Drop the rest of the slab, at the end of a pass."""
         with self._lock:
             self.rectangle = self._block = None
 

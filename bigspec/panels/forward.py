@@ -24,14 +24,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class ForwardContext(Context):
-    """What all tasks of a forward pass share.
+    """The context of a forward pass.
 
     Attributes
     ----------
     target : zarr.Array or None
         Takes the rows of ``S V``, panel by panel; no two panels write one chunk.
     back : bool
-        Also add up ``S^H (S V)``, from the same read: a slab must fit.
+        Also add up ``S^H (S V)`` from the same read, for which a slab must fit.
     """
 
     target: Any = None
@@ -50,7 +50,7 @@ class ForwardContext(Context):
         return Rows(parts, factor, checksums, **reader.cost(), contents=reader.tokens, Z=Z)
 
     def _multiply(self, slab: Slab, V: Array, Y: Array, Z: Array | None) -> None:
-        """Add ``S_i V`` to Y and, if it is wanted, ``S_i^H Y`` to Z."""
+        """Add ``S_i V`` to Y and, if there is a Z, ``S_i^H Y`` to it."""
         transposed = self.layout.orientation == "columns"
         tiles: Any = slab.tiles() if Z is None else list(slab.tiles())
         exponent = self.exponent or 0
@@ -77,7 +77,7 @@ class ForwardContext(Context):
     def rows_of(self, product: Array) -> Rows:
         """Return the rows of ``S V`` from an operator or a chain."""
         assert self.V is not None
-        Y = np.array(product, dtype=self.V.dtype, order="C")  # operators use their memory again
+        Y = np.array(product, dtype=self.V.dtype, order="C")  # operators reuse memory
         if self.exponent:
             Y = times_power(Y, -self.exponent)
         if not np.isfinite(Y).all():
@@ -86,7 +86,7 @@ class ForwardContext(Context):
         return Rows(*self._finished(0, Y))
 
     def _finished(self, index: int, Y: Array) -> tuple[tuple[Array, ...], Any, Any]:
-        """Factor the rows of a panel, write them or return them: parts, factors, checksums."""
+        """Factor the rows of a panel, and write or return them: parts, factors, checksums."""
         factor: Any = np.linalg.qr(Y, mode="r")
         if self.target is None:
             return (Y,), (factor,), ((),)

@@ -27,7 +27,7 @@ LIFT = 960  # operators below 2**-LIFT multiply blocks times 2**LIFT
 
 @dataclass(frozen=True, eq=False)
 class FusedContext(Context):
-    """What all tasks of the fused pass ``S^H (S V)`` share."""
+    """The context of the fused pass ``S^H (S V)``."""
 
     def work(self, index: int, chunks: Chunks | None = None) -> Partial:
         """Read one panel slab by slab and return its partial sum."""
@@ -69,8 +69,8 @@ def run_operator(context: FusedContext) -> Partial:
     multiply = matrix.apply if rows else matrix.apply_adjoint
     back = matrix.apply_adjoint if rows else matrix.apply
     Y, exponent, lift = _first_product(multiply, V, context.exponent)
-    # Scaled between the products by the square, so that neither over- nor underflows. What that
-    # would take out of range comes after the second product.
+    # The square of the scale is applied between the products, so that neither over- nor
+    # underflows. The part that would leave the range is applied after the second product.
     after = min(exponent + LIFT, 0)
     scaled = times_power(times_power(Y, -exponent - lift), after - exponent) if exponent else Y
     Z = times_power(back(scaled), -after) if after else back(scaled)
@@ -78,7 +78,7 @@ def run_operator(context: FusedContext) -> Partial:
         msg = f"{matrix.name}: expected finite products, got a NaN or an infinity"
         raise NonFiniteError(msg)
     Y = Y.astype(V.dtype, copy=False)
-    Z = np.array(Z, dtype=V.dtype, order="C")  # a copy: an operator may use its memory again
+    Z = np.array(Z, dtype=V.dtype, order="C")  # a copy: an operator may reuse its memory
     seconds = time.perf_counter() - started
     Y = times_power(Y, -exponent - lift) if exponent else Y
     return Partial(Z, Y.conj().T @ Y, exponent, None, seconds_multiplying=seconds)
@@ -87,13 +87,13 @@ def run_operator(context: FusedContext) -> Partial:
 def _first_product(
     multiply: Callable[[Array], Array], V: Array, known: int | None
 ) -> tuple[Array, int, int]:
-    """Return ``2**lift A V``, the exponent of A, and the lift: products below it lose digits."""
+    """Return ``2**lift A V``, the exponent of A, and and a lift for the digits of tiny ones."""
     lift = LIFT if known is not None and known < -LIFT else 0
     Y = multiply(times_power(V, lift) if lift else V)
     if known is not None:
         return Y, known, lift
     exponent = safe_exponent(np.abs(Y).max())
-    if np.abs(Y).max() < 2.0**-LIFT:  # zero, too: products may all have vanished
+    if np.abs(Y).max() < 2.0**-LIFT:  # also for zero: all products may have underflowed
         Y, lift = multiply(times_power(V, LIFT)), LIFT
         exponent = safe_exponent(np.abs(Y).max() * 2.0**-LIFT)
         if Y.any() and exponent == 0:

@@ -1,4 +1,4 @@
-"""How a pass cuts a matrix: panels, slabs, tiles and rounds, and the memory that they take."""
+"""How a pass cuts a matrix into panels, slabs, tiles and rounds, and how much memory they take."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Memory:
-    """What one process holds at most, in bytes.
+    """Most bytes that one process holds.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Memory:
 
     @property
     def spare(self) -> int:
-        """Memory that is left for a basis."""
+        """Bytes that are left for a basis."""
         return max(self.limit - self.total, 0)
 
 
@@ -73,7 +73,7 @@ class Layout:
     panel_cells, slab_cells : int
         Cells of the grid of that axis in a panel (a task) and in a slab (read at once).
     tile_cells : int or None
-        In two-read passes, cells of the other axis that are in memory at once.
+        Cells of the other axis in memory at once, if a pass reads twice; else None.
     round_panels, fan_in : int
         Panels summed in one fixed tree of that fan-in; rounds are added in order.
     memory : Memory
@@ -129,7 +129,7 @@ class Layout:
             yield self.along.cut(first), self.along.cut(last)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, stop) positions on the other axis of what is read at once."""
+        """Yield (start, stop) positions of the tiles of a slab on the other axis."""
         step = self.tile_cells or self.across.count
         for first in range(0, self.across.count, step):
             last = min(first + step, self.across.count)
@@ -142,7 +142,7 @@ class Layout:
 
     @property
     def cut(self) -> dict[str, Any]:
-        """What decides the order of the sums, and so the last bits, by its names in checkpoints."""
+        """The parameters that fix the order of the sums, and so the last bits, by wire names."""
         return {
             "orientation": self.orientation,
             "panel_pieces": self.panel_cells,

@@ -1,4 +1,4 @@
-"""When the tasks of a pass stop early: at the deadline, or when nobody waits for them."""
+"""The limit of a pass: tasks stop at the deadline, or when nobody waits for them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Abandoned(Exception):  # noqa: N818
 class Limit:
     """The time limit of a pass, which every task checks before each read.
 
-    Clocks of two machines differ, and `time.monotonic` has no meaning outside its own: what
-    travels to a worker is the time that is left when it is sent.
+    Clocks of two machines differ, and `time.monotonic` means nothing on another machine. So a
+    worker is sent the time that is left.
 
     Parameters
     ----------

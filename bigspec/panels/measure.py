@@ -1,6 +1,6 @@
-"""Measure how long reading and multiplying the first slab take; the planner chooses by that.
+"""Measure for the planner how long reading and multiplying the first slab take.
 
-Products are timed on a sample of the slab: a few tiles say what all of them cost. The slab itself
+Products are timed on a sample of the slab, because a few tiles show the cost of all. The slab
 goes on to the first pass, which does not read it again.
 """
 
@@ -26,22 +26,20 @@ __all__ = ["Measurement", "measure"]
 
 Array = np.ndarray[Any, Any]
 
-SECONDS = 0.1  # of products: nothing begins that would end later
-# Of the entries: products of all widths with so many, three times, are 3 % of the fewest that a run
-# makes (8 passes of 4 columns).
+SECONDS = 0.1  # of products; no measurement begins that would end later
+# Share of the entries in a sample. Three products of each width with it cost 3 % of the shortest
+# run (8 passes of 4 columns).
 SHARE = 0.005
-TIMES = (
-    3  # the first has page faults, which most slabs of a panel have not; others may be disturbed
-)
-LEAST = 1 << 14  # entries below which the cost of a call would count for that of products
+TIMES = 3  # the first has page faults that most slabs do not have; another may be disturbed
+LEAST = 1 << 14  # with fewer entries, the cost of a call would hide that of the product
 SAMPLE = 1 << 20  # entries of a dense sample: two tiles
 SPARSE_SAMPLE = 1 << 18
-SCATTERED = 1 << 15  # entries where V does not fit the cache: each may touch pages of its own
+SCATTERED = 1 << 15  # entries if V exceeds the cache, as each may touch a page of its own
 CACHED = 32 << 20  # bytes of V
 GRAM_FLOPS = 4e8  # of a part of the Gram matrix
-GRAM_SHARE = 1600  # flops of it for each entry that is allowed: 3 % of 14 passes of 16 columns
-GRAM_SIDE = 1024  # columns of a sparse sample that the Gram matrix is made of
-STEEP = 1.6  # no wider block saves so many passes (`bigspec.algorithms.PASSES`)
+GRAM_SHARE = 1600  # flops of it for each entry: 3 % of 14 passes of 16 columns
+GRAM_SIDE = 1024  # columns of a sparse sample for the Gram matrix
+STEEP = 1.6  # wider blocks never save this factor of passes (`bigspec.algorithms.PASSES`)
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,11 @@ class Measurement:
     gram : float or None
         Forming the Gram matrix; None if that was not measured.
     bytes_read : int
-        What the measurement itself read.
+        Bytes that the measurement read.
     slab : FirstSlab or None
-        What was read, for the first pass.
+        The slab, for the first pass.
     seconds : float
-        What the products took.
+        Time that the products took.
     """
 
     reading: float
@@ -80,15 +78,15 @@ def measure(
     ----------
     matrix : Matrix
     layout : Layout
-        One that reads a slab at once.
+        A layout that reads a slab at once.
     sizes : sequence of int
-        Widths, tried in this order until one costs `STEEP` times the cheapest with reading: wider
-        blocks cost more than the passes that they save. At most `SECONDS` are spent.
+        Widths, tried in this order until one costs, with its reading, `STEEP` times the cheapest.
+        Wider blocks cost more than the passes that they save. It takes at most `SECONDS`.
     gram : bool
         Whether to time the Gram matrix, too.
     keep : bool
-        Whether to return the slab. A worker of a cluster does not send it: the panel may be
-        another worker's, and a slab that waits on one would not be in the plan.
+        Whether to return the slab. A worker of a cluster does not: another worker may get the
+        panel, and the plan does not count a slab that waits on a worker.
     """
     slab = next(layout.slabs(layout.panel(0)))
     rectangle, buffers = layout.rectangle(slab, (0, layout.iterate_length)), Buffers()
@@ -124,7 +122,7 @@ class _Timer:
     spent : float
         Seconds so far.
     tells : bool
-        Whether the matrix has entries enough for a sample that costs little beside a run.
+        Whether the matrix has enough entries for a sample that costs little beside a run.
     """
 
     def __init__(self, matrix: Matrix, layout: Layout, block: Any, slabs: float) -> None:
@@ -142,7 +140,7 @@ class _Timer:
         self.scale = slabs * _entries(block) / max(1, _entries(self.part))
 
     def _dense(self, most: int) -> Any:
-        """Cut a part of so many entries: whole rows of S, or, if these are long, parts of 256."""
+        """Cut a part of so many entries: whole rows of S, or parts of 256 rows if rows are long."""
         n, height = self.layout.iterate_length, self.block.shape[0 if self.rows else 1]
         rows = min(height, max(most // n, 256))
         return self._cut(self.block, rows, min(n, max(1, most // rows)))
@@ -193,12 +191,12 @@ class _Timer:
         if not _is_sparse(self.part):
             n = self.part.shape[1 if self.rows else 0]
         V = np.zeros((n, b), self.work)
-        # Of a long V only the pages that the sample needs come into being.
+        # Only the pages of a long V that the sample needs are allocated.
         V[self._met() if _is_sparse(self.part) and V.nbytes > CACHED else slice(None)] = 1.0
         return self._seconds(self.part, V, n) * self.scale
 
     def _met(self) -> Any:
-        """Return the rows of V that a sparse sample meets."""
+        """Return the rows of V that a product with the sparse sample reads."""
         part = self.part.S if isinstance(self.part, SparseSum) else self.part
         by_rows = (part.format == "csr") == self.rows
         return part.indices if by_rows else slice(part.shape[1 if self.rows else 0])
@@ -216,7 +214,7 @@ class _Timer:
             empty = self._seconds(sp.csr_array(some.shape, dtype=some.dtype), None, side)
             made = max(entries - empty, 0.0) * self.scale + empty * self.slabs
             return float(made * (n / side) ** 2)
-        # As high as the tiles of the whole: each of them is added to all of Z.
+        # As high as the tiles of the matrix, because each tile is added to all of Z.
         height = int(np.clip(TILE_BYTES // self.work.itemsize // n, 64, 1024))
         height = min(height, self.block.shape[0 if self.rows else 1])
         flops = min(GRAM_FLOPS, GRAM_SHARE * self.allowed)

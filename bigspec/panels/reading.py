@@ -69,13 +69,13 @@ class Reader:
     index : int
         Of the panel.
     chunks : sequence of sequences, optional
-        The chunks of the panel, where other tasks have made them.
+        The chunks of the panel, if other tasks have computed them.
 
     Attributes
     ----------
     index : int
     token : int
-        Of all that was read, in the order in which it was read.
+        Of all blocks so far, in the order of reading.
     bytes_read : int
     """
 
@@ -99,13 +99,13 @@ class Reader:
         slabs = self.chunks if rows else list(zip(*self.chunks, strict=True))
         for number, chunks in enumerate(slabs, start=panel.first):
             cut = layout.along.cut(number), layout.along.cut(number + 1)
-            yield Slab(*cut, partial(self._made, number, chunks))
+            yield Slab(*cut, partial(self._computed, number, chunks))
 
     def _stored(
         self, slab: tuple[int, int], after: tuple[int, int] | None
     ) -> Iterator[tuple[int, Any]]:
         context, layout, buffers = self.context, self.context.layout, self.context.buffers
-        fresh = slab not in self._slabs  # a pass may read a slab twice, and counts chunks once
+        fresh = slab not in self._slabs  # a pass may read a slab twice, but counts its chunks once
         self._slabs.add(slab)
         for tile in layout.tiles():
             context.limit.check()
@@ -130,7 +130,7 @@ class Reader:
         if not context.first.holds(rectangle):
             context.matrix.ahead(*rectangle, context.buffers)
 
-    def _made(self, along: int, chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _computed(self, along: int, chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         rows = self.context.layout.orientation == "rows"
         for number, chunk in enumerate(chunks):
             self.context.limit.check()
@@ -147,7 +147,7 @@ class Reader:
 
     @property
     def tokens(self) -> Array:
-        """The token, as an array that joins those of other panels."""
+        """The token, as an array that can be joined with those of other panels."""
         return np.array([self.token], np.uint32)
 
     def cost(self) -> Cost:

@@ -20,17 +20,17 @@ class Rows:
     Attributes
     ----------
     parts : tuple of ndarray
-        Rows of each panel; empty where they were written to the target.
+        Rows of each panel; empty if they were written to the target.
     factors : tuple of ndarray (b, b)
         R of each panel's QR factorisation.
     tokens : tuple of tuple of int
         Checksums of the chunks that each panel wrote.
     bytes_read, seconds_reading, seconds_multiplying, retries, chunks, missing_chunks
-        What it cost.
+        The cost.
     contents : ndarray of uint32
         Content tokens of the panels; none for operators.
     Z : ndarray (n, b) or None
-        ``sum S_i^H Y_i``, where it was asked for.
+        ``sum S_i^H Y_i``, if the pass was asked for it.
     """
 
     parts: tuple[Array, ...]
@@ -47,7 +47,7 @@ class Rows:
 
     @staticmethod
     def joined(rows: Sequence[Rows]) -> Rows:
-        """Join rows without copies, and add up Z, in the order of the panels."""
+        """Join rows without copies and add up Z, in the order of the panels."""
         back = [one.Z for one in rows if one.Z is not None]
         total = back[0].copy() if back else None
         for Z in back[1:]:

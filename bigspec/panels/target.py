@@ -1,4 +1,4 @@
-"""Rows of a panel in a target, an array in a store: write them, multiply them from the right."""
+"""Rows of a panel in a target (an array in a store): write them, multiply them from the right."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class FinishContext(Context):
-    """What the tasks share that multiply rows of the target from the right.
+    """The context of tasks that multiply rows of the target from the right.
 
     Attributes
     ----------
     target : zarr.Array
     T : ndarray (b, b)
     tokens : tuple of tuple of int
-        Of each panel, as the forward pass gave them.
+        Of each panel, from the forward pass.
     """
 
     reads: ClassVar[bool] = False
@@ -40,8 +40,8 @@ class FinishContext(Context):
     def work(self, index: int, chunks: Any = None) -> Rows:
         """Replace the rows Y of a panel in the target by ``Y T``, once.
 
-        A task may run twice (a worker died after it had written): chunks that are no longer Y, as
-        their checksums tell, have been replaced already.
+        A task may run twice, if its worker died after it had written. Chunks whose checksums are
+        no longer those of Y have been replaced already.
         """
         assert self.T is not None
         places = _chunks(self.target, self.layout, index)

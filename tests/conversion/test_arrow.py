@@ -322,7 +322,7 @@ def test_work_that_was_cut_off_goes_on_in_the_middle_of_a_row_group(tmp_path, mo
     src = folder(tmp_path, whole)
     monkeypatch.setattr(running, "SAVE_ENTRIES", 1)
     monkeypatch.setattr(running, "CAPACITY_BYTES", 8000)
-    real, seen = arrow.ArrowStream._piece, []
+    real, seen = arrow.ArrowStream._batch, []
 
     def cut_off(self, *given):
         if len(seen) == 4:
@@ -330,11 +330,11 @@ def test_work_that_was_cut_off_goes_on_in_the_middle_of_a_row_group(tmp_path, mo
         seen.append(given)
         return real(self, *given)
 
-    monkeypatch.setattr(arrow.ArrowStream, "_piece", cut_off)
+    monkeypatch.setattr(arrow.ArrowStream, "_batch", cut_off)
     given = {"columns": "user,item,rating", "memory_limit": "1MiB"}
     with pytest.raises(KeyboardInterrupt):
         bigspec.convert(src, tmp_path / "B.zarr", **given)
-    monkeypatch.setattr(arrow.ArrowStream, "_piece", real)
+    monkeypatch.setattr(arrow.ArrowStream, "_batch", real)
     done = bigspec.convert(src, tmp_path / "B.zarr", **given)
     assert done.read == COUNT
     np.testing.assert_array_equal(entries(tmp_path / "B.zarr"), exact(whole))
@@ -342,7 +342,7 @@ def test_work_that_was_cut_off_goes_on_in_the_middle_of_a_row_group(tmp_path, mo
 
 def test_a_file_that_changed_is_another_source(tmp_path, monkeypatch):
     src = one_file(tmp_path, table())
-    monkeypatch.setattr(arrow.ArrowStream, "_piece", lambda *given: 1 / 0)
+    monkeypatch.setattr(arrow.ArrowStream, "_batch", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bigspec.convert(src, tmp_path / "B.zarr", columns="user,item,rating")
     monkeypatch.undo()

@@ -237,7 +237,7 @@ def test_what_lies_there_is_replaced_only_if_asked_and_when_complete(tmp_path):
     A, B = triplets(seed=1), triplets(seed=2)
     bigspec.convert(A, tmp_path / "out.zarr")
     with pytest.raises(
-        ArgumentError, match=r"expected a place where nothing lies, got .*--overwrite"
+        ArgumentError, match=r"expected a new place, got .*which exists.*--overwrite"
     ):
         bigspec.convert(B, tmp_path / "out.zarr")
     with pytest.raises(DataError):
@@ -269,7 +269,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         fail_at(patch, 3, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(
-            DestinationError, match=r"No space left.* kept in .*out.zarr.partial: ma"
+            DestinationError, match=r"No space left.* is in .*out.zarr.partial: ma"
         ):
             bigspec.convert(A, tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()

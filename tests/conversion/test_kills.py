@@ -146,7 +146,7 @@ def test_what_has_come_to_lie_there_meanwhile_is_not_replaced(tmp_path, monkeypa
 
     go = Run.go
     monkeypatch.setattr(Run, "go", published_first)
-    with pytest.raises(ArgumentError, match="expected a place where nothing lies"):
+    with pytest.raises(ArgumentError, match="expected a new place"):
         bigspec.convert(sp.eye_array(20, format="csr"), place)
     assert contents(place) == {"zarr.json": b"of another process"}
     assert (tmp_path / "A.zarr.partial" / "matrix").exists()
