@@ -134,6 +134,16 @@ class Matrix(ABC):
         """Bytes that a task holds for a moment besides a slab of so many bytes, at most."""
         return self.transient_nbytes
 
+    def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:  # noqa: B027
+        """Ask for what the next `read` of this thread needs, without waiting for it.
+
+        `buffers` keeps it until then, or cancels it. By default there is nothing to ask for.
+        """
+
+    def ahead_nbytes(self, slab: int) -> int:
+        """Bytes that `ahead` holds at most, for a slab of so many; 0 if it does nothing."""
+        return 0
+
     @property
     def advice(self) -> str:
         """What would be cheaper than this matrix, where that can be told without a read."""

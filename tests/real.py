@@ -44,7 +44,7 @@ class Shelf:
 
     def __truediv__(self, name: str) -> Path:
         if (path := self.find(name)) is None:
-            pytest.skip(f"{name} is not in this checkout, for its licence, nor beside it")
+            pytest.skip(f"{name} is neither in this checkout nor beside it")
         return path
 
 

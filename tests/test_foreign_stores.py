@@ -46,7 +46,7 @@ def array(store):
 
 
 def test_a_run_of_a_snapshot_goes_on(entries, tmp_path, monkeypatch):
-    monkeypatch.setattr("bigspec.sources.zarr_store._lives_in_process", lambda _: False)
+    monkeypatch.setattr("bigspec.sources.zarr_place.lives_in_process", lambda _: False)
     call = {"checkpoint": tmp_path / "run", "seed": 1, "rtol": 1e-12, "block_size": 2}
     first = bigspec.norm(array(Versioned(entries, snapshot="QC5G")), max_passes=1, **call)
     assert first.matrix["where"] == "icechunk:QC5G/A"
@@ -60,7 +60,7 @@ def test_a_run_of_a_snapshot_goes_on(entries, tmp_path, monkeypatch):
     "kind", [Foreign, lambda store: Versioned(store, snapshot="QC5G", changes=True)]
 )
 def test_a_run_that_nobody_could_recognise_is_not_saved(kind, entries, tmp_path, monkeypatch):
-    monkeypatch.setattr("bigspec.sources.zarr_store._lives_in_process", lambda _: False)
+    monkeypatch.setattr("bigspec.sources.zarr_place.lives_in_process", lambda _: False)
     A = array(kind(entries))
     for matrix in (A, bigspec.open_matrix(A) - np.eye(12)):
         with pytest.raises(ArgumentError, match=r"another process can recognise.* unknown place"):

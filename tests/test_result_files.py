@@ -138,3 +138,29 @@ def test_a_file_that_is_a_mount_of_its_own_is_overwritten(tmp_path, monkeypatch)
     write_text(file, "new")
     assert file.read_text() == "new"
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "command", [["norm"], ["svds", "-k", "1"], ["scan"]], ids=["norm", "svds", "scan"]
+)
+def test_a_checkpoint_that_cannot_be_written_is_named_after_the_answer(command, tmp_path):
+    np.save(tmp_path / "A.npy", np.diag([3.0, 2.0, 1.0]))
+    (tmp_path / "file").write_text("no folder")
+    place = str(tmp_path / "file" / "run")
+    options = [str(tmp_path / "A.npy"), "--checkpoint", place, "--quiet"]
+    done = CliRunner().invoke(cli.main, [*command, *options])
+    assert done.exit_code == 74, done.output
+    assert "3.0" in done.stdout
+    assert done.stderr.splitlines()[-1] == (
+        f"bigspec: checkpoint {place}: the end of this run is not saved there; "
+        "the result is on standard output"
+    )
+    failed = CliRunner().invoke(cli.main, [*command, *options, "--max-norm", "1"])
+    assert failed.exit_code == 3  # what a gate says matters more
+
+
+def test_a_checkpoint_that_was_written_is_not_spoken_of(matrix, tmp_path):
+    arguments = ["norm", str(matrix), "--checkpoint", str(tmp_path / "run"), "--quiet"]
+    for _ in range(2):  # made, and found finished
+        done = CliRunner().invoke(cli.main, arguments)
+        assert (done.exit_code, done.stderr) == (0, "")

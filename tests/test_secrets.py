@@ -200,7 +200,7 @@ def test_a_run_that_an_older_version_saved_with_its_password_goes_on(
     url = f"http://{USER}:{PASSWORD}@{address}/A.zarr"
     call = {"checkpoint": tmp_path / "run", "seed": 1, "rtol": 1e-9, "block_size": 2}
     with monkeypatch.context() as old:
-        old.setattr("bigspec.sources.zarr_store.bare", lambda value: value)
+        old.setattr("bigspec.sources.zarr_place.bare", lambda value: value)
         old.setattr("bigspec.matrices.shown", lambda text: text)
         old.setattr("bigspec.sources.locations.shown", lambda text: text)
         bigspec.norm(url, max_passes=1, **call)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.checkpoint.codec import Codec, Former, UnknownClassError, Wire
+from bigspec.checkpoint.lease import gone
 from bigspec.checkpoint.store import Damaged, Store
 from bigspec.errors import CheckpointError
 
@@ -101,7 +102,8 @@ def describe(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the newest value without its blocks, and facts about where it lies.
 
-    When it was saved, who owns it, how many blocks it has; the blocks are not read.
+    When it was saved, who owns it and whether that process is known to be gone, how many
+    blocks it has; the blocks are not read.
     """
     store = Store(where, read_only=True)
     found, damage = newest(store, Codec(types), lambda _: np.zeros((0, 0)))
@@ -117,13 +119,17 @@ def describe(
         "saved": found.saved,
         "blocks": len(store.names("blocks")),
         "owner": owner,
+        "abandoned": owner is not None and gone(owner),
         "damage": damage,
     }
 
 
 def _there(found: Found | None, store: Store) -> Found:
     if found is None:
-        msg = f"{store.where}: expected a checkpoint, got nothing"
+        msg = (
+            f"{store.where}: expected a checkpoint, got nothing; check the path, or wait for the "
+            "first save"
+        )
         raise CheckpointError(msg)
     return found
 

@@ -17,7 +17,7 @@ import psutil
 from bigspec.checkpoint.documents import Damaged, Documents
 from bigspec.errors import CheckpointInUseError
 
-__all__ = ["TIMING", "Lease", "Timing"]
+__all__ = ["TIMING", "Lease", "Timing", "gone"]
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,11 @@ def _machine() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
+
+
+def gone(owner: dict[str, Any]) -> bool:
+    """Whether an owner is known to have ended: a process of this machine that does not live."""
+    return owner.get("machine") == _machine() and not _lives(owner)
 
 
 def _lives(owner: dict[str, Any]) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bigspec.cli.statuses import SAVED, CannotWriteError
+from bigspec.cli.statuses import CANNOT_WRITE, SAVED, CannotWriteError
+from bigspec.names import shown
 from bigspec.results.files import replacing, write_text
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 
     from bigspec.results import Estimate, Triplets
 
-__all__ = ["conclude", "deliver", "ending", "shows_blocks", "write", "write_figure"]
+__all__ = ["conclude", "deliver", "ending", "shows_blocks", "unsaved", "write", "write_figure"]
 
 
-def ending(answer: Estimate | Triplets, *, lacking: bool = False) -> tuple[int, str]:
+def ending(
+    answer: Estimate | Triplets, *, lacking: bool = False, asked: str | None = None
+) -> tuple[int, str]:
     """Return the exit status of an answer, and what to say on stderr if it is not 0.
 
-    `lacking`: there was no time for something else that was asked for.
+    `lacking`: there was no time for something else that was asked for. `asked`: the checkpoint
+    that was asked for.
     """
     gate, where = answer.gate, answer.checkpoint
     if gate is not None and gate.exit_status:
@@ -32,7 +36,15 @@ def ending(answer: Estimate | Triplets, *, lacking: bool = False) -> tuple[int, 
     if where is not None and (answer.stopped_by == "time" or lacking):
         message = f"the time limit is used up. Everything up to here is saved in {where}"
         return SAVED, f"{message}: run the same command again to go on."
-    return 0, ""
+    return unsaved(asked, where)
+
+
+def unsaved(asked: str | None, where: str | None) -> tuple[int, str]:
+    """Return the exit status and what to say if the checkpoint asked for is not up to date."""
+    if asked is None or where is not None:
+        return 0, ""
+    message = f"checkpoint {shown(asked)}: the end of this run is not saved there"
+    return CANNOT_WRITE, f"{message}; the result is on standard output"
 
 
 def conclude(answer: Estimate | Triplets, json_file: str | None, report: str | None) -> None:

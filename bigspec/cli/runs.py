@@ -84,13 +84,14 @@ def run(
             matrix = expressed(flags.source, flags.view, flags.place.memory_limit)
             start = flags.effort.start if old is None else old
             answer, stopped = _answered(compute, Inputs(matrix, start, checkpoint, gate, observer))
-    status, message = stopped or ending(answer)
+    place = flags.saving.checkpoint
+    status, message = stopped or ending(answer, asked=place)
     try:
         try:
             conclude(answer, flags.json.json_file, flags.output.report)
         finally:
             lacking = save(answer)
-            status, message = stopped or ending(answer, lacking=lacking)
+            status, message = stopped or ending(answer, lacking=lacking, asked=place)
     except CannotWriteError as error:
         if not status:
             raise

@@ -24,7 +24,7 @@ from bigspec.cli.options import (
     cluster_of,
     taking,
 )
-from bigspec.cli.output import deliver, write
+from bigspec.cli.output import deliver, unsaved, write
 from bigspec.cli.statuses import CANNOT_WRITE, SAVED, STATUSES, CannotWriteError, Command, explained
 from bigspec.cli.values import limit, option, seconds_or_text, with_options, writable_place
 from bigspec.cli.watching import say, watched, watching_options
@@ -140,7 +140,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
             if hasattr(error, "saved") or not hasattr(error, "estimate"):
                 raise
             stopped = explained(error)  # there is no checkpoint: what is done is the result
-    status, message = stopped or _ending(found)
+    status, message = stopped or _ending(found, own["checkpoint"])
     try:
         _deliver(found, own, flags)
     except CannotWriteError as error:
@@ -175,7 +175,7 @@ def _past(own: dict[str, Any]) -> History | None:
     return past
 
 
-def _ending(found: Scan) -> tuple[int, str]:
+def _ending(found: Scan, asked: str | None) -> tuple[int, str]:
     ruling = found.ruling
     if ruling is not None and ruling.exit_status and (ruling.exit_status != 4 or found.complete):
         return ruling.exit_status, f"{ruling.outcome}: {ruling.reason}"
@@ -184,7 +184,7 @@ def _ending(found: Scan) -> tuple[int, str]:
         return SAVED, f"{said}: run the same command again to go on."
     if ruling is not None and ruling.exit_status:
         return ruling.exit_status, f"{ruling.outcome}: {ruling.reason}"
-    return 0, ""
+    return unsaved(asked, found.checkpoint)
 
 
 def _deliver(found: Scan, own: dict[str, Any], flags: ScanFlags) -> None:

@@ -42,7 +42,9 @@ Exit status:
   65  the matrix cannot be used (NaN, damaged chunk, wrong type)
   66  the matrix is not there, or cannot be opened
   69  the Dask cluster does not answer or was lost
-  70  unexpected error   74  a result file cannot be written
+  70  unexpected error
+  74  a result file cannot be written, or the end of the run is not in
+      --checkpoint; the result is on standard output
   75  stopped early (SIGTERM, Ctrl-C, --time-limit, cluster or store gone)
       with everything saved in --checkpoint, or another process is using
       the checkpoint, or a store does not answer: run the same command again

@@ -13,7 +13,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Composed, SparseSum, TermBlock, frobenius
 from bigspec.matrices import Block, Grid, Matrix
 
-__all__ = ["common_grid", "join", "read_range"]
+__all__ = ["ask_ahead", "common_grid", "join", "read_range"]
 
 COARSER = 4
 """A grid of common multiples is taken up to so many times the largest step."""
@@ -37,6 +37,12 @@ def read_range(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) ->
         slice(w.start - c.start, w.stop - c.start) for w, c in zip(wanted, covered, strict=True)
     ]
     return block[inside[0], inside[1]]  # type: ignore[no-any-return]
+
+
+def ask_ahead(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) -> None:
+    """Ask for a range that is read next, where it is one of whole chunks."""
+    if (_covering(matrix, 0, rows), _covering(matrix, 1, columns)) == (rows, columns):
+        matrix.ahead(rows, columns, buffers)
 
 
 def _covering(matrix: Matrix, axis: int, wanted: slice) -> slice:

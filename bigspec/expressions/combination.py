@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
-from bigspec.expressions.aligned import common_grid, read_range
+from bigspec.expressions.aligned import ask_ahead, common_grid, read_range
 from bigspec.expressions.weights import weights_of
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Composed, Factors, SparseSum, TermBlock, frobenius
@@ -134,6 +134,15 @@ class Combination(Matrix):
             all(term.matrix.anywhere[term.axis(axis)] for term in self.terms) for axis in (0, 1)
         )
         return rows, columns
+
+    def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
+        """Ask for what each term reads next."""
+        for term in self.terms:
+            ask_ahead(term.matrix, *((columns, rows) if term.adjoint else (rows, columns)), buffers)
+
+    def ahead_nbytes(self, slab: int) -> int:
+        """Bytes of all terms together, none of which reads more than the slab."""
+        return sum(term.matrix.ahead_nbytes(slab) for term in self.terms)
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read the rectangle of every operand; the sum is made where it is multiplied."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
-from bigspec.expressions.aligned import common_grid, join, read_range
+from bigspec.expressions.aligned import ask_ahead, common_grid, join, read_range
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import (
     PANEL_BYTES,
@@ -85,12 +85,22 @@ class Part(Matrix):
         """As the matrix."""
         return getattr(self.matrix, "exact", True)
 
+    def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
+        """Ask for the rectangle of the matrix."""
+        ask_ahead(self.matrix, *self._place(rows, columns), buffers)
+
+    def ahead_nbytes(self, slab: int) -> int:
+        """Those of the matrix."""
+        return self.matrix.ahead_nbytes(slab)
+
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read the rectangle of the matrix."""
+        return read_range(self.matrix, *self._place(rows, columns), buffers)
+
+    def _place(self, rows: slice, columns: slice) -> tuple[slice, slice]:
         top, left = self.rows[0], self.columns[0]
         below = slice(rows.start + top, rows.stop + top)
-        beside = slice(columns.start + left, columns.stop + left)
-        return read_range(self.matrix, below, beside, buffers)
+        return below, slice(columns.start + left, columns.stop + left)
 
     def chunk_at(self, row: int, column: int) -> str:
         """Name the place in the matrix."""

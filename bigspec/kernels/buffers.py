@@ -27,12 +27,15 @@ class Buffers(threading.local):
         Chunks of stores that this thread read, and how many of them are not in the store.
     state : dict
         Data that a thread keeps from one read to the next, by name.
+    ahead : dict
+        What is on its way for the thread's next read; each can be cancelled.
     """
 
     def __init__(self) -> None:
         self.retries = 0
         self.chunks = self.missing_chunks = 0
         self.state: dict[str, Any] = {}
+        self.ahead: dict[Any, Any] = {}
         self._arrays: dict[str, np.ndarray[Any, Any]] = {}
         self._scope = ""
 
@@ -60,6 +63,11 @@ class Buffers(threading.local):
             yield
         finally:
             self._scope = before
+
+    def drop_ahead(self) -> None:
+        """Cancel what is on its way and was not read."""
+        while self.ahead:
+            self.ahead.popitem()[1].cancel()
 
     def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
         return (Buffers, ())

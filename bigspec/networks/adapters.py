@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bigspec.networks.companions import scales_of
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Kronecker, Product
 from bigspec.networks.tensors import Model, Tensor
@@ -21,6 +22,8 @@ UP = {
     "lora_embedding_A": "lora_embedding_B",
 }  # fmt: skip
 LOKR = re.compile(r"^(?P<stem>.+)\.lokr_w1(?:_a)?$")
+LOHA = re.compile(r"^(?P<stem>.+)\.hada_w1_a$")
+WHOLE = "merge it into its weight, and scan that"
 UNSCALED = "no alpha was found: the product of the factors as they are"
 
 
@@ -37,7 +40,10 @@ def pairs_of(model: Model) -> tuple[dict[str, Entry], dict[str, str]]:
     rows: dict[str, Entry] = {}
     taken: dict[str, str] = {}
     for name in model:
-        row, others = _lora(name, model) if DOWN.match(name) else _lokr(name, model)
+        if DOWN.match(name):
+            row, others = _lora(name, model)
+        else:
+            row, others = _loha(name, model) if LOHA.match(name) else _lokr(name, model)
         if row is not None:
             rows[name] = row
             taken |= others
@@ -55,20 +61,61 @@ def _lora(name: str, model: Model) -> tuple[Entry | None, dict[str, str]]:
         return None, {}
     stem = match["stem"]
     alpha, rooted, note = _alpha(stem, model)
-    taken = {head + UP[mark] + tail: "factor of a LoRA pair"}
-    if any(other.startswith(f"{stem}.lora_magnitude_vector") for other in model):
-        note = "; ".join(filter(None, [note, "DoRA: without its magnitudes"]))
+    taken = {up.name: "factor of a LoRA pair"}
+    magnitudes = _magnitudes(stem, match["rest"] or "", model)
+    if magnitudes:
+        note = "; ".join(filter(None, [note, DORA]))
+        taken |= dict.fromkeys(magnitudes, "magnitudes of DoRA")
     if isinstance(alpha, Tensor):
         taken[alpha.name] = "alpha of a LoRA pair"
     rank = down.shape[0]
     m, n = up.size // rank, down.size // rank
-    form = Product((up,), (down,), alpha, rooted)
+    form: Product | None = Product(up, down, alpha, rooted)
     kind = "LoRA product" if len(down.shape) == 2 else "LoRA product of kernels, flattened"
+    shape: tuple[int, int] | None = (m, n)
+    refusal, others = _refusal(up, down, f"{stem}.lora_mid.weight", model)
+    if refusal:
+        kind, form, shape, note, taken = "refused", None, None, refusal, taken | others
     entry = Entry(
-        f"{stem}{match['rest'] or ''} (LoRA)", down.file, down.dtype, (m, n), kind, form, (m, n),
+        f"{stem}{match['rest'] or ''} (LoRA)", down.file, down.dtype, (m, n), kind, form, shape,
         note,
     )  # fmt: skip
     return entry, taken
+
+
+DORA = "DoRA: the norm of the low-rank product alone, its magnitudes are not in it"
+
+
+def _magnitudes(stem: str, rest: str, model: Model) -> list[str]:
+    """Return the names of the lengths that DoRA gives the columns of weight and product."""
+    ends = [".dora_scale", *(f".lora_magnitude_vector{rest}{end}" for end in ("", ".weight"))]
+    return [f"{stem}{end}" for end in ends if f"{stem}{end}" in model]
+
+
+def _refusal(up: Tensor, down: Tensor, middle: str, model: Model) -> tuple[str, dict[str, str]]:
+    """Return why two factors alone are not the product, and the tensors that say so."""
+    if middle in model:
+        said = "a core (lora_mid) stands between the factors: their product has no norm here"
+        return f"{said}; {WHOLE}", {middle: "core of a LoRA pair"}
+    for factor in (up, down):
+        scales = scales_of(factor.name, model)
+        integers = factor.dtype.startswith(("int", "uint", "bool"))
+        if integers or (scales and factor.dtype.startswith("float8")):
+            said = f"quantised factors ({factor.dtype}): their scales are not known here; {WHOLE}"
+            return said, dict.fromkeys(scales, "scale")
+    return "", {}
+
+
+def _loha(name: str, model: Model) -> tuple[Entry | None, dict[str, str]]:
+    """Refuse an entrywise product of two low-rank products: it is of full rank."""
+    stem = name.removesuffix(".hada_w1_a")
+    ends = ("hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha", "dora_scale")
+    taken = {f"{stem}.{end}": "part of LoHa" for end in ends if f"{stem}.{end}" in model}
+    if len(taken) < 3:
+        return None, {}
+    first = model[name]
+    note = f"an entrywise product of two low-rank products has no norm here: {WHOLE}"
+    return Entry(f"{stem} (LoHa)", first.file, first.dtype, (), "refused", note=note), taken
 
 
 def _fit(up: tuple[int, ...], down: tuple[int, ...]) -> bool:
@@ -102,8 +149,9 @@ def _of_module(patterns: Any, stem: str, default: Any) -> Any:
     for pattern, value in patterns.items():
         if stem == pattern or stem.endswith(f".{pattern}"):
             return value
-    odd = any(set(str(pattern)) & set("\\^$*+?()[]{}|") for pattern in patterns)
-    return None if odd else default
+        if set(str(pattern)) & set("\\^$*+?()[]{}|"):  # the first that fits counts
+            return None
+    return default
 
 
 def _lokr(name: str, model: Model) -> tuple[Entry | None, dict[str, str]]:
@@ -129,6 +177,10 @@ def _lokr(name: str, model: Model) -> tuple[Entry | None, dict[str, str]]:
     note = UNSCALED if low and alpha is None else ""
     if alpha is not None:
         parts[alpha.name] = "alpha of a LoKr pair"
+    magnitudes = _magnitudes(stem, "", model)
+    if magnitudes:
+        note = "; ".join(filter(None, [note, DORA]))
+        parts |= dict.fromkeys(magnitudes, "magnitudes of DoRA")
     (a, b), (c, d) = (_folded(pair) for pair in (first, second))
     form = Kronecker(first, second, alpha_used, rank)
     shape = a * c, b * d

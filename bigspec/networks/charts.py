@@ -51,7 +51,8 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
     deep = [Group(kind, tuple(mine)) for kind, mine in found.items() if len(mine) > 1]
     alone = [row for mine in found.values() if len(mine) == 1 for _, row in mine]
     if alone:
-        deep.append(Group("the others, in the order of the file", tuple(enumerate(alone))))
+        name = f"{'the others' if deep else 'every row'}, in the order of the file"
+        deep.append(Group(name, tuple(enumerate(alone))))
     return deep
 
 

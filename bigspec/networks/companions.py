@@ -6,12 +6,17 @@ import re
 from collections.abc import Mapping
 
 from bigspec.networks.entry import Entry
-from bigspec.networks.forms import Part, Scaled, Spectral, WeightNorm
+from bigspec.networks.forms import Form, Masked, Part, Scaled, Spectral, WeightNorm
 from bigspec.networks.tensors import Tensor
 
-__all__ = ["companions_of"]
+__all__ = ["companions_of", "scales_of"]
 
-SCALES = ("_scale_inv", "_scale", ".scale_weight")
+SCALES = ("{0}_scale_inv", "{0}_scale", "{1}.scale_weight", "{1}.scale")
+ODD_SCALES = (
+    "{0}_scale_2", "{0}_global_scale", "{0}_scales", "{0}.scale", "{0}.scales", "{0}_scale_inverse",
+    "{1}.scales", "{1}.scale_inv", "{1}.weight_scale_inverse",
+)  # fmt: skip
+SMALL_FLOATS = ("float8", "float6", "float4")
 PACKED = (
     "scale", "scales", "qzeros", "g_idx", "absmax", "quant_map", "quant_state.bitsandbytes__nf4",
     "quant_state.bitsandbytes__fp4", "nested_absmax", "SCB", "weight_scale", "weight_zero_point",
@@ -29,7 +34,7 @@ def companions_of(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Entry], dict
     rows: dict[str, Entry] = {}
     taken: dict[str, str] = {}
     for name, tensor in tensors.items():
-        for look in (_scaled, _spectral, _weight_norm, _quantised):
+        for look in (_scaled, _spectral, _masked, _weight_norm, _unsaid, _quantised):
             found = look(name, tensor, tensors)
             if found is not None:
                 rows[name], others = found
@@ -42,19 +47,18 @@ Found = tuple[Entry, dict[str, str]] | None
 
 
 def _scaled(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found:
-    """Find the scale of a weight of 8-bit floats."""
-    if not tensor.dtype.startswith("float8") or len(tensor.shape) != 2 or not tensor.size:
+    """Find the scale of a weight of 8-bit or smaller floats."""
+    if not tensor.dtype.startswith(SMALL_FLOATS) or len(tensor.shape) < 2 or not tensor.size:
         return None
-    stem = name.removesuffix(".weight")
-    names = [f"{name}{SCALES[0]}", f"{name}{SCALES[1]}", f"{stem}{SCALES[2]}"]
-    found = [other for other in names if other in tensors]
+    found = scales_of(name, tensors)
     if not found:
         return None
     scale = tensors[found[0]]
-    block = _block(tensor.shape, scale.shape)
+    known = len(found) == 1 and found[0] in _names(name, SCALES) and len(tensor.shape) == 2
+    block = _block(tensor.shape, scale.shape) if known and _real(scale) else None
     taken = dict.fromkeys(found, "scale")
-    if block is None or len(found) > 1:
-        what = f"two scales, {' and '.join(found)}" if len(found) > 1 else (
+    if block is None:
+        what = f"{len(found)} scales, {' and '.join(found)}" if len(found) > 1 else (
             f"scales of the shape {list(scale.shape)} in {found[0]}"
         )  # fmt: skip
         note = (
@@ -63,6 +67,22 @@ def _scaled(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found:
         )
         return _entry(name, tensor, "refused", None, note), taken
     return _entry(name, tensor, "matrix, times its scales", Scaled(tensor, scale, block)), taken
+
+
+def scales_of(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names beside a tensor that are, or may be, those of its scales."""
+    return [other for other in _names(name, SCALES + ODD_SCALES) if other in tensors]
+
+
+def _names(name: str, patterns: tuple[str, ...]) -> list[str]:
+    """Return names made of that of a weight, and of its layer where it is called weight."""
+    layer = name.removesuffix(".weight")
+    wanted = [text for text in patterns if layer != name or "{0}" in text]
+    return list(dict.fromkeys(text.format(name, layer) for text in wanted))
+
+
+def _real(tensor: Tensor) -> bool:
+    return tensor.dtype.startswith(("float", "bfloat"))
 
 
 def _block(shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[int, int] | None:
@@ -115,11 +135,51 @@ def _spectral(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found
         )
         return _entry(name, tensor, "refused", None, note), taken
     shape = rows, tensor.size // rows
-    form = Spectral(tensor, shape, first=first, u=u, v=v)
+    either = len(tensor.shape) > 2 and lengths[0] == lengths[1]
+    form = Spectral(tensor, shape, first=first, u=u, v=v, either=either)
     kind = "matrix before spectral normalisation"
     if len(tensor.shape) > 2:
         kind = "conv kernel, flattened, before spectral normalisation"
-    return _entry(name, tensor, kind, form, shape=shape), taken
+    return _entry(name, tensor, kind, form, EITHER if either else "", shape=shape), taken
+
+
+EITHER = (
+    "its first two axes are equally long: flattened along the one that u and v fit better, the "
+    "second of a transposed convolution"
+)
+
+
+def _masked(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found:
+    """Find the mask of a pruned weight, which the layer multiplies it by."""
+    mask = tensors.get(f"{name.removesuffix('_orig')}_mask") if name.endswith("_orig") else None
+    if mask is None or len(tensor.shape) < 2 or not tensor.size:
+        return None
+    taken = {mask.name: "mask of a pruned weight"}
+    if mask.shape != tensor.shape:
+        note = f"expected a mask of the shape {list(tensor.shape)}, got {list(mask.shape)}"
+        return _entry(name, tensor, "refused", None, note), taken
+    kind = "matrix, pruned" if len(tensor.shape) == 2 else "conv kernel, flattened, pruned"
+    shape = tensor.shape[0], tensor.size // tensor.shape[0]
+    return _entry(name, tensor, kind, Masked(tensor, mask), shape=shape), taken
+
+
+def _unsaid(name: str, tensor: Tensor, _: Mapping[str, Tensor]) -> Found:
+    """Find a tensor that a layer makes its weight of, in a way that the file does not say."""
+    made = re.search(r"(?:^|\.)parametrizations\.[^.]+\.original$|(?:^|[._])weight\w*_orig$", name)
+    floating = not tensor.dtype.startswith(("int", "uint", "bool"))
+    if made is None or len(tensor.shape) < 2 or not tensor.size or not floating:
+        return None
+    shape = tensor.shape[0], tensor.size // tensor.shape[0]
+    kind = "matrix before a parametrization"
+    if len(tensor.shape) > 2:
+        kind = "tensor, flattened, before a parametrization"
+    return _entry(name, tensor, kind, Part(tensor, shape), UNSAID, shape=shape), {}
+
+
+UNSAID = (
+    "the layer makes its weight of this tensor in a way that the file does not say: the norm is "
+    "that of the tensor"
+)
 
 
 def _weight_norm(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found:
@@ -156,6 +216,8 @@ def _quantised(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Foun
     stem, _, last = name.rpartition(".")
     beside = {other for other in PACKED if f"{stem}.{other}" in tensors}
     own = any(f"{name}{ending}" in tensors for ending in (".absmax", "_scale", "_scale_inv"))
+    if name.endswith("_blocks") and (scales := f"{name.removesuffix('blocks')}scales") in tensors:
+        return _entry(name, tensor, "refused", None, QUANTISED), {scales: "scales of blocks"}
     weight = last in {"qweight", "weight", "weight_packed", "in_proj_weight"}
     if not weight or not (own or beside or last in {"qweight", "weight_packed"}):
         return None
@@ -172,7 +234,7 @@ def _entry(
     name: str,
     tensor: Tensor,
     kind: str,
-    form: Part | Scaled | WeightNorm | None,
+    form: Form | None,
     note: str = "",
     shape: tuple[int, int] | None = None,
 ) -> Entry:

@@ -13,10 +13,11 @@ import numpy as np
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.kernels.entries import safe_exponent, scale_entries, working_dtype
 
-__all__ = ["Difference", "Entries", "Looked", "Stored", "in_units", "look"]
+__all__ = ["Difference", "Entries", "Looked", "Stored", "ends_in_units", "in_units", "look"]
 
 Array = np.ndarray[Any, Any]
 
+FLOATS = np.finfo(float)
 TILE_BYTES = 2 << 20  # of float64: stays in the cache of one core
 LEAST_VARIANCE = 1e-12
 GRAM_ROWS = 2  # times the order of the Gram matrix: a tile of fewer rows would wait for memory
@@ -167,6 +168,18 @@ def in_units(value: float, exponent: int) -> float:
         return math.ldexp(value, exponent)
     except OverflowError:
         return math.inf
+
+
+def ends_in_units(lower: float, upper: float, exponent: int) -> tuple[float, float]:
+    """Return both ends times ``2**exponent``, rounded outward where a float cannot hold them."""
+    if exponent == 0:
+        return lower, upper
+    low, high = in_units(lower, exponent), in_units(upper, exponent)
+    if low < FLOATS.tiny:  # ldexp rounds to nearest among subnormal numbers
+        low = math.nextafter(low, 0.0)
+    if high < FLOATS.tiny and upper > 0.0:
+        high = math.nextafter(high, math.inf)
+    return min(low, float(FLOATS.max)), high
 
 
 def look(entries: Entries, *, gram: bool) -> Looked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import DataError
+from bigspec.kernels.entries import scale_entries, working_dtype
 from bigspec.networks.tensors import Tensor
 
 __all__ = [
     "Form",
     "Kronecker",
+    "Masked",
     "Part",
     "Product",
     "Read",
     "Scaled",
     "Spectral",
     "WeightNorm",
+    "normalised",
     "packed",
     "scale_of",
+    "wide",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -74,8 +80,8 @@ class Part(Form):
 
     @property
     def nbytes(self) -> int:
-        """Its entries, four bytes each if the file has them packed."""
-        return max(self.tensor.nbytes, 4 * self.tensor.size if packed(self.tensor) else 0)
+        """Its entries, and four bytes each if they are decoded."""
+        return self.tensor.nbytes + (4 * self.tensor.size if packed(self.tensor) else 0)
 
     def load(self, read: Read) -> Array:
         """Return the part; a view wherever NumPy makes one."""
@@ -92,6 +98,42 @@ class Spectral(Part):
 
     u: Tensor | None = None
     v: Tensor | None = None
+    either: bool = False
+    """Whether shapes leave open which of the first two axes u and v belong to."""
+
+    def load(self, read: Read) -> Array:
+        """Return the matrix; of two that it may be, the one that u and v fit better."""
+        first = super().load(read)
+        if not self.either or self.u is None or self.v is None:
+            return first
+        second = np.moveaxis(read(self.tensor), 1, 0).reshape(self.view)
+        u, v = wide(read(self.u)), wide(read(self.v))
+        with np.errstate(invalid="ignore", over="ignore"):
+            fits = [abs(np.vdot(u, wide(one) @ v)) for one in (first, second)]
+        return second if fits[1] > fits[0] else first
+
+
+@dataclass(frozen=True)
+class Masked(Form):
+    """A pruned weight: what is stored, times a mask of the same shape."""
+
+    weight: Tensor
+    mask: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Weight and mask."""
+        return self.weight, self.mask
+
+    @property
+    def nbytes(self) -> int:
+        """Both, and their product in float64."""
+        return self.weight.nbytes + self.mask.nbytes + 16 * self.weight.size
+
+    def load(self, read: Read) -> Array:
+        """Return the product in float64, its first axis against the others."""
+        product = wide(read(self.weight)) * wide(read(self.mask))
+        return product.reshape(len(product), -1)
 
 
 @dataclass(frozen=True)
@@ -150,9 +192,14 @@ class WeightNorm(Form):
 
     def load(self, read: Read) -> Array:
         """Return ``g v / ||v||`` in float64, its first axis against the others."""
-        v, g = (np.asarray(read(t)).astype(np.float64) for t in (self.v, self.g))
+        v, g = (wide(read(t)) for t in (self.v, self.g))
         others = tuple(k for k in range(v.ndim) if g.shape[k] == 1)
-        weight = g * (v / np.sqrt(np.sum(v * v, axis=others, keepdims=True)))
+        # A slice of zeros has no direction: NaN, as its layer computes it.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            peak = np.maximum(np.abs(v.real), np.abs(v.imag)).max(axis=others, keepdims=True)
+            v /= np.where(np.isfinite(peak) & (peak > 0.0), peak, 1.0)
+            sizes = np.abs(v)
+            weight = g * (v / np.sqrt(np.sum(sizes * sizes, axis=others, keepdims=True)))
         return np.asarray(weight.reshape(len(weight), -1))
 
 
@@ -162,17 +209,16 @@ class Product(Form):
 
     Attributes
     ----------
-    up, down : tuple of Tensor
-        Shapes (out, r) and (r, in), further axes of kernels folded; each a tensor, or two that
-        are multiplied.
+    up, down : Tensor
+        Shapes (out, r) and (r, in), further axes of kernels folded.
     alpha : float or Tensor or None
         The scale is alpha / r, or alpha / sqrt(r); None: the factors as they are.
     rooted : bool
         Whether it is the root of r.
     """
 
-    up: tuple[Tensor, ...]
-    down: tuple[Tensor, ...]
+    up: Tensor
+    down: Tensor
     alpha: float | Tensor | None = None
     rooted: bool = False
 
@@ -180,12 +226,12 @@ class Product(Form):
     def tensors(self) -> tuple[Tensor, ...]:
         """All factors, and alpha where it is one."""
         alpha = (self.alpha,) if isinstance(self.alpha, Tensor) else ()
-        return (*self.up, *self.down, *alpha)
+        return (self.up, self.down, *alpha)
 
     @property
     def rank(self) -> int:
         """Columns of up."""
-        return self.down[0].shape[0]
+        return self.down.shape[0]
 
     @property
     def nbytes(self) -> int:
@@ -197,9 +243,11 @@ class Product(Form):
         return scale_of(self.alpha, self.rank, read, rooted=self.rooted)
 
     def factors(self, read: Read) -> tuple[Array, Array]:
-        """Return ``scale * up`` (m, r) and `down` (r, n) in float64."""
-        up, down = _multiplied(self.up, read), _multiplied(self.down, read)
-        return up.reshape(-1, self.rank) * self.scale(read), down.reshape(self.rank, -1)
+        """Return ``scale * up`` (m, r) and `down` (r, n) in float64 or complex128."""
+        up, down = wide(read(self.up)), wide(read(self.down))
+        with np.errstate(over="ignore", invalid="ignore"):
+            up = up.reshape(-1, self.rank) * self.scale(read)
+        return up, down.reshape(self.rank, -1)
 
 
 @dataclass(frozen=True)
@@ -222,11 +270,17 @@ class Kronecker(Form):
         """Factors in float64, and what makes their norms."""
         return 32 * sum(t.size for t in self.tensors)
 
-    def factors(self, read: Read) -> tuple[Array, Array]:
-        """Return the scaled first factor and the second one in float64."""
-        first, second = (_multiplied(part, read) for part in (self.first, self.second))
-        first = first.reshape(len(first), -1) * scale_of(self.alpha, self.rank, read)
-        return first, second.reshape(len(second), -1)
+    def factors(self, read: Read) -> tuple[tuple[Array, float], tuple[Array, float], int]:
+        """Return each factor with what its rounding adds to its norm, and an exponent.
+
+        The product is ``2**exponent`` times that of the factors, whose entries are near 1.
+        """
+        (first, error, e), (second, other, f) = (
+            _multiplied(part, read) for part in (self.first, self.second)
+        )
+        scale, g = math.frexp(scale_of(self.alpha, self.rank, read))
+        first, error = first * scale, abs(scale) * (error + 2 * UNIT_ROUNDOFF * _size(first))
+        return (first, error), (second, other), e + f + g
 
 
 def scale_of(alpha: float | Tensor | None, rank: int, read: Read, *, rooted: bool = False) -> float:
@@ -248,16 +302,42 @@ def scale_of(alpha: float | Tensor | None, rank: int, read: Read, *, rooted: boo
     return float(alpha) / (float(np.sqrt(rank)) if rooted else rank)
 
 
-def _multiplied(tensors: tuple[Tensor, ...], read: Read) -> Array:
-    first, *rest = (np.asarray(read(t)).astype(np.float64) for t in tensors)
-    for other in rest:
-        first = first.reshape(len(first), -1) @ other.reshape(len(other), -1)
-    return np.asarray(first)
+def wide(array: Array) -> Array:
+    """Return a copy in float64 or complex128."""
+    plain = np.asarray(array)
+    return plain.astype(working_dtype(plain.dtype))
+
+
+def normalised(array: Array) -> tuple[Array, int]:
+    """Return ``2**-e array``, whose largest entry is about 1, and e; NaN and Inf stay."""
+    parts = (array.real, array.imag) if array.dtype.kind == "c" else (array,)
+    peak = max(float(np.abs(part).max(initial=0.0)) for part in parts)
+    exponent = math.frexp(peak)[1] if math.isfinite(peak) else 0
+    scaled = array.copy()
+    scale_entries(scaled, exponent)
+    return scaled, exponent
+
+
+def _multiplied(tensors: tuple[Tensor, ...], read: Read) -> tuple[Array, float, int]:
+    """Return the product of one or two tensors over ``2**e``, a bound of its error, and e."""
+    (first, e), *rest = (normalised(wide(read(t))) for t in tensors)
+    first, error = first.reshape(len(first), -1), 0.0
+    for other, f in rest:
+        other = other.reshape(len(other), -1)
+        # Higham, Accuracy and Stability, 3.5: sums of r products, in whatever order.
+        error = 4 * (len(other) + 1) * UNIT_ROUNDOFF * _size(first) * _size(other)
+        with np.errstate(invalid="ignore"):
+            first, e = first @ other, e + f
+    return first, error, e
+
+
+def _size(array: Array) -> float:
+    return float(np.linalg.norm(array))
 
 
 def packed(tensor: Tensor) -> bool:
-    """Whether reading it decodes it: its type is none of NumPy's or of ml_dtypes."""
-    return tensor.dtype not in PLAIN and not tensor.dtype.startswith("float8")
+    """Whether it is decoded to be multiplied: no pass takes such a type as it is stored."""
+    return tensor.dtype not in PLAIN
 
 
 PLAIN = {

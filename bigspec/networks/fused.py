@@ -9,7 +9,12 @@ from fnmatch import fnmatchcase
 
 from bigspec.errors import ArgumentError
 
-__all__ = ["Cut", "Split", "cut_of", "split_of"]
+__all__ = ["Cut", "Split", "cut_of", "fits", "split_of"]
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether a pattern is a name, or fits it: ``w[q]`` as a pattern alone would mean ``wq``."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Split:
     def takes(self, name: str) -> bool:
         """Whether the name matches."""
         if any(sign in self.pattern for sign in "*?["):
-            return fnmatchcase(name, self.pattern)
+            return fits(name, self.pattern)
         return self.pattern in name
 
     def cut(self, name: str, rows: int) -> Cut:

@@ -11,7 +11,7 @@ import numpy as np
 from bigspec.api.norm import norm
 from bigspec.errors import DataError, MemoryLimitError, SourceError, format_bytes
 from bigspec.networks.dense import Difference, Looked, Stored, look
-from bigspec.networks.forms import Part, packed
+from bigspec.networks.forms import Part, Spectral, packed
 from bigspec.networks.norms import Asked, Norm
 from bigspec.networks.row import Row
 from bigspec.networks.work import Request, blank, filled, memory_of
@@ -60,7 +60,11 @@ def _row(request: Request, asked: Asked, deadline: float | None) -> Row:
     matrices = [open_source(array) for array in arrays]
     answers = [_norm(matrix, request, asked, deadline) for matrix in matrices[-1:]]
     if len(matrices) == 1:
-        return filled(blank(entry), looks[0], _told(answers[0]), asked)
+        row = filled(blank(entry), looks[0], _told(answers[0]), asked)
+        if isinstance(form, Spectral):
+            said = "u and v are not compared: the tensor does not fit the memory limit"
+            row = replace(row, note="; ".join(filter(None, [row.note, said])))
+        return row
     told = _norm(matrices[0] - matrices[1], request, asked, deadline)
     looked: Looked = look(Difference(arrays[0], arrays[1]), gram=False)
     row = filled(blank(entry), looked, _told(told), asked)

@@ -6,12 +6,12 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from bigspec.errors import ArgumentError
 from bigspec.names import shown
+from bigspec.networks.fused import fits
 from bigspec.networks.row import Row
 from bigspec.results import Verdict
 from bigspec.results.gate import EXIT_STATUSES, Gate
@@ -39,7 +39,7 @@ class Limits:
         """Return the gate of a row; None if no pattern matches."""
         found: dict[str, Any] = {}
         for pattern, limits in self.rules:
-            if fnmatchcase(name, pattern):
+            if fits(name, pattern):
                 found |= limits
         return Gate(**found) if found else None
 
@@ -52,8 +52,8 @@ class Limits:
         """
         known = list(names)
         for pattern, _ in self.rules:
-            if not any(fnmatchcase(name, pattern) for name in known):
-                near = ", ".join(known[:3])
+            if not any(fits(name, pattern) for name in known):
+                near = ", ".join(map(shown, known[:3]))
                 msg = (
                     f"gate: expected patterns that match the name of a row, got {pattern!r}, which "
                     f"matches none of {len(known)}, such as {near}"
@@ -131,12 +131,12 @@ class Ruling:
 
 
 def rule(limits: Limits, rows: Mapping[str, Row], missing: Iterable[str]) -> Ruling:
-    """Judge all rows; `missing` are those that the time did not suffice for."""
+    """Judge all rows; `missing` are names that have no row, or one that the time ran out for."""
     verdicts: dict[str, Verdict] = {}
     bad, unknown = [], []
     for name, row in rows.items():
         gate = limits.gate(name)
-        if gate is None or row.hidden or row.tied_to:
+        if gate is None or row.hidden:
             continue
         if row.non_finite:
             bad.append(name)
@@ -145,7 +145,7 @@ def rule(limits: Limits, rows: Mapping[str, Row], missing: Iterable[str]) -> Rul
         else:
             verdicts[name] = gate.judge(row.lower, row.upper)
     unknown += [name for name in missing if limits.gate(name) is not None]
-    return Ruling(verdicts, tuple(bad), tuple(unknown))
+    return Ruling(verdicts, tuple(bad), tuple(dict.fromkeys(unknown)))
 
 
 def as_limits(max_norm: float | None, gate: Any) -> Limits | None:

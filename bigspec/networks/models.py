@@ -19,8 +19,8 @@ __all__ = ["IN_MEMORY", "ArrayTensor", "as_model"]
 Array = np.ndarray[Any, Any]
 
 IN_MEMORY = "memory"
-SAMPLE = 1 << 20
-"""Bytes up to which all of an array is hashed; of a larger one, so many in equal distances."""
+PART = 1 << 20
+"""Bytes of an array that are hashed at once, and copied if they have to be."""
 
 
 @dataclass(eq=False)
@@ -41,15 +41,14 @@ class ArrayTensor(Tensor):
         return _array(self.held, self.name)
 
     def token(self) -> str:
-        """Hash shape, type and entries, or a sample of them."""
+        """Hash shape, type and all entries: no size or time tells of a change in memory."""
         array = self.read()
         digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-        if array.nbytes <= SAMPLE:
-            digest.update(np.ascontiguousarray(array).tobytes())
-        else:
-            flat = array.reshape(-1)
-            places = np.linspace(0, flat.size - 1, SAMPLE // array.itemsize).astype(np.int64)
-            digest.update(flat[places].tobytes())
+        rows = array.reshape(1) if array.ndim == 0 else array
+        step = max(1, len(rows) * PART // max(array.nbytes, 1))
+        for start in range(0, len(rows), step):
+            part = np.ascontiguousarray(rows[start : start + step])
+            digest.update(part.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()[:32]
 
 
@@ -79,7 +78,8 @@ def as_model(model: Any) -> Model:
         )
         raise UnsupportedTypeError(msg)
     tensors = {str(name): _tensor(str(name), value) for name, value in model.items()}
-    return Model(f"a mapping of {len(tensors)} arrays", IN_MEMORY, tensors)
+    count = "1 array" if len(tensors) == 1 else f"{len(tensors)} arrays"
+    return Model(f"a mapping of {count}", IN_MEMORY, tensors)
 
 
 def _opened(where: Any) -> Model:

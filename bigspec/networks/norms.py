@@ -13,7 +13,7 @@ from bigspec.certificate import Facts, product_error
 from bigspec.certificate.definite import largest_eigenvalue
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.matrices import Matrix
-from bigspec.networks.dense import Entries, Looked, in_units
+from bigspec.networks.dense import Entries, Looked, ends_in_units
 from bigspec.passes import InlineExecutor, passes_over
 from bigspec.results import Interval
 from bigspec.results.gate import Gate
@@ -138,7 +138,7 @@ def by_gram(looked: Looked, rtol: float, rounding: float = 0.0) -> Norm:
     error = rounding * math.sqrt(squares)
     lower = math.sqrt(max(inside.lower - eps, 0.0)) * (1 - 4 * UNIT_ROUNDOFF) - error
     upper = math.sqrt(inside.upper + eps) * (1 + 4 * UNIT_ROUNDOFF) + error
-    ends = (in_units(max(lower, 0.0), looked.exponent), in_units(upper, looked.exponent))
+    ends = ends_in_units(max(lower, 0.0), upper, looked.exponent)
     name = "Gram Cholesky" if inside.method == "Cholesky" else "Gram eigenvalue"
     share = 2 * eps / inside.lower if inside.lower > 0.0 else math.inf
     interval = Interval(*ends, name, "Rayleigh quotient", deterministic=True, rounding=share)

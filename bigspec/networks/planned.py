@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from bigspec.errors import ArgumentError
 from bigspec.names import shown
 from bigspec.networks.entry import Entry
-from bigspec.networks.forms import Form, Kronecker, Product
-from bigspec.networks.fused import Split
+from bigspec.networks.forms import Form, Kronecker, Part, Product
+from bigspec.networks.fused import Split, fits
 from bigspec.networks.limits import Limits
 from bigspec.networks.norms import Asked
 from bigspec.networks.roles import entries_of
@@ -49,7 +48,7 @@ class Choice:
 
 
 def _matches(entry: Entry, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(entry.name, pattern) for pattern in patterns)
+    return any(fits(entry.name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,7 @@ def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
         No row is left, or a split does not fit.
     """
     entries = _chosen(model, choice)
+    _check_only(model, entries, choice)
     if other is None:
         return Planned(tuple(entries), {}, norms=random_norms(entries, differences=False))
     beside = {entry.name: entry for entry in _chosen(other, choice)}
@@ -106,6 +106,13 @@ def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
         if form is not None:
             others[entry.name] = form
     names = {entry.name for entry in entries}
+    if not paired:
+        msg = (
+            f"minus: expected tensors of the same names, got none of the {len(entries)} of "
+            f"{shown(model.name)}, such as {shown(entries[0].name)}, in {shown(other.name)}, which "
+            f"has {shown(next(iter(beside)))}; rename them, or scan each model by itself"
+        )
+        raise ArgumentError(msg)
     return Planned(
         tuple(paired),
         others,
@@ -113,6 +120,24 @@ def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
         tuple(name for name in beside if name not in names),
         random_norms(paired, differences=True),
     )
+
+
+def _check_only(model: Model, entries: Sequence[Entry], choice: Choice) -> None:
+    """Refuse a pattern that chooses nothing beside others that do: it is misspelt."""
+    for pattern in choice.only:
+        if not any(fits(entry.name, pattern) for entry in entries):
+            msg = (
+                f"only: expected patterns that choose rows of {shown(model.name)}, got "
+                f"{pattern!r}, which chooses none; look at the names with --all"
+            )
+            raise ArgumentError(msg)
+    for split in choice.splits:
+        if not any(split.takes(name) and len(model[name].shape) == 2 for name in model):
+            msg = (
+                f"split: expected a pattern of the name of a matrix of {shown(model.name)}, got "
+                f"{split.pattern!r}, which fits none"
+            )
+            raise ArgumentError(msg)
 
 
 def names_of(entries: Iterable[Entry]) -> list[str]:
@@ -148,11 +173,18 @@ def _pair(entry: Entry, mate: Entry) -> tuple[Entry, Form | None]:
         isinstance(entry.form, Product) != isinstance(mate.form, Product)
     ):
         reason = f"a {entry.kind} cannot be compared with a {mate.kind}"
+    elif _axis(entry.form) != _axis(mate.form):
+        reason = "one file has the channels of its kernels last, the other first"
     if reason:
         refused = replace(entry, kind="refused", form=None, matrix=None, note=reason, tied_to="")
         return refused, None
     tied = entry.tied_to if entry.tied_to == mate.tied_to else ""
     return replace(entry, tied_to=tied), mate.form
+
+
+def _axis(form: Form) -> int:
+    """Return the axis that makes the rows."""
+    return form.first if isinstance(form, Part) else 0
 
 
 def tasks_of(

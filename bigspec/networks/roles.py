@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bigspec.names import shown
 from bigspec.networks.adapters import pairs_of
 from bigspec.networks.companions import companions_of
 from bigspec.networks.entry import Entry
@@ -35,7 +36,8 @@ def entries_of(model: Model, splits: Sequence[Split] = ()) -> list[Entry]:
         A split does not fit a matrix that it names.
     """
     made, taken = pairs_of(model)
-    more, used = companions_of({n: t for n, t in model.items() if n not in taken})
+    rest = {n: t for n, t in model.items() if n not in taken and n not in made}
+    more, used = companions_of(rest)
     special, gone = made | more, taken | used
     shapes = {name: tensor.shape for name, tensor in model.items()}
     entries: list[Entry] = []
@@ -59,15 +61,19 @@ def entries_of(model: Model, splits: Sequence[Split] = ()) -> list[Entry]:
 
 
 def _unique(entries: list[Entry]) -> list[Entry]:
-    """Give each row a name of its own: a tensor may be called like the part of another one."""
+    """Give each row a name of its own, also as it is shown.
+
+    A tensor may be called like the part of another one, or like another one once its line break
+    is written out.
+    """
     taken: set[str] = set()
     found = []
     for entry in entries:
         name, count = entry.name, 1
-        while name in taken:
+        while shown(name) in taken:
             count += 1
             name = f"{entry.name}:{count}"
-        taken.add(name)
+        taken.add(shown(name))
         found.append(entry if name == entry.name else replace(entry, name=name))
     return found
 

@@ -153,7 +153,8 @@ class Scan(Mapping[str, Row]):
         """What the limits say; None without limits."""
         if self._options.limits is None:
             return None
-        return rule(self._options.limits, self.rows, self.missing)
+        # A row without a partner has no difference: a limit on it is open.
+        return rule(self._options.limits, self.rows, (*self.missing, *self.only_in_model))
 
     def _done(self, name: str) -> bool:
         return name in self._rows and self._rows[name].note != UNREACHED

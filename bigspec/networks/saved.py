@@ -65,7 +65,7 @@ class Saver:
     rows : dict
         Rows that the checkpoint had.
     where : str or None
-        The checkpoint, once a row is in it.
+        The checkpoint, if it holds all rows that are done.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Saver:
 
     @property
     def where(self) -> str | None:
-        """The checkpoint, None without one."""
-        return None if self.writer is None else self.writer.store.where
+        """The checkpoint, if it holds all rows that are done; else None."""
+        return self.writer.store.where if self.writer is not None and self.writer.complete else None
 
     def add(self, row: Row) -> None:
         """Save a row that is done, in the background.

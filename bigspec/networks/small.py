@@ -6,7 +6,10 @@ those of the r x r matrix ``R_1 R_2^H``. Householder's QR of an m x r matrix is 
 of ``sqrt(m) r`` in the probabilistic model of Higham and Mary that bigspec uses throughout. The
 product and its singular values add the same with m = r. So the norm is off by at most
 
-    8 r (sqrt m + sqrt n + 2 sqrt r + 8) u ||U||_F ||D||_F .
+    8 r (sqrt m + sqrt n + 2 sqrt r + 8) u ||U||_F ||D||_F ,
+
+twice that for complex factors. Both are first scaled by powers of 2, so that no square over- or
+underflows.
 
 *A Kronecker product.* ``||A x B|| = ||A|| ||B||``, and the same holds for Frobenius norms, largest
 entries and largest rows and columns.
@@ -20,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
-from bigspec.networks.dense import Looked
+from bigspec.networks.dense import Looked, ends_in_units, in_units
+from bigspec.networks.forms import normalised
 from bigspec.results import Interval
 
 __all__ = ["kronecker_looked", "kronecker_norm", "product_looked", "product_norm"]
@@ -31,14 +35,17 @@ ROWS = 256
 
 
 def product_norm(up: Array, down: Array) -> Interval:
-    """Bracket the norm of ``up @ down``, float64 of shapes (m, r) and (r, n)."""
+    """Bracket the norm of ``up @ down``, float64 or complex128, shapes (m, r) and (r, n)."""
     (m, r), n = up.shape, down.shape[1]
+    (up, first_exponent), (down, second_exponent) = normalised(up), normalised(down)
     first, second = (np.asarray(np.linalg.qr(part, mode="r")) for part in (up, down.T))
     top = float(np.linalg.norm(first @ second.T, 2))
     size = float(np.linalg.norm(up)) * float(np.linalg.norm(down))
     margin = 8 * r * (math.sqrt(m) + math.sqrt(n) + 2 * math.sqrt(r) + 8) * UNIT_ROUNDOFF * size
+    margin *= 2 if "c" in (up.dtype.kind, down.dtype.kind) else 1
     name = "QR of both factors"
-    return Interval(max(top - margin, 0.0), top + margin, name, name, True, _share(margin, top))
+    ends = ends_in_units(max(top - margin, 0.0), top + margin, first_exponent + second_exponent)
+    return Interval(*ends, name, name, True, _share(margin, top))
 
 
 def product_looked(up: Array, down: Array) -> Looked:
@@ -47,29 +54,41 @@ def product_looked(up: Array, down: Array) -> Looked:
     bad = int(np.count_nonzero(~np.isfinite(up)) + np.count_nonzero(~np.isfinite(down)))
     if bad:
         return Looked((m, n), bad, 0, *(math.nan,) * 5, None)
-    largest = row = squares = total = 0.0
+    (up, first_exponent), (down, second_exponent) = normalised(up), normalised(down)
+    largest = row = squares = 0.0
+    total: complex = 0.0
     columns = np.zeros(n)
     for start in range(0, m, ROWS):
         block = up[start : start + ROWS] @ down
-        lengths = np.einsum("ij,ij->i", block, block)
-        largest = max(largest, float(np.abs(block).max(initial=0.0)))
+        sizes = np.abs(block)
+        lengths = np.einsum("ij,ij->i", sizes, sizes)
+        largest = max(largest, float(sizes.max(initial=0.0)))
         row = max(row, float(lengths.max(initial=0.0)))
         squares += float(lengths.sum())
-        total += float(block.sum())
-        columns += np.einsum("ij,ij->j", block, block)
-    variance = max(squares / (m * n) - (total / (m * n)) ** 2, 0.0)
+        total += complex(block.sum())
+        columns += np.einsum("ij,ij->j", sizes, sizes)
+    variance = max(squares / (m * n) - abs(total / (m * n)) ** 2, 0.0)
+    exponent = first_exponent + second_exponent
     column = float(columns.max(initial=0.0))
     return Looked(
-        (m, n), 0, 0, largest, math.sqrt(row), math.sqrt(column), squares, math.sqrt(variance), None
+        shape=(m, n),
+        non_finite=0,
+        exponent=exponent,
+        largest=in_units(largest, exponent),
+        largest_row=in_units(math.sqrt(row), exponent),
+        largest_column=in_units(math.sqrt(column), exponent),
+        frobenius_squared=squares,
+        deviation=in_units(math.sqrt(variance), exponent),
+        gram=None,
     )
 
 
-def kronecker_norm(first: Interval, second: Interval) -> Interval:
-    """Bracket ``||A x B||`` from both norms."""
+def kronecker_norm(first: Interval, second: Interval, exponent: int) -> Interval:
+    """Bracket ``2**exponent ||A x B||`` from both norms."""
     up = 1 + 2 * UNIT_ROUNDOFF
+    low, high = first.lower * second.lower / up, first.upper * second.upper * up
     return Interval(
-        first.lower * second.lower / up,
-        first.upper * second.upper * up,
+        *ends_in_units(low, high, exponent),
         f"{first.upper_bound} of both factors",
         f"{first.lower_bound} of both factors",
         first.deterministic and second.deterministic,
@@ -77,8 +96,8 @@ def kronecker_norm(first: Interval, second: Interval) -> Interval:
     )
 
 
-def kronecker_looked(a: Looked, b: Looked) -> Looked:
-    """Return what a look at the entries of ``A x B`` would show."""
+def kronecker_looked(a: Looked, b: Looked, exponent: int) -> Looked:
+    """Return what a look at the entries of ``2**exponent A x B`` would show."""
     shape = a.shape[0] * b.shape[0], a.shape[1] * b.shape[1]
     if a.non_finite or b.non_finite:
         return Looked(shape, a.non_finite + b.non_finite, 0, *(math.nan,) * 5, None)
@@ -86,12 +105,12 @@ def kronecker_looked(a: Looked, b: Looked) -> Looked:
     return Looked(
         shape,
         0,
-        0,
-        a.largest * b.largest,
-        a.largest_row * b.largest_row,
-        a.largest_column * b.largest_column,
+        exponent,
+        in_units(a.largest * b.largest, exponent),
+        in_units(a.largest_row * b.largest_row, exponent),
+        in_units(a.largest_column * b.largest_column, exponent),
         squares,
-        _deviation(a, b, squares, shape),
+        in_units(_deviation(a, b, squares, shape), exponent),
         None,
     )
 

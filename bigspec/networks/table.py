@@ -185,12 +185,14 @@ LEFT = {"name", "kind"}
 NARROW = 1e-5
 ALWAYS = ("name", "shape", "norm", "change")
 NAME, SHORTEST = 40, 18  # letters of a name that columns make room for, and that it keeps
+LONGEST = 160  # letters of a name, even where nothing limits the line
 
 
 def _table(cells: list[Cells], width: int | None) -> list[str]:
     """Align the columns; where they do not fit, drop from the right, then shorten the names."""
     columns = [name for name in ORDER if any(row[name] for row in cells)]
     wide = {name: max(len(name), *(len(row[name]) for row in cells)) for name in columns}
+    wide["name"] = min(wide["name"], LONGEST)
     name = min(wide["name"], NAME)
     while width and columns[-1] not in ALWAYS:
         if _length(columns, wide) - wide["name"] + name <= width:
@@ -247,7 +249,10 @@ HEADS = (
 
 
 def csv_text(rows: Iterable[Row]) -> str:
-    """Return one line a row; numbers with all their digits."""
+    """Return one line a row; numbers with all their digits.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADS)
@@ -258,7 +263,12 @@ def csv_text(rows: Iterable[Row]) -> str:
             ends[f"{name}_lower"], ends[f"{name}_upper"] = ("", "") if found is None else found
         m, n = row.matrix or ("", "")
         known = ends | {"rows": m, "columns": n, "shape": " x ".join(map(str, row.shape))}
-        known |= {name: shown(getattr(row, name)) for name in ("name", "file", "note", "tied_to")}
+        texts = ("name", "file", "dtype", "note", "tied_to")
+        known |= {name: _harmless(shown(getattr(row, name))) for name in texts}
         values = [known[head] if head in known else getattr(row, head) for head in HEADS]
         writer.writerow(["" if value is None else value for value in values])
     return text.getvalue()
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

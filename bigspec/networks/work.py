@@ -19,7 +19,7 @@ from bigspec.errors import (
 )
 from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
 from bigspec.networks.entry import Entry
-from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral
+from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral, wide
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
 from bigspec.networks.row import Row
 from bigspec.networks.small import (
@@ -259,16 +259,24 @@ def _product(request: Request, form: Product, asked: Asked, read: _Reader) -> Ro
 
 
 def _kronecker(entry: Entry, form: Kronecker, asked: Asked, read: _Reader) -> Row:
-    looks = [look(Stored(part), gram=True) for part in form.factors(read)]
-    looked = kronecker_looked(*looks)
+    first, second, exponent = form.factors(read)
+    looks = [look(Stored(part), gram=True) for part, _ in (first, second)]
+    looked = kronecker_looked(looks[0], looks[1], exponent)
     if looked.non_finite:
         return replace(blank(entry), non_finite=looked.non_finite)
     fine = asked.rtol / 4  # two widths add up
-    if any(one.largest == 0.0 for one in looks):
-        zero = Interval(0.0, 0.0, "zero", "zero", deterministic=True)
-        return filled(blank(entry), looked, _exact(zero, asked))
-    first, second = (by_gram(one, fine).interval for one in looks)
-    return filled(blank(entry), looked, _exact(kronecker_norm(first, second), asked))
+    a, b = (
+        _factor(one, fine, error) for one, (_, error) in zip(looks, (first, second), strict=True)
+    )
+    return filled(blank(entry), looked, _exact(kronecker_norm(a, b, exponent), asked))
+
+
+def _factor(looked: Looked, rtol: float, error: float) -> Interval:
+    """Bracket the norm of a factor whose entries are off by `error` in the Frobenius norm."""
+    if looked.largest == 0.0:
+        name = "rounding" if error else "zero"
+        return Interval(0.0, error, name, "zero", deterministic=True)
+    return by_gram(looked, rtol, error / looked.frobenius).interval
 
 
 def _exact(inside: Interval, asked: Asked) -> Norm:
@@ -278,14 +286,14 @@ def _exact(inside: Interval, asked: Asked) -> Norm:
 def _with_ratio(row: Row, array: Array, form: Spectral, read: _Reader) -> Row:
     """Compare the stored vectors of a spectral normalisation with the norm."""
     assert form.u is not None
-    weight = np.asarray(array).astype(np.float64)
-    u = np.asarray(read(form.u)).astype(np.float64)
-    if form.v is None:
-        image = u @ weight
-        v = image / (np.linalg.norm(image) or 1.0)
-    else:
-        v = np.asarray(read(form.v)).astype(np.float64)
-    value = abs(float(u @ (weight @ v)))
+    weight, u = wide(array), wide(read(form.u))
+    with np.errstate(invalid="ignore", over="ignore"):
+        if form.v is None:
+            image = weight.conj().T @ u
+            v = image / (np.linalg.norm(image) or 1.0)
+        else:
+            v = wide(read(form.v))
+        value = float(abs(np.vdot(u, weight @ v)))
     if not math.isfinite(value):
         return replace(row, note=_joined(row.note, "NaN or Inf in u or v"))
     assert row.lower is not None
@@ -294,7 +302,7 @@ def _with_ratio(row: Row, array: Array, form: Spectral, read: _Reader) -> Row:
         return row
     sizes = float(np.linalg.norm(u) * np.linalg.norm(v))
     m, n = weight.shape
-    error = 8 * (math.sqrt(m) + math.sqrt(n) + 4) * UNIT_ROUNDOFF * sizes * (row.frobenius or 0.0)
+    error = 16 * (math.sqrt(m) + math.sqrt(n) + 4) * UNIT_ROUNDOFF * sizes * (row.frobenius or 0.0)
     low, high = max(value - error, 0.0) / row.upper, (value + error) / row.lower
     row = replace(row, ratio_lower=low, ratio_upper=high)
     if high < STALE:

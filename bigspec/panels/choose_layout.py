@@ -8,7 +8,7 @@ the same bits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bigspec.errors import MemoryLimitError, format_bytes
@@ -30,6 +30,7 @@ PANELS = 32  # at least, if the sizes allow it: threads and workers then share t
 ROUND_PANELS = 16  # a run that dies loses at most the rounds in flight
 SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
 MANY_PANELS = 512  # from here on, fewer sums matter more than finer progress
+LINK_BYTES = 256 << 20  # of slabs that are on their way at once in one process, where they wait
 READ_TO_RETURN = 10  # a panel reads at least this many times what it returns
 
 
@@ -43,6 +44,7 @@ def choose_layout(
     local: bool,
     wanted: Literal["rows", "columns"] | None = None,
     order: int | None = None,
+    waiting: int = 0,
 ) -> Layout:
     """Choose orientation and panels for one matrix.
 
@@ -70,6 +72,8 @@ def choose_layout(
         Panels to try before all others, unless there would be only one.
     order : int, optional
         Length that iterates must have: for the Gram algorithm, whose blocks are H itself.
+    waiting : int
+        Tasks that may run at once in this process where they wait for a link.
 
     Raises
     ------
@@ -98,7 +102,7 @@ def choose_layout(
             layout = attempt(orientation, two_reads, running)
             attempts.append(layout)
             if layout.memory.total <= limit:
-                return layout
+                return _waiting_for_a_link(layout, matrix, waiting if local else 0)
     least = min(attempts, key=lambda layout: layout.memory.total)
     raise MemoryLimitError(_refusal(matrix, least, block_size))
 
@@ -119,6 +123,7 @@ def keep_layout(
     limit: int,
     tasks: int,
     local: bool,
+    waiting: int = 0,
 ) -> Layout | None:
     """Return the layout with the cut of an earlier run, or None if it does not fit.
 
@@ -130,8 +135,42 @@ def keep_layout(
             matrix, cut["orientation"], two_reads, block_size, blocks, limit, running, local, cut
         ).layout()
         if layout.memory.total <= limit:
-            return layout
+            return _waiting_for_a_link(layout, matrix, waiting if local else 0)
     return None
+
+
+def _waiting_for_a_link(layout: Layout, matrix: Matrix, most: int) -> Layout:
+    """Let tasks read ahead, and more of them run at once, where a matrix comes over a network.
+
+    Neither changes the cut, and so no bits. Both take at most half of the memory that is left.
+
+    Parameters
+    ----------
+    layout : Layout
+    matrix : Matrix
+    most : int
+        Tasks that this process may run at once where they wait; 0 if that is not ours to say.
+    """
+    memory, slab = (
+        layout.memory,
+        layout.slab_cells * _cell_nbytes(matrix, layout.along, layout.across),
+    )
+    ahead, limit = matrix.ahead_nbytes(slab), memory.total + memory.spare // 2
+    if not ahead or layout.tile_cells is not None:
+        return layout
+    if layout.slab_cells < layout.panel_cells:
+        more = replace(memory, task=memory.task + ahead)
+        if more.total <= limit:
+            layout, memory = replace(layout, memory=more, ahead=True), more
+    panels = min(layout.panels, layout.round_panels)
+    block = memory.results // _waiting(panels, layout.fan_in, memory.tasks)
+    wanted = min(most, layout.panels, max(memory.tasks, LINK_BYTES // slab))
+    for tasks in range(wanted, memory.tasks, -1):
+        results = _waiting(panels, layout.fan_in, tasks) * block
+        more = replace(memory, results=results, tasks=tasks)
+        if more.total <= limit:
+            return replace(layout, memory=more)
+    return layout
 
 
 @dataclass(frozen=True)
@@ -171,9 +210,7 @@ class _Attempt:
         """Return the bytes between two cuts of the axis that panels divide, and of both axes."""
         (along, across), matrix = self.axes, self.matrix
         entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
-        cell = max(1, int(along.step * across.extent * entry))
-        if matrix.cell_nbytes is not None and along.count > 1:
-            cell = matrix.cell_nbytes
+        cell = _cell_nbytes(matrix, along, across)
         return cell, max(1, int(along.step * across.step * entry))
 
     def panel_cells(self, cell: int) -> int:
@@ -240,6 +277,14 @@ class _Attempt:
             fan_in,
             memory,
         )
+
+
+def _cell_nbytes(matrix: Matrix, along: Grid, across: Grid) -> int:
+    """Return the bytes between two cuts of the axis that panels divide."""
+    if matrix.cell_nbytes is not None and along.count > 1:
+        return matrix.cell_nbytes
+    entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])
+    return max(1, int(along.step * across.extent * entry))
 
 
 def _waiting(panels: int, fan_in: int, tasks: int) -> int:

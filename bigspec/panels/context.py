@@ -63,4 +63,7 @@ class Context(ABC):
 
 def run_panel(context: Context, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:
     """Do the work of a panel."""
-    return context.work(index, chunks)
+    try:
+        return context.work(index, chunks)
+    finally:
+        context.buffers.drop_ahead()

@@ -77,6 +77,8 @@ class Layout:
     round_panels, fan_in : int
         Panels summed in one fixed tree of that fan-in; rounds are added in order.
     memory : Memory
+    ahead : bool
+        Whether the next slab of a panel is asked for while one is multiplied. It changes no bits.
     """
 
     orientation: Literal["rows", "columns"]
@@ -88,6 +90,7 @@ class Layout:
     round_panels: int
     fan_in: int
     memory: Memory
+    ahead: bool = False
 
     @property
     def panels(self) -> int:

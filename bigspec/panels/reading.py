@@ -90,8 +90,10 @@ class Reader:
         layout = self.context.layout
         panel = layout.panel(self.index)
         if self.chunks is None:
-            for start, stop in layout.slabs(panel):
-                yield Slab(start, stop, partial(self._stored, (start, stop)))
+            cuts = list(layout.slabs(panel))
+            for number, cut in enumerate(cuts, start=1):
+                after = cuts[number] if layout.ahead and number < len(cuts) else None
+                yield Slab(*cut, partial(self._stored, cut, after))
             return
         rows = layout.orientation == "rows"
         slabs = self.chunks if rows else list(zip(*self.chunks, strict=True))
@@ -99,7 +101,9 @@ class Reader:
             cut = layout.along.cut(number), layout.along.cut(number + 1)
             yield Slab(*cut, partial(self._computed, number, chunks))
 
-    def _stored(self, slab: tuple[int, int]) -> Iterator[tuple[int, Any]]:
+    def _stored(
+        self, slab: tuple[int, int], after: tuple[int, int] | None
+    ) -> Iterator[tuple[int, Any]]:
         context, layout, buffers = self.context, self.context.layout, self.context.buffers
         fresh = slab not in self._slabs  # a pass may read a slab twice, but counts its chunks once
         self._slabs.add(slab)
@@ -111,11 +115,20 @@ class Reader:
             block = context.first.take(rectangle, buffers)
             if block is None:
                 block = context.matrix.read(*rectangle, buffers)
+            if after is not None:
+                self._ask(after)
             self._reading += time.perf_counter() - before
             self._chunks += fresh * (buffers.chunks - chunks)
             self._missing += fresh * (buffers.missing_chunks - missing)
             self._count(block)
             yield tile[0], block
+
+    def _ask(self, slab: tuple[int, int]) -> None:
+        """Ask for the slab that comes next, which travels while this one is multiplied."""
+        context, whole = self.context, (0, self.context.layout.iterate_length)
+        rectangle = context.layout.rectangle(slab, whole)
+        if not context.first.holds(rectangle):
+            context.matrix.ahead(*rectangle, context.buffers)
 
     def _computed(self, along: int, chunks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         rows = self.context.layout.orientation == "rows"

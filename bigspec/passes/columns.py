@@ -41,7 +41,13 @@ def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, 
     """
     assert not isinstance(matrix, OperatorMatrix)
     layout = choose_layout(
-        matrix, 2, blocks=2, limit=limit, tasks=executor.tasks, local=executor.local
+        matrix,
+        2,
+        blocks=2,
+        limit=limit,
+        tasks=executor.tasks,
+        local=executor.local,
+        waiting=executor.waiting,
     )
     context = SumsContext(matrix, layout, None, None, False)
     total = executor.sum_rounds(

@@ -38,6 +38,8 @@ __all__ = [
 
 WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
 
+WAITING = 8  # tasks for each core, at most, where they wait for a link most of the time
+
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]
 OnSum = Callable[[int, Partial], None]
@@ -97,6 +99,11 @@ class Executor(ABC):
     local: bool
     """Whether tasks run in this process."""
 
+    @property
+    def waiting(self) -> int:
+        """Tasks that may run at once in this process where they wait for a link."""
+        return 0
+
     @abstractmethod
     def memory(self) -> int:
         """Return what one process has, in bytes."""
@@ -151,6 +158,11 @@ class ThreadExecutor(Executor):
         self.tasks = int(getattr(pool, "_max_workers", workers))
         self.name = f"{self.tasks} threads of this process"
 
+    @property
+    def waiting(self) -> int:
+        """More than cores, unless Dask was told how many tasks, or how."""
+        return WAITING * self.tasks if dask_is_as_it_comes() else self.tasks
+
     def memory(self) -> int:
         """Return the memory limit of this process (cgroups and rlimits respected)."""
         from distributed.system import MEMORY_LIMIT
@@ -175,9 +187,9 @@ class ThreadExecutor(Executor):
         if isinstance(context.matrix, OperatorMatrix):
             return context.at_once()  # type: ignore[no-any-return]
         context, token = replace(context, limit=Limit(deadline)), uuid.uuid4().hex
-        running = min(layout.memory.tasks, self.tasks)
+        running = min(layout.memory.tasks, self.waiting)
         in_flight = window(layout, running)
-        options: dict[str, Any] = {"num_workers": running} if running < self.tasks else {}
+        options: dict[str, Any] = {"num_workers": running} if running != self.tasks else {}
         total, reported = done.total, done.rounds
         counted = done.rounds * layout.round_panels
         sums: dict[str, int] = {}

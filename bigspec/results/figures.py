@@ -80,7 +80,8 @@ def _three_axes(method: str) -> tuple[Figure, Any, Any, Any]:
 
     first, second, third = drawn.subplots(1, 3)
     for axes in (first, second, third):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        # One pass needs one tick: a second one would be a fraction.
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return drawn, first, second, third
 
 

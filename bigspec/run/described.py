@@ -116,7 +116,9 @@ class Saved:
             f"  next        {after}",
         ]
         if owner is not None:
-            lines.append(f"  in use      by process {owner.get('pid')} on {owner.get('host')}")
+            who = f"by process {owner.get('pid')} on {owner.get('host')}"
+            left = f"  left        {who}, which is gone: the same command goes on"
+            lines.append(left if self.place["abandoned"] else f"  in use      {who}")
         return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
 
 

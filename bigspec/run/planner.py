@@ -115,6 +115,7 @@ class _Room(TypedDict):
     limit: int
     tasks: int
     local: bool
+    waiting: int
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class _Planner:
             "limit": self.limit,
             "tasks": 1 if isinstance(self.matrix, OperatorMatrix) else self.executor.tasks,
             "local": self.executor.local,
+            "waiting": self.executor.waiting,
         }
 
     def measure(self) -> Measurement | None:
@@ -176,6 +178,9 @@ class _Planner:
         forms = wishes.algorithm == "auto" and self.fits(gram)
         if forms:
             layout = _higher(layout, self.layout(gram, self.order))
+        # Products share the cores, however many tasks wait for a link.
+        cores = min(layout.memory.tasks, self.executor.tasks)
+        layout = replace(layout, memory=replace(layout.memory, tasks=cores))
         result = self.executor.call(measure, matrix, layout, sizes, forms, self.executor.local)
         assert isinstance(result, Measurement)
         return result

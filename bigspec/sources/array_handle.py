@@ -11,8 +11,10 @@ import zarr
 from bigspec.errors import MissingSourceError
 from bigspec.sources import retries
 from bigspec.sources.codecs import capped, check_codecs
+from bigspec.sources.fetching import Fetch, chunk_keys, fetching
 from bigspec.sources.locations import open_failure, read_metadata
 from bigspec.sources.missing import Absences, Missing, asked, watched
+from bigspec.sources.zarr_place import is_far
 
 if TYPE_CHECKING:
     from zarr.buffer.cpu import NDBuffer
@@ -57,12 +59,40 @@ class ArrayHandle:
     def read(
         self, selection: Any, buffers: Buffers | None = None, out: NDBuffer | None = None
     ) -> Any:
-        """Read a selection, once, and count its chunks; see `Absences.settle`."""
+        """Read a selection, once, and count its chunks; see `settle`."""
         array = self.open(buffers)
-        with asked() as keys:
+        with asked() as keys, fetching(self.fetch(selection, buffers)):
             block = array.get_basic_selection(selection, out=out)
-        self._absences.settle(array, keys, buffers)
+        self.settle(keys, buffers)
         return block
+
+    def settle(self, keys: dict[str, bool], buffers: Buffers | None) -> None:
+        """Count the chunks of a read, after missing ones are made sure of; see `Absences`."""
+        self._absences.settle(self.open(buffers), keys, buffers)
+
+    def ahead(self, selection: Any, buffers: Buffers) -> None:
+        """Ask for the chunks that this thread reads next; `buffers` keeps them until then."""
+        name = (id(self), _text(selection))
+        if name not in buffers.ahead and (fetch := self._fetch(selection, 1)) is not None:
+            buffers.ahead[name] = fetch
+
+    def fetch(self, selection: Any, buffers: Buffers | None = None) -> Fetch | None:
+        """Return the chunks of a selection that are asked for ahead, or now.
+
+        None where one at a time is as fast: from this machine, and of a single chunk.
+        """
+        if buffers is not None and buffers.ahead:
+            fetch: Fetch | None = buffers.ahead.pop((id(self), _text(selection)), None)
+            if fetch is not None:
+                return fetch
+        return self._fetch(selection, 2)
+
+    def _fetch(self, selection: Any, least: int) -> Fetch | None:
+        array = self.open()
+        if not is_far(array):
+            return None
+        keys = chunk_keys(array, selection)
+        return Fetch(array.store._store, list(keys)) if len(keys) >= least else None  # type: ignore[attr-defined]
 
     def open(self, buffers: Buffers | None = None) -> zarr.Array[Any]:
         """Return the array; the first call in a process checks that it is there.
@@ -93,3 +123,7 @@ class ArrayHandle:
             raise FileNotFoundError(msg)
         check_codecs(array, self._name)  # the metadata may have changed
         return watched(capped(array))
+
+
+def _text(selection: Any) -> str:
+    return repr(selection)

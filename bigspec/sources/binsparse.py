@@ -20,7 +20,8 @@ from bigspec.sources.checks import check_shape
 from bigspec.sources.lines import Coordinates, ListedPointers, Pointers, Unsorted, Vector
 from bigspec.sources.memory import open_sparse
 from bigspec.sources.missing import Missing
-from bigspec.sources.sparse_store import assemble, stored_vector
+from bigspec.sources.sparse_store import assemble
+from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.typed_vectors import OneBased, typed
 
 __all__ = ["is_binsparse", "open_binsparse"]

@@ -84,6 +84,24 @@ class DirectArray:
         parts = (self.prefix, str(i), str(j)) if self.prefix else (str(i), str(j))
         return self.separator.join(parts)
 
+    def decode(self, stored: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
+        """Decode what is stored of a chunk into `target`, C-contiguous and of one chunk."""
+        out = target.reshape(-1).view(np.uint8)
+        payload = stored.nbytes - 4 * self.checksum
+        if payload < 0:
+            msg = f"{stored.nbytes} bytes stored, fewer than a checksum has"
+            raise DamagedChunk(msg)
+        encoded = stored[:payload]
+        if self.checksum:
+            _compare(encoded, stored[payload:].tobytes())
+        if self.compressor is not None:
+            DECODERS[self.compressor](encoded, out)
+        elif payload != out.nbytes:
+            msg = f"{stored.nbytes} bytes stored, {out.nbytes + 4 * self.checksum} expected"
+            raise DamagedChunk(msg)
+        else:
+            out[...] = encoded
+
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> np.ndarray[Any, Any]:
         """Read a rectangle of whole chunks; the result lies in `buffers`."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
@@ -186,8 +204,12 @@ def _fill(file: int, target: np.ndarray[Any, Any]) -> None:
 def _verify(file: int, payload: np.ndarray[Any, Any]) -> None:
     stored = np.empty(4, np.uint8)
     _fill(file, stored)
+    _compare(payload, stored.tobytes())
+
+
+def _compare(payload: np.ndarray[Any, Any], stored: bytes) -> None:
     found = int(CRC32C.checksum(payload))
-    expected = int.from_bytes(stored.tobytes(), "little")
+    expected = int.from_bytes(stored, "little")
     if found != expected:
         msg = f"CRC32C checksum is {found:#010x}, {expected:#010x} expected"
         raise DamagedChunk(msg)
@@ -205,10 +227,10 @@ def plan_direct(
     name : str
         Its name in messages.
     document : Path or None
-        Its metadata document, if that is a local file.
+        Its metadata document, if that is a local file; else only `decode` can be used.
     missing : Missing
     """
-    if document is None or not array.dtype.isnative:
+    if not array.dtype.isnative:
         return None
     layout = array.metadata.to_dict()
     plan = _plan_v3(layout) if array.metadata.zarr_format == 3 else _plan_v2(layout)
@@ -220,8 +242,8 @@ def plan_direct(
     chunk = (int(array.chunks[0]), int(array.chunks[1]))
     return DirectArray(
         name,
-        str(document.parent),
-        str(document),
+        "" if document is None else str(document.parent),
+        "" if document is None else str(document),
         chunk,
         dtype,
         fill,

@@ -8,7 +8,8 @@ from bigspec.errors import DataError
 from bigspec.sources.checks import check_shape
 from bigspec.sources.lines import Pointers
 from bigspec.sources.missing import Missing
-from bigspec.sources.sparse_store import StoredSparse, assemble, stored_vector
+from bigspec.sources.sparse_store import StoredSparse, assemble
+from bigspec.sources.stored_vectors import stored_vector
 
 __all__ = ["is_matlab", "open_matlab"]
 

@@ -26,6 +26,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, Wrappe
 
 from bigspec.errors import ArgumentError, ChunkError, MissingSourceError
 from bigspec.sources.decoders import DamagedChunk
+from bigspec.sources.fetching import part_of, under_way
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest, Store
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from bigspec.kernels.buffers import Buffers
 
 __all__ = [
+    "CERTAIN",
     "MISSING",
     "Absences",
     "Missing",
     "Policy",
     "as_policy",
     "asked",
+    "check_length",
     "fill_text",
     "refusal",
     "rule_for",
@@ -158,7 +161,13 @@ class WatchedStore(WrapperStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read, and note whether anything was there."""
-        value: Buffer | None = await self._store.get(key, prototype, byte_range)
+        fetch = under_way()
+        value: Buffer | None
+        if fetch is not None and fetch.has(key):
+            value = await fetch.take(key)
+            value = None if value is None else part_of(value, byte_range)
+        else:
+            value = await self._store.get(key, prototype, byte_range)
         keys = _ASKED.get()
         if value is None:
             if keys is not None and keys.get(key):
@@ -167,13 +176,14 @@ class WatchedStore(WrapperStore[Any]):
             if keys is not None:
                 keys[key] = False
             return None
-        _check_length(len(value), byte_range)
+        check_length(len(value), byte_range)
         if keys is not None:
             keys[key] = True
         return value
 
 
-def _check_length(found: int, wanted: ByteRequest | None) -> None:
+def check_length(found: int, wanted: ByteRequest | None = None) -> None:
+    """Refuse an answer of no bytes, or of others than were asked for."""
     if found == 0 and not isinstance(wanted, OffsetByteRequest):
         msg = "0 bytes are stored, or none where its index says"
         raise DamagedChunk(msg)

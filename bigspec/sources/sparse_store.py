@@ -7,26 +7,26 @@ pass reads every stored entry once, and twice the few chunks in which a panel en
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import scipy.sparse as sp
 import zarr
 
-from bigspec.errors import DataError, MemoryLimitError, SourceError, format_bytes
+from bigspec.errors import DataError, SourceError
 from bigspec.kernels import scratch_nbytes
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
-from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype, check_shape
-from bigspec.sources.hdf5 import HDF5Vector
+from bigspec.sources.fetching import fetched_nbytes
 from bigspec.sources.lines import PIECE_BYTES, Lines, ListedPointers, Pointers, Vector
-from bigspec.sources.locations import open_failure
 from bigspec.sources.missing import Missing
+from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.zarr_store import ZarrVector
 
-__all__ = ["StoredSparse", "assemble", "open_sparse_group", "sparse_format", "stored_vector"]
+__all__ = ["StoredSparse", "assemble", "open_sparse_group", "sparse_format"]
 
 MOST_EXTENTS = 8
 """Of a shape that is an array: enough to say that it has other than two."""
@@ -48,6 +48,8 @@ class StoredSparse(Matrix):
     stored : int
         Number of stored entries.
     where, token : str
+    starts : tuple of int
+        How many entries lie before each cut of the axis.
     """
 
     format: str
@@ -57,6 +59,7 @@ class StoredSparse(Matrix):
     stored: int
     where: str
     token: str
+    starts: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     def transient(self, slab: int) -> int:
         """Bytes that a task holds besides a slab and decoders' scratch, and those, at most.
@@ -71,7 +74,27 @@ class StoredSparse(Matrix):
         cast = 0 if self.indices.dtype == np.int32 else 4
         copies = entries * (cast + 4 + self.dtype.itemsize)
         chunks = 3 * max(part.chunk_nbytes for part in (self.data, self.indices, *self.lines.parts))
-        return chunks + copies + pointers + scratch_nbytes(self.dtype, entries)
+        held = copies + pointers + scratch_nbytes(self.dtype, entries)
+        return chunks + held + self.ahead_nbytes(slab)
+
+    def ahead_nbytes(self, slab: int) -> int:
+        """Bytes of encoded chunks that are asked for ahead; 0 on this machine."""
+        parts = [part for part in (self.data, self.indices) if _is_far(part)]
+        return sum(fetched_nbytes(slab, part.chunk_nbytes) for part in parts)
+
+    def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
+        """Ask for the entries of a range that is read next, and for their pointers."""
+        cut, cuts = (rows, columns)[self.axis], self.grids[self.axis].cuts or ()
+        first, last = bisect_left(cuts, cut.start), bisect_left(cuts, cut.stop)
+        if cuts[first : first + 1] != (cut.start,) or cuts[last : last + 1] != (cut.stop,):
+            return
+        entries = self.starts[first], self.starts[last]
+        ranges = [(self.indices, entries), (self.data, entries)]
+        if isinstance(self.lines, Pointers):
+            ranges.insert(0, (self.lines.indptr, (cut.start, cut.stop + 1)))
+        for part, wanted in ranges:
+            if _is_far(part):
+                part.ahead(*wanted, buffers)
 
     @property
     def nbytes(self) -> int:
@@ -127,7 +150,14 @@ class StoredSparse(Matrix):
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read the compressed rows (columns) of a range, checked, sorted, without duplicates."""
-        cut = (rows, columns)[self.axis]
+        self.ahead(rows, columns, buffers)  # values, indices and pointers at once
+        try:
+            return self._read((rows, columns)[self.axis], buffers)
+        except BaseException:
+            buffers.drop_ahead()
+            raise
+
+    def _read(self, cut: slice, buffers: Buffers) -> Block:
         pointers = self.lines.read(cut, buffers)
         first, last = int(pointers[0]), int(pointers[-1])
         indices = self.indices.read(first, last, buffers, "sparse.indices")
@@ -176,13 +206,6 @@ def sparse_format(group: Any) -> str | None:
     if named is None and not isinstance(group, zarr.Group) and TENX.issubset(group):
         return "csc"
     return known.get(str(named))
-
-
-WHY = (
-    "a sparse matrix is another one without it. Write the matrix again, with all its chunks: zarr "
-    "leaves out those of zeros unless its setting array.write_empty_chunks is true"
-)
-"""A missing chunk of indices reads as entries in column 0, one of pointers as empty rows."""
 
 
 def open_sparse_group(
@@ -274,6 +297,7 @@ def assemble(
         stored,
         data.where.rpartition("/")[0],
         token[:32],
+        cuts.pointers,
         resident=data.resident,
         cell_nbytes=piece,
     )
@@ -295,6 +319,10 @@ def _check_lengths(
         got = " and ".join(str(len(part)) for part, _ in wanted)
         msg = f"{name}: expected {expected} for {stored} values and shape {shape}, got {got}"
         raise DataError(msg)
+
+
+def _is_far(vector: Vector) -> TypeGuard[ZarrVector]:
+    return isinstance(vector, ZarrVector) and vector.far
 
 
 def _part(vector: Vector) -> str:
@@ -329,61 +357,3 @@ def _holds(group: Any, part: str) -> bool:
         return part in group
     except (ValueError, TypeError):  # it is there, and zarr cannot read its metadata
         return True
-
-
-def stored_vector(
-    group: Any,
-    part: str,
-    name: str,
-    memory: int,
-    missing: Missing | None = None,
-    *,
-    sure: bool = False,
-) -> ZarrVector | HDF5Vector:
-    """Open a 1-D array of a Zarr or HDF5 group whose chunks fit `memory`.
-
-    Parameters
-    ----------
-    group : zarr.Group or h5py.Group
-    part, name : str
-    memory : int
-    missing : Missing, optional
-        What becomes of missing chunks, for values with a fill value that somebody chose: it is not
-        0. A stored 0 means as little as no entry, so that a chunk of them was rather lost.
-    sure : bool
-        Whether a chunk that is not there can hold nothing but 0.
-
-    Raises
-    ------
-    SourceError
-        It is missing, or has other than one dimension.
-    UnsupportedTypeError
-        It does not hold numbers.
-    MemoryLimitError
-        A chunk of it does not fit.
-    """
-    try:
-        array = retries.with_retries(lambda: group.get(part))
-    except (ValueError, TypeError) as error:
-        raise open_failure(error, f"{name}/{part}") from error
-    except Exception as error:
-        raise retries.named_failure(error, name, part) from error
-    if len(getattr(array, "shape", None) or ()) != 1:  # an empty HDF5 dataset has none
-        msg = f"{name}: expected a one-dimensional array {part!r} in the group, got {array!r}"
-        raise SourceError(msg)
-    check_dtype(np.dtype(array.dtype), f"{name}/{part}")
-    kind: Any = ZarrVector if isinstance(array, zarr.Array) else HDF5Vector
-    fill = array.fill_value if isinstance(array, zarr.Array) else array.fillvalue
-    rule = Missing("error", WHY)
-    if sure or (missing is not None and fill is not None and fill != 0):
-        rule = missing or Missing()
-    vector: ZarrVector | HDF5Vector = kind.of(array, f"{name}/{part}", rule)
-    # A small one is left to the plan, which knows what else is held.
-    if vector.chunk_nbytes > max(memory, SLAB_BYTES):
-        msg = (
-            f"memory_limit: expected at least {format_bytes(vector.chunk_nbytes)} for a chunk of "
-            f"{vector.name}, which is decoded whole, got {format_bytes(memory)}; write it in "
-            "smaller chunks"
-        )
-        raise MemoryLimitError(msg)
-    return vector

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 from zarr.buffer.cpu import NDBuffer
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.kernels.buffers import Buffers
-from bigspec.matrices import Block, Grid, Matrix
-from bigspec.names import bare
+from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources import catalog, retries
 from bigspec.sources.array_handle import ArrayHandle
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.codecs import check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
-from bigspec.sources.locations import open_failure, place_of
+from bigspec.sources.far import FarArray
+from bigspec.sources.fetching import fetched_nbytes
 from bigspec.sources.missing import Missing, fill_text, rule_for
-from bigspec.sources.virtual import reference_identity
+from bigspec.sources.zarr_place import (
+    is_far,
+    local_document,
+    packed_with,
+    token_of,
+    where_of,
+)
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -50,6 +52,8 @@ class ZarrMatrix(Matrix):
         Path of the metadata document, if it is a local file.
     direct : DirectArray or None
         How to decode chunks without zarr, if the layout allows it.
+    far : FarArray or None
+        The same of a store that is not on this machine.
     """
 
     handle: ArrayHandle = field(repr=False, compare=False)
@@ -57,6 +61,7 @@ class ZarrMatrix(Matrix):
     token: str
     document: str | None = None
     direct: DirectArray | None = field(default=None, repr=False, compare=False)
+    far: FarArray | None = field(default=None, repr=False, compare=False)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -81,6 +86,8 @@ class ZarrMatrix(Matrix):
         """Read a rectangle into `buffers`."""
         if self.direct is not None:
             return self.direct.read(rows, columns, buffers)
+        if self.far is not None:
+            return self.far.read(rows, columns, buffers, partial(self._read_chunk, buffers))
         self.handle.open(buffers)  # a store that does not answer is not asked chunk by chunk
         block = buffers.take("source.block", _extent(rows, columns), self.dtype)
         try:
@@ -112,15 +119,47 @@ class ZarrMatrix(Matrix):
         block = np.empty(_extent(rows, columns), self.dtype)
         for i in _pieces(self.grids[0], rows):
             for j in _pieces(self.grids[1], columns):
-                read_chunk = partial(self.handle.read, (i, j), buffers)
-                try:
-                    part: Any = retries.with_retries(read_chunk, buffers)
-                except Exception as error:
-                    key = self._key(i.start, j.start)
-                    raise retries.named_failure(error, self.name, key) from error
+                place = self.grids[0].piece(i.start), self.grids[1].piece(j.start)
+                part = self._read_chunk(buffers, *place)
                 top, left = i.start - rows.start, j.start - columns.start
                 block[top : top + part.shape[0], left : left + part.shape[1]] = part
         return block
+
+    def _read_chunk(self, buffers: Buffers, i: int, j: int) -> np.ndarray[Any, Any]:
+        """Read one chunk, with retries, naming it if that fails."""
+        place = [slice(g.cut(k), g.cut(k + 1)) for g, k in zip(self.grids, (i, j), strict=True)]
+        read_chunk = partial(self.handle.read, tuple(place), buffers)
+        try:
+            return retries.with_retries(read_chunk, buffers)
+        except Exception as error:
+            key = self._key(place[0].start, place[1].start)
+            raise retries.named_failure(error, self.name, key) from error
+
+    def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
+        """Ask for the chunks of a rectangle that is read next."""
+        if self.direct is None:
+            self.handle.ahead((rows, columns), buffers)
+
+    def ahead_nbytes(self, slab: int) -> int:
+        """Bytes of encoded chunks that are asked for ahead; 0 on this machine."""
+        if self.direct is not None or not is_far(self.handle.open()):
+            return 0
+        return fetched_nbytes(slab, self.chunk_nbytes)
+
+    def transient(self, slab: int) -> int:
+        """Bytes held for a moment besides a slab, its encoded chunks among them."""
+        return self.transient_nbytes - self.most_ahead_nbytes + self.ahead_nbytes(slab)
+
+    @property
+    def most_ahead_nbytes(self) -> int:
+        """Those of any slab: an expression asks for none in particular."""
+        slabs = (self.most_nbytes(k, self.grids[k]) for k in (0, 1))
+        return self.ahead_nbytes(max(SLAB_BYTES, *slabs))
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of a decoded chunk (shard)."""
+        return self.grids[0].step * self.grids[1].step * self.dtype.itemsize
 
     def _key(self, row: int, column: int) -> str:
         place = (self.grids[0].piece(row), self.grids[1].piece(column))
@@ -156,16 +195,16 @@ class ZarrVector:
         """Wrap an open array of numbers."""
         check_codecs(array, name)
         steps = _steps(array, name)
-        resident, packed = _packed(array)
-        document = _local_document(array)
+        resident, packed = packed_with(array)
+        document = local_document(array)
         return cls(
             ArrayHandle(array, packed, name, missing),
             int(array.shape[0]),
             steps[0],
             np.dtype(array.dtype),
             name,
-            _where(array),
-            _token(array, document),
+            where_of(array),
+            token_of(array, document),
             None if document is None else str(document),
             resident,
         )
@@ -182,6 +221,16 @@ class ZarrVector:
     def chunk_nbytes(self) -> int:
         """Bytes of a decoded chunk."""
         return self.chunk * self.dtype.itemsize
+
+    @property
+    def far(self) -> bool:
+        """Whether its chunks come over a network."""
+        return is_far(self.handle.open())
+
+    def ahead(self, start: int, stop: int, buffers: Buffers) -> None:
+        """Ask for the chunks of a range that is read next."""
+        if start < stop:
+            self.handle.ahead(slice(start, stop), buffers)
 
     def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> np.ndarray[Any, Any]:
         """Read a range into the buffer called `scratch`."""
@@ -201,16 +250,6 @@ class ZarrVector:
             msg = f"{self.name}: the store went away while it was read ({self.document} is gone)"
             raise MissingSourceError(msg)
         return block
-
-
-def _packed(array: zarr.Array[Any]) -> tuple[bool, bytes]:
-    """Pickle an array now, so that a store that cannot travel is resident before a plan is made."""
-    if _lives_in_process(array.store):
-        return True, b""
-    try:
-        return False, pickle.dumps(array)
-    except Exception:  # noqa: BLE001, RUF100 - whatever a third-party store raises
-        return True, b""
 
 
 def _extent(rows: slice, columns: slice) -> tuple[int, int]:
@@ -245,30 +284,38 @@ def open_zarr_array(
     SourceError
         The chunk grid is irregular.
     """
-    where = _where(array)
+    where = where_of(array)
     name = where if name is None else name
     dtype = check_dtype(np.dtype(array.dtype), name)
     shape = check_shape(array.shape, name)
     check_codecs(array, name)
     steps = _steps(array, name)
-    document = _local_document(array)
+    document = local_document(array)
     missing = rule_for(array.metadata.fill_value, missing)
     direct = plan_direct(array, name, document, missing)
+    resident, packed = packed_with(array)
+    handle = ArrayHandle(array, packed, name, missing)
+    far = None
+    if document is None and direct is not None:
+        far, direct = (FarArray(direct, handle) if is_far(array) else None), None
     grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
-    resident, packed = _packed(array)
-    return ZarrMatrix(
+    scratch = _zarr_scratch(array, grids)
+    if direct is not None or far is not None:
+        scratch = (direct or far.plan).scratch_nbytes  # type: ignore[union-attr]
+    matrix = ZarrMatrix(
         shape,
         dtype,
         name,
         grids,
-        ArrayHandle(array, packed, name, missing),
+        handle,
         where,
-        _token(array, document),
+        token_of(array, document),
         None if document is None else str(document),
         direct,
+        far,
         resident=resident,
-        transient_nbytes=_zarr_scratch(array, grids) if direct is None else direct.scratch_nbytes,
     )
+    return replace(matrix, transient_nbytes=scratch + matrix.most_ahead_nbytes)
 
 
 def _steps(array: zarr.Array[Any], name: str) -> tuple[int, ...]:
@@ -310,53 +357,6 @@ def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceErro
         f"{name}: expected a Zarr array, got a Zarr group; it holds "
         f"{catalog.describe(entries)}. Point at one: {pointer.format(best)}"
     )
-
-
-def _lives_in_process(store: Store) -> bool:
-    while hasattr(store, "_store"):  # zarr's WrapperStore and its kin
-        store = store._store
-    if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        return "memory" in ((protocol,) if isinstance(protocol, str) else protocol)
-    return isinstance(store, MemoryStore)
-
-
-def _where(array: zarr.Array[Any]) -> str:
-    store, path = array.store, array.path
-    if isinstance(store, LocalStore):
-        return str(store.root.absolute() / path)
-    if isinstance(store, ZipStore):
-        return f"{store.path.absolute()}::/{path}"
-    if (references := reference_identity(store)) is not None:
-        return f"{references}/{path}"
-    if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        scheme = protocol if isinstance(protocol, str) else protocol[0]
-        # Not after the path is added: it would be a part of a signed query at the end.
-        return f"{scheme}://{bare(store.path.strip('/'))}/{path}".rstrip("/")
-    if _lives_in_process(store):
-        return f"memory:{path}"
-    return place_of(store, path)
-
-
-def _local_document(array: zarr.Array[Any]) -> Path | None:
-    if type(array.store) is not LocalStore:
-        return None
-    document = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-    return array.store.root.absolute() / array.path / document
-
-
-def _token(array: zarr.Array[Any], document: Path | None) -> str:
-    evidence = json.dumps(array.metadata.to_dict(), sort_keys=True, default=str).encode()
-    container = array.store.path if isinstance(array.store, ZipStore) else document
-    try:
-        if document is not None:
-            evidence = document.read_bytes()
-        if container is not None:
-            evidence += str(Path(container).stat().st_mtime_ns).encode()
-    except OSError as error:
-        raise open_failure(error, _where(array)) from error
-    return hashlib.sha256(evidence).hexdigest()[:32]
 
 
 def _zarr_scratch(array: zarr.Array[Any], grids: tuple[Grid, Grid]) -> int:

@@ -6,6 +6,7 @@ import io
 import math
 import sys
 import threading
+import warnings
 from contextlib import suppress
 from typing import Any, Self, TextIO
 
@@ -178,7 +179,9 @@ class LiveProgress(Observer):
 
     def _new_bar(self, total: int, label: str, unit: str) -> Any:
         if self._notebook:
-            from tqdm.auto import tqdm
+            with warnings.catch_warnings():  # without ipywidgets the bar is one of text
+                warnings.filterwarnings("ignore", "IProgress not found")
+                from tqdm.auto import tqdm
         else:
             from tqdm import tqdm
         return tqdm(

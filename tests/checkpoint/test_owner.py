@@ -221,6 +221,17 @@ def test_a_process_number_that_came_again_is_another_process(live, matrix, whole
     assert_same_bits(bigspec.norm(matrix, checkpoint=place, **ASKED), whole)
 
 
+def test_show_tells_an_owner_that_was_killed_from_one_that_runs(matrix, tmp_path):
+    place = tmp_path / "run"
+    bigspec.norm(matrix, checkpoint=place, max_passes=2, **ASKED)
+    write_owner(place, machine=lease._machine(), pid=os.getppid(), started="1")
+    text = str(bigspec.show(place))
+    assert f"left        by process {os.getppid()} on elsewhere, which is gone" in text
+    assert "in use" not in text
+    write_owner(place)
+    assert "in use      by process 4711 on elsewhere" in str(bigspec.show(place))
+
+
 def test_a_lease_of_this_process_that_could_not_be_removed_does_not_block(
     matrix, whole, tmp_path, monkeypatch
 ):

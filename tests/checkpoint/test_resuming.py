@@ -250,7 +250,7 @@ def test_another_matrix_is_refused_by_the_name_of_what_differs(matrix, tmp_path)
 
 
 def test_nothing_to_show(tmp_path):
-    with pytest.raises(CheckpointError, match="expected a checkpoint, got nothing"):
+    with pytest.raises(CheckpointError, match="got nothing; check the path, or wait"):
         bigspec.show(tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

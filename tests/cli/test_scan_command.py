@@ -1,10 +1,7 @@
 """The command `bigspec scan`: options, outputs, exit statuses, the history."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from click.testing import CliRunner
 from bigspec import History, cli
 from bigspec.cli import scan as scan_command
 from bigspec.networks.table import COLUMNS
+from tests.networks.killing import terminated
 from tests.networks.models import sigma, transformer
 
 
@@ -160,29 +158,13 @@ def test_the_time_limit_is_75_with_a_checkpoint_and_0_without(model, tmp_path):
     assert "not reached: 14 rows" in result.stdout
 
 
-STOP = """
-import os, signal, sys
-from bigspec.networks import rows
-advance = rows._Progress.advance
-def once(self, task):
-    advance(self, task)
-    os.kill(os.getpid(), signal.SIGTERM)
-rows._Progress.advance = once
-from bigspec.__main__ import run
-run()
-"""
-
-
 @pytest.mark.parametrize("saved", [True, False])
 def test_sigterm_after_the_first_task(saved, model, tmp_path):
     place = ["--checkpoint", str(tmp_path / "run")] if saved else []
-    done = subprocess.run(
-        [sys.executable, "-c", STOP, "scan", model, "--quiet", *place],
-        capture_output=True, text=True, env=os.environ, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == (75 if saved else 128 + signal.SIGTERM)
-    assert "terminated" in done.stderr
-    assert ("not reached: " in done.stdout) == (not saved)
+    code, out, err = terminated(["scan", model, "--quiet", *place], tmp_path)
+    assert code == (75 if saved else 128 + signal.SIGTERM)
+    assert "terminated" in err
+    assert ("not reached: " in out) == (not saved)
 
 
 def test_a_result_file_that_cannot_be_written(model, tmp_path):

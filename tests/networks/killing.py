@@ -1,12 +1,19 @@
-"""Scans that end themselves with SIGKILL once so many rows are saved; see `test_saved.py`."""
+"""Scans that end themselves by a signal, each in a child of one server that has all imported.
+
+An interpreter of its own, or a child that imports Dask, takes longer than the scan.
+"""
 
 import multiprocessing
 import os
 import signal
 import sys
 
+import distributed  # noqa: F401
+import safetensors.numpy  # noqa: F401
+
 from bigspec import scan
-from bigspec.networks import saved
+from bigspec.cli import scan as scan_command  # noqa: F401
+from bigspec.networks import formats, rows, saved  # noqa: F401
 
 
 def scan_until(path, place, rows):
@@ -30,11 +37,40 @@ def scan_until(path, place, rows):
     sys.exit(0)
 
 
-def killed(path, place, rows):
-    """Run it in a process of its own, forked from a server that has imported bigspec."""
+def command(arguments, out, err):
+    """Run a command of which a SIGTERM comes right after the first task of its scan."""
+    for file, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    advance = rows._Progress.advance
+
+    def once(self, task):
+        advance(self, task)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    rows._Progress.advance = once
+    sys.argv = ["bigspec", *arguments]
+    from bigspec.__main__ import run
+
+    run()
+
+
+def _ended(target, *arguments):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.networks.killing"])
-    child = context.Process(target=scan_until, args=(str(path), str(place), rows))
+    context.set_forkserver_preload([__name__])
+    child = context.Process(target=target, args=arguments)
     child.start()
     child.join(60)
     return child.exitcode
+
+
+def killed(path, place, rows):
+    """Return the exit code of a scan that is killed after so many rows."""
+    return _ended(scan_until, str(path), str(place), rows)
+
+
+def terminated(arguments, folder):
+    """Return the exit code, the output and the errors of a command that gets a SIGTERM."""
+    files = folder / "out", folder / "err"
+    code = _ended(command, arguments, *map(str, files))
+    return code, *(file.read_text() for file in files)

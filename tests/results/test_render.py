@@ -433,6 +433,14 @@ def test_the_figure_is_drawn_without_pyplot(estimate, tmp_path):
     assert "matplotlib.pyplot" not in sys.modules
 
 
+def test_one_pass_has_one_tick():
+    pytest.importorskip("matplotlib")
+    drawn = bigspec.norm(np.diag([3.0, 2.0, 1.0]), seed=1).plot()
+    for axes in drawn.axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_a_figure_is_the_current_one_where_pyplot_is_in_use(tmp_path):
     code = (
         "import matplotlib; matplotlib.use('agg')\n"

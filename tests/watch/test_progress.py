@@ -1,7 +1,9 @@
 import io
 import math
 import re
+import sys
 import threading
+import warnings
 
 import pytest
 
@@ -172,6 +174,23 @@ def test_a_notebook_gets_the_output_cell(monkeypatch, capsys):
     captured = capsys.readouterr()
     assert "pass 2: sigma_1 in [9.900, 10.100]" in captured.out
     assert captured.err == ""
+
+
+class WithoutWidgets:
+    """The module `tqdm.auto` where ipywidgets is missing."""
+
+    @property
+    def tqdm(self):
+        warnings.warn("IProgress not found. Please update jupyter and ipywidgets.", stacklevel=2)
+        return pytest.importorskip("tqdm").tqdm
+
+
+def test_a_notebook_without_widgets_gets_a_bar_of_text_and_no_warning(monkeypatch, capsys):
+    monkeypatch.setattr("bigspec.watch.live._in_notebook", lambda: True)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", WithoutWidgets())
+    with LiveProgress() as progress:
+        two_passes(progress)
+    assert capsys.readouterr().out.count("pass 2: sigma_1 in [9.900, 10.100]") == 1
 
 
 def test_progress_true_false_or_an_observer():

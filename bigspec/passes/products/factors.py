@@ -150,6 +150,7 @@ class Factor:
             tasks=executor.tasks,
             local=executor.local,
             wanted=wanted,
+            waiting=executor.waiting,
         )
         return cls(matrix, layout, limit, cost)
 

@@ -1,0 +1,194 @@
+"""A pass over a slow link: against raw requests for the same bytes, and against the local copy.
+
+python -P benchmarks/link.py DIR [--before CHECKOUT] [--write docs/performance.md]
+
+A folder is served on loopback with 50 ms a request and 200 MB/s for all requests together, by
+`tools/slow_store.py` of the folder that BIGSPEC_SHARED names. CHECKOUT is an older version of this
+repository, to compare. Needs aiohttp and obstore. Medians of wall times of one run; server and
+reader share the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+URL = "http://127.0.0.1:8765"
+AT_ONCE, ROUNDS, COLUMNS = 64, 3, 8
+DENSE = {
+    "1.3 MB": {"chunks": (500, 2000)},
+    "13 MB": {"chunks": (5000, 2000)},
+    "67 kB": {"chunks": (25, 2000)},
+    "1.3 MB, shards of ten": {"chunks": (50, 2000), "shards": (500, 2000)},
+}
+SPARSE = "sparse rows, 0.4 MB"
+BEGIN, END = "<!-- link: begin -->", "<!-- link: end -->"
+
+
+def stores(folder):
+    """Write the stores: about 107 MB each, float32 40000 x 2000 where dense."""
+    for number, options in enumerate(DENSE.values()):
+        path = folder / f"dense{number}.zarr"
+        if not path.exists():
+            rng = np.random.default_rng(0)
+            made = zarr.create_array(path, shape=(40000, 2000), dtype="f4", **options)
+            for start in range(0, 40000, 5000):
+                made[start : start + 5000] = rng.integers(-100, 101, (5000, 2000)) / 256
+        yield path.name
+    path, m, n, k = folder / "sparse.zarr", 400_000, 5000, 100
+    if not path.exists():
+        rng, group = np.random.default_rng(0), zarr.open_group(path, mode="w")
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
+        group.attrs["shape"] = [m, n]
+        columns = np.sort(rng.integers(0, n // k, (m, k)) + np.arange(k) * (n // k), axis=1)
+        parts = {
+            "data": (rng.integers(-100, 101, m * k) / 256).astype("f4"),
+            "indices": columns.astype("i4").ravel(),
+            "indptr": np.arange(0, m * k + 1, k),
+        }
+        for name, values in parts.items():
+            chunk = 20_000 if name == "indptr" else 250_000
+            group.create_array(name, shape=values.shape, chunks=chunk, dtype=values.dtype)[...] = (
+                values
+            )
+    yield path.name
+
+
+def raw(folder, name):
+    """Median seconds of getting every chunk with obstore, 64 in flight; the bytes."""
+    import obstore
+    from obstore.store import HTTPStore
+
+    files = [path for path in (folder / name).rglob("*") if path.is_file()]
+    keys = [str(path.relative_to(folder)) for path in files if path.name != "zarr.json"]
+    store = HTTPStore.from_url(URL, client_options={"allow_http": True})
+
+    async def get(key, limit):
+        async with limit:
+            return len(await (await obstore.get_async(store, key)).bytes_async())
+
+    async def all_of_them():
+        limit = asyncio.Semaphore(AT_ONCE)
+        return sum(await asyncio.gather(*(get(key, limit) for key in keys)))
+
+    took, size = [], 0
+    for _ in range(ROUNDS):
+        before = time.perf_counter()
+        size = asyncio.run(all_of_them())
+        took.append(time.perf_counter() - before)
+    return statistics.median(took), size
+
+
+def passes(where, cluster):
+    """Print the seconds of some passes over a matrix, and a hash of the product, as JSON."""
+    import bigspec
+    from bigspec.panels.choose_layout import choose_layout
+    from bigspec.passes import Pass, find_executor, one_blas_thread
+
+    client = None
+    if cluster:
+        from distributed import Client, LocalCluster
+
+        workers, threads = (int(number) for number in cluster.split("x"))
+        client = Client(LocalCluster(workers, threads_per_worker=threads, dashboard_address=None))
+    matrix, executor = bigspec.open_matrix(where), find_executor(False)
+    room = {"limit": executor.memory() // 2, "tasks": executor.tasks, "local": executor.local}
+    if hasattr(executor, "waiting"):
+        room["waiting"] = executor.waiting
+    layout = choose_layout(matrix, COLUMNS, blocks=6, **room)
+    V, took = np.random.default_rng(1).standard_normal((matrix.shape[1], COLUMNS)), []
+    with one_blas_thread():
+        for _ in range(ROUNDS + 1):
+            before = time.perf_counter()
+            result = Pass(matrix, layout, executor).run(V)
+            took.append(time.perf_counter() - before)
+    digest = hashlib.sha256(np.ascontiguousarray(result.Z).tobytes()).hexdigest()
+    memory = layout.memory
+    print(json.dumps([statistics.median(took[1:]), digest, memory.tasks, memory.total]))
+    if client is not None:
+        client.shutdown()
+
+
+def measured(where, checkout=None, cluster=""):
+    """Seconds of a pass in a process of its own, by this version or by another checkout."""
+    root = Path(checkout or Path(__file__).parent.parent).resolve()
+    command = [sys.executable, "-P", __file__, where, "--pass", "--cluster", cluster]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(folder, before):
+    """The lines of the table in docs/performance.md."""
+    yield "| chunks | raw requests | local pass | before | now | ratio | tasks, memory |"
+    yield "|--|--|--|--|--|--|--|"
+    kinds = dict(zip([*DENSE, SPARSE], stores(folder), strict=True))
+    rows = [(title, name, "") for title, name in kinds.items()]
+    some = kinds["1.3 MB"]
+    rows += [("1.3 MB, 2 workers of 1 thread", some, "2x1"), ("of 8 threads", some, "2x8")]
+    for said, name, cluster in rows:
+        requests, size = raw(folder, name)
+        was = measured(f"{URL}/{name}", before, cluster) if before and not cluster else None
+        now = measured(f"{URL}/{name}", None, cluster)
+        local = measured(str(folder / name), None, cluster)
+        assert now[1] == local[1]
+        assert was is None or now[1] == was[1]
+        old = f"{was[0]:.2f} s" if was else ""
+        yield (
+            f"| {said} | {requests:.2f} s ({size / 1e6:.0f} MB) | {local[0]:.2f} s | {old} | "
+            f"{now[0]:.2f} s | {now[0] / max(requests, local[0]):.2f} | "
+            f"{now[2]}, {now[3] / 2**20:.0f} MiB |"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("--before")
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--pass", action="store_true", dest="one")
+    parser.add_argument("--cluster", default="")
+    options = parser.parse_args()
+    if options.one:
+        passes(options.folder, options.cluster)
+        return
+    folder = Path(options.folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    list(stores(folder))
+    script = Path(os.environ["BIGSPEC_SHARED"]) / "tools" / "slow_store.py"
+    lines = []
+    server = subprocess.Popen([sys.executable, script, str(folder), "0.05", "200"])
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"{URL}/_stats").close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        for line in table(folder, options.before):
+            print(line, flush=True)
+            lines.append(line)
+    finally:
+        server.terminate()
+        server.wait()
+        if options.write:  # what there is, where it is interrupted
+            text = options.write.read_text()
+            head, _, rest = text.partition(BEGIN)
+            tail = rest.partition(END)[2]
+            options.write.write_text("\n".join([f"{head}{BEGIN}", "", *lines, "", f"{END}{tail}"]))
+
+
+if __name__ == "__main__":
+    main()
