@@ -25,12 +25,12 @@ _limits: Any = None
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Hold this process's BLAS to one thread while inside, and restore it afterwards.
+    """Limit BLAS in this process to one thread while inside, and restore it afterwards.
 
-    Tasks already fill the cores, small eigenproblems gain nothing from threads that spin, and a
-    product split over threads does not have the bits of one that is not. The limit is the
-    process's, so of several runs at once the last one to end restores it. Workers need nothing:
-    Dask starts them with one BLAS thread (``distributed.nanny.pre-spawn-environ``).
+    Tasks already fill the cores, and small eigenproblems gain nothing from threads that spin. A
+    product on several threads has other bits than one on a single thread. The limit belongs to the
+    process, so of several runs at once the last to end restores it. Workers need nothing: Dask
+    starts them with one BLAS thread (``distributed.nanny.pre-spawn-environ``).
     """
     global _holding, _limits
     with _lock:

@@ -1,4 +1,4 @@
-"""Sums and squares of the columns in one pass: what centring and scaling are made from."""
+"""Sums and squares of the columns in one pass, for centring and scaling."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 
 def column_sums(matrix: Matrix, executor: Executor, limit: int) -> tuple[Array, Array]:
-    """Return the sums of the columns and of their squared magnitudes; reads the matrix once.
+    """Read the matrix once; return the sums of the columns and of their squared magnitudes.
 
     Parameters
     ----------

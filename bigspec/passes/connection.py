@@ -1,4 +1,4 @@
-"""Connecting to a Dask cluster for the doors that have no client of their own."""
+"""Connecting to a Dask cluster for commands and functions that have no client of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bigspec.errors import ArgumentError, ClusterError
 __all__ = ["connect", "parse_bytes", "parse_timedelta"]
 
 WORKER_TIMEOUT = 300.0
-"""Seconds to wait for a number of workers that was asked for: batch systems start them late."""
+"""Seconds to wait for `min_workers`, because batch systems start workers late."""
 
 
 @contextmanager
@@ -42,16 +42,16 @@ def connect(
     workers : int, optional
         Start so many local worker processes of one thread each, and stop them afterwards.
     memory_limit : int, optional
-        Bytes a local worker process may hold before Dask spills or restarts it; its default
-        otherwise. bigspec plans within half of it.
+        Bytes a local worker process may hold before Dask spills or restarts it. The default is
+        Dask's. bigspec plans within half of it.
     timeout : float, optional
         Seconds to wait for the scheduler and its first worker; by default Dask's
         ``distributed.comm.timeouts.connect``.
     min_workers : int, optional
         Wait for so many workers, not for one.
     worker_timeout : float, optional
-        Seconds to wait for them, and before them for a scheduler that is still to come; by default
-        300 if `min_workers` is given, else `timeout`. A scheduler that is lost later is noticed
+        Seconds to wait for the workers, and before that for a scheduler that has not started. By
+        default 300 if `min_workers` is given, else `timeout`. The loss of a scheduler is noticed
         after `timeout` all the same.
 
     Raises
@@ -59,7 +59,7 @@ def connect(
     ClusterError
         No scheduler, or too few workers, answered in time.
     ArgumentError
-        More workers are waited for than are started.
+        `min_workers` exceeds `workers`.
     """
     if scheduler is None and scheduler_file is None and workers is None:
         yield
@@ -107,7 +107,7 @@ def connect(
 
 
 def _client(address: Any = None, *, timeout: float, scheduler_file: str | None = None) -> Any:
-    """Start a client; one that fails to start does not stay behind as the active one."""
+    """Start a client; if it fails to start, it does not stay the active one."""
     from distributed import Client
 
     before = _active()
@@ -121,9 +121,10 @@ def _client(address: Any = None, *, timeout: float, scheduler_file: str | None =
 
 
 def _patient_client(address: str, timeout: float, patience: float) -> Any:
-    """Start a client of a scheduler that may still have to come.
+    """Start a client of a scheduler that may not have started yet.
 
-    Tried again and again: a longer `timeout` of the client would be its wait for a lost scheduler.
+    It tries again and again, because a longer `timeout` of the client would also be its patience
+    with a lost scheduler.
     """
     end = time.monotonic() + patience
     while True:
@@ -146,7 +147,7 @@ def _active() -> Any:
 
 
 def _wait_for_file(path: Path, timeout: float) -> None:
-    """Wait for the scheduler to write its file; the client would wait without end."""
+    """Wait for the scheduler to write its file; the client alone would wait for ever."""
     end = time.monotonic() + timeout
     while not path.exists():
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""What a pass takes and what it returns, whatever runs it."""
+"""The arguments and the results of a pass, on every executor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DeadlinePassed(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class FirstRounds:
-    """The first rounds of a pass: their sum, from which a run can go on.
+    """The sum of the first rounds of a pass, from which a run can go on.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class FirstRounds:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Who hears of a pass while it runs, and when it must end.
+    """The listeners of a pass, and its deadline.
 
     Attributes
     ----------
@@ -67,12 +67,12 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The interval that a run asks for: how much error a pass over a chain may trade for reads.
+    """The interval that a run asks for, which limits the error that a pass over a chain may make.
 
     Attributes
     ----------
     width : float
-        Relative width, in units of the norm. 0 allows no error.
+        Relative width, in units of the norm. With 0 a pass over a chain saves no reads.
     failure_probability : float
     """
 
@@ -82,7 +82,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class PassCost:
-    """What a pass cost.
+    """The cost of a pass.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ class PassCost:
 
 @dataclass(frozen=True)
 class PassResult:
-    """``Z = H V`` and what the pass learned, all scaled by ``2**-exponent`` per factor of A.
+    """``Z = H V`` and the facts from a pass, all scaled by ``2**-exponent`` per factor of A.
 
     Attributes
     ----------
@@ -119,8 +119,8 @@ class PassResult:
     gram : ndarray (b, b)
         ``(S V)^H (S V)``.
     defect : float
-        ``||V^H Z - (S V)^H (S V)||_2``: zero but for rounding, unless the adjoint is wrong. Over a
-        chain, the error of an image that was not read comes on top.
+        ``||V^H Z - (S V)^H (S V)||_2``, which is rounding unless the adjoint is wrong. For a chain
+        it includes the error of an image that was not read.
     exponent : int
     facts : Facts or None
         In the first pass over a matrix with entries.
@@ -128,7 +128,7 @@ class PassResult:
     tokens : ndarray of uint32
         Content tokens of the panels, for later passes to compare with.
     carried : object or None
-        What a pass over a chain leaves for the next one.
+        The images that a pass over a chain leaves for the next one.
     """
 
     Z: Array
@@ -143,7 +143,7 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Forward:
-    """``Y = S V`` and what the pass learned.
+    """``Y = S V`` and the facts from the pass.
 
     Attributes
     ----------
@@ -152,12 +152,12 @@ class Forward:
     R : ndarray (b, b)
         Triangular factor of a QR factorisation of Y, through those of its panels.
     checksums : tuple of tuple of int
-        Of what each panel wrote to the target.
+        Of the chunks that each panel wrote to the target.
     cost : PassCost
     tokens : ndarray of uint32
         Content tokens of the panels.
     Z : ndarray (n, b) or None
-        ``S^H Y``, if it was asked for.
+        ``S^H Y``, if the pass was asked for it.
     """
 
     Y: Array | None

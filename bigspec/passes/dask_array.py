@@ -1,4 +1,4 @@
-"""A dask array as a matrix: its chunks stay tasks of the graph, so nothing is computed here."""
+"""A dask array as a matrix; its chunks stay tasks of the graph."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_dask_array(a: Any) -> bool:
 
 @dataclass(frozen=True)
 class DaskMatrix(Matrix):
-    """A 2-D dask array with any chunks; each panel's graph is taken from it when needed."""
+    """A 2-D dask array with any chunks; a panel takes its part of the graph when it runs."""
 
     array: Any = field(default=None, kw_only=True, repr=False)
 
@@ -42,7 +42,7 @@ class DaskMatrix(Matrix):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The array's name is a hash of the operations that make it."""
+        """The identity by the name of the array, which is a hash of its operations."""
         return {
             "where": self.name,
             "shape": list(self.shape),
@@ -54,18 +54,18 @@ class DaskMatrix(Matrix):
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Compute a rectangle of chunks here and now, one after another.
 
-        Only two-read passes do this, where a slab does not fit in memory. Otherwise chunks are
-        tasks of the pass's own graph.
+        Only passes that read twice do this, when a slab does not fit in memory. Otherwise chunks
+        are tasks in the graph of the pass.
         """
         cuts = [
             slice(grid.piece(axis.start), grid.piece(axis.stop - 1) + 1)
             for grid, axis in zip(self.grids, (rows, columns), strict=True)
         ]
         (blocks,) = dask.optimize(self.array.blocks[cuts[0], cuts[1]])
-        made = computed(self.array, dict(blocks.__dask_graph__()), blocks.__dask_keys__())
+        chunks = computed(self.array, dict(blocks.__dask_graph__()), blocks.__dask_keys__())
         dense = [
             [self._dense(chunk, (i, j)) for j, chunk in enumerate(line, cuts[1].start)]
-            for i, line in enumerate(made, cuts[0].start)
+            for i, line in enumerate(chunks, cuts[0].start)
         ]
         return dense[0][0] if len(dense) == len(dense[0]) == 1 else np.block(dense)
 
@@ -93,9 +93,9 @@ class DaskMatrix(Matrix):
 
 
 def _centred_by_hand(a: Any) -> bool:
-    """Tell ``x - x.mean(axis=0)``, and that divided by something, by the layers of Dask's graph.
+    """Recognise ``x - x.mean(axis=0)``, divided or not, by the layers of Dask's graph.
 
-    Means of another shape (of all entries, of rows) are left alone: they are another matrix.
+    Means of other shapes (of all entries, of rows) do not count: they make another matrix.
     """
     layers = getattr(a.dask, "dependencies", {})
     tops = [a.name, *(layers.get(a.name, ()) if a.name.startswith("truediv-") else ())]

@@ -1,7 +1,7 @@
-"""Where a pass runs: rounds of panel tasks as Dask graphs, on threads or on a cluster.
+"""Executors of a pass: rounds of panel tasks as Dask graphs, on threads or on a cluster.
 
-A round is a fixed set of panels summed in a fixed tree; rounds are added in order while later
-ones are already running. Graphs are of the size of the rounds in flight, never of the matrix.
+A round is a fixed set of panels, summed in a fixed tree. Rounds are added in order, while later
+ones are already running. Graphs have the size of the rounds in flight, never of the matrix.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OnSum = Callable[[int, Partial], None]
 
 @dataclass(frozen=True)
 class Round:
-    """The graph of one round: `root` is its sum, `steps` the lowest sums of its tree."""
+    """The graph of one round; `root` is its sum, `steps` are the lowest sums of its tree."""
 
     graph: Graph
     root: str
@@ -122,14 +122,14 @@ class Executor(ABC):
         on_sum: OnSum,
         deadline: float | None,
     ) -> Partial:
-        """Add the rounds that `done` does not hold yet, and return the sum of all.
+        """Add the rounds that are not in `done`, and return the sum of all.
 
         Parameters
         ----------
         context : Context
         done : FirstRounds
         on_panels : callable
-            Called with the number of panels newly summed.
+            Called with the number of panels summed since the last call.
         on_sum : callable
             Called in order with (rounds, their sum); an exception from it ends the pass.
         deadline : float or None
@@ -190,22 +190,22 @@ class ThreadExecutor(Executor):
         running = min(layout.memory.tasks, self.waiting)
         in_flight = window(layout, running)
         options: dict[str, Any] = {"num_workers": running} if running != self.tasks else {}
-        total, told = done.total, done.rounds
+        total, reported = done.total, done.rounds
         counted = done.rounds * layout.round_panels
         sums: dict[str, int] = {}
 
         def finished(key: Any, result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:
-            nonlocal told, counted
+            nonlocal reported, counted
             if str(key).startswith(f"bigspec-panel-{token}"):
                 counted += 1
                 on_panels(1)
             elif key in sums:
-                told = sums[key]
-                on_sum(told, result)
+                reported = sums[key]
+                on_sum(reported, result)
             context.limit.check()
 
-        # Handed over, not registered: Dask's register is one for all threads, and another run's
-        # deadline would end this one. A user's own callbacks are taken along.
+        # Passed as an argument, not registered. All threads share Dask's register, so the deadline
+        # of another run would end this one. The user's own callbacks are passed along.
         options["callbacks"] = [*Callback.active, Callback(posttask=finished)._callback]
         try:
             for first in range(done.rounds, layout.rounds, in_flight):
@@ -213,7 +213,7 @@ class ThreadExecutor(Executor):
                 graph, sums = _chain(context, token, range(first, last), total)
                 (total,) = _local_get()(graph, list(sums)[-1:], **options)
                 assert total is not None
-                if told < last:  # a scheduler that a user configured may know no callbacks
+                if reported < last:  # the user's own scheduler may not call callbacks
                     panels = min(last * layout.round_panels, layout.panels)
                     on_panels(panels - counted)
                     counted = panels
@@ -232,7 +232,7 @@ def _chain(
 ) -> tuple[Graph, dict[str, int]]:
     """Build rounds whose sums are added one after another to `total`.
 
-    Returns the graph, and how many rounds of the pass each key of a running sum stands for.
+    Returns the graph, and for each key of a running sum the number of its rounds.
     """
     graph: Graph = {}
     sums: dict[str, int] = {}
@@ -250,7 +250,7 @@ def _chain(
 def _local_get() -> Callable[..., Any]:
     """Return the scheduler of this process that Dask is configured for; threads by default.
 
-    An active client is passed over: what comes here lies in this process's memory.
+    An active client is ignored, because these matrices lie in the memory of this process.
     """
     return _configured() or dask.threaded.get
 
@@ -263,6 +263,6 @@ def _configured() -> Callable[..., Any] | None:
 
 
 def dask_is_as_it_comes() -> bool:
-    """Whether nobody told Dask how to run: no scheduler, pool, number of threads or callbacks."""
-    told = any(dask.config.get(name, None) is not None for name in ("pool", "num_workers"))
-    return not told and not Callback.active and _configured() is None
+    """Whether Dask has no settings of the user: scheduler, pool, number of threads or callbacks."""
+    configured = any(dask.config.get(name, None) is not None for name in ("pool", "num_workers"))
+    return not configured and not Callback.active and _configured() is None

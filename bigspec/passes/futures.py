@@ -1,4 +1,4 @@
-"""What of a dask array's graph a cluster holds already: `Future` objects in place of tasks."""
+"""Chunks of a dask array that a cluster already holds: `Future` objects in place of tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["computed", "futures_in"]
 
 
 def futures_in(array: Any) -> list[Any]:
-    """Return the futures in the graph of a dask array; only layers that are there are looked at."""
+    """Return the futures in the materialized layers of a dask array's graph."""
     if "distributed" not in sys.modules:
         return []
     from distributed.client import futures_of
@@ -25,20 +25,20 @@ def futures_in(array: Any) -> list[Any]:
 
 
 def computed(array: Any, graph: dict[Any, Any], keys: Any) -> Any:
-    """Compute chunks here and now, one after another, in a task that may be on a worker.
+    """Compute chunks here and now, one after another, perhaps in a task on a worker.
 
     Parameters
     ----------
     array : dask array
     graph : dict
-        Of some of its chunks, optimized: what were futures are keys that it does not define.
+        Of some of its chunks, optimized. Keys that it does not define are those of futures.
     keys : nested list
-        Those to return.
+        Of the chunks to return.
 
     Raises
     ------
     DataError
-        Chunks are on a cluster, and this process is no worker of it.
+        Chunks are on a cluster, and this process is not one of its workers.
     """
     needed = {key for task in graph.values() for key in getattr(task, "dependencies", ())}
     if not any(future.key in needed | graph.keys() for future in futures_in(array)):
@@ -46,8 +46,8 @@ def computed(array: Any, graph: dict[Any, Any], keys: Any) -> Any:
     from distributed import worker_client
 
     try:
-        # It gives up this task's slot: the tasks that make the chunks may still wait for one. As
-        # a graph, for a worker's client knows no futures of the client that sent the array.
+        # This gives up the slot of this task, since the tasks of the chunks may still wait for one.
+        # It is sent as a graph: a worker's client does not know the futures of another client.
         with worker_client() as client:
             return client.get(graph, keys)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Passes in the calling thread, for matrices so small that Dask would cost more than they do."""
+"""Passes in the calling thread, for matrices so small that Dask would cost more than a pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bigspec.passes.executor import (
 __all__ = ["InlineExecutor", "nearest"]
 
 MOST_FLOPS = 1e8  # of a pass: 5 ms on one core, where a graph of a few panels costs 2 to 6 ms
-SPARSE = 10  # a flop of a sparse product takes about so many times longer
+SPARSE = 10  # a flop of a sparse product takes about so many times as long
 
 
 class InlineExecutor(ThreadExecutor):
@@ -66,7 +66,7 @@ class InlineExecutor(ThreadExecutor):
 
 
 def _in_a_tree(parts: list[Any], fan_in: int) -> Any:
-    """Add partial sums in the tree in which a graph adds them."""
+    """Add partial sums in the same tree as a graph."""
     while True:
         parts = [sum_partials(parts[i : i + fan_in]) for i in range(0, len(parts), fan_in)]
         if len(parts) == 1:
@@ -74,10 +74,10 @@ def _in_a_tree(parts: list[Any], fan_in: int) -> Any:
 
 
 def nearest(matrix: Matrix, executor: Executor, columns: int) -> Executor:
-    """Return the calling thread if a pass is too small for threads; else the executor itself.
+    """Return the calling thread if a pass is too small for threads, else the executor itself.
 
-    So small a pass takes a few milliseconds over entries that lie in this process's memory. Whoever
-    has told Dask how to run (a scheduler, a pool, a number of threads, callbacks) gets that.
+    Such a pass takes a few milliseconds, over entries in the memory of this process. A user who
+    has configured Dask (scheduler, pool, number of threads, callbacks) gets that configuration.
 
     Parameters
     ----------

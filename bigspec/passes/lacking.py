@@ -1,4 +1,4 @@
-"""Workers that lack a module: what a pass sends cannot be unpickled there."""
+"""Workers that lack a module and so cannot unpickle the tasks of a pass."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["naming_what_workers_lack"]
 
 SHOWN = 3  # workers that a message names
 
-# As text: Dask hands on what goes wrong while data are scattered as a plain Exception that quotes
-# the error. The second form is a class or a function that an older or newer version has not.
+# As text: Dask turns an error during a scatter into a plain Exception that quotes it. The second
+# form names a class or a function that an older or newer version does not have.
 NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 NO_NAME = re.compile(r"Can't get attribute '[\w.]+' on <module '(bigspec[\w.]*)'")
 
@@ -28,7 +28,7 @@ def naming_what_workers_lack(client: Any) -> Iterator[None]:
     Raises
     ------
     ClusterError
-        A module, bigspec itself as a rule, is not where the tasks are unpickled.
+        A module, mostly bigspec itself, is missing where the tasks are unpickled.
     """
     try:
         yield
@@ -42,7 +42,7 @@ def naming_what_workers_lack(client: Any) -> Iterator[None]:
 
 
 def _lacking(client: Any, error: BaseException) -> str | None:
-    """Say which workers lack what the error says was not found; None if that is no import."""
+    """Say which workers lack the module in the error; None if the error is not about an import."""
     text = str(error)
     if error.__cause__ is not None:  # the scheduler says only that it could not unpickle a graph
         text += f"\n{error.__cause__}"
@@ -51,7 +51,7 @@ def _lacking(client: Any, error: BaseException) -> str | None:
         return None
     module = match[1]
     package, here = module.partition(".")[0], ""
-    with suppress(ImportError):  # PackageNotFoundError: a module that no package brings
+    with suppress(ImportError):  # PackageNotFoundError: no package has the module
         here = version(package)
     wanted = f"{package}=={here}" if here else package
     return (
@@ -66,7 +66,7 @@ def _places(client: Any, module: str) -> str:
     """Name the workers that lack a module."""
     try:
         found = client.run(find_spec, module, on_error="return")
-    except Exception:  # the cluster is going away; what was lacking is still the reason
+    except Exception:  # the cluster is going away; the missing module is still the reason
         found = {}
     lacking = sorted(
         address for address, spec in found.items() if spec is None or isinstance(spec, ImportError)

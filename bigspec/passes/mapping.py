@@ -1,4 +1,4 @@
-"""Many small computations of their own, one task each: the largest first, in bounded memory."""
+"""Many independent computations, one task each, the largest first, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bigspec.passes.on_cluster import ClusterExecutor
 
 __all__ = ["Job", "map_jobs"]
 
-LOOK = 0.2  # seconds between two looks at the deadline
-ATTEMPTS = 4  # of one job, when workers die of something
+LOOK = 0.2  # seconds between two checks of the deadline
+ATTEMPTS = 4  # of one job, when workers die during it
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,9 @@ class Job:
     Attributes
     ----------
     task : object
-        What the function is called with.
+        First argument of the function.
     work : float
-        Jobs of more work begin first.
+        Jobs with more work begin first.
     nbytes : int
         Memory that it holds while it runs.
     """
@@ -56,14 +56,13 @@ def map_jobs(
     Parameters
     ----------
     function : callable
-        Its second argument has `check`, to be called now and then: it raises when nobody waits
-        any more.
+        It calls the `check` of its second argument now and then, which raises when nobody waits
+        for the result.
     jobs : sequence of Job
     executor : Executor
         From `find_executor`.
     memory : int
-        Bytes that the jobs of one process may hold together. A job that alone holds more runs
-        alone.
+        Bytes that the jobs of one process may hold together. A job that needs more runs alone.
     on_result : callable
         Called in the calling thread with (task, result), in the order in which they end. An
         exception from it ends the rest.
@@ -73,7 +72,7 @@ def map_jobs(
     Raises
     ------
     DeadlinePassed
-        Some jobs had not ended by then.
+        Some jobs had not ended at the deadline.
     ClusterError
         The cluster was lost, or a job was lost `ATTEMPTS` times.
     """
@@ -97,25 +96,25 @@ def map_jobs(
 
 
 class _Room:
-    """How much one process may hold, and how many jobs it runs."""
+    """The threads and the memory of one process, and how much of them is in use."""
 
     def __init__(self, threads: int, memory: int) -> None:
-        self.threads, self.memory, self.held, self.running = threads, memory, 0, 0
+        self.threads, self.memory, self.in_use, self.running = threads, memory, 0, 0
 
     def takes(self, job: Job) -> bool:
         """Whether one more fits."""
         if self.running >= self.threads:
             return False
-        return self.running == 0 or self.held + job.nbytes <= self.memory
+        return self.running == 0 or self.in_use + job.nbytes <= self.memory
 
     def add(self, job: Job, sign: int = 1) -> None:
         """Count a job that begins, or with -1 one that has ended."""
-        self.held += sign * job.nbytes
+        self.in_use += sign * job.nbytes
         self.running += sign
 
 
 class _Places:
-    """Where jobs run; they begin where there is room, and are collected as they end."""
+    """Places for jobs, which begin where there is room and are collected as they end."""
 
     def run(
         self,
@@ -160,7 +159,7 @@ class _Places:
         return False
 
     def close(self) -> None:
-        """Wait for what still runs."""
+        """Wait for the jobs that still run."""
 
 
 class _Threads(_Places):
@@ -217,9 +216,9 @@ class _Workers(_Places):
         from distributed import wait
 
         if not futures:
-            time.sleep(LOOK)  # no worker is there just now
+            time.sleep(LOOK)  # there is no worker at the moment
             return []
-        # A job waits for its worker for ever, also if that has died and another took its place.
+        # A job waits for its worker for ever, even if that has died and another replaced it.
         lost = [future for future in futures if self.at[future.key] not in self.threads]
         for future in lost:
             future.cancel()

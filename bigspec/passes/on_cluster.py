@@ -1,4 +1,4 @@
-"""Passes on a `distributed.Client`: rounds in flight, lost ones sent again."""
+"""Passes on a `distributed.Client`; lost rounds are sent again."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ LOGGER = logging.getLogger("bigspec.cluster")
 
 DISTRIBUTED = {"distributed", "dask.distributed"}
 ATTEMPTS = 4  # times in a row that rounds are sent again, at least
-RETURN = 60.0  # seconds that a pass waits for a worker when all are gone, or for any progress
+RETURN = 60.0  # seconds to wait for a worker when all are gone, or for any progress
 MOMENT = 0.05
-PAUSES = 0.1, 5.0  # seconds before rounds are sent again: the first time, and at most
+PAUSES = 0.1, 5.0  # seconds before rounds are sent again: at first, and at most
 
 
 class ClusterExecutor(Executor):
-    """A `distributed.Client`: panels on workers, rounds in flight, lost ones sent again."""
+    """A `distributed.Client`: panels run on workers, and lost rounds are sent again."""
 
     local = False
 
@@ -106,7 +106,7 @@ class ClusterExecutor(Executor):
                     part = flight.land()
                     total = part if total is None else sum_partials([total, part])
                     on_sum(index + 1, total)
-            except Abandoned:  # a task saw that the time is up before this process did
+            except Abandoned:  # a task saw the deadline before this process did
                 raise DeadlinePassed from None
             finally:
                 flight.cancel()
@@ -115,19 +115,19 @@ class ClusterExecutor(Executor):
 
 
 def _wait_for_a_worker(client: Any) -> None:
-    """Wait as Dask does: a task that waits is what an adaptive cluster starts workers for.
+    """Wait for a worker with a task, because an adaptive cluster starts workers for waiting tasks.
 
     Raises
     ------
     ClusterError
-        None came in time.
+        No worker came in time.
     """
     where, patience = client.scheduler.address, WORKER_TIMEOUT
     LOGGER.warning("scheduler %s: no worker yet; waiting for one, %g s at most", where, patience)
     future = client.submit(int, key=f"bigspec-arrival-{uuid.uuid4().hex}", pure=False)
     try:
         future.result(timeout=patience)
-    except Exception as error:  # TimeoutError; the scheduler's own, if it is told to give up first
+    except Exception as error:  # TimeoutError, or the scheduler's own if it gives up first
         msg = (
             f"scheduler {where}: expected at least one worker within {patience:g} s, got none "
             f"({type(error).__name__}); start workers, or see why the cluster starts none"
@@ -139,7 +139,7 @@ def _wait_for_a_worker(client: Any) -> None:
 
 @contextmanager
 def _out_of_the_pool() -> Iterator[None]:
-    """Give up the slot of the task that this runs in, if any: the panels need it meanwhile."""
+    """Give up the slot of the task around this call, if any: the panels need it meanwhile."""
     from distributed import get_worker, worker_client
 
     try:
@@ -159,13 +159,13 @@ class _Flight:
         self.address = client.scheduler.address  # a client that has been closed forgets it
         self.on_panels, self.next = on_panels, first
         self.failures, self.failing_since = 0, 0.0
-        self.told = 0  # panels of the oldest round that were reported
+        self.reported = 0  # panels of the oldest round that were reported
         self.rounds: deque[tuple[int, dict[Any, int], Any]] = deque()
         self._send_context()
 
     def _send_context(self) -> None:
-        # Under a key of its own: scattering equal content twice would reuse one, and can hang when
-        # the first copy is just being released. timeout: the scheduler's own is two seconds.
+        # Each copy has a new key. Scattering equal content twice would reuse the key, and can hang
+        # while the first copy is being released. The scheduler's own timeout is two seconds.
         for attempt in range(1, ATTEMPTS + 1):
             self.token = uuid.uuid4().hex
             key = f"bigspec-iterate-{self.token}"
@@ -175,7 +175,7 @@ class _Flight:
                 )[key]
             except BigspecError:
                 raise
-            except OSError as error:  # the worker that was to hold it died just now
+            except OSError as error:  # its worker has just died
                 if attempt == ATTEMPTS:
                     msg = f"Dask cluster: expected to take the iterate block, got {error}"
                     raise ClusterError(msg) from error
@@ -195,7 +195,7 @@ class _Flight:
         self.rounds.append((index, steps, futures[-1]))
 
     def land(self) -> Any:
-        """Return the sum of the oldest round, sending everything again if it was lost."""
+        """Return the sum of the oldest round; if it was lost, send everything again."""
         from distributed.scheduler import KilledWorker
 
         while True:
@@ -207,12 +207,12 @@ class _Flight:
                 self._send_again(error)
                 continue
             self.rounds.popleft()
-            self.failures = self.told = 0
+            self.failures = self.reported = 0
             assert isinstance(result, (Partial, Rows))
             return result
 
     def _watch(self, steps: dict[Any, int], root: Any) -> None:
-        """Report sums as they complete, those of a round that was sent again only once."""
+        """Report sums as they complete, but only once if a round is sent again."""
         from distributed import wait
 
         waiting, summed = dict(steps), 0
@@ -226,8 +226,8 @@ class _Flight:
                 panels = waiting.pop(future)
                 if future.status == "finished":
                     summed += panels
-                if summed > self.told:
-                    new, self.told = summed - self.told, summed
+                if summed > self.reported:
+                    new, self.reported = summed - self.reported, summed
                     self.on_panels(new)
             if root.status in ("error", "cancelled", "lost"):
                 return
@@ -235,8 +235,8 @@ class _Flight:
     def _send_again(self, error: BaseException) -> None:
         """Resubmit all rounds in flight with a fresh copy of the context.
 
-        A block that was lost says little: it may have been sent to the worker that had just
-        died, several times over. Dask blames a task only after several workers died of it.
+        The loss of a block does not show a fault: it may have gone several times to a worker that
+        had just died. Dask blames a task only after several workers have died during it.
         """
         from distributed.scheduler import KilledWorker
 
@@ -261,7 +261,7 @@ class _Flight:
             self._submit(index)
 
     def cancel(self) -> None:
-        """Drop everything that is still on the cluster, whoever holds a traceback with it."""
+        """Release everything on the cluster, even if a traceback still refers to it."""
         for _, steps, root in self.rounds:
             for future in (*steps, root):
                 future.release()
@@ -269,18 +269,15 @@ class _Flight:
         self.reference = None
 
     def _patience(self, most: float | None) -> float | None:
-        """Return how long to wait for something: until just after the deadline, or `most`."""
+        """Return the seconds to wait: until just after the deadline, or `most`."""
         left = self.limit.left
         if left is None:
             return most
-        left = max(left, 0.0) + MOMENT  # not before the deadline, whatever a timer rounds to
+        left = max(left, 0.0) + MOMENT  # a timer that rounds must not fire before the deadline
         return left if most is None else min(left, most)
 
     def _guard(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call into the client; a scheduler that is gone becomes a `ClusterError`.
-
-        What came too late becomes `Abandoned`.
-        """
+        """Call into the client; a lost scheduler is a `ClusterError`, the deadline `Abandoned`."""
         try:
             return call(*args, **options)
         except BigspecError:
@@ -304,13 +301,13 @@ class _Flight:
 def find_executor(matrix_is_resident: bool) -> Executor:
     """Return the current client's cluster, or this process.
 
-    A matrix that lies in this process's memory is multiplied here even if a client is active:
+    A matrix in the memory of this process is multiplied here even if a client is active, because
     sending it through the scheduler costs more than the products.
 
     Raises
     ------
     ClusterError
-        No worker came in time, or Dask is told to use a cluster and there is none.
+        No worker came in time, or Dask is configured for a cluster and there is none.
     """
     client = None if matrix_is_resident else current_client()
     if client is not None:
@@ -328,7 +325,7 @@ def current_client() -> Any:
     """Return the client that passes would run on, None if there is none."""
     import sys
 
-    if "distributed" not in sys.modules:  # then no client can exist, and importing it is slow
+    if "distributed" not in sys.modules:  # then there is no client, and the import is slow
         return None
     from distributed import get_client
 

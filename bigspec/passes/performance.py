@@ -1,4 +1,4 @@
-"""Dask's own performance report of what runs inside, which the scheduler draws."""
+"""Dask's own performance report of a run, which the scheduler draws."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bigspec.passes.on_cluster import current_client
 __all__ = ["Recording", "recorded"]
 
 PATIENCE = 30.0
-"""Seconds to wait for the drawing: half of what batch systems leave between SIGTERM and kill."""
+"""Seconds to wait for the drawing: half of the time between SIGTERM and kill in batch systems."""
 
 
 @dataclass
 class Recording:
-    """What came of a performance report.
+    """A performance report, or the reason why there is none.
 
     Attributes
     ----------
     html : str
-        The page; empty before the end, and if there is none.
+        The page; empty before the end, and if there is no report.
     lacking : str
-        Why there is none.
+        Why there is no report.
     """
 
     html: str = ""
@@ -37,15 +37,15 @@ class Recording:
 
 @contextmanager
 def recorded(code: str) -> Iterator[Recording]:
-    """Record what the current client's cluster does inside; draw it at the end, also of an error.
+    """Record the work of the current client's cluster, and draw it at the end, also after an error.
 
-    What goes wrong with the drawing, a second Ctrl-C included, is said in the recording: it costs
-    neither the error of what ran inside nor its answer.
+    If the drawing fails, or a second Ctrl-C ends it, the recording has the reason. The answer or
+    the error of the run inside is not lost.
 
     Parameters
     ----------
     code : str
-        Shown as what was run.
+        Shown as the code that ran.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def recorded(code: str) -> Iterator[Recording]:
     recording = Recording()
     with TemporaryDirectory(prefix="bigspec-") as folder:
         file = Path(folder) / "report.html"
-        # inline: with Bokeh's scripts in the page it reads without a network.
+        # inline: Bokeh's scripts lie in the page, which then needs no network.
         report = performance_report(filename=str(file), mode="inline")
         _begin(client, report)
         try:
@@ -96,7 +96,7 @@ def _begin(client: Any, report: Any) -> None:
 
 
 def _lacking() -> str:
-    """Say what keeps this process, a scheduler, from drawing; nothing if it can."""
+    """Say why this process, a scheduler, cannot draw; nothing if it can."""
     try:
         import distributed.dashboard.components.scheduler  # noqa: F401
     except ImportError as error:  # Bokeh is missing, or too old
@@ -105,11 +105,11 @@ def _lacking() -> str:
 
 
 def _end(client: Any, report: Any, code: str) -> str:
-    """Let the scheduler draw into the report's file; return why it did not."""
+    """Let the scheduler draw into the report's file; return why it did not, or nothing."""
     if client.status != "running":
         return "the scheduler, which draws it, is gone"
     try:
-        # Not `__exit__`: it waits without end for a scheduler that hangs.
+        # `__exit__` would wait for ever for a scheduler that hangs.
         client.sync(
             report.__aexit__, None, None, None, code=escape(code), callback_timeout=PATIENCE
         )

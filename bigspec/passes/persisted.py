@@ -1,7 +1,7 @@
-"""Dask arrays whose chunks a cluster holds: `Future` objects in their graph, of one client each.
+"""Dask arrays with chunks on a cluster: their graphs have `Future` objects, each of one client.
 
-A pass can use them only on that client's cluster, and only while somebody holds them. Dask notices
-neither before a pass: it waits a minute for what will never come, or names a key that nobody knows.
+A pass can use them only on the cluster of that client, and only while something refers to them.
+Dask does not check this before a pass. It waits a minute in vain, or names an unknown key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check_persisted(matrix: Matrix) -> None:
     Parameters
     ----------
     matrix : Matrix
-        Also an expression of dask arrays.
+        It may be an expression of dask arrays.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def check_persisted(matrix: Matrix) -> None:
 
 def _check(name: str, future: Any, client: Any) -> None:
     owner = future.client
-    # A client forgets a future that was released, and the future goes on saying "finished".
+    # A client forgets a released future, whose own status stays "finished".
     status = future.status if future.key in owner.futures else "cancelled"
     lost = LOST.get(status)
     if lost is None and owner.status != "running":
@@ -76,6 +76,6 @@ def _dask_arrays(matrix: Matrix) -> Iterator[DaskMatrix]:
     for entry in fields(matrix):
         value = getattr(matrix, entry.name)
         for part in value if isinstance(value, tuple) else (value,):
-            operand = getattr(part, "matrix", part)  # a term of a sum holds its matrix
+            operand = getattr(part, "matrix", part)  # a term of a sum has its matrix there
             if isinstance(operand, Matrix):
                 yield from _dask_arrays(operand)

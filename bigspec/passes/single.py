@@ -1,4 +1,4 @@
-"""The pass: from a block V to ``H V``, what it cost, and the first pass's free facts."""
+"""The pass: from a block V to ``H V`` and its cost, and in the first pass the facts."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Array = np.ndarray[Any, Any]
 class Pass:
     """Passes over one matrix: `run` reads it once and multiplies a block by H.
 
-    A pass keeps nothing from one run to the next: what it needs comes in as arguments, what it
-    learned is in its result.
+    A pass has no memory from one run to the next. Everything it needs is an argument, and
+    everything it learns is in its result.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Pass:
     layout : Layout
     executor : Executor
     first : FirstSlab, optional
-        What was read to plan the run; the first pass takes it.
+        The slab that planning has read, for the first pass.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Pass:
         return float(min(longest, self.layout.along.extent) + self.layout.panels)
 
     def outdated(self, carried: Any, accuracy: Accuracy) -> bool:
-        """Whether earlier passes were made less accurately than is asked for now: never here."""
+        """Whether earlier passes were less accurate than `accuracy` asks for: never here."""
         return False
 
     def run(
@@ -85,21 +85,21 @@ class Pass:
     ) -> PassResult:
         """Read the matrix once and return ``H V``; with ``V=None``, H itself.
 
-        To be called within `one_blas_thread`, as `bigspec.norm` does.
+        Call it within `one_blas_thread`, as `bigspec.norm` does.
 
         Parameters
         ----------
         V : ndarray (n, b) or None
         exponent : int or None
-            That of the first pass; None makes this a first pass, which collects the facts.
+            That of the first pass. With None this is a first pass, which collects the facts.
         done : FirstRounds, optional
-            What an earlier process summed of this very pass.
+            Rounds of this pass that an earlier process has summed.
         tokens : ndarray of uint32, optional
-            Content tokens of the first pass; panels read now must match them.
+            Content tokens of the first pass, which the panels must match.
         carried : object, optional
-            What the last pass over a chain left; see `PassResult.carried`.
+            `PassResult.carried` of the last pass over a chain.
         accuracy : Accuracy, optional
-            What a pass over a chain may trade for reads. By default nothing.
+            Error that a pass over a chain may make to save reads. By default none.
         hooks : Hooks, optional
 
         Raises
@@ -151,11 +151,11 @@ class Pass:
         V : ndarray (n, b)
         exponent : int
         target : zarr.Array (rows of S, b), optional
-            Takes the rows as the panels make them, in place of memory; see `target_rows` for
-            the chunks it must have. It is complete when this returns.
+            Panels write their rows there, not to memory. `target_rows` has the chunks that it
+            needs. It is complete when this returns.
         back : bool
-            Also return ``S^H Y``, from the same read: for layouts that read a slab at once, and
-            without a target.
+            Also return ``S^H Y`` from the same read. This needs a layout that reads a slab at
+            once, and no target.
         tokens, hooks
             As for `run`.
 
@@ -169,7 +169,7 @@ class Pass:
             self.matrix, self.layout, block, exponent, False, target=target, back=back
         )
         rows = self._rows(context, hooks or Hooks())
-        if self.layout.reads_per_pass == 1:  # else passes of sums read, and count, tiles twice
+        if self.layout.reads_per_pass == 1:  # else sums read tiles twice, and count them twice
             check_tokens(self.matrix, self.layout, rows.contents, tokens)
         return forward_result(rows, time.monotonic() - started)
 
@@ -194,8 +194,8 @@ class Pass:
     def target_rows(self, most: int) -> int | None:
         """Return how many rows a chunk of a target may have, at most about `most`.
 
-        No two panels may write one chunk, so panels must be of equal height, and chunks divide
-        them. None if they are not (irregular chunks of a dask array).
+        No two panels may write one chunk. So panels must have one height, which the chunks divide.
+        None if the heights differ (irregular chunks of a dask array).
         """
         along = self.layout.along
         panels = [self.layout.panel(i) for i in range(self.layout.panels)]
@@ -209,7 +209,7 @@ class Pass:
 
 
 class _Count:
-    """Counts the panels that are summed, and tells the hook."""
+    """Counts the panels that are summed, and reports them to the hook."""
 
     def __init__(
         self, passes: Pass, hooks: Hooks, reads: int, started: float, before: FirstRounds
@@ -255,7 +255,7 @@ def check_tokens(matrix: Matrix, layout: Layout, now: Array, first: Array | None
 
 
 def pass_result(total: Partial, V: Array | None, cost: PassCost) -> PassResult:
-    """Turn the sum of all rounds into a result; `cost` brings the seconds and the panels."""
+    """Turn the sum of all rounds into a result; seconds and panels come from `cost`."""
     defect = 0.0
     if V is not None:
         defect = iterates.spectral_norm(iterates.inner(V, total.Z) - total.gram)
@@ -285,7 +285,7 @@ def pass_result(total: Partial, V: Array | None, cost: PassCost) -> PassResult:
 
 
 def forward_result(rows: Rows, seconds: float) -> Forward:
-    """Join what the panels of a forward pass returned."""
+    """Turn the rows of all panels into the result of a forward pass."""
     R: Any = rows.factors[0]
     for factor in rows.factors[1:]:
         R = np.linalg.qr(np.concatenate([R, factor]), mode="r")
@@ -306,7 +306,7 @@ def forward_result(rows: Rows, seconds: float) -> Forward:
 
 
 def check_adjoint(matrix: Matrix, result: PassResult) -> None:
-    """Compare ``<V, A^H A V>`` with ``<A V, A V>``: the dot test at no extra product.
+    """Compare ``<V, A^H A V>`` with ``<A V, A V>``: the dot test, without an extra product.
 
     Raises
     ------

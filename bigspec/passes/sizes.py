@@ -1,4 +1,4 @@
-"""How large sparse chunks are where Dask does not know, whose scheduler places and spills by it."""
+"""The sizes of sparse chunks for Dask, whose scheduler places and spills data by them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ ARRAYS = (
 
 
 def register_sizes() -> None:
-    """Tell Dask the sizes of SciPy's sparse arrays and of GCXS of the package ``sparse``.
+    """Register the sizes of SciPy's sparse arrays and of GCXS of the package ``sparse`` with Dask.
 
-    Dask 2026.8 knows only ``spmatrix``: to it, ``csr_array`` of any size has 56 bytes. What it
-    knows, or somebody else has told it, stays as it is.
+    Dask 2026.8 knows only ``spmatrix``, and takes any ``csr_array`` for 56 bytes. Sizes that are
+    registered already stay as they are.
     """
     unknown = sizeof.dispatch(object)
     for kind in ARRAYS:
         if sizeof.dispatch(kind) is unknown:
-            sizeof.register(kind, _held)
+            sizeof.register(kind, _nbytes)
     if "sparse" not in sizeof._lazy:
         sizeof.register_lazy("sparse", _register_pydata)
 
@@ -33,9 +33,9 @@ def register_sizes() -> None:
 def _register_pydata() -> None:
     kind = getattr(sys.modules.get("sparse"), "GCXS", None)
     if kind is not None:  # COO counts itself
-        sizeof.register(kind, _held)
+        sizeof.register(kind, _nbytes)
 
 
-def _held(array: Any) -> int:
-    """Return the bytes of the arrays that it is made of, as Dask does for ``spmatrix``."""
+def _nbytes(array: Any) -> int:
+    """Return the bytes of the parts of a sparse array, as Dask does for ``spmatrix``."""
     return int(sum(sizeof(part) for part in vars(array).values()))

@@ -1,6 +1,6 @@
-"""Opening what a user has as a `bigspec.matrices.Matrix`.
+"""Opening any input of a user as a `bigspec.matrices.Matrix`.
 
-Each format is one module with one `Matrix` class; `open_source` tells them apart.
+Each format is one module with one `Matrix` class; `open_source` recognises the format.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ ACCEPTED = (
 
 PARTS = ("data", "indices", "indptr")
 BINSPARSE_PARTS = ("values", "indices_0", "indices_1", "pointers_to_1")
-"""Arrays that sparse groups are made of."""
+"""The arrays of a sparse group."""
 
 
 def open_source(
@@ -83,7 +83,7 @@ def open_source(
     missing_chunks: str = "fill",
     vectors: int | None = None,
 ) -> Matrix:
-    """Open anything that is a matrix, except dask arrays, which need a pass to be read.
+    """Open any matrix, except dask arrays, which only a pass can read.
 
     Parameters
     ----------
@@ -92,34 +92,34 @@ def open_source(
         fsspec knows, or a local HDF5, .npy, .npz or .mtx file; ``::/X`` at its end points at a
         matrix inside.
     memory : int, optional
-        Bytes that may be held for a matrix that is loaded whole, for pointers that are read when
-        it is opened, and for a chunk; by default half of what this machine has.
+        Bytes for a matrix that must be loaded, for pointers that are read when it is opened, and
+        for a chunk; by default half of the memory of this machine.
     rows : sequence of str, optional
         Dimensions of a netCDF variable, Zarr array or HDF5 dataset that make the rows.
     fill : number, optional
-        Taken for their missing values.
+        Replaces their missing values.
     raw : bool
-        Take the stored numbers, whatever attributes say of scale, offset and missing values.
+        Take the stored numbers, and ignore attributes for scale, offset and missing values.
     missing_chunks : {"fill", "error"}
-        Whether chunks that are not in a store hold its fill value, and are counted, or are refused.
+        Chunks that are not in a store count as its fill value and are counted, or are an error.
     vectors : int, optional
-        Bytes that its vectors may take, if it is opened to be multiplied as it is.
+        Bytes for its vectors, if the matrix itself is to be multiplied.
 
     Returns
     -------
     Matrix
-        With shape, dtype and chunk grid known; no entry has been read, but for .npz and .mtx.
+        With its shape, dtype and chunk grid. Entries are read only of .npz and .mtx.
 
     Raises
     ------
     MissingSourceError, SourceError, StoreUnavailableError
         The place cannot be opened; the message says what is there instead.
     DataError, UnsupportedTypeError
-        It holds no numeric matrix, or `a` is of another type.
+        It has no numeric matrix, or `a` is of another type.
     MemoryLimitError
-        It says that it needs more than that; nothing was loaded.
+        Its header states more than that; nothing was loaded.
     ArgumentError
-        `rows`, `fill` or `raw` for something that has no dimensions or attributes;
+        `rows`, `fill` or `raw` for a source without dimensions or attributes;
         ``missing_chunks="error"`` for a matrix that is open.
     """
     memory = half_of_memory() if memory is None else memory
@@ -151,7 +151,7 @@ def open_source(
 
 
 def _check_coordinates(a: Any, vectors: int | None) -> None:
-    """Refuse sparse objects for which pointers would be made in vain."""
+    """Refuse sparse objects whose vectors do not fit, before pointers are made."""
     pointers = getattr(a, "format", "") in ("csr", "csc")
     if (sp.issparse(a) or is_pydata_sparse(a)) and not pointers and len(a.shape) == 2:
         check_vectors((int(a.shape[0]), int(a.shape[1])), vectors, type(a).__name__)
@@ -181,7 +181,7 @@ def _open_object(a: Any, memory: int) -> Matrix:
 
 
 def _refuse(wanted: Wanted, a: Any, *, raw: bool) -> None:
-    """Refuse `rows` and `fill`, and `raw` where that is said, for what has no use for them."""
+    """Refuse `rows` and `fill`, and with `raw` that too, for a source that cannot use them."""
     if wanted.rows is None and wanted.fill is None and not (raw and wanted.raw):
         return
     got = repr(os.fspath(a)) if isinstance(a, (str, os.PathLike)) else type(a).__name__
@@ -210,9 +210,9 @@ def _open_group(group: Any, name: str, memory: int, wanted: Wanted) -> Matrix | 
 
 
 def _refuse_conventions(group: Any, parts: Sequence[str], name: str) -> None:
-    """Refuse a sparse group whose attributes say that it is packed or masked.
+    """Refuse a sparse group whose attributes state a packing or missing values.
 
-    Its format knows nothing of that, and an entry that is not stored is 0 there, packed or not.
+    Its format has neither, and an entry that is not stored is 0 there, packed or not.
     """
     said = named_convention(group.attrs)
     for part in parts:

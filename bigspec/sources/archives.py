@@ -1,4 +1,4 @@
-"""What the members of an .npz say about themselves, before one of them is loaded."""
+"""The headers of the members of an .npz, read before a member is loaded."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = [
 ]
 
 SMALL_BYTES = 1 << 12
-"""The format and the shape of a matrix take no more."""
+"""Bytes of a small member: the format and the shape of a matrix take no more."""
 DEFLATED = 1032
-"""Bytes that one byte of a deflated member can stand for, at most."""
+"""Most bytes that one byte of a deflated member can unpack to."""
 PLACES = {"indices", "indptr", "row", "col", "offsets"}
-"""Members that say where entries are."""
+"""Members with the places of entries."""
 UNNOTICED = 1 << 20
 UNREADABLE = (SyntaxError, TokenError, RecursionError)
-"""What NumPy lets through besides ValueError, when it reads a header as Python."""
+"""Errors besides ValueError that NumPy raises when it reads a header as Python."""
 
 
 def member_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -45,7 +45,7 @@ def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     Raises
     ------
     ValueError
-        There is none.
+        There is no such header.
     """
     version = np.lib.format.read_magic(file)
     read = (
@@ -64,12 +64,12 @@ def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def check_member(
     info: zipfile.ZipInfo, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
 ) -> int:
-    """Return the bytes of a member, which its packed ones must be able to hold.
+    """Return the size of a member, which its packed bytes must be able to unpack to.
 
     Raises
     ------
     DataError
-        They cannot.
+        There are too few packed bytes.
     ValueError
         It holds Python objects, or has no length.
     """
@@ -91,21 +91,21 @@ def check_member(
 
 
 def _check_integers(part: str, dtype: np.dtype[Any], name: str) -> None:
-    """Refuse indices that are no integers: SciPy cuts their fractions off, and says nothing."""
+    """Refuse indices that are not integers: SciPy silently cuts their fractions off."""
     if part in PLACES and dtype.kind not in "iu":
         msg = f"{name}: expected integers in {part}, got {dtype}; write the matrix again"
         raise DataError(msg)
 
 
 def loading_nbytes(path: Path, name: str) -> int:
-    """Return what loading SciPy's .npz holds for a moment, by the headers of its members.
+    """Return the most bytes in use while SciPy's .npz is loaded, by the headers of its members.
 
     Raises
     ------
     DataError
-        A member says what it cannot hold.
+        The header of a member states more than it can hold.
     ValueError, OSError, KeyError, zipfile.BadZipFile
-        It is no such file.
+        It is not such a file.
     """
     with zipfile.ZipFile(path) as archive:
         total = 0
@@ -116,7 +116,7 @@ def loading_nbytes(path: Path, name: str) -> int:
                 total += check_member(info, extents, dtype, name)
                 _check_integers(info.filename.removesuffix(".npy"), dtype, name)
         if "format.npy" not in archive.namelist():
-            return 2 * total  # SciPy says what is missing
+            return 2 * total  # SciPy's error names the missing member
         form = _text(small_member(archive, "format"))
         shape = small_member(archive, "shape").reshape(-1)
     # Everything but CSR and CSC is made CSR, with a pointer for each row.
@@ -125,7 +125,7 @@ def loading_nbytes(path: Path, name: str) -> int:
 
 
 def stored_shape(path: Path) -> tuple[int, int]:
-    """Return the shape in SciPy's .npz; (0, 0) where it says none that a matrix can have."""
+    """Return the shape in SciPy's .npz; (0, 0) if it has none that a matrix can have."""
     with zipfile.ZipFile(path) as archive:
         if "shape.npy" not in archive.namelist():
             return 0, 0
@@ -134,12 +134,12 @@ def stored_shape(path: Path) -> tuple[int, int]:
 
 
 def small_member(archive: zipfile.ZipFile, member: str) -> np.ndarray[Any, Any]:
-    """Load a member that says what the others are.
+    """Load a member that describes the others.
 
     Raises
     ------
     KeyError
-        There is none.
+        There is no such member.
     ValueError
         It is too large for that, or holds Python objects.
     """

@@ -1,4 +1,4 @@
-"""Zarr arrays on their way to the process that reads them, and what every read of one notes."""
+"""Zarr arrays that travel to the process that reads them, and the counts of every read."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ArrayHandle:
     packed : bytes
         The same, pickled.
     name : str
-        What messages call it.
+        Its name in messages.
     missing : Missing, optional
-        What becomes of chunks that are not in the store.
+        Rule for chunks that are not in the store.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class ArrayHandle:
         return Fetch(array.store._store, list(keys)) if len(keys) >= least else None  # type: ignore[attr-defined]
 
     def open(self, buffers: Buffers | None = None) -> zarr.Array[Any]:
-        """Return the array; the first call in a process looks whether it is there.
+        """Return the array; the first call in a process checks that it is there.
 
-        Zarr reads a chunk that does not exist as the fill value: a worker that does not see
-        the store would otherwise read zeros, and the norm would be wrong without a word.
+        Zarr reads a chunk that does not exist as the fill value. So a worker that does not see
+        the store would read zeros, and the norm would silently be wrong.
         """
         with self._lock:
             if self._array is None:
@@ -115,13 +115,13 @@ class ArrayHandle:
             return self._array
 
     def _reopen(self) -> zarr.Array[Any]:
-        # These bytes came inside a pickle that has been loaded already: no new trust is given.
+        # These bytes came inside a pickle that has been loaded already, so this adds no risk.
         sent = pickle.loads(self._packed)
         array = read_metadata(sent.store, sent.path)
         if not isinstance(array, zarr.Array):
             msg = f"no Zarr array at {sent.path!r} any more"
             raise FileNotFoundError(msg)
-        check_codecs(array, self._name)  # the metadata may be another by now
+        check_codecs(array, self._name)  # the metadata may have changed
         return watched(capped(array))
 
 

@@ -1,8 +1,8 @@
-"""Attributes as numbers, whichever way a writer put them: a number, an array of one, text, base64.
+"""Attributes as numbers, from every form of them: a number, an array of one, text, base64.
 
-JSON has no NaN and HDF5 has five kinds of text, so the same attribute comes in many forms. What
-cannot be read as the number that it must be is an error: an attribute that is passed over makes
-another matrix.
+JSON has no NaN and HDF5 has five kinds of text, so the same attribute comes in many forms. An
+attribute that cannot be read as a number is an error, because ignoring it would make another
+matrix.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def numbers(value: Any, key: str, name: str) -> Array | None:
     Raises
     ------
     DataError
-        It holds no numbers.
+        It does not have numbers.
     """
     if value is None:
         return None
@@ -95,7 +95,7 @@ def text_of(value: Any) -> str:
 
 
 def refuse(value: Any, key: str, name: str, expected: str) -> NoReturn:
-    """Raise the error for an attribute that does not say what it must."""
+    """Raise the error for an attribute of the wrong kind."""
     got = value if isinstance(value, (str, bytes, list, np.ndarray)) else str(value)
     msg = (
         f"{name}: expected {expected} in the attribute {key}, got {got!r}. Correct the attribute, "

@@ -1,7 +1,7 @@
 """Matrices in the Binary Sparse Format, version 0.1, in Zarr and HDF5, read in ranges.
 
-Read by its layout (https://graphblas.org/binsparse-specification/), for the ``binsparse`` package
-(0.1.4) reads every array whole, and refuses the version "0.1" that the specification writes.
+Read by its layout (https://graphblas.org/binsparse-specification/), because the ``binsparse``
+package (0.1.4) reads every array whole, and refuses the version "0.1" of the specification.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ CUSTOM = {
     (("sparse", 1), ("sparse", 1)): ("DCSR", "DCSC"),
     (("sparse", 2),): ("COOR", "COOC"),
 }
-"""Levels of custom formats that are one of these under another name, as they are and transposed."""
+"""Levels of custom formats that equal one of these formats, as they are and transposed."""
 MIRRORED = ("symmetric", "hermitian", "skew_symmetric")
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """The parts of the JSON descriptor that say how the arrays are to be read."""
+    """The parts of the JSON descriptor that are needed to read the arrays."""
 
     format: str
     shape: tuple[int, int]
@@ -65,25 +65,25 @@ def is_binsparse(group: Any) -> bool:
 
 
 def shape_of_binsparse(group: Any, name: str) -> tuple[int, int]:
-    """Return the shape that the descriptor says."""
+    """Return the shape in the descriptor."""
     return _descriptor(group, name).shape
 
 
 def open_binsparse(group: Any, name: str, memory: int, missing: Missing | None = None) -> Matrix:
-    """Open a matrix; what gives the rows (columns) of its entries is read once, they are not.
+    """Open a matrix. The pointers or coordinates of its rows (columns) are read, values are not.
 
-    Coordinates that are not sorted, and matrices of which only a triangle is stored, cannot be
-    read panel by panel: they are loaded.
+    Unsorted coordinates, and matrices with only a triangle stored, cannot be read by panels, and
+    are loaded.
 
     Parameters
     ----------
     group : zarr.Group or h5py.Group
     name : str
-        What messages call it.
+        Its name in messages.
     memory : int
-        Bytes that a matrix which has to be loaded may take, or a chunk.
+        Bytes for a matrix that must be loaded, or for a chunk.
     missing : Missing, optional
-        What becomes of missing chunks of values; see `stored_vector`.
+        Rule for missing chunks of values; see `stored_vector`.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What lies in a Zarr store, for messages: the arrays of a group, the children of a directory.
+"""The contents of a Zarr store, for messages: arrays of a group, children of a directory.
 
-Reads the metadata documents as plain JSON, for a group may hold members that zarr-python
-itself cannot open (unknown data types), and one of those must not hide the others.
+Metadata documents are read as plain JSON. A group may have members that zarr-python cannot open
+(unknown data types), and they must not hide the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "children", "describe", "find_arrays", "zarr_format"]
 
 MOST_NODES = 200
-"""Nodes looked at before a listing gives up: on a remote store each costs a round trip."""
+"""Nodes to read before a listing gives up: on a remote store each costs a round trip."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,11 @@ class Entry:
 
 
 def zarr_format(store: Store, path: str) -> Literal[2, 3] | None:
-    """Return the format of the node at `path`, or None; its documents are asked for in turn.
+    """Return the format of the node at `path`, or None; its documents are requested in turn.
 
-    zarr-python asks for all of them at once. On a fresh s3fs client each of those requests
-    makes a session of its own, and when one fails the others are left pending, to complain
-    when the process ends. A store that may not be listed forbids what is not there: S3 answers 403
-    for 404 then.
+    zarr-python requests all of them at once. On a fresh s3fs client each request then makes its
+    own session. When one fails, the others stay pending and complain when the process ends. Without
+    permission to list, S3 answers 403 in place of 404.
     """
     return sync(_format(store, path))
 
@@ -69,7 +68,7 @@ def describe(entries: list[Entry]) -> str:
 
 
 async def _format(store: Store, node: str) -> Literal[2, 3] | None:
-    await StorePath.open(store, node)  # a zip archive answers nothing before it is opened
+    await StorePath.open(store, node)  # a zip archive must be opened before it answers
     forbidden: Exception | None = None
     for name in ("zarr.json", ".zarray", ".zgroup"):
         key = f"{node}/{name}" if node else name
@@ -113,7 +112,7 @@ async def _walk(store: Store, path: str, limit: int) -> list[Entry]:
 
 
 async def _document(store: Store, node: str) -> dict[str, Any] | None:
-    """Return the metadata of a node with its attributes, or None if it is no Zarr node."""
+    """Return the metadata of a node with its attributes, or None if it is not a Zarr node."""
     for name in ("zarr.json", ".zarray", ".zgroup"):
         document = await _json(store, f"{node}/{name}" if node else name)
         if document is not None:

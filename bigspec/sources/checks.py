@@ -1,4 +1,4 @@
-"""The two questions every source answers first: numeric entries, and the shape of a matrix."""
+"""The first two checks of every source: entries are numbers, and the shape is that of a matrix."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bigspec.errors import DataError, MemoryLimitError, UnsupportedTypeError, fo
 __all__ = ["check_dtype", "check_memory", "check_shape", "check_vectors", "half_of_memory"]
 
 LEAST_BLOCKS = 5
-"""Vectors of the shorter side's length that any run holds: power iteration with one column."""
+"""Vectors as long as the shorter side that any run holds: power iteration with one column."""
 LONG = 1 << 24
-"""Extent from which pointers take seconds to read or to make."""
+"""From this extent on, pointers take seconds to read or to make."""
 
 
 def half_of_memory() -> int:
-    """Return half the bytes of this machine: what opening may take if nobody says."""
+    """Return half the bytes of this machine, the default limit for opening a source."""
     return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES")) // 2
 
 
@@ -47,7 +47,7 @@ def check_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
     Raises
     ------
     UnsupportedTypeError
-        Anything else; extended precision too, since it would be rounded without a word.
+        Anything else. That includes extended precision, which would be rounded silently.
     """
     if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
         return dtype
@@ -108,13 +108,13 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
 
 
 def check_vectors(shape: tuple[int, int], vectors: int | None, name: str) -> None:
-    """Refuse a matrix that is to be multiplied, before its pointers are read or made.
+    """Refuse a matrix whose vectors do not fit, before its pointers are read or made.
 
     Parameters
     ----------
     shape : tuple of int
     vectors : int or None
-        Bytes that its vectors may take; None where it may be cut, say, and not be multiplied.
+        Bytes for its vectors; None if the matrix itself may never be multiplied.
     name : str
 
     Raises

@@ -1,4 +1,4 @@
-"""Classic netCDF files, through SciPy: which variables they hold, each as a memory map."""
+"""Classic netCDF files, through SciPy: their variables as memory maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ATTRIBUTES = (*CONVENTIONS, *BESIDE)
 
 @dataclass(frozen=True)
 class ClassicVariable:
-    """A variable; what it has in common with those of h5netcdf is what bigspec reads.
+    """A variable, with the part of h5netcdf's interface that bigspec uses.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class ClassicVariable:
     entries : numpy.ndarray
         A view of the file, big-endian.
     attrs : dict
-        Those that say how values are stored.
+        Attributes about the storage of values.
     chunks : None
     """
 
@@ -52,13 +52,13 @@ class ClassicVariable:
 def classic_variables(path: Path) -> dict[str, ClassicVariable]:
     """Return the variables of a file, unread.
 
-    SciPy's own views live only as long as its file object, which cannot be closed while there are
-    any; so each is made again on a map of ours, at the place where SciPy found it.
+    SciPy's own views live only as long as its file object, which cannot be closed while they
+    exist. So each view is made again on another map, at the place that SciPy found.
 
     Raises
     ------
     Exception
-        Whatever SciPy says of a file that is damaged.
+        Any error of SciPy's for a damaged file.
     """
     whole = np.memmap(path, np.uint8, mode="r")
     with path.open("rb") as stream:

@@ -1,8 +1,8 @@
-"""Which codecs of a Zarr array are run at all, and none of them past what its metadata declares.
+"""The codecs of a Zarr array that may run, and none beyond the size in its metadata.
 
-Metadata is data of strangers: it may name a codec that runs code (numcodecs' pickle), and a chunk
-of some kilobytes may decode to gigabytes. So the names are looked at before the first byte, and
-compressors are replaced by `bigspec.sources.decoders`, which fill memory of the declared size.
+Metadata may come from strangers. It may name a codec that runs code (numcodecs' pickle), and a
+chunk of some kilobytes may decode to gigabytes. So names are checked before the first byte is
+read, and compressors are replaced by `bigspec.sources.decoders`, which fill memory of that size.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ FILTERS = {
 ALLOWED = COMPRESSORS | CHECKSUMS | FILTERS
 ZARR_3 = {"bytes", "transpose", "cast_value", "scale_offset"}
 WIDEST = 16
-"""Bytes of an element behind a filter, at most: of complex128."""
+"""Most bytes of an element behind a filter: those of complex128."""
 SPARE = 1 << 16
 
 
 def check_codecs(array: zarr.Array[Any], name: str) -> None:
-    """Refuse an array with a codec that is not known to decode numbers and nothing else.
+    """Refuse an array with a codec that may do more than decode numbers.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def _name(codec: Any) -> str:
 
 
 def capped(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Return the same array, whose compressors decode to what its metadata declares, or fail."""
+    """Return the same array, with compressors that fail beyond the size in its metadata."""
     metadata: Any = copy.copy(array.metadata)
     if metadata.zarr_format == 2:
         elements = math.prod(metadata.chunks)
@@ -117,15 +117,15 @@ def _capped_v3(codecs: Any) -> tuple[Any, ...]:
             )
         elif _name(codec) in COMPRESSORS:
             made.append(CappedCodec(codec, exact))
-            exact = False  # what a compressor hands to another one has no declared size
+            exact = False  # the size between two compressors is not declared
         else:
-            exact = exact and _name(codec) not in CHECKSUMS  # they add their own bytes
+            exact = exact and _name(codec) not in CHECKSUMS  # these add bytes of their own
             made.append(codec)
     return tuple(made)
 
 
 def _decode(codec: Any, encoded: Any, most: int, exact: bool) -> np.ndarray[Any, Any]:
-    """Decode to `most` bytes exactly, or to as many at most."""
+    """Decode to exactly `most` bytes, or at most to so many."""
     name = getattr(codec, "codec_id", None) or _name(codec)
     if name == "lzma":
         held = getattr(codec, "_codec", codec)
@@ -142,7 +142,7 @@ def _decode(codec: Any, encoded: Any, most: int, exact: bool) -> np.ndarray[Any,
 
 
 class CappedNumcodec(Codec):  # type: ignore[misc]
-    """A numcodecs compressor that is decoded to so many bytes (at most, unless `exact`)."""
+    """A numcodecs compressor that decodes to so many bytes (at most, unless `exact`)."""
 
     def __init__(self, inner: Any, most: int, exact: bool) -> None:
         self.inner, self.most, self.exact = inner, most, exact
@@ -153,11 +153,11 @@ class CappedNumcodec(Codec):  # type: ignore[misc]
         return self.inner.encode(buf)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """Decode, and no further than allowed."""
+        """Decode, but never beyond the limit."""
         return _decode(self.inner, ensure_contiguous_ndarray(buf), self.most, self.exact)
 
     def get_config(self) -> dict[str, Any]:
-        """Return that of the compressor."""
+        """Return the configuration of the compressor."""
         return dict(self.inner.get_config())
 
 
@@ -170,7 +170,7 @@ class CappedCodec(BytesBytesCodec):
     is_fixed_size = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the metadata says."""
+        """Return the codec as in the metadata."""
         return dict(self.inner.to_dict())
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:

@@ -1,7 +1,7 @@
 """The bytes of one file, mapped from a disk or fetched by ranges, and never past its end.
 
-For formats whose header says where the numbers lie: what a header says is a claim, and `Content`
-is where every claim meets the size of the file.
+For formats with a header that gives the places of the numbers. A header is only a claim, and
+`Content` checks every claim against the size of the file.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Content(ABC):
     Attributes
     ----------
     name : str
-        As it may be shown.
+        Without secrets.
     size : int
         Bytes of the file when it was opened.
     evidence : str
-        Size and time of the file, as far as its store says: what changes when it is written again.
+        Size and time of the file, if its store gives them: they change when it is written again.
     samples : int
-        Small ranges that a digest of a large one may ask for: behind a URL each is a request.
+        Small ranges to read for a digest of a large one: behind a URL each is a request.
     block : int
-        Bytes that a header is read by.
+        Bytes of one read of a header.
     """
 
     name: str
@@ -89,9 +89,9 @@ class Content(ABC):
         Parameters
         ----------
         start, length : int
-            As the file says: any integers.
+            From the file, so any integers.
         what : str
-            What lies there, for messages.
+            Description of the range, for messages.
 
         Raises
         ------
@@ -113,9 +113,9 @@ class Content(ABC):
 
 
 class LocalContent(Content):
-    """A file on a disk; each range is mapped, and unmapped when nothing uses it any more.
+    """A file on a disk. Each range is mapped, and unmapped once nothing uses it.
 
-    So a network of thousands of files needs few open ones, and what was read goes out of memory.
+    So a network of thousands of files needs few open ones, and ranges leave memory after use.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class LocalContent(Content):
     def _range(self, start: int, length: int, what: str) -> Bytes:
         try:
             with self.path.open("rb") as file:
-                # A mapped page that is gone would end the process.
+                # Access to a mapped page that is gone would kill the process.
                 if _evidence(os.fstat(file.fileno())) != self.evidence:
                     msg = (
                         f"{self.name}: it was written again since it was opened; run again when "
@@ -180,16 +180,16 @@ class RemoteContent(Content):
     Parameters
     ----------
     store : zarr.storage.FsspecStore
-        Its file system is asked.
+        The store with the file system.
     path : str
         Of the file, in that file system.
     name : str
-        As it may be shown.
+        Without secrets.
 
     Raises
     ------
     MissingSourceError, SourceError, StoreUnavailableError
-        It is not there, its size is not said, or the store does not answer.
+        It is not there, its size is unknown, or the store does not answer.
     """
 
     samples, block = 2, 1 << 18
@@ -229,7 +229,7 @@ class RemoteContent(Content):
 
 
 def remote_content(location: Location) -> RemoteContent | None:
-    """Return the file at a URL, or None if a folder is there, or only names that begin so."""
+    """Return the file at a URL, or None if a folder is there, or names that begin with it."""
     store = location.store
     if not isinstance(store, FsspecStore) or location.path:
         return None
@@ -245,7 +245,7 @@ def remote_content(location: Location) -> RemoteContent | None:
 
 
 def remote_names(location: Location) -> list[str]:
-    """Return the names of the files in a folder at a URL; none where nothing can be listed."""
+    """Return the names of the files in a folder at a URL; none if it cannot be listed."""
     store = location.store
     if not isinstance(store, FsspecStore):
         return []
@@ -268,7 +268,7 @@ def file_in(location: Location, name: str) -> RemoteContent:
 
 
 def _told(place: int) -> str:
-    """Write a number; one of thousands of digits Python refuses to write."""
+    """Write a number, also one of thousands of digits, which Python refuses to write."""
     return str(place) if place.bit_length() < 256 else f"2^{place.bit_length()}"
 
 
@@ -289,7 +289,7 @@ def _beside(path: str, name: str) -> str:
 
 
 class Reading:
-    """A file to read a header from: what does not lie in a range of a content is not there.
+    """A file for reading a header, which ends where the range of the content ends.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Decompressing one chunk into memory of a known size, and refusing any other size.
 
-The numcodecs functions accept a destination that is too large and leave its end as it was;
-headers are therefore compared with the size that the array's metadata gives first, which also
-keeps a corrupted header from steering a read or a write.
+The functions of numcodecs accept a destination that is too large, and leave its end unchanged. So
+headers are first compared with the size in the metadata of the array. That also keeps a corrupted
+header from steering a read or a write.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 _BLOSC, _LZ4, _ZSTD = numcodecs.Blosc(), numcodecs.LZ4(), numcodecs.Zstd()
 SMALL = 1 << 20
-"""Bytes up to which the functions behind these classes are called, which ask nothing of their
-arguments: what the classes ask takes longer than to decode a small chunk."""
+"""Up to so many bytes the functions behind these classes are called directly, without checks of
+arguments: the checks of the classes take longer than the decoding of a small chunk."""
 _BLOSC_HEADER = 16
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = 0x184D2A50
 _ZSTD_BLOCK = 128 << 10
 FAR = 16 << 20
-"""Bytes that a zstd frame without a size may decode to besides twice what is expected."""
+"""A zstd frame without a size may decode to twice the expected bytes and so many more."""
 DICTIONARY_BYTES = 256 << 20
 """Of lzma, which numcodecs' highest preset fills to a quarter."""
 
 
 class DamagedChunk(ValueError):  # noqa: N818 - never leaves this package: a ChunkError does
-    """What is stored is not an encoding of one whole chunk."""
+    """The stored bytes are not an encoding of one whole chunk."""
 
 
 def _expect(found: int, expected: int) -> None:
@@ -72,7 +72,7 @@ def _blosc(encoded: Bytes, out: Bytes) -> int:
     if not _BLOSC_HEADER <= stored <= encoded.nbytes:
         msg = f"{encoded.nbytes} bytes stored, {stored} expected by the Blosc header"
         raise DamagedChunk(msg)
-    if decoded:  # c-blosc takes an empty chunk for a damaged one
+    if decoded:  # c-blosc would call an empty chunk damaged
         _decoded(_BLOSC, blosc.decompress, encoded[:stored], out[:decoded])
     return int(decoded)
 
@@ -92,7 +92,7 @@ def _zstd(encoded: Bytes, out: Bytes) -> int:
         encoded.nbytes <= SMALL
         and _zstd_content_size(encoded[:18].tobytes()) == out.nbytes <= SMALL
     ):
-        # As nearly every small chunk is. libzstd stays within both; what is wrong is named below.
+        # Nearly all small chunks end here. libzstd stays within both; errors are named below.
         with suppress(RuntimeError, ValueError):
             zstd.decompress(encoded, out)
             return out.nbytes
@@ -115,10 +115,10 @@ def _zstd(encoded: Bytes, out: Bytes) -> int:
 
 
 def _zstd_unsized(encoded: Bytes, frame: _Frame, out: Bytes) -> int:
-    """Decode a frame of a streaming writer, which leaves the size out.
+    """Decode a frame of a streaming writer, which does not state its size.
 
-    libzstd would go on to its end, however far that is. If its blocks could reach far, it is told
-    that the size is what there is room for, and stops there.
+    libzstd would decode the whole frame, of any length. If its blocks could be long, a header that
+    states the room in `out` makes libzstd stop there.
     """
     raw = encoded[: frame.length].tobytes()
     if frame.most > 2 * out.nbytes + FAR:
@@ -132,7 +132,7 @@ def _zstd_unsized(encoded: Bytes, frame: _Frame, out: Bytes) -> int:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A zstd frame: its length, where it ends, its decoded size if its header has it, at most."""
+    """A zstd frame: its length, its end, its decoded size if the header has it, and at most."""
 
     length: int
     stop: int
@@ -141,7 +141,7 @@ class _Frame:
 
 
 def _zstd_frame(raw: bytes, at: int) -> _Frame | None:
-    """Walk over the blocks of a frame (RFC 8878, 3.1.1); None if it is none or cut short."""
+    """Walk over the blocks of a frame (RFC 8878, 3.1.1); None if it is not one, or cut short."""
     magic = int.from_bytes(raw[at : at + 4], "little")
     if magic & 0xFFFFFFF0 == _ZSTD_SKIPPED and len(raw) >= at + 8:
         stop = at + 8 + int.from_bytes(raw[at + 4 : at + 8], "little")
@@ -192,7 +192,7 @@ def _zstd_content_size(header: bytes) -> int | None:
 
 
 def _zlib(encoded: Bytes, out: Bytes) -> int:
-    # What lies behind the stream is not looked at, as zlib.decompress would.
+    # Bytes behind the stream are ignored, as by zlib.decompress.
     return _stream(lambda: zlib.decompressobj(zlib.MAX_WBITS), encoded, out, members=False)
 
 
@@ -205,11 +205,11 @@ def _bz2(encoded: Bytes, out: Bytes) -> int:
 
 
 def _stream(start: Callable[[], Any], encoded: Bytes, out: Bytes, *, members: bool = True) -> int:
-    """Decode one stream, or several with zeros as padding, never past the room there is."""
+    """Decode one stream, or several with zeros as padding, never beyond the room in `out`."""
     rest, filled = encoded.tobytes(), 0
     while True:
         stream = start()
-        # One byte more than fits tells a stream that is too long; 0 would be no limit.
+        # One byte more than fits shows a stream that is too long; 0 would mean no limit.
         piece = stream.decompress(rest, out.nbytes - filled + 1)
         if filled + len(piece) > out.nbytes:
             msg = f"it decodes to more than the {out.nbytes} bytes expected"
@@ -227,7 +227,7 @@ def _stream(start: Callable[[], Any], encoded: Bytes, out: Bytes, *, members: bo
 def lzma_filler(
     format_: int, filters: list[dict[str, Any]] | None
 ) -> Callable[[Bytes, Bytes], int]:
-    """Return what fills from LZMA as numcodecs writes it, with a dictionary of at most 256 MiB."""
+    """Return a filler for numcodecs' LZMA, with a dictionary of at most 256 MiB."""
     limit = None if format_ == lzma.FORMAT_RAW else DICTIONARY_BYTES
     if any(int(held.get("dict_size", 0)) > DICTIONARY_BYTES for held in filters or ()):
         msg = f"its dictionary is larger than {DICTIONARY_BYTES} bytes"

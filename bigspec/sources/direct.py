@@ -1,8 +1,8 @@
 """The fast path: chunks of a plain local Zarr array, decoded straight into reused memory.
 
-zarr-python decodes every chunk into fresh memory, which the kernel clears page by page, and
-copies it into place in its one event-loop thread. Here the calling thread reads the chunk's
-file and decodes it where it is wanted.
+zarr-python decodes every chunk into fresh memory, which the kernel clears page by page. Its one
+event-loop thread then copies it into place. Here the calling thread reads the file of the chunk
+and decodes it in place.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ __all__ = ["DirectArray", "plan_direct"]
 
 
 MOST_EXTRA = 1 << 16
-"""Bytes of an encoded chunk besides twice those of a decoded one."""
+"""An encoded chunk may take twice the bytes of a decoded one, and so many more."""
 
 
 @dataclass(frozen=True)
 class DirectArray:
-    """How the chunks of a local array are named, stored and encoded; picklable and small.
+    """Names, storage and encoding of the chunks of a local array; it pickles small.
 
     Attributes
     ----------
     name : str
-        What messages call the matrix.
+        Name of the matrix in messages.
     folder, document : str
         Directory of the array and path of its metadata document.
     chunk : tuple of int
@@ -58,7 +58,7 @@ class DirectArray:
     checksum : bool
         True if four bytes of CRC32C follow.
     missing : Missing
-        What becomes of a chunk that does not exist.
+        Rule for a chunk that does not exist.
     """
 
     name: str
@@ -109,8 +109,8 @@ class DirectArray:
         i0, j0 = rows.start // tall, columns.start // wide
         down, across = -(-height // tall), -(-width // wide)
         if across == 1:
-            # Chunks of full width, one under the other, are one contiguous array: decode in
-            # place, ragged edges as the store pads them, and hand out the part that counts.
+            # Chunks of full width, one under the other, are one contiguous array. They are
+            # decoded in place with the store's padding, and the part inside is returned.
             block = buffers.take("source.block", (down * tall, wide), self.dtype)
             for i in range(down):
                 part = block[i * tall : (i + 1) * tall]
@@ -134,14 +134,14 @@ class DirectArray:
         Return False, and leave `target` as it is, where there is no such chunk.
         """
         key = self.key(i, j)
-        path = f"{self.folder}{os.sep}{key}"  # a Path takes as long as the rest of a small chunk
+        path = f"{self.folder}{os.sep}{key}"  # a Path costs as much as the rest of a small chunk
         try:
             found = retries.with_retries(lambda: self._decode(path, target, buffers), buffers)
         except Exception as error:
             raise retries.named_failure(error, self.name, key) from error
         if not found:
             if not os.path.exists(self.document):  # noqa: PTH110 - as above
-                # The whole array is out of sight, not one chunk: zeros would be a lie.
+                # The whole array is out of sight, not one chunk: zeros would be wrong.
                 msg = (
                     f"{self.name}: this process does not see {self.document}; every worker must "
                     "reach the same path, and it must stay while the run lasts"
@@ -225,7 +225,7 @@ def plan_direct(
     array : zarr.Array
         Two-dimensional, of an accepted dtype.
     name : str
-        What messages call it.
+        Its name in messages.
     document : Path or None
         Its metadata document, if that is a local file; else only `decode` can be used.
     missing : Missing
@@ -278,7 +278,7 @@ def _plan_v3(layout: dict[str, Any]) -> _Plan | None:
     # None is for types of one byte.
     if endian is not None and endian != sys.byteorder:
         return None
-    # A checksum is taken of what is stored, so only as the last codec is it one of the file.
+    # Only as the last codec is a checksum one of the whole file.
     checksum = layout["codecs"][-1]["name"] == "crc32c"
     compressors = codecs[1:-1] if checksum else codecs[1:]
     if len(compressors) > 1 or any(codec not in DECODERS for codec in compressors):

@@ -1,4 +1,4 @@
-"""Operators of other packages: shape and products, by the names that PyLops and sigpy use."""
+"""Operators of other packages: shape and products, by the names in PyLops and sigpy."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ARRAYS = (
     "__dlpack__",
     "__arrow_c_array__",
 )
-"""What has one of these has entries, and is no operator."""
+"""An object with one of these has entries, and is not an operator."""
 
 
 def is_duck(a: Any) -> bool:
-    """Whether an object multiplies vectors, forward and by its adjoint, and is no array."""
+    """Whether an object multiplies vectors, forward and by its adjoint, and is not an array."""
     if isinstance(a, type) or any(hasattr(a, name) for name in ARRAYS):
         return False
     if _is_shaped(a):
@@ -38,9 +38,9 @@ def is_duck(a: Any) -> bool:
 
 
 def open_duck(a: Any) -> LinearOperatorMatrix:
-    """Wrap it as SciPy's LinearOperator, one vector at a time; no product is made.
+    """Wrap it as SciPy's LinearOperator, one vector at a time, without a product.
 
-    The first pass makes the same comparison of its two products as for SciPy's own.
+    The first pass compares its two products, as for SciPy's own.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def open_duck(a: Any) -> LinearOperatorMatrix:
 
 
 def _adjoint(a: Any, kind: str) -> Any:
-    """Return what multiplies by the adjoint: rmatvec, or the transpose of what has `@`."""
+    """Return the product with the adjoint: rmatvec, or `@` of the transpose."""
     if callable(getattr(a, "rmatvec", None)):
         return a.rmatvec
     found = next(
@@ -89,7 +89,7 @@ def _is_shaped(a: Any) -> bool:
 
 
 def _of_shaped(a: Any) -> LinearOperator[Any]:
-    """Flatten what goes in and comes out. It says no dtype, so that it is taken as complex."""
+    """Flatten inputs and outputs. It has no dtype, and so counts as complex."""
     given, made, adjoint = tuple(a.ishape), tuple(a.oshape), a.H
     return LinearOperator(
         (math.prod(made), math.prod(given)),

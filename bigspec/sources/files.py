@@ -1,4 +1,4 @@
-"""Files that are read whole, or mapped: .npy, SciPy's .npz, Matrix Market."""
+"""Files that are loaded or mapped: .npy, SciPy's .npz, Matrix Market."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FILES = (".npy", ".npz", ".mtx", ".mtx.gz")
 
 
 def is_file_format(path: Path) -> bool:
-    """Whether a file's name says that it is read here, in any case of letters."""
+    """Whether a file has a format of this module, by its name in any case of letters."""
     return path.name.lower().endswith(FILES)
 
 
 def is_market(path: Path) -> bool:
-    """Whether a file's name says Matrix Market, in any case of letters."""
+    """Whether a file is Matrix Market, by its name in any case of letters."""
     return path.name.lower().endswith((".mtx", ".mtx.gz"))
 
 
@@ -58,18 +58,18 @@ def open_file(path: Path, name: str, memory: int, vectors: int | None = None) ->
     ----------
     path : Path
     name : str
-        What messages call it.
+        Its name in messages.
     memory : int
         Bytes that loading may take.
 
     Raises
     ------
     SourceError
-        The file cannot be read as what its name says.
+        The file cannot be read in the format of its name.
     DataError, UnsupportedTypeError
-        It was read, and is no numeric matrix.
+        It is not a numeric matrix.
     MemoryLimitError
-        It says that it holds more than fits; nothing was loaded.
+        Its header states more than fits; nothing was loaded.
     """
     try:
         if path.suffix.lower() == ".npy":
@@ -85,7 +85,7 @@ def open_file(path: Path, name: str, memory: int, vectors: int | None = None) ->
             market.header.check_length(path, name)
             a = _loaded(market)
         if hasattr(a, "check_format"):
-            a.check_format(full_check=True)  # SciPy's products would read outside
+            a.check_format(full_check=True)  # else SciPy's products would read out of bounds
     except BigspecError:
         raise
     except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile, *UNREADABLE) as error:
@@ -99,7 +99,7 @@ def open_file(path: Path, name: str, memory: int, vectors: int | None = None) ->
 
 
 def check_room(needed: int, memory: int, name: str, sparse: bool = True) -> None:
-    """Refuse to load what does not fit."""
+    """Refuse to load a matrix that does not fit."""
     if needed > memory:
         advice = (
             f"Convert it once, in bounded memory, and take the result: bigspec convert {name} "
@@ -124,7 +124,7 @@ def _loaded(market: Market) -> Any:
             A[rows, columns] = values
         return A
     index = np.int32 if max(head.shape) <= np.iinfo(np.int32).max else np.int64
-    # The file was found long enough for so many.
+    # The file is long enough for so many.
     rows, columns = (np.empty(head.announced, index) for _ in range(2))
     values, done = np.empty(head.announced, head.dtype), 0
     for part in market.blocks(BLOCK_BYTES, []):

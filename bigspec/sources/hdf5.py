@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["DatasetHandle", "HDF5Matrix", "HDF5Vector", "is_hdf5", "open_file_hdf5", "open_hdf5"]
 
 SMALL_STEP = 64  # rows that a contiguous dataset is cut by
-MOST_HEADERS = 12  # sizes of a header that are looked behind: 512 bytes to 1 MiB
+MOST_HEADERS = 12  # sizes of a header to try: 512 bytes to 1 MiB
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a local file begins as HDF5 does: at 0, or behind a header of 512 bytes and more.
+    """Whether a local file has HDF5's signature, at 0 or behind a header of 512 bytes and more.
 
-    MATLAB writes one of 512.
+    MATLAB writes a header of 512 bytes.
     """
     try:
         with path.open("rb") as file:
@@ -55,9 +55,9 @@ class DatasetHandle:
     ----------
     path, inside : str
     missing : Missing
-        What becomes of chunks that were never written.
+        Rule for chunks that were never written.
     parts : Parts
-        Other files that it needs, once it is open.
+        Other files with entries of it, once it is open.
     """
 
     def __init__(self, path: str, inside: str, missing: Missing) -> None:
@@ -72,7 +72,7 @@ class DatasetHandle:
         return (DatasetHandle, (self.path, self.inside, self.missing))
 
     def open(self) -> h5py.Dataset:
-        """Return the dataset; the first call in a process looks whether all of it is there."""
+        """Return the dataset; the first call in a process checks that all of it is there."""
         with self._lock:
             if self._dataset is None:
                 with readable(self.path, self.inside):
@@ -83,7 +83,7 @@ class DatasetHandle:
 
     @property
     def fill_value(self) -> np.ndarray[Any, Any]:
-        """What a chunk that was never written holds."""
+        """The value of a chunk that was never written."""
         dataset = self.open()
         return stored_fill(dataset.fillvalue, dataset.dtype)
 
@@ -98,7 +98,7 @@ class DatasetHandle:
         return block
 
     def chunk_at(self, place: tuple[int, ...]) -> str:
-        """Say nothing: HDF5 has no names for chunks."""
+        """Return nothing: HDF5 has no names for chunks."""
         return ""
 
 
@@ -108,7 +108,7 @@ def open_file_hdf5(path: str, name: str) -> h5py.File:
     Raises
     ------
     SourceError, MissingSourceError
-        h5py is not here, or the file is not, or is another one.
+        h5py is missing, or the file is, or it is not HDF5.
     """
     try:
         import h5py
@@ -233,7 +233,7 @@ class HDF5Matrix(Matrix):
 
 
 def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tuple[Any, str]:
-    """Open what lies at `inside`, or, if that is empty, the one matrix that the file is about.
+    """Open the matrix at `inside`, or, if that is empty, the one main matrix of the file.
 
     Returns
     -------
@@ -242,7 +242,7 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
     Raises
     ------
     SourceError, MissingSourceError
-        Nothing there, or no matrix, or not all of it; the message says what is.
+        There is no matrix, or a part of it is missing; the message lists the contents.
     ArgumentError
         `rows` are not dimensions of it, `fill` is not of its type.
     DataError, UnsupportedTypeError, ChunkError
@@ -257,7 +257,7 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
     if _is_dataset(node):
         with readable(name, inside):
             matrix = _dense(node, name, wanted)
-            # MATLAB counts columns first: what HDF5 calls a row is a column there.
+            # MATLAB counts columns first, so a row in HDF5 is a column there.
             turned = "MATLAB_class" in node.attrs and len(node.shape) == 2 and wanted.rows is None
             return replace(matrix.H, name=name) if turned else matrix
     if not _sparse(node):
@@ -285,7 +285,7 @@ def _is_dataset(node: Any) -> bool:
 
 
 def _sparse(node: Any) -> bool:
-    """Whether a group holds the parts of a sparse matrix; a type that has a name holds nothing."""
+    """Whether a node is a group with the parts of a sparse matrix; a named type is not."""
     if not hasattr(node, "keys"):
         return False
     parts = {"data", "indices", "indptr"}
@@ -322,7 +322,7 @@ def _dense(dataset: h5py.Dataset, name: str, wanted: Wanted) -> Matrix:
     if dataset.shape is None:
         msg = f"{name}: expected a matrix, got an empty dataset (its dataspace is null)"
         raise DataError(msg)
-    token = _token(dataset, name)  # first: without its sources a virtual one may have no rows
+    token = _token(dataset, name)  # before the shape: a virtual one may lose rows with its sources
     flattened(_dims(dataset), dataset.shape, wanted, name)
     axes = axes_of(_dims(dataset), dataset.shape, wanted.rows, name)
     native = dtype.newbyteorder("=")

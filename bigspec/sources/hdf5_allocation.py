@@ -1,4 +1,4 @@
-"""Chunks of HDF5 that were never written: by HDF5's rule they hold the fill value."""
+"""Chunks of HDF5 that were never written and so, by HDF5's rule, count as the fill value."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Allocation"]
 
 
 class Allocation:
-    """Which chunks of a dataset are in its file, as far as one process has asked.
+    """The chunks of a dataset that are in its file, as one process has found so far.
 
     Parameters
     ----------
     missing : Missing
-        What becomes of those that are not.
+        Rule for chunks that are not.
     """
 
     def __init__(self, missing: Missing) -> None:
@@ -31,14 +31,14 @@ class Allocation:
     def count(
         self, dataset: Any, selection: tuple[slice, ...], name: str, buffers: Buffers
     ) -> None:
-        """Count the chunks of a selection that was read, and those of them that are not stored.
+        """Count the chunks of a selection, and those of them that are not stored.
 
-        Sources of virtual datasets are looked for elsewhere, see `bigspec.sources.hdf5_parts`.
+        For sources of virtual datasets see `bigspec.sources.hdf5_parts`.
 
         Raises
         ------
         ChunkError
-            One is not stored, and either none may be missing or nothing says what it holds.
+            A chunk is not stored, and either that is an error or there is no fill value.
         """
         if getattr(dataset, "id", None) is None or dataset.is_virtual or dataset.external:
             return
@@ -82,7 +82,7 @@ class Allocation:
 
 
 def _is_whole(dataset: Any) -> bool:
-    """Whether everything is stored: one question, and no others where the answer is yes."""
+    """Whether everything is stored: one query, which often makes all others needless."""
     if not dataset.size:
         return True
     if not dataset.chunks:

@@ -1,7 +1,7 @@
 """Deflated chunks of HDF5, measured before the library unpacks them.
 
-The library's own filter asks for as much memory as the chunk unpacks to, whatever the dataset
-declares, and 2 MB of zeros unpack to 2 GB.
+The library's own filter takes all the memory that a chunk unpacks to, even if the dataset declares
+less. 2 MB of packed zeros unpack to 2 GB.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["check_chunks"]
 
 DEFLATE = 1
 DEFLATED = 1032
-"""Bytes that one byte of a deflated chunk can stand for, at most."""
+"""Most bytes that one byte of a deflated chunk can unpack to."""
 HARMLESS = 64 << 20
-"""A chunk that cannot unpack to more than this besides what is declared is not measured."""
+"""A chunk is measured only if it could unpack to so many bytes more than declared."""
 SPARE = 1 << 16
 PIECE = 1 << 20
 
@@ -31,7 +31,7 @@ def check_chunks(dataset: Any, selection: tuple[slice, ...], checked: set[tuple[
     dataset : h5py.Dataset
     selection : tuple of slice
     checked : set
-        Offsets of the chunks that were measured; one is measured once in a process.
+        Offsets of measured chunks, so that a process measures each once.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def _measure(packed: bytes, most: int, offset: tuple[int, ...]) -> None:
         try:
             length += len(stream.decompress(rest, PIECE))
         except zlib.error:
-            return  # not deflated, or damaged: the library says what it is
+            return  # not deflated, or damaged: the library raises the error
         if length > most:
             msg = f"what is stored at {offset} unpacks to more than the dataset declares"
             raise DamagedChunk(msg)

@@ -1,8 +1,7 @@
-"""What an HDF5 dataset needs besides its file: sources of virtual datasets, raw files, filters.
+"""The needs of an HDF5 dataset besides its file: sources of virtual datasets, raw files, filters.
 
-HDF5 reads fill values where a source or the end of a raw file is not there, and says nothing. So
-each of them is looked for when a dataset is opened, in every process that opens it, and once more
-after every read.
+HDF5 silently reads fill values if a source or the end of a raw file is missing. So every process
+checks all of them when it opens a dataset, and again after every read.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ FILTERS = {
 }  # fmt: skip
 """Registered filters (https://github.com/HDFGroup/hdf5_plugins) that hdf5plugin or h5py has."""
 NUMBERED = re.compile(r"%\d*b")
-"""Names of sources that HDF5 numbers itself, from 0 on."""
+"""Pattern of source names that HDF5 numbers itself, from 0 on."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Other files in which entries of a dataset lie, as they were when it was opened.
+    """Other files with entries of a dataset, as they were when it was opened.
 
     Attributes
     ----------
@@ -46,11 +45,11 @@ class Parts:
 
     @property
     def evidence(self) -> str:
-        """What they add to a dataset's token; empty without any."""
+        """Their part of the token of a dataset; empty if there are none."""
         return repr(self.files) if self.files else ""
 
     def check_still(self, name: str) -> None:
-        """Refuse what was read while one of them went away or became shorter.
+        """Refuse a read during which one of them went away or became shorter.
 
         Raises
         ------
@@ -85,14 +84,14 @@ def parts_at(path: str, inside: str, name: str) -> Parts:
 
 
 def parts_of(dataset: h5py.Dataset, name: str) -> Parts:
-    """Look for everything that the entries of a dataset need.
+    """Check that everything the entries of a dataset need is there.
 
     Raises
     ------
     MissingSourceError
         A source of a virtual dataset, or a raw file, is not there.
     ChunkError
-        It is there and does not hold all, or a filter is not there.
+        A file is too short, or a filter is missing.
     SourceError
         A virtual dataset is its own source.
     """
@@ -103,9 +102,9 @@ def parts_of(dataset: h5py.Dataset, name: str) -> Parts:
 
 @contextmanager
 def final_failures(name: str, place: str) -> Iterator[None]:
-    """Tell damaged data from a disk that does not answer: only the latter has an errno.
+    """Separate damaged data from a disk that does not answer.
 
-    h5py raises a bare OSError for both.
+    h5py raises a bare OSError for both, but only the latter has an errno.
 
     Raises
     ------
@@ -128,12 +127,12 @@ def final_failures(name: str, place: str) -> Iterator[None]:
 
 @contextmanager
 def readable(name: str, place: str) -> Iterator[None]:
-    """Make whatever h5py raises over a damaged file an error with a message.
+    """Turn any error of h5py over a damaged file into an error with a message.
 
     Raises
     ------
     ChunkError, SourceError
-        An error of a disk that does not answer is left as it is.
+        The error of a disk that does not answer stays as it is.
     """
     try:
         with final_failures(name, place):
@@ -185,7 +184,7 @@ def _check_filters(dataset: h5py.Dataset, name: str) -> None:
 
 
 def _plugins() -> bool:
-    """Let hdf5plugin, if it is here, register its filters."""
+    """Let hdf5plugin, if it is installed, register its filters."""
     try:
         import hdf5plugin  # noqa: F401
     except ImportError:
@@ -222,7 +221,7 @@ def _check_external(dataset: h5py.Dataset, name: str, found: Found) -> None:
 def _check_source(
     dataset: h5py.Dataset, source: tuple[str, str, Any], name: str, above: Any, found: Found
 ) -> None:
-    """Find one source as HDF5 does, and look whether it holds what is taken from it."""
+    """Find one source as HDF5 does, and check that it has the entries of the dataset."""
     file_name, inside, space = source
     path = Path(dataset.file.filename).absolute()
     opened = dataset.file if file_name == "." else None
@@ -253,7 +252,7 @@ def _dataset(file: h5py.File, inside: str) -> h5py.Dataset | None:
 
     try:
         node = file[inside]
-    except (KeyError, OSError):  # a link that leads nowhere
+    except (KeyError, OSError):  # a dangling link
         return None
     return node if isinstance(node, h5py.Dataset) else None
 
@@ -275,7 +274,7 @@ def _check_extent(held: h5py.Dataset, space: Any, dataset: h5py.Dataset, name: s
 
 
 def _opened(file_name: str, main: Path) -> tuple[Path, h5py.File | None]:
-    """Return the file that HDF5 takes for a source (H5F_prefix_open_file): the first that opens."""
+    """Return the file that HDF5 uses as a source (H5F_prefix_open_file): the first that opens."""
     import h5py
 
     for path in _candidates(file_name, main):
@@ -325,7 +324,7 @@ def _numbered(source: Any, dataset: h5py.Dataset, name: str) -> list[tuple[str, 
 
 
 def _goes_on(pattern: str, path: Path, number: int) -> bool:
-    """Whether files of the series have higher numbers than the first that is not there."""
+    """Whether files of the series follow the first missing number."""
     parts = NUMBERED.split(Path(pattern).name)
     if len(parts) != 2 or not path.parent.is_dir():
         return False

@@ -1,7 +1,7 @@
-"""What a file or folder is that bigspec does not open, and what to type instead; for messages.
+"""Kinds of files and folders that bigspec does not open, and what to type instead; for messages.
 
-Told by the first bytes, then by the ending of the name, or by the names in a folder. Nothing here
-is opened as what it seems to be.
+Kinds are recognised by the first bytes, then by the ending of the name, or by the names in a
+folder. Nothing is opened here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ WEIGHTS = (".safetensors", ".onnx", ".gguf", ".pt", ".pth")
 
 
 def kind_of_file(path: Path, name: str) -> str | None:
-    """Say what a regular file is, by its first bytes and its name; None if these say nothing."""
+    """Return the kind of a regular file, by its first bytes and its name; None if unknown."""
     try:
         with path.open("rb") as file:
             begin = file.read(16)
@@ -63,7 +63,7 @@ def kind_of_file(path: Path, name: str) -> str | None:
 
 
 def kind_of_name(name: str) -> str | None:
-    """Say what a file is by the ending of its name; None if that says nothing."""
+    """Return the kind of a file by the ending of its name; None if unknown."""
     what = ENDINGS.get(PurePosixPath(name.rpartition("::")[2]).suffix.lower())
     return None if what is None else _said(what, name)
 
@@ -75,12 +75,12 @@ def _said(what: str, name: str) -> str:
 def kind_of_folder(
     names: Sequence[str], place: str, inside: Callable[[str], Sequence[str]]
 ) -> str | None:
-    """Say what a folder or an archive is by the names in it; None if they say nothing.
+    """Return the kind of a folder or an archive by the names in it; None if unknown.
 
     Parameters
     ----------
     names : sequence of str
-        What lies in it.
+        Of its members.
     place : str
         As the user wrote it.
     inside : callable
@@ -93,7 +93,7 @@ def kind_of_folder(
         return _said(NETWORK.replace("a file", "a folder"), place)
     if "xl" in there and "[Content_Types].xml" in there:
         return _said(EXCEL, place)
-    # What torch.save writes: an archive with one folder, which holds a pickle and the storages.
+    # torch.save writes an archive of one folder, with a pickle and the storages.
     if len(names) == 1 and "data.pkl" in inside(names[0]):
         return _said(NETWORK, place)
     return None

@@ -1,8 +1,8 @@
-"""Which stored entries belong to which row (column): pointers, listed rows, coordinates.
+"""The entries of each row (column) of a stored matrix: pointers, listed rows, coordinates.
 
-The *lines* of a sparse matrix are its rows in CSR, DCSR and row-wise COO, its columns in the
-others. Each class says, for a range of lines, where their entries begin; its `cut` chooses where
-the axis may be cut, reading once, in ranges, what the class stands on.
+The *lines* of a sparse matrix are its rows in CSR, DCSR and row-wise COO, and its columns in the
+others. Each class returns the first entries of a range of lines. Its `cut` chooses the cuts of the
+axis, for which it reads its vectors once, in ranges.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 PIECE_BYTES = 8 << 20
-"""Cuts lie about so many bytes of entries apart."""
+"""Bytes of entries between two cuts, about."""
 RANGE = 1 << 20
-"""Pointers or coordinates that are read at once while a store is opened."""
+"""Pointers or coordinates to read at once while a store is opened."""
 TALLEST = 1 << 20
-"""Lines between two cuts, where empty lines are not stored and could be any number."""
+"""Lines between two cuts, if empty lines are not stored, of which there may be any number."""
 MOST_TALL = 1 << 16
-"""Cuts that are made for their sake; a matrix of more lines is cut farther apart."""
+"""Cuts on account of empty lines; a matrix of more lines is cut farther apart."""
 PROBED_BYTES = 1 << 30
-"""Pointers of more than this, and of more than fits, are looked at here and there first."""
+"""Pointers of more bytes, and of more than fit, are first checked in a few places."""
 PROBES = 64
 
 
@@ -81,12 +81,12 @@ class Vector(Protocol):
 
 
 class Unsorted(Exception):  # noqa: N818 - never leaves this package
-    """Coordinates that are not sorted by line; carries the place of the first such entry."""
+    """Coordinates that are not sorted by line, with the place of the first such entry."""
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """Where the lines may be cut.
+    """The cuts of the lines.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class Pointers:
         return pointers
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many pointers if those of whole stretches of lines do not move.
+        """Refuse so many pointers if they stay constant over whole stretches of lines.
 
         Raises
         ------
@@ -146,11 +146,11 @@ class Pointers:
         _check_moves(self.indptr, self.nbytes, 0, memory, self.name)
 
     def ranges(self) -> Iterator[tuple[Array, Array, int]]:
-        """Yield ``(lines, pointers, first line)`` of all of them, checked."""
+        """Yield ``(lines, pointers, first line)`` of all lines, checked."""
         return _all_pointers(self.indptr, self.stored, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[Pointers, Cuts]:
-        """Cut about every so many entries; return what reads on these cuts, and the cuts."""
+        """Cut about every so many entries; return the pointers for these cuts, and the cuts."""
         return self, _cut(self.ranges(), length, entries, None)
 
 
@@ -196,11 +196,11 @@ class ListedPointers:
         return spread.cumsum()
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many pointers if they do not move; as of `Pointers`."""
+        """Refuse so many pointers if they stay constant; see `Pointers`."""
         _check_moves(self.indptr, self.nbytes, 0, memory, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[ListedPointers, Cuts]:
-        """Cut about every so many entries, or `TALLEST` lines; as of `Pointers`."""
+        """Cut about every so many entries, or `TALLEST` lines; see `Pointers`."""
         cuts = _cut(self._stream(length), length, entries, _tallest(length))
         places = (*cuts.places, len(self.listed))
         return replace(self, at=cuts.lines, places=places), cuts
@@ -260,11 +260,11 @@ class Coordinates:
         return first + np.searchsorted(lines, np.arange(cut.start, cut.stop + 1)).astype(np.int64)
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many coordinates if a line holds more of them than it has places."""
+        """Refuse so many coordinates if a line has more of them than places."""
         _check_moves(self.listed, self.nbytes, minors, memory, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[Coordinates, Cuts]:
-        """Cut about every so many entries, or `TALLEST` lines; as of `Pointers`.
+        """Cut about every so many entries, or `TALLEST` lines; see `Pointers`.
 
         Raises
         ------
@@ -295,10 +295,10 @@ def _tallest(length: int) -> int:
 
 
 def _check_moves(vector: Vector, nbytes: int, still: int, memory: int, name: str) -> None:
-    """Look at every 64th part of what is too long to be read in vain.
+    """Check every 64th part of a vector that is too long to be read in vain.
 
-    A store of a few bytes can declare any number of lines: what is not stored reads as one value
-    for ever. Real pointers, and real coordinates after `still` of them, move on.
+    A store of a few bytes can declare any number of lines, and missing chunks read as one value.
+    Real pointers grow, and so do real coordinates after `still` of them.
     """
     if nbytes <= max(memory, PROBED_BYTES):
         return
@@ -369,7 +369,7 @@ def _all_pointers(indptr: Vector, stored: int, name: str) -> Iterator[tuple[Arra
 def _cut(
     stream: Iterator[tuple[Array, Array, int]], length: int, entries: int, tallest: int | None
 ) -> Cuts:
-    """Cut where about so many entries have passed, or so many lines.
+    """Cut after about so many entries, or so many lines.
 
     `stream` yields stored lines, the pointers of their first entries, and the place of the
     first of them; at its very end the line ``length``.
@@ -384,7 +384,7 @@ def _cut(
             here = min(full, tall)
             if here == len(lines):
                 break
-            # An empty line may be cut at too: its pointer is that of the next one stored.
+            # A cut may lie at an empty line: its pointer is that of the next stored line.
             line = min(int(lines[here]), limit) if limit < length else int(lines[here])
             if cuts[-1] < line < length:
                 cuts.append(line)

@@ -1,4 +1,4 @@
-"""From a path or a URL to a Zarr store and a node in it, or an error that says what is there."""
+"""From a path or a URL to a Zarr store and a node in it, or to an error that names the contents."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = [
 LOCAL_ONLY = (
     ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
 )  # fmt: skip
-"""Not read from URLs: each needs many small reads, or a map of the file."""
+"""Endings of formats that URLs cannot serve: they need many small reads, or a map of the file."""
 TABLES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
 """Not matrices: see `bigspec.conversion.arrow`."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
@@ -51,7 +51,7 @@ _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 @dataclass(frozen=True)
 class Location:
-    """A store, the path of a node in it, and what both are called."""
+    """A store, the path of a node in it, and the name of both."""
 
     name: str
     store: Store
@@ -59,7 +59,7 @@ class Location:
 
 
 def locate(text: str) -> Location:
-    """Find the store that a path or URL means, without reading from it (a local path is stat'ed).
+    """Find the store at a path or URL, without reading from it (a local path is stat'ed).
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ def locate(text: str) -> Location:
     Raises
     ------
     MissingSourceError
-        A local path where nothing lies.
+        A local path that does not exist.
     SourceError
-        A file that is no zip archive, an unknown protocol, a package that is not installed.
+        A file that is not a zip archive, an unknown protocol, a package that is not installed.
     """
     outer, inner = _split(text)
     for scheme in ("file://", "local://"):
@@ -85,7 +85,7 @@ def locate(text: str) -> Location:
 
 
 def local_file(text: str) -> tuple[Path, str] | None:
-    """Return the regular local file that a path means, and the place inside it; else None."""
+    """Return the regular local file at a path, and the place inside it; else None."""
     outer, inner = _split(text)
     for scheme in ("file://", "local://"):
         outer = outer.removeprefix(scheme)
@@ -96,7 +96,7 @@ def local_file(text: str) -> tuple[Path, str] | None:
 
 
 def local_folder(text: str) -> Path | None:
-    """Return the local folder that a path means, if nothing inside it is pointed at; else None."""
+    """Return the local folder at a path without a place inside it; else None."""
     outer, inner = _split(text)
     for scheme in ("file://", "local://"):
         outer = outer.removeprefix(scheme)
@@ -158,7 +158,7 @@ def _locate_local(path: Path, inner: str, name: str) -> Location:
         return Location(name, ZipStore(archive, mode="r"), "/".join(filter(None, (below, inner))))
     if stat.S_ISDIR(mode):
         return Location(name, LocalStore(path, read_only=True), inner)
-    # Devices and pipes are not looked into: /dev/zero never ends.
+    # Devices and pipes are not read: /dev/zero never ends.
     if stat.S_ISREG(mode) and zipfile.is_zipfile(path):
         return Location(name, ZipStore(path, mode="r"), inner)
     if path.suffix.lower() in TABLES:
@@ -191,7 +191,7 @@ def open_node(location: Location) -> zarr.Array[Any] | zarr.Group:
     Raises
     ------
     MissingSourceError, SourceError, StoreUnavailableError
-        Nothing there, not Zarr, not permitted, not reachable.
+        The place does not exist, is not Zarr, or cannot be read or reached.
     """
     try:
         return retries.with_retries(lambda: read_metadata(location.store, location.path))
@@ -202,10 +202,10 @@ def open_node(location: Location) -> zarr.Array[Any] | zarr.Group:
 
 
 def read_metadata(store: Store, path: str) -> zarr.Array[Any] | zarr.Group:
-    """Open the node at `path` for reading, raising whatever the store raises.
+    """Open the node at `path` for reading, with the errors of the store.
 
-    Consolidated metadata is never used: zarr-python 3.1 refuses whole files for one member
-    it does not know, and one array needs one document.
+    Consolidated metadata is never used. zarr-python 3.1 refuses the whole file for one unknown
+    member, and one array needs only one document.
     """
     zarr_format = catalog.zarr_format(store, path)
     if zarr_format is None:
@@ -217,7 +217,7 @@ def read_metadata(store: Store, path: str) -> zarr.Array[Any] | zarr.Group:
 
 
 def _not_zarr(location: Location) -> Exception:
-    """Return the error for a place without Zarr metadata: name what is there instead."""
+    """Return the error for a place without Zarr metadata, with the contents of the place."""
     try:
         names = catalog.children(location.store, location.path)
         arrays = catalog.find_arrays(location.store, "") if location.path and not names else []
@@ -256,7 +256,7 @@ def _container(store: Store) -> str:
 
 
 def open_failure(error: Exception, name: str) -> Exception:
-    """Return what to raise for a source whose opening ended in `error`; see `named_failure`."""
+    """Return the error for a source whose opening ended in `error`; see `named_failure`."""
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, (BigspecError, MemoryError)):
         raise error
@@ -279,10 +279,10 @@ def open_failure(error: Exception, name: str) -> Exception:
 
 
 def place_of(store: Any, path: str) -> str:
-    """Return what an identity says of an array in a store that is none of zarr's.
+    """Return the place of an array for its identity, in a store of another package than zarr.
 
     An icechunk store is known by its snapshot, whose id no other repository has. The default
-    `repr` of a store is an address in this process: it says nothing to another one.
+    `repr` of a store is an address, which means nothing in another process.
     """
     text, inner = str(bare(f"{store}/{path}" if path else str(store))), store
     while inner is not None:

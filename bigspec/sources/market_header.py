@@ -1,4 +1,4 @@
-"""What the first lines of a Matrix Market file say: its kind, its sizes, where entries begin."""
+"""The first lines of a Matrix Market file: its kind, its sizes, the start of the entries."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["DAMAGED", "Header", "read_header"]
 Array = np.ndarray[Any, Any]
 
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
-"""What reading a packed file that is cut short or no gzip file raises."""
+"""Errors for a packed file that is cut short or is not a gzip file."""
 HEADER_BYTES = 4 << 20
-"""Comments before the sizes end here: packed, they take nothing."""
+"""Most bytes of comments before the sizes: packed, they take almost no bytes."""
 LINE_BYTES = 1 << 16
 DEFLATED = 1032
-"""Bytes that one byte of a gzip file can stand for, at most."""
+"""Most bytes that one byte of a gzip file can unpack to."""
 UNNOTICED = 1 << 20
-"""A text that is shorter than the header says by less is read, and found to be cut short."""
+"""A text that is too short by less than this is read, and the reader finds that it is cut short."""
 DTYPES = {
     "real": "f8",
     "double": "f8",
@@ -47,12 +47,12 @@ class Header:
     coordinate : bool
         Triplets; else ``array``, every entry column by column.
     field, symmetry : str
-        As the format names them; ``double`` is ``real``.
+        In the words of the format; ``double`` is ``real``.
     shape : tuple of int
     announced : int
         Lines of entries.
     body : tuple of int
-        Offset and lines of what comes before the first entry.
+        Bytes and lines before the first entry.
     """
 
     coordinate: bool
@@ -69,12 +69,12 @@ class Header:
 
     @property
     def most(self) -> int:
-        """Entries of the whole matrix that may be stored, both triangles counted."""
+        """Most stored entries of the whole matrix, with both triangles."""
         return self.announced if self.symmetry == "general" else 2 * self.announced
 
     @property
     def loading_nbytes(self) -> int:
-        """What loading it holds for a moment: triplets, and the compressed rows made of them."""
+        """Most bytes in use while it is loaded: triplets, and the compressed rows from them."""
         m, n = self.shape
         if not self.coordinate:
             return m * n * self.dtype.itemsize
@@ -82,7 +82,7 @@ class Header:
         return self.most * (2 * self.dtype.itemsize + 3 * index) + (m + 1) * index
 
     def check_length(self, path: Path, name: str) -> None:
-        """Refuse to look for entries that a file as short as `path` cannot hold.
+        """Refuse a file that is too short for its entries, before they are read.
 
         Raises
         ------
@@ -110,16 +110,16 @@ class Header:
 
 
 def read_header(file: BinaryIO, path: Path, name: str, *, dense: bool) -> Header:
-    """Read the header of an open Matrix Market file; `path` is looked at if it cannot be.
+    """Read the header of an open Matrix Market file; `path` is for the error if that fails.
 
     Without `dense` an ``array`` is refused.
 
     Raises
     ------
     SourceError
-        It is no such file, or is dense where it may not be.
+        It is not such a file, or dense without `dense`.
     DataError
-        Its sizes make no matrix.
+        Its sizes are not those of a matrix.
     """
     packed = path.name.lower().endswith(".gz")
     try:
@@ -217,7 +217,7 @@ def _no_banner(first: bytes, packed: bool, name: str) -> SourceError:
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> SourceError:
-    """Say what lies where a gzip file should."""
+    """Return the error that names the kind of a file that should be gzip."""
     with path.open("rb") as file:
         begin = file.read(512)
     msg = f"{name}: expected a gzip file, as its name says"

@@ -1,8 +1,8 @@
-"""Lines of Matrix Market text: plain ones go to the parser as they are, the others are spelled out.
+"""Lines of Matrix Market text: plain ones go to the parser unchanged, others are rewritten first.
 
-SciPy's parser reads a number as far as it understands it and skips the rest of the line, so that
-``2.5D+01`` is 2.5 and ``1e+05`` under an integer header is 1. Nothing reaches it that was not
-understood whole before.
+SciPy's parser reads the part of a number that it understands, and skips the rest of the line. So
+``2.5D+01`` is 2.5, and ``1e+05`` under an integer header is 1. Here only lines that are understood
+as a whole reach it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 __all__ = ["BadLine", "Spelling"]
 
 FIELDS = {"real": 1, "integer": 1, "unsigned-integer": 1, "complex": 2, "pattern": 0}
-"""Numbers that an entry has besides its indices."""
+"""Numbers of an entry besides its indices."""
 MOST_DIGITS = 40
-"""Of a whole number that is written with an exponent; 64 bits have 20."""
+"""Most digits of a whole number with an exponent; 64 bits have 20."""
 
 # Classes of bytes: blank, line end, digit, minus, plus, point, exponent, anything else.
 _BLANK, _END, _DIGIT, _MINUS, _PLUS, _POINT, _EXPONENT, _OTHER = range(8)
@@ -31,10 +31,10 @@ _FORTRAN = bytes.maketrans(b"dDqQ", b"eeee")
 
 
 def _pairs() -> tuple[bytes, bytes]:
-    """Return what a byte means after the one before it, and the pairs that mean nothing new.
+    """Return the meaning of a byte after the one before it, and the pairs without a new meaning.
 
-    ``s`` and ``d`` begin a number, with a digit or minus, and with a point; ``.`` and ``e`` go on
-    with one; ``n`` ends a line; ``!`` is for what the parser would not read whole.
+    ``s`` begins a number with a digit or minus, ``d`` with a point. ``.`` and ``e`` go on with a
+    number. ``n`` ends a line. ``!`` marks a word that the parser would not read as a whole.
     """
     meaning = bytearray(b"!") * 256
     nothing = []
@@ -64,7 +64,7 @@ _SPECIAL = re.compile(rb"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 
 class BadLine(Exception):  # noqa: N818 - never leaves this package: a DataError does
-    """A line that is no entry; carries its number, its text and what is wrong with it."""
+    """A line that is not an entry, with its number, its text and the fault."""
 
     def __init__(self, number: int, text: bytes, why: str) -> None:
         super().__init__(number, text, why)
@@ -73,7 +73,7 @@ class BadLine(Exception):  # noqa: N818 - never leaves this package: a DataError
 
 @dataclass(frozen=True)
 class Spelling:
-    """How the entries of a file are written.
+    """The spelling of the entries of a file.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Spelling:
 
     @property
     def expected(self) -> str:
-        """What a line should be, for messages."""
+        """A correct line, for messages."""
         values = {"pattern": [], "complex": ["real", "imaginary"]}.get(self.field, ["value"])
         return " ".join(["row", "column"][: self.indices] + values)
 
@@ -103,9 +103,9 @@ class Spelling:
         return re.compile(rb"(?:%sn)*+" % (rb"s" * self.indices + value * FIELDS[self.field]))
 
     def plain(self, block: bytes) -> bytes | None:
-        """Return a block of lines if the parser reads every byte of it, with e for d and q.
+        """Return a block of lines, with e for d and q, if the parser then reads every byte of it.
 
-        A pass over pairs of bytes, at ten times the speed of a look at each line.
+        It looks at pairs of bytes, ten times as fast as a look at each line.
         """
         for change in (None, _FORTRAN):
             text = block if change is None else block.translate(change)
@@ -116,11 +116,11 @@ class Spelling:
         return None
 
     def spelled(self, block: bytes, line: int) -> tuple[list[int], bytes]:
-        """Return the numbers of the lines that hold entries, and these as the parser reads them.
+        """Return the numbers of the lines with entries, and these lines as the parser needs them.
 
-        Reads exponents of Fortran (``2.5D+01``, ``2.5q1``, ``2.5+01``), a leading plus, and whole
-        numbers with a point or an exponent under an integer header. Blank lines and comments are
-        dropped.
+        It understands exponents of Fortran (``2.5D+01``, ``2.5q1``, ``2.5+01``), a leading plus,
+        and whole numbers with a point or an exponent under an integer header. Blank lines and
+        comments are dropped.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class Spelling:
 
 
 def _as_whole(word: bytes) -> int | None:
-    """Return the whole number that a decimal one is, exactly; None if it is none."""
+    """Return the whole number that a decimal equals exactly; None if there is none."""
     found = _NUMBER.fullmatch(word)
     if found is None:
         return None

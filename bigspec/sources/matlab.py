@@ -14,21 +14,21 @@ from bigspec.sources.stored_vectors import stored_vector
 __all__ = ["is_matlab", "open_matlab"]
 
 ROWS = "MATLAB_sparse"
-"""The attribute that says how many rows there are."""
+"""The attribute with the number of rows."""
 
 
 def is_matlab(group: Any) -> bool:
-    """Whether a group says that it is such a matrix."""
+    """Whether a group is such a matrix, by its attributes."""
     return ROWS in group.attrs and "jc" in group
 
 
 def open_matlab(group: Any, name: str, memory: int, missing: Missing | None = None) -> StoredSparse:
-    """Open one: ``jc`` are pointers of columns, ``ir`` rows, ``data`` values.
+    """Open such a group: ``jc`` are pointers of columns, ``ir`` rows, ``data`` values.
 
     Raises
     ------
     SourceError, DataError, UnsupportedTypeError, MemoryLimitError, ChunkError
-        See `open_sparse_group`. Complex values are compound in such files, and not read.
+        See `open_sparse_group`. Complex values, which are compound in such files, are refused.
     """
     if "ir" not in group:
         msg = f"{name}: expected stored entries, got none: MATLAB writes no values of a zero matrix"

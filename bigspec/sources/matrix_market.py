@@ -1,8 +1,8 @@
-"""Matrix Market as a stream: blocks of whole lines, each checked, then parsed by SciPy's parser.
+"""Matrix Market as a stream: blocks of whole lines, each checked and then parsed by SciPy.
 
-`scipy.io.mmread` (the C++ of fast_matrix_market) reads a block as a file of its own, behind a
-header made for it: measured 310 MB/s at blocks of 4 MB, as fast as the whole file, against 73 to
-106 MB/s of pandas, numpy.fromstring and numpy.loadtxt.
+`scipy.io.mmread` (the C++ of fast_matrix_market) reads a block like a whole file, behind a header
+of its own. That takes 310 MB/s at blocks of 4 MB, as fast as the whole file, against 73 to 106 MB/s
+of pandas, numpy.fromstring and numpy.loadtxt.
 
 Format: Boisvert, Pozo, Remington, NISTIR 5935 (1996).
 """
@@ -33,10 +33,10 @@ __all__ = ["BLOCK_BYTES", "Entries", "Market", "expanded", "open_market"]
 Array = np.ndarray[Any, Any]
 
 LINE_BYTES = 1 << 16
-"""A line longer than this is no entry."""
+"""A line longer than this is not an entry."""
 BLOCK_BYTES = 4 << 20
 SPARE_BYTES = 16 << 20
-"""Of blank lines and comments, besides `ENTRY_BYTES` for each entry: packed, they take nothing."""
+"""Bytes of blank lines and comments, besides `ENTRY_BYTES` an entry: packed, they take no room."""
 ENTRY_BYTES = 256
 _LINE = re.compile(r"Line (\d+): (.*)")
 Position = list[int]
@@ -46,7 +46,7 @@ Position = list[int]
 class Entries:
     """Some entries as they are stored: `rows`, `columns` (k,) from 0, `values` (k,).
 
-    `after` is where the next ones begin, `nbytes` what was read for these.
+    The next ones begin at `after`, and `nbytes` were read for these.
     """
 
     rows: Array
@@ -58,12 +58,12 @@ class Entries:
 
 @dataclass(frozen=True)
 class Market:
-    """A Matrix Market file, ``coordinate`` or ``array``, that is read in blocks from any on.
+    """A Matrix Market file, ``coordinate`` or ``array``, read in blocks from any position on.
 
     Attributes
     ----------
     name : str
-        What messages call it.
+        Its name in messages.
     path : Path
     header : Header
     """
@@ -74,13 +74,13 @@ class Market:
 
     @property
     def spelling(self) -> Spelling:
-        """How its lines are written."""
+        """The spelling of its lines."""
         return Spelling(self.header.field, 2 if self.header.coordinate else 0)
 
     def blocks(self, wanted: int, position: Position) -> Iterator[Entries]:
         """Parse blocks of about so many bytes.
 
-        A position is the offset, the lines and entries before it, and which triangle they lie in
+        A position is the offset, the lines and entries before it, and the triangle of the entries
         (1 the lower one, -1 the upper one, 0 not known yet).
 
         Raises
@@ -189,7 +189,7 @@ class Market:
         A: Any = scipy.io.mmread(io.BytesIO(banner.encode() + lines), spmatrix=False)
         if head.coordinate:
             return A.data, A.row, A.col
-        if done + count > head.announced:  # their places would lie outside
+        if done + count > head.announced:  # their places would lie outside the matrix
             return A[:, 0], np.zeros(count, np.int64), np.zeros(count, np.int64)
         return A[:, 0], *head.places(done, count)
 
@@ -201,7 +201,7 @@ class Market:
         numbers: range | list[int],
         side: int,
     ) -> int:
-        """Refuse what contradicts the symmetry that the header declares; return the triangle."""
+        """Refuse entries that contradict the symmetry in the header; return their triangle."""
         symmetry = self.header.symmetry
         if symmetry == "general":
             return side
@@ -237,7 +237,7 @@ class Market:
 
 
 def expanded(entries: Entries, symmetry: str) -> tuple[Array, Array, Array]:
-    """Return ``(rows, columns, values)`` of all entries: the other triangle comes after the one."""
+    """Return ``(rows, columns, values)`` of all entries, the stored triangle first."""
     rows, columns, values = entries.rows, entries.columns, entries.values
     if symmetry == "general":
         return rows, columns, values
@@ -269,9 +269,9 @@ def open_market(path: Path, name: str, *, dense: bool = True) -> Market:
     Raises
     ------
     SourceError
-        It is no such file.
+        It is not such a file.
     DataError
-        Its sizes make no matrix.
+        Its sizes are not those of a matrix.
     """
     with _opened(path) as file:
         return Market(name, path, read_header(file, path, name, dense=dense))

@@ -1,7 +1,7 @@
-"""The members of a zip archive: where each one lies, found true before anything is read of it.
+"""The members of a zip archive: the place of each, checked before a byte of it is read.
 
-The directory at the end of an archive says where its members are, and each member says it again;
-both are claims of whoever wrote the file.
+The directory at the end of an archive has the places of its members, and each member has its own
+header. Both are claims of the writer of the file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BROKEN = (
     zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError, KeyError, EOFError,
     OverflowError, IndexError, RuntimeError, struct.error,
 )  # fmt: skip
-"""What `zipfile` raises over a directory that is damaged."""
+"""Errors of `zipfile` for a damaged directory."""
 
 
 def members_of(content: Content) -> dict[str, zipfile.ZipInfo]:
-    """Return the directory of an archive; its members' own headers are not looked at yet.
+    """Return the directory of an archive, without the headers of its members.
 
     Raises
     ------
@@ -55,17 +55,17 @@ def members_of(content: Content) -> dict[str, zipfile.ZipInfo]:
 
 
 def place_of_member(content: Content, info: zipfile.ZipInfo) -> int:
-    """Return where the bytes of a member begin, by its own header.
+    """Return the first byte of the content of a member, by its own header.
 
     Raises
     ------
     SourceError
-        Another header or none lies there, its bytes end after the file, or it is encrypted.
+        Its header is missing or another one, it ends after the file, or it is encrypted.
     """
     what = f"the member {info.filename!a:.80}"
     orig = info.orig_filename
     names = {orig.encode("utf-8", "replace"), orig.encode("cp437", "replace")}
-    # One request for both: the name is as long as the directory says, or it is another one.
+    # One request for both: a name of another length than in the directory is another name.
     length = HEAD.size + max(map(len, names))
     content.check(info.header_offset, HEAD.size, what)
     length = min(length, content.size - info.header_offset)
@@ -87,7 +87,7 @@ def place_of_member(content: Content, info: zipfile.ZipInfo) -> int:
 
 
 def member_bytes(content: Content, info: zipfile.ZipInfo, most: int | None = None) -> Any:
-    """Return the unpacked bytes of a member, whose sum is checked if all of them are asked for.
+    """Return the unpacked bytes of a member; the checksum is compared unless `most` is given.
 
     Parameters
     ----------
@@ -95,17 +95,17 @@ def member_bytes(content: Content, info: zipfile.ZipInfo, most: int | None = Non
     info : zipfile.ZipInfo
         Of `members_of`.
     most : int, optional
-        Return the first bytes only.
+        Return only so many bytes, the first.
 
     Returns
     -------
     ndarray of uint8
-        A view of the file if it is stored as it is.
+        A view of the file if it is not packed.
 
     Raises
     ------
     SourceError
-        It is packed in another way than deflated, or damaged.
+        It is damaged, or packed by another method than deflate.
     """
     what = f"the member {info.filename!a:.80}"
     start = place_of_member(content, info)
@@ -137,7 +137,7 @@ def member_bytes(content: Content, info: zipfile.ZipInfo, most: int | None = Non
 
 
 def check_sum(content: Content, info: zipfile.ZipInfo, raw: Any) -> None:
-    """Compare the bytes of a member with the sum in the directory.
+    """Compare the bytes of a member with the checksum in the directory.
 
     Raises
     ------

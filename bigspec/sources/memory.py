@@ -27,21 +27,21 @@ __all__ = [
 ]
 
 SAMPLE = 4096
-"""Entries that stand for an array in its identity: a fixed, evenly spaced sample."""
+"""Entries of the sample in the identity of an array, fixed and evenly spaced."""
 
 
 PIECES = 1024
 PIECE_ENTRIES = 4096
-"""A sparse matrix is cut into at most so many pieces, of at least so many stored entries."""
+"""A sparse matrix is cut into at most so many cells, of at least so many stored entries."""
 
 
 WIDE = 2
-"""A sparse matrix whose uncut side is so many times the other one is held the other way round."""
+"""If the uncut side of a sparse matrix is so many times the other, its format is turned round."""
 
 
 @dataclass(frozen=True)
 class ArrayMatrix(Matrix):
-    """A 2-D NumPy array or memory map, used where it lies: reads are views.
+    """A 2-D NumPy array or memory map, whose reads are views.
 
     Attributes
     ----------
@@ -65,8 +65,8 @@ class ArrayMatrix(Matrix):
     def identity(self) -> dict[str, Any]:
         """Shape, dtype, strides and a hash of 4096 evenly spaced entries.
 
-        The sample is cheap and tells other data apart in practice; it does not notice a
-        change to entries outside it.
+        The sample is cheap, and in practice differs for other data. It does not notice a change
+        of entries outside it.
         """
         where = getattr(self.entries, "filename", None)
         layout = repr((self.shape, self.dtype.str, self.entries.strides)).encode()
@@ -94,9 +94,9 @@ class SparseMatrix(Matrix):
     Attributes
     ----------
     entries : scipy.sparse.csr_array or scipy.sparse.csc_array
-        Sorted and without duplicates; shares memory with what the user passed if that was so.
+        Sorted and without duplicates; it shares memory with the user's matrix if that is so too.
     copied : bool
-        Whether they are a copy in the other of the two formats; see `open_sparse`.
+        Whether it is a copy in the other of the two formats; see `open_sparse`.
     """
 
     entries: sp.csr_array[Any] | sp.csc_array[Any] = field(repr=False, compare=False)
@@ -154,8 +154,8 @@ class SparseMatrix(Matrix):
             block: Any = sp.csr_array((height, self.shape[1]), dtype=a.dtype)
         else:
             block = sp.csc_array((self.shape[0], height), dtype=a.dtype)
-        # The constructor from (data, indices, indptr) scans 64-bit indices, and copies them
-        # when they would fit 32 bits; setting the parts does neither.
+        # The constructor from (data, indices, indptr) scans 64-bit indices, and copies them if
+        # they would fit 32 bits. Setting the parts does neither.
         block.data = a.data[first:last]
         block.indices = a.indices[first:last]
         block.indptr = a.indptr[across.start : across.stop + 1] - a.indptr[across.start]
@@ -189,19 +189,19 @@ def open_numpy(a: np.ndarray[Any, Any]) -> ArrayMatrix:
 
 
 def open_sparse(a: Any, memory: int | None = None) -> SparseMatrix:
-    """Hold a SciPy sparse array or matrix as CSR or CSC, sharing its memory where possible.
+    """Wrap a SciPy sparse array or matrix as CSR or CSC, without a copy if possible.
 
-    CSC stays CSC; every other format becomes CSR. Only the compressed axis can be cut, so a large
-    matrix is held by columns if it is wide and by rows if it is tall, in a copy if that fits:
-    else its iterates would have the longer side's length, and a pass would be one task.
-    Duplicates are summed, in a copy: the user's object is never modified.
+    CSC stays CSC; every other format becomes CSR. Only the compressed axis can be cut. So a large
+    matrix becomes CSC if it is wide and CSR if it is tall, in a copy if that fits. Otherwise its
+    iterates would be as long as the longer side, and a pass would be one task. Duplicates are
+    summed in a copy: the user's object is never modified.
 
     Parameters
     ----------
     a : scipy.sparse.sparray or scipy.sparse.spmatrix
         Any format.
     memory : int, optional
-        Bytes that a copy may take; by default half of what this machine has.
+        Bytes for a copy; by default half of the memory of this machine.
 
     Raises
     ------
@@ -242,15 +242,15 @@ def open_sparse(a: Any, memory: int | None = None) -> SparseMatrix:
 
 
 def _large(a: Any, shape: tuple[int, int]) -> bool:
-    """Whether one task for all of it would be too few; small ones keep their format, and bits."""
+    """Whether it is too large for one task; a small matrix keeps its format, and so its bits."""
     return bool(int(a.nnz) * (a.dtype.itemsize + 4) + 4 * min(shape) > PANEL_BYTES[0])
 
 
 def _even_grid(indptr: np.ndarray[Any, Any]) -> Grid:
-    """Cut the compressed axis into pieces of about as many stored entries each.
+    """Cut the compressed axis into cells with about equal numbers of stored entries.
 
-    Rows of a power law would give panels of equal height very unequal work. An entry of
-    pointers counts like a stored entry: rows without entries take time too.
+    With rows of a power law, panels of equal height would have very unequal work. A pointer counts
+    like a stored entry, because empty rows take time too.
     """
     extent = len(indptr) - 1
     work = indptr.astype(np.int64) + np.arange(extent + 1)
@@ -263,18 +263,18 @@ def _even_grid(indptr: np.ndarray[Any, Any]) -> Grid:
 def canonical(a: Any) -> Any:
     """Return a sparse matrix as CSR or CSC, sorted and without duplicates, `a` itself if it is.
 
-    With duplicates products would be right all the same; the norms and the largest entry would not.
+    Products with duplicates are right, but the norms and the largest entry would be wrong.
     """
     if a.format not in ("csr", "csc"):
         a = sp.csr_array(a)
     if not a.has_canonical_format:
-        a = a.copy()  # what the user passed, or a graph holds, is not modified
+        a = a.copy()  # the object of the user, or of a graph, is not modified
         a.sum_duplicates()
     return a
 
 
 def is_pydata_sparse(a: Any) -> bool:
-    """Tell an array of the package ``sparse`` (COO, GCXS, DOK) without importing it."""
+    """Recognise an array of the package ``sparse`` (COO, GCXS, DOK) without importing it."""
     return type(a).__module__.partition(".")[0] == "sparse" and hasattr(a, "fill_value")
 
 
@@ -284,7 +284,7 @@ def from_pydata_sparse(a: Any, name: str) -> Any:
     Raises
     ------
     DataError
-        Not two-dimensional, or of a fill value other than 0: then it has no zeros to leave out.
+        Not two-dimensional, or its fill value is not 0, and so it is not sparse.
     """
     check_shape(a.shape, name)
     if a.fill_value != 0:

@@ -1,9 +1,9 @@
-"""Chunks that are not in their store: seen, asked for again, counted or refused.
+"""Chunks that are not in their store: noticed, requested again, counted or refused.
 
-By Zarr's rule a chunk that is not there holds the fill value, and many stores rest on it: zarr
-writes no chunk of fill values. But a store that has lost a chunk, or is going away, answers the
-same. So a chunk that is not there is asked for again and looked for in a listing, and the metadata
-is read once more; what is still missing then is counted, and told with the answer.
+By Zarr's rule a missing chunk counts as the fill value, and many stores rely on it: zarr does not
+write chunks of fill values. But a store that has lost a chunk, or is going away, answers the same.
+So a missing chunk is requested again and sought in a listing, and the metadata is read once more.
+Chunks that are still missing are counted, and reported with the answer.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ __all__ = [
 Policy = Literal["fill", "error"]
 MISSING: tuple[Policy, ...] = ("fill", "error")
 CERTAIN = (LocalStore, MemoryStore, ZipStore)
-"""Stores whose answer is their listing."""
+"""Stores whose answers need no listing to confirm them."""
 AT_ONCE = 32
-"""Chunks that are asked for again at once."""
+"""Chunks to request again at once."""
 MOST_REMEMBERED = 1 << 17
-"""Missing chunks that a process remembers, not to ask for them again in every pass."""
+"""Missing chunks that a process remembers, so that passes do not request them again."""
 
 
 def as_policy(value: Any) -> Policy:
-    """Return what is to become of missing chunks.
+    """Return the policy for missing chunks.
 
     Raises
     ------
@@ -76,14 +76,14 @@ def as_policy(value: Any) -> Policy:
 
 @dataclass(frozen=True)
 class Missing:
-    """What becomes of chunks that are not in the store.
+    """The rule for chunks that are not in the store.
 
     Attributes
     ----------
     policy : {"fill", "error"}
-        Whether they hold the fill value, and are counted, or are refused.
+        They count as the fill value and are counted, or they are refused.
     why : str
-        Why they are refused, if that is not what the user asked for.
+        Why they are refused, if not by the user's wish.
     """
 
     policy: Policy = "fill"
@@ -102,7 +102,7 @@ NO_FILL = (
 
 
 def rule_for(fill: Any, missing: Missing | None) -> Missing:
-    """Return what becomes of missing chunks of an array with this fill value."""
+    """Return the rule for missing chunks of an array with this fill value."""
     rule = missing or Missing()
     return Missing("error", NO_FILL) if fill is None and not rule.why else rule
 
@@ -115,12 +115,12 @@ def fill_text(fill: Any) -> str:
 
 
 def stored_fill(fill: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Return a fill value as it would be stored, in native byte order; None is 0."""
+    """Return a fill value in the stored type, in native byte order; None is 0."""
     return np.asarray(0 if fill is None else fill).astype(dtype.newbyteorder("="))
 
 
 def refusal(name: str, key: str, why: str = "") -> ChunkError:
-    """Return the error for the first missing chunk where none may be missing."""
+    """Return the error for the first missing chunk, if none may be missing."""
     reason = why or (
         "a missing chunk is an error by missing_chunks='error' (--missing-chunks error). Write it "
         "again, or, if its entries are the fill value, leave that option out"
@@ -129,19 +129,19 @@ def refusal(name: str, key: str, why: str = "") -> ChunkError:
 
 
 class Unsettled(ConnectionError):  # noqa: N818 - never leaves this package
-    """A store that contradicts itself: another attempt may find it of one mind."""
+    """A store that contradicts itself, though perhaps not in another attempt."""
 
 
 _ASKED: ContextVar[dict[str, bool] | None] = ContextVar("bigspec_chunks_asked", default=None)
-"""Keys that the read of this thread has asked for so far, and whether they were there.
+"""Keys that the read of this thread has requested so far, and whether they were there.
 
-zarr runs a read as a task of its event loop, which takes the context of the thread that waits.
+zarr runs a read as a task of its event loop, in the context of the thread that waits.
 """
 
 
 @contextmanager
 def asked() -> Iterator[dict[str, bool]]:
-    """Collect which chunks zarr asks a watched store for, and whether each was there."""
+    """Collect the chunks that zarr requests of a watched store, and whether each was there."""
     keys: dict[str, bool] = {}
     token = _ASKED.set(keys)
     try:
@@ -151,10 +151,10 @@ def asked() -> Iterator[dict[str, bool]]:
 
 
 class WatchedStore(WrapperStore[Any]):
-    """A store whose answers about chunks are noted, and not believed if they are too short.
+    """A store that notes answers about chunks, and refuses those that are too short.
 
-    zarr takes a shard of no bytes for a missing one, and a part of a shard that is not there, or
-    cut short, for a chunk of fill values, although the index of the shard names it.
+    zarr takes an empty shard for a missing one. It takes a part of a shard that is missing or cut
+    short for a chunk of fill values, although the index of the shard names it.
     """
 
     async def get(
@@ -198,7 +198,7 @@ def check_length(found: int, wanted: ByteRequest | None = None) -> None:
 
 
 def watched(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Return the same array, whose store notes which chunks are asked for; see `asked`."""
+    """Return the same array with a store that notes the requested chunks; see `asked`."""
     inner = array.async_array
     place = StorePath(WatchedStore(array.store), inner.store_path.path)
     return zarr.Array(type(inner)(inner.metadata, place, inner.config))
@@ -206,12 +206,12 @@ def watched(array: zarr.Array[Any]) -> zarr.Array[Any]:
 
 @dataclass
 class Absences:
-    """What one process knows of the missing chunks of an array.
+    """The missing chunks of an array, as one process knows them.
 
     Attributes
     ----------
     name : str
-        What messages call the array.
+        Name of the array in messages.
     rule : Missing
     """
 
@@ -223,14 +223,14 @@ class Absences:
     def settle(
         self, array: zarr.Array[Any], keys: dict[str, bool], buffers: Buffers | None
     ) -> None:
-        """Count the chunks that a read asked for, after those that were missing are made sure of.
+        """Count the chunks that a read has requested, after a second look at missing ones.
 
         Parameters
         ----------
         array : zarr.Array
-            A watched one.
+            A watched array.
         keys : dict
-            What `asked` collected.
+            The keys from `asked`.
         buffers : Buffers or None
 
         Raises
@@ -271,7 +271,7 @@ class Absences:
                 if listed:
                     msg = f"the store lists {key}, and answers that it is not there"
                     raise Unsettled(msg)
-        # The metadata last: only now it says that the store was there for all of this.
+        # The metadata comes last, because it then shows that the store was there all along.
         document = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
         path = f"{array.path}/{document}".lstrip("/")
         if await store.get(path, prototype) is None:
@@ -282,7 +282,7 @@ class Absences:
             raise MissingSourceError(msg)
 
     async def _lists(self, store: Store, key: str) -> bool:
-        """Whether a listing has the key; False where nothing can be listed."""
+        """Whether a listing has the key; False if nothing can be listed."""
         folder, last = _folder(key), key.rpartition("/")[2]
         names = self._listed.get(folder)
         if names is None or not _takes_prefix(store):

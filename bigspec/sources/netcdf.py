@@ -1,6 +1,6 @@
 """netCDF variables: classic through SciPy, netCDF-4 through h5netcdf, read in rectangles.
 
-See `bigspec.sources.variable` for what makes a matrix of a variable.
+`bigspec.sources.variable` makes matrices of variables.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSIC, WIDE = (b"CDF\x01", b"CDF\x02"), b"CDF\x05"
 
 
 def is_netcdf(path: Path) -> bool:
-    """Whether a local file is netCDF: by its first bytes, its name or the mark writers leave."""
+    """Whether a local file is netCDF: by its first bytes, its name or the mark of a writer."""
     try:
         with path.open("rb") as file:
             begin = file.read(8)
@@ -52,7 +52,7 @@ def _marked(path: Path) -> bool:
         with h5py.File(path, "r") as file:
             return "_NCProperties" in file.attrs
     except (ImportError, OSError):
-        return False  # the HDF5 door says what is wrong with it
+        return False  # opening it as HDF5 raises the right error
 
 
 class VariableHandle:
@@ -84,7 +84,7 @@ class VariableHandle:
 
     @property
     def fill_value(self) -> np.ndarray[Any, Any]:
-        """What a chunk that was never written holds; classic files have no chunks."""
+        """The value of a chunk that was never written; classic files have no chunks."""
         variable = self.open()
         fill = getattr(getattr(variable, "_h5ds", None), "fillvalue", 0)
         return stored_fill(fill, np.dtype(variable.dtype))
@@ -100,7 +100,7 @@ class VariableHandle:
             with final_failures(name, self.inside):
                 held = np.asarray(variable[selection])
                 self.allocation.count(getattr(variable, "_h5ds", None), selection, name, buffers)
-            # A view of a classic file is copied: once the file goes, it would point nowhere.
+            # A view of a classic file is copied: it would dangle once the file is closed.
             return np.array(held, dtype=held.dtype.newbyteorder("="))
 
         try:
@@ -112,7 +112,7 @@ class VariableHandle:
         return block
 
     def chunk_at(self, place: tuple[int, ...]) -> str:
-        """Say nothing: netCDF has no names for chunks."""
+        """Return nothing: netCDF has no names for chunks."""
         return ""
 
 
@@ -157,16 +157,16 @@ def open_netcdf(path: Path, inside: str, name: str, wanted: Wanted) -> VariableM
     ----------
     path : Path
     inside : str
-        Path of the variable in the file; empty if the file has only one that can be a matrix.
+        Path of the variable in the file; empty for the only one that can be a matrix.
     name : str
-        What messages call it.
+        Its name in messages.
     wanted : Wanted
-        Without `fill` a missing value is an error once it is read.
+        Without `fill`, a missing value is an error when it is read.
 
     Raises
     ------
     SourceError, MissingSourceError
-        No netCDF, no such variable; the message says what is there.
+        It is not netCDF, or there is no such variable; the message lists the contents.
     ArgumentError
         `rows` are not dimensions of it, `fill` is not of its type.
     DataError, UnsupportedTypeError

@@ -1,7 +1,7 @@
 """Every array of a Zarr group or an HDF5 file, of any number of dimensions, each read whole.
 
 For networks, whose weights lie in one file under nested names. An array is read as everywhere
-else: codecs are looked at first, chunks unpack to what is declared, conventions of packing hold.
+else: codecs are checked first, chunks unpack to their declared size, packing is undone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = ["Node", "hdf5_nodes", "is_zarr", "zarr_nodes"]
 Array = np.ndarray[Any, Any]
 
 DEEPEST = 32
-"""Groups inside groups: deeper ones are a circle of links."""
+"""Groups inside groups; deeper ones are taken for a circle of links."""
 MOST_NODES = 100_000
 SMALL = 1 << 20
 SAMPLES = 5
@@ -52,7 +52,7 @@ SAMPLES = 5
 
 @dataclass
 class Tally:
-    """Chunks that a read did not find in the store, and took for its fill value."""
+    """Chunks that a read did not find in the store, and filled with the fill value."""
 
     missing_chunks: int = 0
 
@@ -64,24 +64,24 @@ class Node(ABC):
     Attributes
     ----------
     path : str
-        From the root, without a slash before it.
+        From the root, without a leading slash.
     name : str
-        Of the store and the array, as messages call it.
+        Of the store and the array, in messages.
     shape : tuple of int
     stored : numpy.dtype
         Of the stored numbers.
     packing : Packing
-        How they become values.
+        From stored numbers to values.
     evidence : str
-        What changes when it is written again, as far as the store tells without reading.
+        Changes when it is written again, if the store shows that without a read.
     same : str or None
         Equal for two paths of one array.
     refusal : str or None
-        Why it holds no numbers.
+        Why it does not have numbers.
     brain : bool
-        Whether it holds bfloat16 in bytes that its store has no name for.
+        Whether it has bfloat16 in bytes, because its store has no name for the type.
     tally : Tally
-        What the last read of it found.
+        Missing chunks of the last read.
     """
 
     path: str
@@ -114,9 +114,9 @@ class Node(ABC):
         ------
         ChunkError, MissingSourceError, SourceError, StoreUnavailableError
         DataError
-            One is missing, by the array's own marks.
+            A value is missing, by the array's own marks.
         MemoryLimitError
-            They take more than half of the memory of this machine.
+            The values take more than half of the memory of this machine.
         """
         needed = math.prod(self.shape) * max(self.stored.itemsize, self.dtype.itemsize)
         check_memory(needed, self.name)
@@ -131,14 +131,14 @@ class Node(ABC):
         return values.reshape(self.shape)
 
     def token(self) -> str:
-        """Digest all values of a small array; of a large one some, and what its store says."""
+        """Digest all values of a small array; some values and the evidence of a large one."""
         found = hashlib.sha256(self.evidence.encode())
         for part in [self.read()] if self.nbytes <= SMALL else self._sample():
             found.update(np.ascontiguousarray(part).tobytes())
         return found.hexdigest()[:32]
 
     def _sample(self) -> Iterator[Array]:
-        """Read some chunks, where the evidence does not say when they were written."""
+        """Read some chunks, if the evidence does not show when they were written."""
         return iter(())
 
     @abstractmethod
@@ -210,7 +210,7 @@ def zarr_nodes(location: Location, missing_chunks: str = "fill") -> Iterator[Nod
     Raises
     ------
     SourceError, MissingSourceError, StoreUnavailableError
-        No Zarr lies there, or one array has codecs that are not run, or too many are listed.
+        It is not Zarr, one array has codecs that may not run, or there are too many arrays.
     """
     missing = Missing(as_policy(missing_chunks))
     queue, count = [("", 0)], 0
@@ -235,7 +235,7 @@ def hdf5_nodes(path: Path, name: str, missing_chunks: str = "fill") -> Iterator[
     ----------
     path : Path
     name : str
-        What messages call the file.
+        Name of the file in messages.
     missing_chunks : {"fill", "error"}
 
     Raises
@@ -243,7 +243,7 @@ def hdf5_nodes(path: Path, name: str, missing_chunks: str = "fill") -> Iterator[
     SourceError
         It is damaged, or a link leads out of it.
     MissingSourceError, ChunkError
-        A dataset has parts elsewhere that are not there.
+        A dataset has parts in other files that are missing.
     """
     missing = Missing(as_policy(missing_chunks))
     file = open_file_hdf5(str(path), name)
@@ -334,7 +334,7 @@ def _hdf5_node(dataset: Any, path: str, store: str, missing: Missing) -> Node:
 
 
 def _is_brain(dataset: Any, dtype: np.dtype[Any]) -> bool:
-    """Whether Keras wrote bfloat16: bytes in pairs, and an attribute that says what they are."""
+    """Whether Keras wrote bfloat16: bytes in pairs, and an attribute with the type."""
     if dtype.kind != "V" or dtype.itemsize != 2 or dtype.names is not None:
         return False
     said = dataset.attrs.get("dtype")

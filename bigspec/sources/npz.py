@@ -1,4 +1,4 @@
-"""Arrays in NumPy's .npz: the only one in it, or the one that is named."""
+"""Arrays in NumPy's .npz: the only one, or a named one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bigspec.sources.memory import open_numpy
 __all__ = ["holds_arrays", "open_npz_array"]
 
 SPARSE = ({"format", "shape"}, {"data", "row", "col", "shape"})
-"""Members that only a sparse matrix of SciPy's has; the second one has lost its format."""
+"""Members that only a sparse matrix of SciPy's has, with and without its format."""
 
 
 def holds_arrays(path: Path, inside: str) -> bool:
@@ -34,12 +34,12 @@ def holds_arrays(path: Path, inside: str) -> bool:
 
 
 def open_npz_array(path: Path, inside: str, name: str, memory: int) -> Matrix:
-    """Load the one array of two dimensions, or that called `inside`. Nothing is unpickled.
+    """Load the array called `inside`, or the only one of two dimensions. Nothing is unpickled.
 
     Raises
     ------
     SourceError
-        There are several, or none of that name, or it cannot be read.
+        There are several arrays, or none of that name, or it cannot be read.
     MemoryLimitError
         It does not fit; nothing was loaded.
     DataError, UnsupportedTypeError

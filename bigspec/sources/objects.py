@@ -1,6 +1,6 @@
-"""Objects of other packages: what lies inside them, or what to pass instead.
+"""Objects of other packages: the matrix inside them, or advice about what to pass.
 
-Nothing of theirs is imported: an object is known by the package that its class says.
+Other packages are never imported: an object is recognised by the package of its class.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def package(a: Any) -> str:
 
 
 def inner(a: Any) -> Any:
-    """Return what an AnnData object or one of its sparse data sets is about; else `a` itself.
+    """Return the matrix of an AnnData object or of one of its sparse data sets; else `a` itself.
 
     Raises
     ------
     UnsupportedTypeError
-        It has no matrix, or is a part of one that lies in a file.
+        It has no matrix, or is a view of one in a file.
     """
     if package(a) != "anndata":
         return a
@@ -58,12 +58,12 @@ def is_hdf5_object(a: Any) -> bool:
 
 
 def open_hdf5_object(a: Any, wanted: Wanted) -> Matrix | tuple[Any, str]:
-    """Open the file of an h5py object again, at its place: each process needs one of its own.
+    """Open the file of an h5py object again, because each process needs its own handle.
 
     Raises
     ------
     SourceError
-        The file is closed, open for writing, or none on a disk.
+        The file is closed, open for writing, or not on a disk.
     """
     if not a:
         msg = "h5py: expected an open data set or group, got a closed one; pass path::name"

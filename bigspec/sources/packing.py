@@ -170,7 +170,7 @@ def packing_of(
     dtype : numpy.dtype
         As stored.
     name : str
-        What messages call the array.
+        Name of the array in messages.
     mark : number, optional
         What its format marks missing values by, beside ``_FillValue``.
     netcdf : bool

@@ -129,7 +129,7 @@ def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
 
 
 def named_failure(error: Exception, name: str, key: str) -> Exception:
-    """Return what to raise for a chunk whose reading ended in `error`; raise it if it says enough.
+    """Return the error for a chunk whose reading ended in `error`; raise it if it says enough.
 
     An error that is raised from itself has no end of causes, and Dask's workers follow them all.
 

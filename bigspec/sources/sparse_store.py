@@ -218,11 +218,11 @@ def open_sparse_group(
     group : zarr.Group or h5py.Group
         With ``data``, ``indices`` and ``indptr``; see `sparse_format`.
     name : str
-        What messages call it.
+        Its name in messages.
     memory : int
         Bytes that a chunk, which is decoded whole, may take.
     missing : Missing, optional
-        What becomes of missing chunks of values; see `stored_vector`.
+        Rule for missing chunks of values; see `stored_vector`.
 
     Raises
     ------

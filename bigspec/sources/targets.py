@@ -134,7 +134,7 @@ def _check_ours(target: zarr.Array[Any]) -> None:
 
 
 def write_failure(error: Exception, where: str) -> Exception:
-    """Return what to raise for a write that ended in `error`: a full disk is no bad source."""
+    """Return the error for a write that ended in `error`: a full disk is no bad source."""
     if retries.is_forbidden(error):
         return DestinationError(
             f"{where}: this process may not write there ({type(error).__name__}: {error}); check "

@@ -47,7 +47,7 @@ class Wanted:
     raw : bool
         Take the stored numbers, whatever the attributes say.
     missing : Missing
-        What becomes of chunks that are not in the store.
+        Rule for chunks that are not in the store.
     vectors : int or None
         Bytes that vectors may take; None if the matrix itself may never be multiplied.
     """

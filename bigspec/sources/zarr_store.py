@@ -271,9 +271,9 @@ def open_zarr_array(
     array : zarr.Array
         Any store, format, codec or chunk grid that is regular.
     name : str, optional
-        What messages call it; by default where it lies.
+        Its name in messages; by default its path or URL.
     missing : Missing, optional
-        What becomes of chunks that are not in the store.
+        Rule for chunks that are not in the store.
 
     Raises
     ------

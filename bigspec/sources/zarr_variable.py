@@ -134,7 +134,7 @@ def open_zarr(
     ----------
     array : zarr.Array
     name : str, optional
-        What messages call it; by default where it lies.
+        Its name in messages; by default its path or URL.
     wanted : Wanted, optional
 
     Returns

@@ -1,6 +1,6 @@
-"""Errors of the entries of a product's factors, which no test of the products can see.
+"""Errors of the entries of a product's factors, which the dot test cannot see.
 
-Where a factor is a sum, or of integers that float64 does not hold, its entries are rounded the same
+If a factor is a sum, or has integers that float64 cannot hold, its entries are rounded the same
 way in every read. ``V^H (H V) = (K V)^H (K V)`` then holds for another matrix K. With factors
 ``M_i + E_i`` in place of ``M_i``, ``||E_i|| <= e_i``, the product is off by
 
@@ -29,15 +29,15 @@ LAMBDA = 8.0  # of the rounding model
 LARGEST_INTEGER = 2.0**53
 UNDERESTIMATED = 2.0  # of an operator's norm, from a few products
 BLOCK = 4
-# Sets this stream apart from any a user would draw a matrix from.
+# Makes this stream differ from any that a user would draw a matrix from.
 _STREAM = 0x656E7472696573
 
 
 def entries_error(matrix: Product, limit: int, cost: Cost) -> tuple[float, float]:
-    """Bound ``||dK||``, and the norm of the product by those of its factors.
+    """Bound ``||dK||``, and the norm of the product by the norms of its factors.
 
-    Reads each factor once, if the entries of any of them are rounded; an operator's norm is
-    estimated.
+    Reads each factor once if entries of any factor are rounded. The norm of an operator is an
+    estimate.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def _parts(matrix: Matrix) -> list[Matrix]:
 
 
 def _rounded(matrix: Matrix) -> bool:
-    """Whether entries may be rounded when they are read."""
+    """Whether reading may round the entries."""
     if isinstance(matrix, Combination):
         plain = len(matrix.terms) == 1 and matrix.factors is None
         return not (plain and matrix.terms[0].exact) or _rounded(matrix.terms[0].matrix)
@@ -80,7 +80,7 @@ def _rounded(matrix: Matrix) -> bool:
 
 
 def _norm_and_error(matrix: Matrix, limit: int, cost: Cost) -> tuple[float, float]:
-    """Bound the 2-norm of a factor, and that of the error of its entries."""
+    """Bound the 2-norms of a factor and of the error of its entries."""
     if isinstance(matrix, OperatorMatrix):
         V = _random_block(matrix.shape[1], complex_=matrix.dtype.kind == "c")
         Y = matrix.apply(V)
@@ -108,7 +108,7 @@ def _random_block(n: int, *, complex_: bool) -> Array:
 
 
 def _terms(matrix: Matrix) -> int:
-    """Count what is added up in one entry."""
+    """Count the terms that are added up in one entry."""
     if isinstance(matrix, Combination):
         rank = 0 if matrix.factors is None else matrix.factors.U.shape[1]
         return rank + sum(_terms(term.matrix) for term in matrix.terms)

@@ -31,20 +31,20 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Cost:
-    """What the passes over the factors of one product share: when they end, what they cost.
+    """The deadline and the cost that passes over the factors of one product share.
 
     Attributes
     ----------
     hooks : Hooks
-        Its panels are those of all passes over all factors.
+        They count the panels of all passes over all factors.
     panels, done : int
     bytes_read, retries : int
     reading, multiplying : float
         Seconds, summed over all threads.
     tokens : dict
-        Of the content of each factor.
+        Content tokens of each factor.
     chunks : dict
-        Chunks of each factor, and how many of them are not in its store, however often it is read.
+        Chunks of each factor, counted once, and how many of them are not in its store.
     """
 
     hooks: Hooks = field(default_factory=Hooks)
@@ -59,7 +59,7 @@ class Cost:
     started: float = field(default_factory=time.monotonic)
 
     def panels_done(self, count: int, bytes_read: int) -> None:
-        """Tell that so many panels more are done, and what this pass over a factor has read."""
+        """Report so many more panels, and the bytes that this pass over a factor has read."""
         self.done += count
         self.panels = max(self.panels, self.done)
         if self.hooks.on_panels is not None:
@@ -106,12 +106,12 @@ class Cost:
     @property
     def counted(self) -> tuple[int, int]:
         """Chunks of all factors, and how many of them are not in the store."""
-        held = self.chunks.values()
-        return sum(chunks for chunks, _ in held), sum(missing for _, missing in held)
+        counts = self.chunks.values()
+        return sum(chunks for chunks, _ in counts), sum(missing for _, missing in counts)
 
     @property
     def token(self) -> int:
-        """Of the factors, whichever was read first."""
+        """The token of the factor that was read first."""
         return crc32(np.asarray(sorted(self.tokens.values()), np.uint32).tobytes())
 
 
@@ -136,7 +136,7 @@ class Factor:
     ) -> Factor:
         """Lay out a factor for blocks of so many real columns, or complex ones if it is complex.
 
-        Panels are of the orientation wanted, where one read of them is enough.
+        Panels have the orientation `wanted` if one read of them is enough.
         """
         if isinstance(matrix, OperatorMatrix):
             return cls(matrix, None, limit, cost)
@@ -155,14 +155,14 @@ class Factor:
         return cls(matrix, layout, limit, cost)
 
     def panels(self, *, fused: bool = False, adjoint: bool = False) -> int:
-        """Return how many panels a product has, as far as its layout tells."""
+        """Return how many panels a product has; 0 if it has no layout."""
         if self.layout is None:
             return 0
         return self.layout.panels * (2 if fused and self.rows == adjoint else 1)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a pass over it holds, as far as its layout tells."""
+        """Bytes that a pass over it holds; 0 if it has no layout."""
         return 0 if self.layout is None else self.layout.memory.total
 
     @property
@@ -179,7 +179,7 @@ class Factor:
         return self._forward(V)[0] if self.rows != adjoint else self._backward(V)
 
     def both(self, V: Array, *, adjoint: bool) -> tuple[Array, Array | None]:
-        """Return ``M V`` and, if the same read gives it, ``M^H M V``; with the adjoint, of it."""
+        """Return ``M V`` and, if the same read gives it, ``M^H M V``, of M or its adjoint."""
         if self._splits(V):
             Y, Z = self.both(iterates.parts(V), adjoint=adjoint)
             return iterates.whole(Y), None if Z is None else iterates.whole(Z)
@@ -188,7 +188,7 @@ class Factor:
         return self._forward(V, back=True)
 
     def fused(self, V: Array, *, adjoint: bool = False) -> tuple[Array, Array, int, Facts | None]:
-        """Return ``M^H M V``, ``V^H M^H M V``, or those of ``M^H``, their exponent, and facts."""
+        """Return ``M^H M V``, ``V^H M^H M V``, exponent and facts, of M or its adjoint."""
         if self._splits(V):
             Z, G, exponent, facts = self.fused(iterates.parts(V), adjoint=adjoint)
             b = V.shape[1]
@@ -204,7 +204,7 @@ class Factor:
         return result.Z, result.gram, result.exponent, result.facts
 
     def _run(self, V: Array) -> PassResult:
-        """Make a pass over this factor alone."""
+        """Run a pass over this factor alone."""
         assert self.layout is not None
         passes = Pass(self.matrix, self.layout, find_executor(self.matrix.resident))
         result = passes.run(V, hooks=self._hooks())
@@ -218,7 +218,7 @@ class Factor:
         return self.layout.iterate_length
 
     def facts(self, V: Array) -> tuple[Facts, int]:
-        """Read it once for its facts, and return their exponent; V is a block of any column."""
+        """Read it once; return its facts and their exponent. V is any block."""
         result = self._run(V)
         assert result.facts is not None
         return result.facts, result.exponent
@@ -237,7 +237,7 @@ class Factor:
         return Z, gram, before + exponent, None
 
     def _splits(self, V: Array) -> bool:
-        """Whether a real factor meets a complex block, whose parts it then multiplies."""
+        """Whether a real factor multiplies real and imaginary parts of a complex block."""
         return V.dtype.kind == "c" and self.matrix.dtype.kind != "c"
 
     def _hooks(self) -> Hooks:

@@ -1,17 +1,17 @@
 """Images of iterates under the outer factor of a product, carried from pass to pass.
 
-A pass over ``B^H (A^H A (B V))`` needs ``B V`` before anything else, and ``B^H`` after all. Read by
-panels of its columns, B gives ``Z = B^H T`` and ``X = B Z`` at once, and every algorithm takes its
-next block from the span of Z and the blocks before: ``V = Z K + V_1 K_1 + V_2 K_2``. So
+A pass over ``B^H (A^H A (B V))`` begins with ``B V`` and ends with ``B^H``. Read by panels of its
+columns, B gives ``Z = B^H T`` and ``X = B Z`` at once. Every algorithm takes its next block from
+the span of Z and the blocks before: ``V = Z K + V_1 K_1 + V_2 K_2``. So
 ``B V = X K + (B V_1) K_1 + (B V_2) K_2`` needs no read of its own.
 
-The coefficients are found here, by projection, and not asked of the algorithms; what they leave of
-V is measured. The error of an image grows by about ``||H|| / beta`` a pass, beta the smallest
-singular value of the residual block, as rounding in s-step and pipelined recurrences does (Cools,
-Yetkin, Agullo, Giraud & Vanroose 2018). An error E of ``B V`` makes one of ``B^H A^H (A E)``, and A
-may well multiply E, which is rounding in all directions, by more than it does the range of B. Where
-the estimate of that passes what the accuracy asked for allows, or the dot test shows more than the
-estimate, B is read once more, and the image is exact again.
+The coefficients are found here by projection, not by the algorithms, and the rest of V is
+measured. The error of an image grows by about ``||H|| / beta`` a pass, beta the smallest singular
+value of the residual block, like rounding in s-step and pipelined recurrences (Cools, Yetkin,
+Agullo, Giraud & Vanroose 2018). An error E of ``B V`` makes an error ``B^H A^H (A E)``. E is
+rounding in all directions, so A may multiply it by more than the range of B. If the estimate of
+this error exceeds the accuracy, or the dot test shows more than the estimate, B is read once more,
+and the image is exact again.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ __all__ = ["Carried", "Images"]
 
 Array = np.ndarray[Any, Any]
 
-SHARE = 1e-3  # of the accuracy asked for, that the error of an image may take
+SHARE = 1e-3  # of the accuracy, for the error of an image
 MOST_ERROR = 1e-8  # of ``||H||``
 DEPENDENT = 1e-13  # relative, of singular values of Z without the blocks before
-TESTED = 8.0  # estimates of its error that the dot test may show: eps_H has as many
+TESTED = 8.0  # the dot test may show so many times the estimated error, as in eps_H
 ORTHOGONAL = 1e-4
-KEPT = 2  # blocks before the last product: the recurrences have three terms
+RECENT = 2  # blocks before the last product: the recurrences have three terms
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What the next pass finds the image of its block in.
+    """Blocks and images from which the next pass combines the image of its block.
 
     Attributes
     ----------
     blocks : tuple of ndarray (n, b)
-        The last blocks multiplied, orthonormal, and nearly so to each other.
+        The last blocks multiplied. Each is orthonormal, and they are nearly orthogonal.
     images : tuple of ndarray (p, b)
         ``B V`` of each.
     errors : tuple of float
@@ -56,8 +56,8 @@ class Carried:
     X : ndarray (p, b)
         ``B Z``.
     outer, inner, whole : float
-        Estimates of ``||B||``, of ``||A E|| / ||E||`` for errors E, and of ``||A B||``: the largest
-        of all passes, for late blocks may have nothing left of the large singular vectors.
+        Estimates of ``||B||``, of ``||A E|| / ||E||`` for errors E, and of ``||A B||``. They are
+        the largest of all passes, since late blocks may lack the large singular vectors.
     effect : float
         Largest error of ``H V`` so far through an image that was not read, relative to ``||H||``.
     """
@@ -97,7 +97,7 @@ class Carried:
 
 
 class Images:
-    """The image of one pass's block, and what is carried on to the next.
+    """The image of the block of one pass, and the images for the next pass.
 
     Parameters
     ----------
@@ -124,23 +124,23 @@ class Images:
 
     @property
     def outdated(self) -> bool:
-        """Whether passes made at a lower accuracy allowed more error than this one may have."""
-        held = self.carried
-        return held is not None and held.effect > self._allowed(held.Z)
+        """Whether passes of a lower accuracy allowed more error than this one may have."""
+        last = self.carried
+        return last is not None and last.effect > self._allowed(last.Z)
 
     def find(self, V: Array) -> Array | None:
-        """Return ``B V`` as far as it is known well enough, else None: B must be read."""
-        held = self.carried
-        if held is None or held.Z.dtype != V.dtype:
+        """Return ``B V`` if it is known well enough; else None, and B must be read."""
+        last = self.carried
+        if last is None or last.Z.dtype != V.dtype:
             return None
-        Y, error = held.image(V)
-        if held.inner * error <= self._allowed(V) * held.whole:  # not if NaN
+        Y, error = last.image(V)
+        if last.inner * error <= self._allowed(V) * last.whole:  # not if NaN
             self.error = error
             return Y
         return None
 
     def stands(self, V: Array, Z: Array, gram: Array) -> bool:
-        """Say, of an image, whether the dot test shows no more than its error; else B must be read.
+        """Whether the dot test shows no more than the error of an image; else B must be read.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class Images:
     def note(
         self, V: Array, Y: Array, T: Array, gram: Array, Z: Array, X: Array, facts: Facts | None
     ) -> None:
-        """Keep a pass's block, its image, its product and the image of that.
+        """Store the block of a pass, its image, its product and the image of the product.
 
         Parameters
         ----------
@@ -173,9 +173,9 @@ class Images:
         gram : ndarray (b, b)
             ``(A Y)^H (A Y)``.
         facts : Facts or None
-            Of A; without them, only A's work on blocks tells how large it is.
+            Of A; without them, the size of A is estimated by its products with blocks.
         """
-        held, tiny = self.carried, float(np.finfo(float).tiny)
+        last, tiny = self.carried, float(np.finfo(float).tiny)
         norm = iterates.gram_norm
         if not (iterates.finite(X) and tiny < norm(X) < np.inf):
             return
@@ -183,28 +183,28 @@ class Images:
         outer = max(size, norm(X) / max(norm(Z), tiny))
         inner, whole = max(middle / size, norm(T) / middle), middle
         if facts is not None:
-            # ||A E|| for E of independent entries of one size; never more than ||A|| ||E||.
+            # ||A E|| for E with independent entries of one size; never more than ||A|| ||E||.
             share = min(1.0, (1 + np.sqrt(V.shape[1])) / np.sqrt(len(Y)))
             bound = np.sqrt(facts.absolute_norm_squared)
             inner = max(inner, min(share * np.sqrt(facts.frobenius_squared), bound))
-        if held is not None:
-            outer, inner = max(outer, held.outer), max(inner, held.inner)
-            whole = max(whole, held.whole)
-        kept = [(V, Y, self.error)]
-        if held is not None:
-            earlier = zip(held.blocks, held.images, held.errors, strict=True)
+        if last is not None:
+            outer, inner = max(outer, last.outer), max(inner, last.inner)
+            whole = max(whole, last.whole)
+        recent = [(V, Y, self.error)]
+        if last is not None:
+            earlier = zip(last.blocks, last.images, last.errors, strict=True)
             # Power iteration's blocks are not orthogonal; its next one is in the span of Z.
             apart = [one for one in earlier if norm(iterates.inner(one[0], V)) <= ORTHOGONAL]
-            kept = [*apart, *kept][-KEPT:]
-        blocks, images, errors = zip(*kept, strict=True)
-        effect = max(self.effect / whole**2, 0.0 if held is None else held.effect)
+            recent = [*apart, *recent][-RECENT:]
+        blocks, images, errors = zip(*recent, strict=True)
+        effect = max(self.effect / whole**2, 0.0 if last is None else last.effect)
         self.after = Carried(blocks, images, errors, Z, X, outer, inner, whole, effect)
 
     def _allowed(self, V: Array) -> float:
-        """Return the error of ``H V`` that the interval bears, relative to ``||H||``.
+        """Return the error of ``H V`` that the interval allows, relative to ``||H||``.
 
-        An error of H moves the upper bound by ``sqrt(b / q)`` times its size, q the quantile that
-        the bound rests on: a million times for one column, three times for 16.
+        An error of H moves the upper bound by ``sqrt(b / q)`` times its size, q the quantile of
+        the bound. That is a million times for one column, and three times for 16.
         """
         b = V.shape[1]
         q = column_quantile(self.failure_probability, b, complex_=V.dtype.kind == "c")

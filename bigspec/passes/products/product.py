@@ -1,11 +1,11 @@
 """Passes over a product ``L R``: ``R^H (L^H L (R V))``, from one read of each factor.
 
-The inner factor L is read once, by the fused product of every other pass. The outer one comes
-before and after it, and what comes after depends on all of what came before: it is read after,
-and the same read prepares what comes before in the next pass (see
-`bigspec.passes.products.images`). In the first pass, and where its layout does not allow that, it
-is read twice. What lies between the factors is a block of p rows, p the inner extent; nothing of
-m rows (n rows, if n > m) is ever formed.
+The inner factor L is read once, by the same fused product as in other passes. The outer factor R
+comes before and after it, and the second product depends on all of the first. So R is read after
+L, and the same read prepares the first product of the next pass (see
+`bigspec.passes.products.images`). R is read twice in the first pass, and if its layout does not
+allow this. Between the factors lies a block of p rows, p the inner extent. No block of m rows (n
+rows, if n > m) is ever formed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def multiply(
 ) -> tuple[Array, Array, int]:
     """Multiply a block by ``H = K^H K``, K the chain, or ``K K^H`` for panels of columns.
 
-    Between the factors the block is scaled by powers of two, so that neither over- nor underflows.
+    Between the factors, powers of two scale the block, so that it neither over- nor underflows.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def multiply(
     return Z, np.asarray(gram, V.dtype), before + exponent
 
 
-MOST_ABOVE = 200  # powers of two that errors may lie above what is left of a product
+MOST_ABOVE = 200  # powers of two that errors may lie above the rest of a product
 
 
 def _entries_effect(error: float, norm: float, gram: Array, n: int, exponent: int) -> float:
@@ -101,7 +101,7 @@ def _entries_effect(error: float, norm: float, gram: Array, n: int, exponent: in
 
 
 def _scale_of(error: float, gram: Array, scale: int) -> int:
-    """Return the exponent of a first pass; where only errors are left, it is theirs.
+    """Return the exponent of a first pass; if only errors are left, it is theirs.
 
     Their squares must not leave the range of float64.
     """
@@ -112,14 +112,14 @@ def _scale_of(error: float, gram: Array, scale: int) -> int:
 def _factors(
     matrix: Product, V: Array, layout: Layout, cost: Cost
 ) -> tuple[Factor, Factor, bool, int]:
-    """Lay out both factors within what the iterates leave.
+    """Lay out both factors within the memory that the iterates leave.
 
     Returns
     -------
     outer, inner : Factor
     carries : bool
-        Whether images are carried: where they and the outer factor's panels for them fit.
-    held : int
+        Whether images are carried, because they and the panels of the outer factor fit.
+    most : int
         Bytes that a pass holds besides the iterates, at most.
 
     Raises
@@ -128,7 +128,7 @@ def _factors(
     """
     rows, columns = layout.iterate_length, V.shape[1]
     between = 6 * matrix.left.shape[1] * columns * V.dtype.itemsize
-    # Three images and Z are carried, and W, V - W K and the sums of `Factor.both` are made.
+    # Carried: three images and Z. Temporary: W, V - W K and the sums of `Factor.both`.
     carried = 4 * (matrix.left.shape[1] + rows) * columns * V.dtype.itemsize
     limit = layout.memory.limit - layout.memory.iterates - between
     if limit <= 0:
@@ -158,7 +158,7 @@ def _factors(
 
 
 def with_factors(layout: Layout, matrix: Matrix, columns: int) -> Layout:
-    """Return a layout that counts what a pass over the factors holds, if the matrix is a product.
+    """Return a layout that counts the memory of a pass over the factors, if there are factors.
 
     Parameters
     ----------
@@ -175,12 +175,12 @@ def with_factors(layout: Layout, matrix: Matrix, columns: int) -> Layout:
     if not isinstance(matrix, Product):
         return layout
     V = np.empty((0, columns), matrix.dtype)
-    *_, held = _factors(matrix, V, layout, Cost())
-    return replace(layout, memory=replace(layout.memory, results=0, task=held, tasks=1))
+    *_, most = _factors(matrix, V, layout, Cost())
+    return replace(layout, memory=replace(layout.memory, results=0, task=most, tasks=1))
 
 
 class ChainPass(Pass):
-    """Passes over a chain ``A @ B``: each is made of passes over its factors."""
+    """Passes over a chain ``A @ B``, each of which runs passes over the factors."""
 
     def run(
         self,
@@ -195,8 +195,8 @@ class ChainPass(Pass):
     ) -> PassResult:
         """Read the factors and return ``H V``; see `Pass.run`.
 
-        What is carried on are the images of the last blocks. The error of an image that was not
-        read adds to the defect, and in the first pass what errors of the factors' entries make.
+        The images of the last blocks are carried on. The error of an image that was not read adds
+        to the defect. In the first pass the errors of the factors' entries add to it too.
         """
         assert isinstance(self.matrix, Product)
         assert V is not None, "a chain has no Gram matrix"
@@ -211,7 +211,7 @@ class ChainPass(Pass):
         Z, gram, scale = multiply(self.matrix, self.layout, block, images, cost)
         total = cost.partial(Z, gram, scale)
         total = total.rescaled(_scale_of(error, gram, scale))
-        # The entries' part is a bound; the defect, which is multiplied by 8, an estimate.
+        # The part of the entries is a bound. The defect is an estimate, and is multiplied by 8.
         entries = 0.0
         if error:
             entries = _entries_effect(error, norm, total.gram, len(block), total.exponent) / 8
@@ -221,14 +221,14 @@ class ChainPass(Pass):
         spent = PassCost(seconds=time.monotonic() - started, panels=max(cost.panels, 1))
         result = pass_result(total, block, spent)
         if self.matrix.has_operator:
-            # Other adjoints are right, by their making. Factors that cancel round by more than the
-            # test allows; the interval says so.
+            # Other adjoints are right by construction. Factors that cancel round by more than this
+            # test allows, and the interval includes that.
             check_adjoint(self.matrix, result)
         unseen = images.effect + entries
         return replace(result, defect=result.defect + unseen, carried=images.after)
 
     def outdated(self, carried: Any, accuracy: Accuracy) -> bool:
-        """Whether images of earlier passes spoil the accuracy asked for now."""
+        """Whether images of earlier passes are too inaccurate now."""
         return Images(carried, accuracy).outdated
 
     def forward(
@@ -249,8 +249,8 @@ class ChainPass(Pass):
         cost = Cost(hooks or Hooks())
         adjoint = self.layout.orientation != "rows"
         Y = apply_to(self.matrix, block, self.layout.memory.limit, cost, adjoint=adjoint)
-        made = forward_result(context.rows_of(Y), time.monotonic() - started)
-        return replace(made, cost=cost.spent(made.cost.seconds))
+        result = forward_result(context.rows_of(Y), time.monotonic() - started)
+        return replace(result, cost=cost.spent(result.cost.seconds))
 
 
 def passes_over(
@@ -262,7 +262,7 @@ def passes_over(
 ) -> Pass:
     """Return the passes over a matrix, chains included, with blocks of so many random columns.
 
-    `first` is what was read to plan them.
+    `first` is the slab that planning has read.
     """
     if isinstance(matrix, Product):
         return ChainPass(matrix, layout, executor)
@@ -270,10 +270,10 @@ def passes_over(
 
 
 def where(matrix: Matrix, executor: Executor, columns: int) -> str:
-    """Say in words what multiplies a matrix by blocks of so many random columns.
+    """Name the executor that multiplies a matrix by blocks of so many random columns.
 
-    For a chain, that is what multiplies its factors. Those in this process's memory are multiplied
-    here, operators in the calling thread, the others on the cluster, if there is one.
+    For a chain, these are the executors of its factors. Factors in the memory of this process are
+    multiplied here, operators in the calling thread, the others on the cluster, if there is one.
     """
     if not isinstance(matrix, Product):
         return _nearest(matrix, nearest(matrix, executor, columns))
@@ -282,7 +282,7 @@ def where(matrix: Matrix, executor: Executor, columns: int) -> str:
 
 
 def _nearest(matrix: Matrix, executor: Executor) -> str:
-    """Name an executor; an operator's products are calls of the user's code, made here."""
+    """Name an executor; products of an operator are calls of the user's code in this process."""
     return (InlineExecutor() if isinstance(matrix, OperatorMatrix) else executor).name
 
 
