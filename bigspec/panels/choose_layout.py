@@ -151,7 +151,10 @@ def _waiting_for_a_link(layout: Layout, matrix: Matrix, most: int) -> Layout:
     most : int
         Tasks that this process may run at once where they wait; 0 if that is not ours to say.
     """
-    memory, slab = layout.memory, layout.slab_cells * _cell_nbytes(matrix, layout.along, layout.across)
+    memory, slab = (
+        layout.memory,
+        layout.slab_cells * _cell_nbytes(matrix, layout.along, layout.across),
+    )
     ahead, limit = matrix.ahead_nbytes(slab), memory.total + memory.spare // 2
     if not ahead or layout.tile_cells is not None:
         return layout

@@ -268,9 +268,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path, monkeypatch):
     A = triplets()
     with monkeypatch.context() as patch:
         fail_at(patch, 3, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(
-            DestinationError, match=r"No space left.* is in .*out.zarr.partial: ma"
-        ):
+        with pytest.raises(DestinationError, match=r"No space left.* is in .*out.zarr.partial: ma"):
             bigspec.convert(A, tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
     done = json.loads((tmp_path / "out.zarr.partial/progress.json").read_text())
