@@ -41,7 +41,12 @@ class Case:
 
     make: Callable[[Path], str]
     said: str
-    doors: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def doors(self) -> tuple[str, ...]:
+        """Those named; what comes by its path comes on a worker, too."""
+        return (*self.names, "cluster") if "path" in self.names else self.names
 
 
 # What is made ---------------------------------------------------------------------------------

@@ -39,7 +39,13 @@ def write(where: Any, A: Any, **changes: Any) -> Any:
         if values is not None:
             values = np.asarray(values)
             chunks = (50,) * values.ndim
-            array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks)
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=chunks,
+                config={"write_empty_chunks": True},  # a missing chunk of indices is an error
+            )
             array[...] = values
     return where
 
