@@ -23,18 +23,12 @@ PART = 1 << 20
 """Bytes of an array that are hashed at once, and copied if they have to be."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ArrayTensor(Tensor):
     """An array of this process, or what can be turned into one when it is read."""
 
-    name: str
     held: Any = field(repr=False)
-    shape: tuple[int, ...] = ()
-    dtype: str = ""
-    nbytes: int = 0
     file: str = IN_MEMORY
-    storage: str | None = None
-    refusal: str | None = None
 
     def read(self) -> Array:
         """Return the array, without a copy where that is possible."""
@@ -99,7 +93,9 @@ def _tensor(name: str, value: Any) -> Tensor:
         msg = f"{shown(name)}: expected an array of numbers, got {value.dtype}"
         raise UnsupportedTypeError(msg)
     size = int(np.prod(shape, dtype=np.int64)) * int(getattr(value, "itemsize", 0) or 4)
-    return ArrayTensor(name, value, shape, dtype, size, storage=_place(value, dtype))
+    return ArrayTensor(
+        name=name, held=value, shape=shape, dtype=dtype, nbytes=size, storage=_place(value, dtype)
+    )
 
 
 def _place(value: Any, dtype: str) -> str | None:

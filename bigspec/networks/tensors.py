@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Model", "Tensor"]
+from bigspec.errors import SourceError
+
+__all__ = ["Model", "Tensor", "called"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Tensor(ABC):
     """One tensor of a file: what its header says, and the numbers when they are asked for.
 
@@ -56,6 +59,12 @@ class Tensor(ABC):
             product *= length
         return product
 
+    def check_readable(self) -> None:
+        """Raise `SourceError` if there is a reason why the numbers cannot be had."""
+        if self.refusal is not None:
+            msg = f"{self.file}: {called(self.name)} has no numbers to read: {self.refusal}"
+            raise SourceError(msg)
+
     @abstractmethod
     def read(self) -> np.ndarray:
         """The whole tensor, of shape `shape`; read-only where it is mapped.
@@ -73,6 +82,11 @@ class Tensor(ABC):
         Of the bytes where they are small, else of a sample of them and of the file's size and
         time; a scan that goes on compares it.
         """
+
+
+def called(name: str) -> str:
+    """Return how a message calls a tensor: quoted, and not longer than a line."""
+    return f"tensor {name[:120]!a}{'...' if len(name) > 120 else ''}"
 
 
 @dataclass(frozen=True)

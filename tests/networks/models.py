@@ -1,5 +1,6 @@
 """Networks in memory for tests: headers without numbers, and small ones with known norms."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,20 +8,11 @@ import numpy as np
 from bigspec.networks.tensors import Model, Tensor
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Header(Tensor):
     """A tensor that must not be read."""
 
-    name: str
-    shape: tuple
-    dtype: str = "float32"
     file: str = "model.safetensors"
-    storage: str | None = None
-    refusal: str | None = None
-
-    @property
-    def nbytes(self):
-        return 4 * self.size
 
     def read(self):
         msg = f"{self.name} was read"
@@ -30,6 +22,10 @@ class Header(Tensor):
         return self.name
 
 
+def header(name, shape, *, dtype="float32", **fields):
+    return Header(name=name, shape=shape, dtype=dtype, nbytes=4 * math.prod(shape), **fields)
+
+
 def headers(notes=None, /, **shapes):
     """A model of headers; `__` in a keyword is a dot."""
     return headers_of({name.replace("__", "."): shape for name, shape in shapes.items()}, notes)
@@ -37,7 +33,7 @@ def headers(notes=None, /, **shapes):
 
 def headers_of(shapes, notes=None, dtypes=None):
     tensors = {
-        name: Header(name, shape, (dtypes or {}).get(name, "float32"))
+        name: header(name, shape, dtype=(dtypes or {}).get(name, "float32"))
         for name, shape in shapes.items()
     }
     return Model("m", "safetensors", tensors, notes or {})

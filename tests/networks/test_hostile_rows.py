@@ -15,7 +15,7 @@ from bigspec.networks.forms import Part
 from bigspec.networks.roles import entries_of
 from bigspec.networks.tensors import Model
 from bigspec.networks.work import Request, memory_of
-from tests.networks.models import Header, headers_of, sigma
+from tests.networks.models import header, headers_of, sigma
 
 RNG = np.random.default_rng(0)
 
@@ -189,8 +189,8 @@ def test_the_first_pattern_that_may_mean_a_layer_counts():
 
 
 def test_memory_counts_the_floats_that_8_bit_ones_become():
-    tensor = Header("w", (1000, 1000), "float8_e4m3fn")
-    plain = Request(entries_of(Model("m", "memory", {"w": Header("w", (1000, 1000))}))[0])
+    tensor = header("w", (1000, 1000), dtype="float8_e4m3fn")
+    plain = Request(entries_of(Model("m", "memory", {"w": header("w", (1000, 1000))}))[0])
     small = Request(entries_of(Model("m", "memory", {"w": tensor}))[0])
     assert memory_of(small) - memory_of(plain) == 4 * tensor.size
     assert isinstance(small.entry.form, Part)

@@ -16,9 +16,9 @@ import numpy as np
 
 from bigspec.errors import SourceError, UnsupportedTypeError
 from bigspec.networks.formats.pytorch import stem
-from bigspec.networks.formats.stored import StoredTensor, called, check_shape, digest, finished
+from bigspec.networks.formats.stored import StoredTensor, check_shape, digest, finished
 from bigspec.networks.formats.types import NATIVE
-from bigspec.networks.tensors import Model, Tensor
+from bigspec.networks.tensors import Model, Tensor, called
 from bigspec.sources.archives import check_member, header_of
 from bigspec.sources.checks import check_dtype, check_memory
 from bigspec.sources.content import Content, Reading
@@ -45,17 +45,8 @@ class PackedTensor(Tensor):
     stored : numpy.dtype
     fortran : bool
         Whether the first dimension runs fastest.
-    name, file, shape, dtype, nbytes, storage, refusal
-        See `Tensor`.
     """
 
-    name: str
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    storage: str | None = None
-    refusal: str | None = None
     content: Content = field(repr=False, compare=False)
     info: zipfile.ZipInfo = field(repr=False, compare=False)
     header: int
@@ -72,9 +63,7 @@ class PackedTensor(Tensor):
         MemoryLimitError
             It takes more than half of the memory of this machine.
         """
-        if self.refusal is not None:
-            msg = f"{self.file}: {called(self.name)} has no numbers to read: {self.refusal}"
-            raise SourceError(msg)
+        self.check_readable()
         check_memory(self.nbytes, f"{self.file}: {called(self.name)}")
         raw = member_bytes(self.content, self.info)[self.header : self.header + self.nbytes]
         values = np.asarray(raw).view(self.stored)

@@ -21,12 +21,11 @@ from bigspec.networks.formats.shards import found_shards
 from bigspec.networks.formats.stored import (
     Extent,
     StoredTensor,
-    called,
     check_extents,
     check_shape,
     finished,
 )
-from bigspec.networks.tensors import Model, Tensor
+from bigspec.networks.tensors import Model, Tensor, called
 from bigspec.sources.content import Content, Reading
 
 __all__ = ["MAGIC", "open_gguf"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from bigspec.errors import SourceError
 from bigspec.networks.formats.pytorch import stem
-from bigspec.networks.formats.stored import called, finished
+from bigspec.networks.formats.stored import finished
 from bigspec.networks.formats.types import as_dtype
 from bigspec.networks.tensors import Model, Tensor
 from bigspec.sources.nodes import Node
@@ -28,17 +28,8 @@ class NodeTensor(Tensor):
     Attributes
     ----------
     node : Node
-    name, file, shape, dtype, nbytes, storage, refusal
-        See `Tensor`.
     """
 
-    name: str
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    storage: str | None = None
-    refusal: str | None = None
     node: Node = field(repr=False, compare=False)
 
     @property
@@ -54,9 +45,7 @@ class NodeTensor(Tensor):
         SourceError, ChunkError, DataError, MemoryLimitError, StoreUnavailableError
             See `Node.read`.
         """
-        if self.refusal is not None:
-            msg = f"{self.file}: {called(self.name)} has no numbers to read: {self.refusal}"
-            raise SourceError(msg)
+        self.check_readable()
         values = self.node.read()
         return values.view(as_dtype(self.dtype, self.file)) if values.dtype.kind == "V" else values
 

@@ -11,15 +11,9 @@ import numpy as np
 
 from bigspec.errors import SourceError
 from bigspec.networks.formats.protobuf import PLACE
-from bigspec.networks.formats.stored import (
-    HeldTensor,
-    StoredTensor,
-    called,
-    check_shape,
-    digest,
-)
+from bigspec.networks.formats.stored import HeldTensor, StoredTensor, check_shape, digest
 from bigspec.networks.formats.types import as_dtype, item_bits
-from bigspec.networks.tensors import Tensor
+from bigspec.networks.tensors import Tensor, called
 from bigspec.sources.checks import check_memory
 from bigspec.sources.content import LocalContent
 
@@ -170,17 +164,8 @@ class Sparse(Tensor):
     ----------
     values, indices : Tensor
         The entries that are not 0, and their places: flat, or one for each dimension.
-    name, file, shape, dtype, nbytes, storage, refusal
-        See `Tensor`.
     """
 
-    name: str
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    storage: str | None = None
-    refusal: str | None = None
     values: Tensor = field(repr=False)
     indices: Tensor = field(repr=False)
 

@@ -19,9 +19,9 @@ from typing import Any
 from bigspec.errors import SourceError
 from bigspec.networks.formats.pickles import LONGEST, Unpickled, unpickled
 from bigspec.networks.formats.rebuild import Rebuilt, Storage
-from bigspec.networks.formats.stored import StoredTensor, brief, called, check_shape, finished
+from bigspec.networks.formats.stored import StoredTensor, brief, check_shape, finished
 from bigspec.networks.formats.types import BITS, item_bits
-from bigspec.networks.tensors import Model
+from bigspec.networks.tensors import Model, called
 from bigspec.sources.content import Content
 from bigspec.sources.members import check_sum, place_of_member
 

@@ -14,14 +14,13 @@ from bigspec.networks.formats.stored import (
     Extent,
     StoredTensor,
     brief,
-    called,
     check_extents,
     check_shape,
     finished,
     stored_nbytes,
 )
 from bigspec.networks.formats.types import item_bits
-from bigspec.networks.tensors import Model
+from bigspec.networks.tensors import Model, called
 from bigspec.sources.content import Content
 
 __all__ = ["LONGEST", "is_safetensors", "open_safetensors", "parsed"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.networks.formats.safetensors import LONGEST, parsed
-from bigspec.networks.formats.stored import called, finished
-from bigspec.networks.tensors import Model
+from bigspec.networks.formats.stored import finished
+from bigspec.networks.tensors import Model, called
 from bigspec.sources.content import Content
 
 __all__ = ["INDEX", "found_shards", "missing_numbers", "open_index", "open_shards"]

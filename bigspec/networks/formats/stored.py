@@ -12,7 +12,7 @@ import numpy as np
 
 from bigspec.errors import SourceError
 from bigspec.networks.formats.types import as_dtype, item_bits, unpacked
-from bigspec.networks.tensors import Model, Tensor
+from bigspec.networks.tensors import Model, Tensor, called
 from bigspec.sources.content import Content
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "HeldTensor",
     "StoredTensor",
     "brief",
-    "called",
     "check_extents",
     "check_shape",
     "digest",
@@ -49,17 +48,8 @@ class StoredTensor(Tensor):
         runs fastest. They were found to stay inside when the tensor was listed.
     order : {"<", ">"}
         Order of the bytes of a number.
-    name, file, shape, dtype, nbytes, storage, refusal
-        See `Tensor`.
     """
 
-    name: str
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    storage: str | None = None
-    refusal: str | None = None
     content: Content = field(repr=False, compare=False)
     start: int
     strides: tuple[int, ...] | None = None
@@ -73,11 +63,8 @@ class StoredTensor(Tensor):
         SourceError
             The bytes are not there, it has no numbers, or the package for its type is not here.
         """
-        what = called(self.name)
-        if self.refusal is not None:
-            msg = f"{self.file}: {what} has no numbers to read: {self.refusal}"
-            raise SourceError(msg)
-        return self._decoded(self.content.at(self.start, self.nbytes, what))
+        self.check_readable()
+        return self._decoded(self.content.at(self.start, self.nbytes, called(self.name)))
 
     def token(self) -> str:
         """Digest all bytes of a small tensor; of a large one some, and what its file says."""
@@ -112,17 +99,8 @@ class HeldTensor(Tensor):
     Attributes
     ----------
     values : ndarray or None
-    name, file, shape, dtype, nbytes, storage, refusal
-        See `Tensor`.
     """
 
-    name: str
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    storage: str | None = None
-    refusal: str | None = None
     values: np.ndarray[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def read(self) -> np.ndarray[Any, Any]:
@@ -143,11 +121,6 @@ class HeldTensor(Tensor):
         """Digest the values."""
         raw = b"" if self.values is None else np.ascontiguousarray(self.values).tobytes()
         return digest(repr((self.shape, self.dtype)), raw)
-
-
-def called(name: str) -> str:
-    """Return how a message calls a tensor: quoted, and not longer than a line."""
-    return f"tensor {name[:120]!a}{'...' if len(name) > 120 else ''}"
 
 
 def brief(value: Any) -> str:
