@@ -16,6 +16,7 @@ from bigspec.networks.roles import entries_of
 from bigspec.networks.sharing import entropy_of, random_norms, share
 from bigspec.networks.tensors import Model
 from bigspec.networks.work import Request, Task, shared
+from bigspec.results.text import counted
 
 __all__ = ["Choice", "Planned", "plan_scan", "tasks_of"]
 
@@ -150,9 +151,11 @@ def _chosen(model: Model, choice: Choice) -> list[Entry]:
     entries = [entry for entry in every if choice.takes(entry)]
     if not entries:
         hidden = sum(entry.hidden for entry in every)
+        patterns = choice.only or choice.leave_out
+        wanted = "a row that the patterns choose" if patterns else "a matrix"
         msg = (
-            f"{shown(model.name)}: expected a row that the patterns choose, got none of "
-            f"{len(every)} ({hidden} of them no matrix); look at the names with --all"
+            f"{shown(model.name)}: expected {wanted}, got none among {counted(len(every), 'row')} "
+            f"({hidden} of them no matrix); look at all of them with --all"
         )
         raise ArgumentError(msg)
     names = set(names_of(entries))

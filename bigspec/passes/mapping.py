@@ -15,7 +15,7 @@ from bigspec.panels.limit import Abandoned, Limit
 from bigspec.passes.blas import one_blas_thread
 from bigspec.passes.contract import DeadlinePassed
 from bigspec.passes.executor import Executor
-from bigspec.passes.on_cluster import ClusterExecutor
+from bigspec.passes.on_cluster import ClusterExecutor, lost_scheduler
 
 __all__ = ["Job", "map_jobs"]
 
@@ -87,9 +87,6 @@ def map_jobs(
         places.run(function, order, limit, on_result)
     except Abandoned:
         raise DeadlinePassed from None
-    except BaseException:
-        limit.abandon()
-        raise
     finally:
         limit.abandon()
         places.close()
@@ -254,8 +251,4 @@ class _Workers(_Places):
             raise
         except (OSError, TimeoutError) as error:
             where = self.client.scheduler.address if self.client.scheduler else "of the client"
-            msg = (
-                f"Dask scheduler {where}: lost ({type(error).__name__}: {error}). Start one, and "
-                "workers, and run it again."
-            )
-            raise ClusterError(msg) from error
+            raise lost_scheduler(where, error) from error

@@ -32,7 +32,7 @@ from bigspec.passes.executor import (
 )
 from bigspec.passes.lacking import naming_what_workers_lack
 
-__all__ = ["ClusterExecutor", "current_client", "find_executor"]
+__all__ = ["ClusterExecutor", "current_client", "find_executor", "lost_scheduler"]
 
 LOGGER = logging.getLogger("bigspec.cluster")
 
@@ -287,12 +287,10 @@ class _Flight:
                 self.limit.check()
             elif self.client.status == "running":
                 raise
-            where = self.address
+            if self.client.status != "running":
+                raise lost_scheduler(self.address, error) from error
             msg = (
-                f"Dask scheduler {where}: lost ({type(error).__name__}: {error}). Start one, and "
-                "workers, and run it again."
-                if self.client.status != "running"
-                else f"Dask scheduler {where}: expected an answer and a worker within "
+                f"Dask scheduler {self.address}: expected an answer and a worker within "
                 f"{RETURN:g} s, got {type(error).__name__}: {error}. Check that workers run."
             )
             raise ClusterError(msg) from error
@@ -333,3 +331,11 @@ def current_client() -> Any:
         return get_client()
     except ValueError:
         return None
+
+
+def lost_scheduler(where: str, error: Exception) -> ClusterError:
+    """Return what is said of a scheduler that is no longer there."""
+    return ClusterError(
+        f"Dask scheduler {where}: lost ({type(error).__name__}: {error}). Start one, and "
+        "workers, and run it again."
+    )

@@ -23,7 +23,7 @@ from bigspec.passes import InlineExecutor
 from bigspec.run.plan import Wishes
 from bigspec.run.planner import make_plan
 from bigspec.sources import open_source
-from tests.networks.models import Header, headers_of, sigma, transformer
+from tests.networks.models import Header, header, headers_of, sigma, transformer
 
 
 def holds(row, exact, slack=1e-13):
@@ -171,8 +171,8 @@ def test_what_is_not_finite_or_cannot_be_read_is_a_row():
             msg = "shard 2: expected 48 bytes at 100, got 17"
             raise SourceError(msg)
 
-    broken = Broken("broken", (3, 4))
-    refused = Header("packed", (3, 4), refusal="integers of a scheme that is not here")
+    broken = Broken(name="broken", shape=(3, 4), dtype="float32", nbytes=48)
+    refused = header("packed", (3, 4), refusal="integers of a scheme that is not here")
     bad = np.ones((3, 4), "f4")
     bad[0, 1], bad[2, 2] = np.nan, np.inf
     fine = scan({"x": np.eye(3)})._models[0]["x"]
@@ -318,10 +318,15 @@ def test_limits_by_pattern_decide_rows(tmp_path, passes_for_all):
     assert bad.ruling.reason == "NaN or Inf in nan"
 
 
+def test_a_model_without_a_matrix_says_so():
+    with pytest.raises(ArgumentError, match=r"expected a matrix, got none among 1 row \(1 of"):
+        scan({"bias": np.ones(3)})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"only": "x*"}, "expected a row that the patterns choose, got none of 23"),
+        ({"only": "x*"}, "expected a row that the patterns choose, got none among 23 rows"),
         ({"only": [""]}, "only: expected patterns of names"),
         ({"gate": {"x*": {"max_norm": 1}}}, r"gate: expected patterns that match .* got 'x\*'"),
         ({"gate": {"*": {"most": 1}}}, "expected a table with max_norm, min_norm or both"),
