@@ -72,6 +72,10 @@ def _own_options(function: Any) -> Any:
                     "qkv=4096,1024,1024. Well-known names are cut without it."),
         option(ROWS, "--all", "everything", is_flag=True,
                help="Also list what is no matrix: vectors, integers, scales."),
+        option(ROWS, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
+               show_default=True,
+               help="Treat a chunk that is not in the store as the fill value, and say so in the "
+                    "row, or as an error."),
         option(ROWS, "--sort", type=click.Choice(["name", *COLUMNS]), metavar="COLUMN",
                help=f"Sort the table: name, or by size of {', '.join(COLUMNS)}."),
         option(ROWS, "--top", type=click.IntRange(min=1), metavar="N",
@@ -126,6 +130,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
             failure_probability=own["failure_probability"],
             split=list(own["split"]),
             everything=own["everything"],
+            missing_chunks=own["missing_chunks"],
             seed=own["seed"],
             checkpoint=checkpoint,
             time_limit=own["time_limit"],

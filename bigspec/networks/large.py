@@ -14,7 +14,7 @@ from bigspec.networks.dense import Difference, Looked, Stored, look
 from bigspec.networks.forms import Part, Spectral, packed
 from bigspec.networks.norms import Asked, Norm
 from bigspec.networks.row import Row
-from bigspec.networks.work import Request, blank, filled, memory_of
+from bigspec.networks.work import Request, blank, filled, memory_of, missing_note
 from bigspec.passes import DeadlinePassed
 from bigspec.results import Estimate, Interval
 from bigspec.sources import open_source
@@ -35,6 +35,7 @@ def large_row(request: Request, asked: Asked, deadline: float | None) -> Row:
         raise DeadlinePassed
     try:
         row = _row(request, asked, deadline)
+        row = replace(row, note="; ".join(filter(None, [row.note, missing_note(request)])))
     except (DataError, SourceError, MemoryLimitError) as error:
         row = replace(blank(request.entry), kind="refused", matrix=None, note=str(error))
     return replace(row, seconds=time.perf_counter() - began)

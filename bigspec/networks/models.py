@@ -46,13 +46,15 @@ class ArrayTensor(Tensor):
         return digest.hexdigest()[:32]
 
 
-def as_model(model: Any) -> Model:
+def as_model(model: Any, missing_chunks: str = "fill") -> Model:
     """Open what is to be scanned.
 
     Parameters
     ----------
     model : path, URL, Model, or mapping of str to array
         Arrays are NumPy's, or objects that turn into one: tensors of torch, JAX or MLX.
+    missing_chunks : {"fill", "error"}
+        Of a store that is opened here.
 
     Raises
     ------
@@ -64,7 +66,7 @@ def as_model(model: Any) -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return _opened(model)
+        return _opened(model, missing_chunks)
     if not isinstance(model, Mapping):
         msg = (
             "model: expected a path, a URL, or a mapping of names to arrays such as a state dict, "
@@ -76,10 +78,10 @@ def as_model(model: Any) -> Model:
     return Model(f"a mapping of {count}", IN_MEMORY, tensors)
 
 
-def _opened(where: Any) -> Model:
+def _opened(where: Any, missing_chunks: str) -> Model:
     from bigspec.networks.formats import open_model
 
-    return open_model(where)
+    return open_model(where, missing_chunks=missing_chunks)
 
 
 def _tensor(name: str, value: Any) -> Tensor:

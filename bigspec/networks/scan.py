@@ -28,6 +28,7 @@ def scan(
     failure_probability: float = 1e-6,
     split: str | Sequence[str] | Mapping[str, Any] | None = None,
     everything: bool = False,
+    missing_chunks: str = "fill",
     seed: int | None = None,
     checkpoint: Any = None,
     time_limit: float | str | None = None,
@@ -57,6 +58,9 @@ def scan(
         are cut without it.
     everything : bool
         Also list what is no matrix: vectors, integers, scales.
+    missing_chunks : {"fill", "error"}
+        A chunk that is not in a Zarr group counts as the fill value, which its row says, or is an
+        error.
     seed : int, optional
         Entropy of all random starts; fresh and recorded by default.
     checkpoint : path, URL or Checkpoint, optional
@@ -82,6 +86,8 @@ def scan(
     ------
     ArgumentError
         An argument is out of range, or no tensor matches.
+    ChunkError
+        When rows are computed: a chunk is missing, and that is to be an error.
     SourceError, DataError
         The file cannot be opened. What is wrong with a single tensor is in its row instead.
     ResumeError, CheckpointError, CheckpointInUseError
@@ -112,8 +118,9 @@ def scan(
         checkpoint=checkpoint,
         observer=make_observer(progress),
     )
-    first = as_model(model)
-    return Scan(first, None if minus is None else as_model(minus), choice, options)
+    first = as_model(model, missing_chunks)
+    second = None if minus is None else as_model(minus, missing_chunks)
+    return Scan(first, second, choice, options)
 
 
 def _patterns(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:

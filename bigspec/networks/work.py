@@ -28,12 +28,16 @@ from bigspec.networks.small import (
     product_looked,
     product_norm,
 )
-from bigspec.networks.tensors import Tensor
+from bigspec.networks.tensors import Tensor, called
 from bigspec.results import Interval
 from bigspec.results.gate import Gate
+from bigspec.results.text import counted
 from bigspec.sources import open_source
 
-__all__ = ["Request", "Task", "blank", "filled", "memory_of", "shared", "tensors_of", "work"]
+__all__ = [
+    "Request", "Task", "blank", "filled", "memory_of", "missing_note", "shared", "tensors_of",
+    "work",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 
@@ -124,6 +128,7 @@ def work(task: Task, limit: Limit) -> list[Row]:
         began = time.perf_counter()
         try:
             row = _row(request, task.asked, read, limit)
+            row = replace(row, note=_joined(row.note, missing_note(request)))
         except StoreUnavailableError:
             raise  # another try may well read it
         except (DataError, SourceError, MemoryLimitError) as error:
@@ -318,6 +323,20 @@ def _with_ratio(row: Row, array: Array, form: Spectral, read: _Reader) -> Row:
 
 
 STALE = 0.99  # below it, a stack of 70 such layers is off by a factor of 2
+
+
+def missing_note(request: Request) -> str:
+    """Say which chunks of the tensors of a row, now read, are not in their store."""
+    return "; ".join(
+        f"{counted(tensor.missing_chunks, 'chunk')} of {called(tensor.name)} "
+        + (
+            "is not in the store and counts as its fill value"
+            if tensor.missing_chunks == 1
+            else "are not in the store and count as its fill value"
+        )
+        for tensor in tensors_of(request)
+        if tensor.missing_chunks
+    )
 
 
 def _joined(*notes: str) -> str:

@@ -7,11 +7,12 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigspec import Gate, scan
-from bigspec.errors import ArgumentError, SourceError, UnsupportedTypeError
+from bigspec.errors import ArgumentError, ChunkError, SourceError, UnsupportedTypeError
 from bigspec.networks import norms, rows
 from bigspec.networks.norms import takes_gram
 from bigspec.networks.roles import entries_of
@@ -316,6 +317,22 @@ def test_limits_by_pattern_decide_rows(tmp_path, passes_for_all):
     bad = scan(W | {"nan": np.full((2, 2), np.nan)}, max_norm=1e3)
     assert bad.ruling.exit_status == 65
     assert bad.ruling.reason == "NaN or Inf in nan"
+
+
+@pytest.mark.parametrize("limit", [None, 20 << 20], ids=["in memory", "larger than memory"])
+def test_a_missing_chunk_of_a_store_is_said_in_its_row_or_is_an_error(limit, tmp_path):
+    stored = np.random.default_rng(7).standard_normal((64, 16))
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    for name in ("whole", "holed"):
+        group.create_array(name, shape=(64, 16), chunks=(8, 16), dtype="f8")[:] = stored
+    (tmp_path / "g.zarr/holed/c/5/0").unlink()
+    found = scan(tmp_path / "g.zarr", memory_limit=limit)
+    said = "1 chunk of tensor 'holed' is not in the store and counts as its fill value"
+    assert (found["whole"].note, found["holed"].note) == ("", said)
+    stored[40:48] = 0
+    assert found["holed"].lower <= np.linalg.norm(stored, 2) <= found["holed"].upper
+    with pytest.raises(ChunkError, match="chunk c/5/0 is not in the store"):
+        list(scan(tmp_path / "g.zarr", memory_limit=limit, missing_chunks="error").values())
 
 
 def test_a_model_without_a_matrix_says_so():
