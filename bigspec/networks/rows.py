@@ -47,6 +47,8 @@ class Options:
         Seconds.
     checkpoint : path, URL, Checkpoint or None
     observer : Observer
+    missing_chunks : str
+        What the models were opened with.
     """
 
     rtol: float
@@ -57,6 +59,7 @@ class Options:
     time_limit: float | None
     checkpoint: Any
     observer: Observer
+    missing_chunks: str = "fill"
 
 
 class Scan(Mapping[str, Row]):
@@ -264,6 +267,7 @@ class Scan(Mapping[str, Row]):
                 "share": self.share,
                 "gate": limits,
                 "minus": bool(self.other),
+                "missing_chunks": options.missing_chunks,
             },
             "versions": versions(),
         }

@@ -117,6 +117,7 @@ def scan(
         time_limit=budget.time_limit,
         checkpoint=checkpoint,
         observer=make_observer(progress),
+        missing_chunks=missing_chunks,
     )
     first = as_model(model, missing_chunks)
     second = None if minus is None else as_model(minus, missing_chunks)

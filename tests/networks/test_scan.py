@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigspec import Gate, scan
-from bigspec.errors import ArgumentError, ChunkError, SourceError, UnsupportedTypeError
+from bigspec.errors import ArgumentError, ChunkError, ResumeError, SourceError, UnsupportedTypeError
 from bigspec.networks import norms, rows
 from bigspec.networks.norms import takes_gram
 from bigspec.networks.roles import entries_of
@@ -331,6 +331,10 @@ def test_a_missing_chunk_of_a_store_is_said_in_its_row_or_is_an_error(limit, tmp
     assert (found["whole"].note, found["holed"].note) == ("", said)
     stored[40:48] = 0
     assert found["holed"].lower <= np.linalg.norm(stored, 2) <= found["holed"].upper
+    place = tmp_path / "run"
+    list(scan(tmp_path / "g.zarr", memory_limit=limit, seed=1, checkpoint=place).values())
+    with pytest.raises((ChunkError, ResumeError), match=r"not in the store|missing_chunks was"):
+        list(scan(tmp_path / "g.zarr", checkpoint=place, missing_chunks="error").values())
     with pytest.raises(ChunkError, match="chunk c/5/0 is not in the store"):
         list(scan(tmp_path / "g.zarr", memory_limit=limit, missing_chunks="error").values())
 
