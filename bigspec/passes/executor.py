@@ -31,18 +31,22 @@ __all__ = [
     "OnPanels",
     "OnSum",
     "ThreadExecutor",
+    "Wanted",
     "build_round",
     "dask_is_as_it_comes",
     "window",
 ]
 
 WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
+LEAST_WINDOW = 4  # of many threads; benchmarks/thousand.py
+IN_FLIGHT = 4000  # panels of all threads, between these two
 
 WAITING = 8  # tasks for each core, at most, where they wait for a link most of the time
 
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]
 OnSum = Callable[[int, Partial], None]
+Wanted = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,26 @@ class Round:
     steps: dict[str, int] = field(default_factory=dict)  # key of a sum -> panels below it
 
 
-def build_round(context: Context, reference: Any, token: str, index: int) -> Round:
-    """Build the tasks of round `index`; `reference` stands for the context in the graph."""
+def build_round(
+    context: Context,
+    reference: Any,
+    token: str,
+    index: int,
+    work: Callable[..., Any] = run_panel,
+) -> Round:
+    """Build the tasks of round `index`.
+
+    Parameters
+    ----------
+    context : Context
+    reference : object
+        Stands for the context in the graph.
+    token : str
+        Part of all keys.
+    index : int
+    work : callable
+        Called with the reference, the number of a panel and its chunks, if it has any.
+    """
     layout, matrix = context.layout, context.matrix
     first = index * layout.round_panels
     last = min(first + layout.round_panels, layout.panels)
@@ -67,7 +89,7 @@ def build_round(context: Context, reference: Any, token: str, index: int) -> Rou
         if context.reads and isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
             chunks, tasks = matrix.chunks(layout, panel)
             graph.update(tasks)
-        graph[key] = (run_panel, reference, panel, chunks)
+        graph[key] = (work, reference, panel, chunks)
         keys.append(key)
     root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
     return Round(graph, root, steps)
@@ -121,6 +143,7 @@ class Executor(ABC):
         on_panels: OnPanels,
         on_sum: OnSum,
         deadline: float | None,
+        wanted: Wanted | None = None,
     ) -> Partial:
         """Add the rounds that are not in `done`, and return the sum of all.
 
@@ -131,9 +154,13 @@ class Executor(ABC):
         on_panels : callable
             Called with the number of panels summed since the last call.
         on_sum : callable
-            Called in order with (rounds, their sum); an exception from it ends the pass.
+            Called in order with (rounds, their sum), after every round where that costs little; an
+            exception from it ends the pass.
         deadline : float or None
             In the clock of `time.monotonic`.
+        wanted : callable, optional
+            Asked whether the sum is wanted now, where `on_sum` is not called after every round.
+            Without it nobody saves the sum of a pass that is cut short.
 
         Raises
         ------
@@ -144,7 +171,8 @@ class Executor(ABC):
 
 def window(layout: Layout, threads: int) -> int:
     """Return how many rounds are in flight on so many threads."""
-    return max(2, -(-WINDOW * threads // layout.round_panels))
+    each = min(WINDOW, max(LEAST_WINDOW, IN_FLIGHT // threads))
+    return max(2, -(-each * threads // layout.round_panels))
 
 
 class ThreadExecutor(Executor):
@@ -181,6 +209,7 @@ class ThreadExecutor(Executor):
         on_panels: OnPanels,
         on_sum: OnSum,
         deadline: float | None,
+        wanted: Wanted | None = None,
     ) -> Partial:
         """Add the rounds; see `Executor.sum_rounds`."""
         layout = context.layout
