@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
 from bigspec.errors import BigspecError, ClusterError
 from bigspec.panels.context import Context, run_panel
 from bigspec.panels.fused import add_in_order
@@ -93,39 +95,43 @@ class Flight:
     # What is sent --------------------------------------------------------------------------
 
     def _send_context(self) -> None:
-        # Each copy has a new key. Scattering equal content twice would reuse the key, and can hang
-        # while the first copy is being released. In letters, because Dask counts what tasks need
-        # by names without numbers, and what was sent before must not count.
         self.token = uuid.uuid4().hex
-        name = f"bigspec-iterate-{self.token.translate(LETTERS)}"
         shell, pieces = in_pieces(self.context)
-        parts = {f"{name}-{k}": part for k, part in enumerate([shell, *pieces])}
-        futures = self._scatter(parts)
-        self.reference = [futures[key] for key in parts]
+        self.reference = self._scatter("bigspec-iterate", [shell, *pieces])
 
-    def _scatter(self, data: dict[str, Any]) -> Any:
-        """Send data to workers. The scheduler's own timeout is two seconds."""
+    def _scatter(self, name: str, parts: list[Any]) -> list[Any]:
+        """Send data to workers, each part to another one if there are enough."""
         for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return self._guard(self.client.scatter, data, timeout=self._patience(RETURN))
+            # Each copy has a new key. Scattering equal content twice would reuse the key, and can
+            # hang while the first copy is being released. In letters, because Dask counts what a
+            # task needs by names without numbers, and what was sent before must not count.
+            token = uuid.uuid4().hex.translate(LETTERS)
+            data = {f"{name}-{token}-{k}": part for k, part in enumerate(parts)}
+            try:  # the scheduler's own timeout is two seconds
+                sent = self._guard(self.client.scatter, data, timeout=self._patience(RETURN))
+                return [sent[key] for key in data]
             except BigspecError:
                 raise
             except OSError as error:  # its worker has just died
                 if attempt == ATTEMPTS:
                     msg = f"Dask cluster: expected to take the iterate block, got {error}"
                     raise ClusterError(msg) from error
-            data = {f"{key}-{attempt}": value for key, value in data.items()}
         raise AssertionError
 
     def launch(self, stop: int) -> None:
         """Submit all rounds before `stop` that are not under way, in one graph.
 
-        Dask spreads tasks over all workers if it is told of many of them at once.
+        Dask spreads tasks over all workers at once if there are many of them in a graph. It would
+        order the rounds of one graph by their names; priorities keep them in theirs.
         """
         if stop <= self.next:
             return
         rounds = [self._build(index) for index in range(self.next, stop)]
-        graph = {key: task for one in rounds for key, task in one.graph.items()}
+        layers: dict[str, Any] = {
+            one.root: MaterializedLayer(one.graph, annotations={"priority": -index})
+            for index, one in enumerate(rounds, self.next)
+        }
+        graph = HighLevelGraph(layers, {name: set() for name in layers})
         keys = [key for one in rounds for key in (*one.steps, one.root)]
         futures = iter(self._guard(self.client.get, graph, keys, sync=False))
         for index, one in enumerate(rounds, self.next):
@@ -159,8 +165,7 @@ class Flight:
             self._settle(self.running)
             before = self.running
         elif self.base.total is not None:
-            key = f"bigspec-base-{self.base.rounds}-{uuid.uuid4().hex}"
-            (before,) = self._scatter({key: self.base.total}).values()
+            (before,) = self._scatter("bigspec-base", [self.base.total])
             self.sent = before
         roots = [self.roots.popleft() for _ in range(min(self.merged, len(self.roots)))]
         key = f"bigspec-total-{self.token}-{self.added}"
