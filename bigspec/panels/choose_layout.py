@@ -17,6 +17,7 @@ from bigspec.matrices import PANEL_BYTES, SLAB_BYTES, Grid, Matrix, OperatorMatr
 from bigspec.panels.layout import Layout, Memory
 
 __all__ = [
+    "LARGE_BLOCK",
     "PANEL_BYTES",
     "ROUND_PANELS",
     "SLAB_BYTES",
@@ -31,6 +32,7 @@ ROUND_PANELS = 16  # at least: a run that dies loses no more than the rounds in 
 ROUNDS = 256  # at most, about: above ROUNDS * ROUND_PANELS panels, rounds grow with the matrix
 MOST_PANELS = 20_000  # panels grow with the matrix from here on, because each costs the scheduler
 LARGEST_PANEL = 4 << 30  # to no more than this; slabs are streamed, so a task holds no more
+LARGE_BLOCK = 100_000_000  # above it, a block travels to workers in pieces
 SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
 MANY_PANELS = 512  # from here on, fewer sums matter more than finer progress
 LINK_BYTES = 256 << 20  # of slabs that are on their way at once in one process, where they wait
@@ -269,6 +271,8 @@ class _Attempt:
         iterates = self.blocks * self.block if self.local else 0
         results = _waiting(min(panels, rounds), fan_in, tasks) * self.block
         carried = matrix.copied_nbytes if self.local else matrix.carried_nbytes
+        if not self.local and self.block > LARGE_BLOCK:
+            carried += 2 * self.block  # in pieces, and put together
         room = (self.limit - iterates - carried - results) // tasks - self.fixed()
         slab_cells, tile_cells = self.slab_cells(panel_cells, cell, room), None
         transient = matrix.transient(slab_cells * cell)

@@ -257,10 +257,12 @@ class Flight:
         pause = self._patience(min(PAUSES[0] * 2.0 ** (self.failures - 1), PAUSES[1]))
         time.sleep(pause or 0.0)
         self.limit.check()
-        running, sent = self.running, self.sent
+        there = None
+        if self.running is not None and self.running.status == "finished":
+            there, self.running, self.sent = (self.running, self.sent), None, None
         self.cancel()
-        if running is not None and running.status == "finished":
-            self.running, self.sent = running, sent
+        if there is not None:
+            self.running, self.sent = there
         elif self.added > self.base.rounds:
             self.added, self.stretch = self.base.rounds, max(1, self.stretch // 2)
         self.next = self.landed = self.added
@@ -269,7 +271,9 @@ class Flight:
     def cancel(self) -> None:
         """Release everything on the cluster, even if a traceback still refers to it."""
         for _, steps, root in self.rounds:
-            for future in (*steps, root):
+            self.roots.extend((*steps, root))
+        for future in (*self.roots, *self.reference, self.running, self.sent):
+            if future is not None:
                 future.release()
         self.rounds.clear()
         self.roots.clear()

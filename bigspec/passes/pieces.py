@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.panels.choose_layout import LARGE_BLOCK
 from bigspec.panels.context import Context, run_panel
 
 __all__ = ["PIECES", "Shell", "in_pieces", "run_panel_of_pieces"]
 
 Array = np.ndarray[Any, Any]
 
-LARGE = 100_000_000  # bytes of a block that travels in pieces
 PIECES = 3
 """Dask gives a task at once to any worker that is idle, and not to one that has its data, where
 tasks of its kind need at most four others (``rootish-taskgroup-dependencies``): three pieces, and
@@ -52,7 +52,7 @@ class Shell:
 def in_pieces(context: Context) -> tuple[Any, list[Array]]:
     """Return what to send of a context, and the pieces of its block, if that is large."""
     V = context.V
-    if V is None or V.nbytes <= LARGE or len(V) < PIECES:
+    if V is None or V.nbytes <= LARGE_BLOCK or len(V) < PIECES:
         return context, []
     return Shell(context), np.array_split(V, PIECES)
 
