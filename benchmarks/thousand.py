@@ -51,6 +51,12 @@ SUM_RATE = 3e9  # bytes that a sum of partial sums reads in a second
 OUTGOING = 50  # transfers that one worker serves at once, as in Dask
 BUSY = 0.15  # seconds until a busy worker is asked again, as in Dask
 SLOWNESS = 5
+# The machine of this script may be busier than that of a scheduler: nobody is given up for it.
+PATIENCE = {
+    "distributed.comm.timeouts.connect": "300s",
+    "distributed.comm.timeouts.tcp": "300s",
+    "distributed.scheduler.worker-ttl": "1h",
+}
 
 
 @dataclass(frozen=True)
@@ -143,10 +149,14 @@ class Fake:
         pause = 6.0 * self.town.random.random()
         while self.alive:
             await asyncio.sleep(pause)
-            response = await self.town.rpc(self.town.scheduler).heartbeat_worker(
-                address=self.address, now=time.time(), metrics=self.metrics(), executing={},
-                extensions={},
-            )  # fmt: skip
+            try:
+                response = await self.town.rpc(self.town.scheduler).heartbeat_worker(
+                    address=self.address, now=time.time(), metrics=self.metrics(), executing={},
+                    extensions={},
+                )  # fmt: skip
+            except OSError:  # the machine is too busy: the next one will come
+                self.town.missed += 1
+                continue
             pause = response.get("heartbeat-interval", 5.0)
 
     def die(self):
@@ -347,7 +357,7 @@ class Town:
         self.type = pickle.dumps(Partial)
         length = block // 8 if options.payload else 1
         self.partial = Partial(np.zeros((length, 1)), np.zeros((1, 1)), 0, None)
-        self.received = self.sent = self.stolen = self.moved = self.deaths = 0
+        self.received = self.sent = self.stolen = self.moved = self.deaths = self.missed = 0
         self.fetched = self.fetches = self.scattered = self.panels = self.sums = 0
         self.numbers = itertools.count()
 
@@ -386,10 +396,13 @@ class Town:
 
 
 def work(pipe, scheduler, options, panel_bytes, block):
+    import dask
+
     async def main():
         await Town(scheduler, options, panel_bytes, block).run(pipe)
 
-    asyncio.run(main())
+    with dask.config.set(PATIENCE):
+        asyncio.run(main())
 
 
 # Scheduler -----------------------------------------------------------------------------------
@@ -398,6 +411,7 @@ def work(pipe, scheduler, options, panel_bytes, block):
 def schedule(pipe):
     import logging
 
+    import dask
     from distributed import Scheduler
 
     async def main():
@@ -408,7 +422,8 @@ def schedule(pipe):
 
     for name in ["distributed", "distributed.scheduler", "distributed.core", "distributed.worker"]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    asyncio.run(main())
+    with dask.config.set(PATIENCE):
+        asyncio.run(main())
 
 
 def watch(dask_scheduler):
@@ -488,7 +503,7 @@ def run(options):
     town.start()
     pipe.recv()
     rows = []
-    with dask.config.set({"distributed.comm.timeouts.connect": "60s"}), Client(address) as client:
+    with dask.config.set(PATIENCE), Client(address) as client:
         client.run_on_scheduler(watch)
         executor = ClusterExecutor(client)
         for number in range(1, options.passes + 1):
