@@ -155,11 +155,16 @@ class Flight:
         self.rounds.popleft()
         self.roots.append(root)
         self.landed, self.failures = index + 1, 0
-        if self.stretch > 1 and (self.running is None or self.running.done()):
+        self._add_what_waits()
+
+    def _add_what_waits(self) -> None:
+        """Add complete rounds to the running sum, unless it is being added to."""
+        idle = self.running is None or self.running.done()
+        if self.stretch > 1 and self.roots and idle:
             self._add()
 
     def _add(self) -> None:
-        """Add rounds that wait to the running sum, which is complete."""
+        """Add rounds that wait to the running sum, as soon as that is complete."""
         before = self.sent
         if self.running is not None:
             self._settle(self.running)
@@ -211,9 +216,12 @@ class Flight:
         summed = index * self.context.layout.round_panels
         while steps:
             self.limit.check()
-            left = self._patience(None)
-            done = self._guard(wait, list(steps), timeout=left, return_when="FIRST_COMPLETED").done
-            for future in done:
+            self._add_what_waits()
+            left, futures = self._patience(None), list(steps)
+            if self.running is not None and not self.running.done():
+                futures.append(self.running)
+            done = self._guard(wait, futures, timeout=left, return_when="FIRST_COMPLETED").done
+            for future in done & steps.keys():
                 panels = steps.pop(future)
                 if future.status == "finished":
                     summed += panels

@@ -165,9 +165,12 @@ def test_a_worker_killed_with_the_running_sum_changes_no_bit(large, matrix, expe
             told.append(done)
             if killed or done < 6 * ROUND:  # the second stretch, which starts from a base
                 return
-            totals = [who for key, who in client.who_has().items() if "-total-" in str(key)]
-            workers = cluster.scheduler.workers
-            for address in {one for who in totals for one in who} & workers.keys():
+            holders, workers = set(), cluster.scheduler.workers
+            while not holders:  # the running sum has been asked for, and will be there
+                found = client.who_has().items()
+                totals = [who for key, who in found if "-total-" in str(key)]
+                holders = {one for who in totals for one in who} & workers.keys()
+            for address in holders:
                 killed.append(address)
                 os.kill(workers[address].pid, signal.SIGKILL)
 
