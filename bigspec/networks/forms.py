@@ -25,6 +25,7 @@ __all__ = [
     "Scaled",
     "Spectral",
     "WeightNorm",
+    "lengthened",
     "normalised",
     "packed",
     "scale_of",
@@ -194,13 +195,24 @@ class WeightNorm(Form):
         """Return ``g v / ||v||`` in float64, its first axis against the others."""
         v, g = (wide(read(t)) for t in (self.v, self.g))
         others = tuple(k for k in range(v.ndim) if g.shape[k] == 1)
-        # A slice of zeros has no direction: NaN, as its layer computes it.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            peak = np.maximum(np.abs(v.real), np.abs(v.imag)).max(axis=others, keepdims=True)
-            v /= np.where(np.isfinite(peak) & (peak > 0.0), peak, 1.0)
-            sizes = np.abs(v)
-            weight = g * (v / np.sqrt(np.sum(sizes * sizes, axis=others, keepdims=True)))
+        weight = lengthened(v, g, others)
         return np.asarray(weight.reshape(len(weight), -1))
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether each row has a length of its own, which needs that row alone."""
+        one = all(length == 1 for length in self.g.shape[1:])
+        return one and self.g.shape[0] == self.v.shape[0]
+
+
+def lengthened(v: Array, g: Array, others: tuple[int, ...]) -> Array:
+    """Return ``g v / ||v||``, the norms along the axes `others`. `v` is overwritten."""
+    # A slice of zeros has no direction: NaN, as its layer computes it.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        peak = np.maximum(np.abs(v.real), np.abs(v.imag)).max(axis=others, keepdims=True)
+        v /= np.where(np.isfinite(peak) & (peak > 0.0), peak, 1.0)
+        sizes = np.abs(v)
+        return np.asarray(g * (v / np.sqrt(np.sum(sizes * sizes, axis=others, keepdims=True))))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from bigspec.errors import (
 )
 from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
 from bigspec.networks.entry import Entry
-from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral, wide
+from bigspec.networks.forms import Form, Kronecker, Part, Product, Read, Spectral, wide
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
 from bigspec.networks.row import Row
 from bigspec.networks.small import (
@@ -35,8 +36,8 @@ from bigspec.results.text import counted
 from bigspec.sources import open_source
 
 __all__ = [
-    "Request", "Task", "blank", "filled", "memory_of", "missing_note", "shared", "tensors_of",
-    "work",
+    "Request", "Task", "blank", "filled", "joined", "memory_of", "missing_text", "shared",
+    "tensors_of", "with_ratio", "work",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
@@ -128,7 +129,7 @@ def work(task: Task, limit: Limit) -> list[Row]:
         began = time.perf_counter()
         try:
             row = _row(request, task.asked, read, limit)
-            row = replace(row, note=_joined(row.note, missing_note(request)))
+            row = replace(row, note=joined(row.note, missing_note(request)))
         except StoreUnavailableError:
             raise  # another try may well read it
         except (DataError, SourceError, MemoryLimitError) as error:
@@ -175,7 +176,12 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
         norm, looked = _bracketed(entries, lambda: open_source(array), request, asked, limit)
         row = filled(blank(entry), looked, norm, asked)
         if isinstance(form, Spectral) and norm is not None:
-            row = _with_ratio(row, array, form, read)
+            weight = wide(array)
+
+            def times(x: Array, adjoint: bool) -> Array:
+                return np.asarray((weight.conj().T if adjoint else weight) @ x)
+
+            row = with_ratio(row, form, read, times)
         return row
     other = _matrix(request.other, read)
     plain = replace(request, gate=None)  # the limits are for the difference
@@ -188,7 +194,7 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
     if base is not None:
         row = replace(row, other_lower=base.interval.lower, other_upper=base.interval.upper)
     elif told.non_finite:
-        row = replace(row, note=_joined(row.note, f"{told.non_finite} entries of B are NaN or Inf"))
+        row = replace(row, note=joined(row.note, f"{told.non_finite} entries of B are NaN or Inf"))
     return row
 
 
@@ -288,25 +294,37 @@ def _exact(inside: Interval, asked: Asked) -> Norm:
     return Norm(inside, 1, converged=inside.upper <= inside.lower * (1 + asked.rtol))
 
 
-def _with_ratio(row: Row, array: Array, form: Spectral, read: _Reader) -> Row:
-    """Compare the stored vectors of a spectral normalisation with the norm."""
+def with_ratio(row: Row, form: Spectral, read: Read, times: Times) -> Row:
+    """Compare the stored vectors of a spectral normalisation with the norm.
+
+    Parameters
+    ----------
+    row : Row
+        With its interval.
+    form : Spectral
+    read : callable
+        Reads a tensor.
+    times : callable
+        Multiplies the weight by a vector, or its adjoint if the second argument is true.
+    """
     assert form.u is not None
-    weight, u = wide(array), wide(read(form.u))
+    u = wide(read(form.u))
     with np.errstate(invalid="ignore", over="ignore"):
         if form.v is None:
-            image = weight.conj().T @ u
+            image = times(u, True)
             v = image / (np.linalg.norm(image) or 1.0)
         else:
             v = wide(read(form.v))
-        value = float(abs(np.vdot(u, weight @ v)))
+        value = float(abs(np.vdot(u, times(v, False))))
     if not math.isfinite(value):
-        return replace(row, note=_joined(row.note, "NaN or Inf in u or v"))
+        return replace(row, note=joined(row.note, "NaN or Inf in u or v"))
     assert row.lower is not None
     assert row.upper is not None
     if row.lower == 0.0:
         return row
     sizes = float(np.linalg.norm(u) * np.linalg.norm(v))
-    m, n = weight.shape
+    assert row.matrix is not None
+    m, n = row.matrix
     error = 16 * (math.sqrt(m) + math.sqrt(n) + 4) * UNIT_ROUNDOFF * sizes * (row.frobenius or 0.0)
     low, high = max(value - error, 0.0) / row.upper, (value + error) / row.lower
     row = replace(row, ratio_lower=low, ratio_upper=high)
@@ -315,31 +333,33 @@ def _with_ratio(row: Row, array: Array, form: Spectral, read: _Reader) -> Row:
             f"u is stale: u^T W v is at most {high:.4g} of the norm, so the layer's own norm is at "
             f"least {1 / high if high else math.inf:.4g}, not 1"
         )
-        return replace(row, note=_joined(row.note, said))
+        return replace(row, note=joined(row.note, said))
     if low > 1 / STALE:
         said = f"u or v is no unit vector: u^T W v is at least {low:.4g} times the norm"
-        return replace(row, note=_joined(row.note, said))
+        return replace(row, note=joined(row.note, said))
     return row
 
 
+Times = Callable[[Array, bool], Array]
 STALE = 0.99  # below it, a stack of 70 such layers is off by a factor of 2
 
 
 def missing_note(request: Request) -> str:
     """Say which chunks of the tensors of a row, now read, are not in their store."""
-    return "; ".join(
-        f"{counted(tensor.missing_chunks, 'chunk')} of {called(tensor.name)} "
-        + (
-            "is not in the store and counts as its fill value"
-            if tensor.missing_chunks == 1
-            else "are not in the store and count as its fill value"
-        )
-        for tensor in tensors_of(request)
-        if tensor.missing_chunks
-    )
+    tensors = tensors_of(request)
+    return joined(*(missing_text(called(t.name), t.missing_chunks) for t in tensors))
 
 
-def _joined(*notes: str) -> str:
+def missing_text(what: str, count: int) -> str:
+    """Say how many chunks are not in the store; empty if none."""
+    if not count:
+        return ""
+    verbs = "is not in the store and counts" if count == 1 else "are not in the store and count"
+    return f"{counted(count, 'chunk')} of {what} {verbs} as its fill value"
+
+
+def joined(*notes: str) -> str:
+    """Return notes as one, without the empty ones."""
     return "; ".join(note for note in notes if note)
 
 
