@@ -150,8 +150,8 @@ def test_any_rectangle_is_part_of_the_whole(tmp_path_factory, name, data):
 
 
 def test_no_more_is_held_than_the_limit_and_little_is_read_at_once(tmp_path, monkeypatch):
-    """2.2 MB of 8-bit floats are 18 MB in float64."""
-    W, limit = {"w": small(1200, 1800), "w_scale": floats(1200)}, 12 << 20
+    """2.8 MB of 8-bit floats are 22 MB in float64."""
+    W, limit = {"w": small(1400, 2000), "w_scale": floats(1400)}, 16 << 20
     path, lengths = written(tmp_path, W), []
     read = LocalContent.at
 
