@@ -78,7 +78,10 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 @json_option
 @debug_option
 def show_command(run: str, json_file: str | None) -> None:
-    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next."""
+    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next.
+
+    Of a scan: how many of its rows are done.
+    """
     saved = bigspec.show(run)
     deliver(str(saved), saved.to_dict(), json_file)
 

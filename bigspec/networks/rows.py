@@ -257,8 +257,10 @@ class Scan(Mapping[str, Row]):
                 mates = () if other is None else other.tensors
                 tokens[entry.name] = " ".join(t.token() for t in (*own, *mates))
         limits = None if options.limits is None else options.limits.to_list()
+        computed = [e for e in self._planned.entries if e.form is not None and not e.tied_to]
         return {
             "model": self.model,
+            "rows": len(computed),
             "tensors": tokens,
             "entropy": options.seed,
             "options": {

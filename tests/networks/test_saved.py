@@ -5,12 +5,13 @@ import signal
 import numpy as np
 import pytest
 
-from bigspec import Checkpoint, norm, scan
+from bigspec import Checkpoint, norm, scan, show
 from bigspec.checkpoint import INLINE, Writer, load_latest
 from bigspec.errors import CheckpointError, CheckpointInUseError, ResumeError
 from bigspec.networks import state
 from bigspec.networks.row import Row
 from bigspec.networks.state import SCAN_TYPES
+from bigspec.networks.table import brief_text
 from bigspec.watch import Observer
 from tests.networks.killing import killed
 from tests.networks.models import transformer
@@ -231,3 +232,28 @@ def test_a_batch_that_no_scan_wrote_is_refused(batch, path, tmp_path):
     writer.close()
     with pytest.raises(CheckpointError, match="expected a scan, got another record"):
         scan(path, checkpoint=tmp_path / "old").run()
+
+
+def test_show_says_how_far_a_scan_is(path, tmp_path):
+    assert killed(path, tmp_path / "run", 4) == -signal.SIGKILL
+    saved = show(tmp_path / "run")
+    done = len(saved.rows)
+    assert (done >= 4, saved.expected, saved.finished) == (True, len(scan(path)), False)
+    text = str(saved)
+    assert f"  rows        {done} of {saved.expected} done, {done} certain" in text
+    assert "which is gone: the same command goes on" in text
+    assert f"{done} of {saved.expected} rows are done: the same command goes on with" in text
+
+
+def test_show_says_what_a_gate_has_found_and_the_largest_norm(path, tmp_path):
+    found = scan(path, checkpoint=tmp_path / "run", gate={"*.mlp.*": {"max_norm": 1.0}}).run()
+    saved = show(tmp_path / "run")
+    assert saved.failed == tuple(found.ruling.named("failed"))
+    top = max(found.values(), key=lambda row: row.lower)
+    assert saved.largest == top
+    said = str(saved)
+    assert f"  largest     {brief_text(top.lower, top.upper)}, {top.name}\n" in said
+    assert "*.mlp.*: max_norm 1; broken by layers.0.mlp.weight, " in said
+    data = saved.to_dict()
+    assert (data["rows_done"], data["finished"], data["rows"]) == (len(found), True, len(found))
+    assert data["gate"] == [["*.mlp.*", {"max_norm": 1.0}]]
