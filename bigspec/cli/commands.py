@@ -118,6 +118,8 @@ def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
 RUNS = "Runs"
 SHOWN = 1000
 """Runs of a history that a person is shown if nobody says how many."""
+DRAWN = 50_000
+"""And those in the charts of networks."""
 
 
 @main.command("history", cls=Command)
@@ -165,7 +167,8 @@ def history_command(
     if accept is not None:
         past.accept(accept)
     # A table, a page and a plot are for people, JSON is for programs: that has all the runs.
-    rows = past.rows(series, last if last is not None or json_file is not None else SHOWN)
+    most = None if json_file is not None else DRAWN if html is not None or plot else SHOWN
+    every = rows = past.rows(series, last if last is not None else most)
     data = {"schema": history.SCHEMA, "file": file, "runs": [row.to_dict() for row in rows]}
     if last is None:
         rows = rows[-SHOWN:]
@@ -175,7 +178,10 @@ def history_command(
     )  # fmt: skip
     text = history.table(rows, ascii_only=not shows_blocks())
     deliver(f"{text}\n{left_out}" if left_out else text, data, json_file)
+    # A chart of a network has a point for each of hundreds of tensors in each run.
+    drawn = every[-DRAWN:] if history.layers_by_source(every) else rows
+    said = "" if len(drawn) == count else left_out.replace(str(SHOWN), str(len(drawn)))
     if html is not None:
-        write(html, history.page(rows, left_out=left_out))
+        write(html, history.page(drawn, left_out=said))
     if plot is not None:
-        write_figure(plot, history.figure(rows))
+        write_figure(plot, history.figure(drawn))
