@@ -167,8 +167,7 @@ def history_command(
     if accept is not None:
         past.accept(accept)
     # A table, a page and a plot are for people, JSON is for programs: that has all the runs.
-    most = None if json_file is not None else DRAWN if html is not None or plot else SHOWN
-    every = rows = past.rows(series, last if last is not None else most)
+    rows = past.rows(series, last if last is not None or json_file is not None else SHOWN)
     data = {"schema": history.SCHEMA, "file": file, "runs": [row.to_dict() for row in rows]}
     if last is None:
         rows = rows[-SHOWN:]
@@ -179,7 +178,9 @@ def history_command(
     text = history.table(rows, ascii_only=not shows_blocks())
     deliver(f"{text}\n{left_out}" if left_out else text, data, json_file)
     # A chart of a network has a point for each of hundreds of tensors in each run.
-    drawn = every[-DRAWN:] if history.layers_by_source(every) else rows
+    wide = count > len(rows) and last is None and (html is not None or plot is not None)
+    wide = wide and bool(history.layers_by_source(rows))
+    drawn = past.rows(series, DRAWN) if wide else rows
     said = "" if len(drawn) == count else left_out.replace(str(SHOWN), str(len(drawn)))
     if html is not None:
         write(html, history.page(drawn, left_out=said))
