@@ -13,7 +13,7 @@ from bigspec.networks.fused import Split, fits
 from bigspec.networks.limits import Limits
 from bigspec.networks.norms import Asked
 from bigspec.networks.roles import entries_of
-from bigspec.networks.sharing import entropy_of, random_norms, share
+from bigspec.networks.sharing import random_norms, share
 from bigspec.networks.tensors import Model
 from bigspec.networks.work import Request, Task, shared
 from bigspec.results.text import counted
@@ -201,8 +201,7 @@ def tasks_of(
         if entry.name not in wanted or entry.form is None or entry.tied_to:
             continue
         gate = None if limits is None or entry.hidden else limits.gate(entry.name)
-        own = entropy_of(entropy, entry.name)
-        request = Request(entry, planned.others.get(entry.name), own, gate)
+        request = Request(entry, planned.others.get(entry.name), entropy, gate)
         key = shared(request)
         keep.append(key)
         groups.setdefault(id(key), []).append(request)

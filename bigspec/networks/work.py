@@ -23,6 +23,7 @@ from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product, Read, Spectral, wide
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
 from bigspec.networks.row import Row
+from bigspec.networks.sharing import entropy_of
 from bigspec.networks.small import (
     kronecker_looked,
     kronecker_norm,
@@ -55,14 +56,20 @@ class Request:
     entry : Entry
     other : Form or None
         What is subtracted.
-    entropy : int
+    seed : int
+        Of the scan.
     gate : Gate or None
     """
 
     entry: Entry
     other: Form | None = None
-    entropy: int = 0
+    seed: int = 0
     gate: Gate | None = None
+
+    @property
+    def entropy(self) -> int:
+        """Of the row's own start block; most rows need none."""
+        return entropy_of(self.seed, self.entry.name)
 
 
 @dataclass(frozen=True)
@@ -216,7 +223,13 @@ def _bracketed(
     # What this row was counted with, or more if there is more for each task.
     asked = replace(asked, share=max(asked.share, memory_of(request)))
     norm = norm_of(
-        entries, looked, matrix, asked, entropy=request.entropy, gate=request.gate, limit=limit
+        entries,
+        looked,
+        matrix,
+        asked,
+        entropy=lambda: request.entropy,
+        gate=request.gate,
+        limit=limit,
     )
     return norm, looked
 
