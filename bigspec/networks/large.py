@@ -17,16 +17,15 @@ from bigspec.networks.dense import look
 from bigspec.networks.forms import Form, Part, Spectral, wide
 from bigspec.networks.norms import Asked, Norm
 from bigspec.networks.row import Row
+from bigspec.networks.stale import joined, with_ratio
 from bigspec.networks.tensors import Tensor, called
 from bigspec.networks.tiles import TiledMatrix, Tiles, listed, tiled, times
 from bigspec.networks.work import (
     Request,
     blank,
     filled,
-    joined,
     memory_of,
     missing_text,
-    with_ratio,
 )
 from bigspec.passes import DeadlinePassed
 from bigspec.results import Estimate, Interval
