@@ -12,7 +12,7 @@ from typing import Any
 
 from bigspec.history.row import Row
 from bigspec.names import shown
-from bigspec.results.axes import BAD, LOWER, UPPER, Scale, beam, fitted, tick
+from bigspec.results.axes import BAD, LOWER, UPPER, Scale, beam, fitted, levels
 from bigspec.results.depth import kind_and_depth
 from bigspec.results.markup import folded, interval, table, whole
 from bigspec.results.text import counted, interval_text
@@ -229,23 +229,9 @@ def _chart(name: str, layers: Sequence[Layer], last: int) -> str:
         f'<svg viewBox="0 0 420 200" role="img" aria-label="{escape(said + ends)}" font-size="15" '
         'xmlns="http://www.w3.org/2000/svg" font-family="system-ui,sans-serif" '
         'fill="currentColor" style="width:100%;max-width:480px;height:auto;display:block">'
-        f"{_levels(scale)}{''.join(drawn)}{numbers}"
+        f"{levels(scale, LEFT, RIGHT, TOP, BOTTOM)}{''.join(drawn)}{numbers}"
         f'<text x="{(LEFT + RIGHT) / 2}" y="195" text-anchor="middle">run</text></svg>'
     )
-
-
-def _levels(scale: Scale) -> str:
-    drawn: list[str] = []
-    taken: list[float] = []
-    for level, name in scale.ticks:
-        y = BOTTOM - (BOTTOM - TOP) * (level - scale.bottom) / (scale.top - scale.bottom)
-        if all(abs(y - other) >= 21 for other in taken):
-            taken.append(y)
-            drawn.append(
-                f'<line x1="{LEFT}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
-                f'stroke="currentColor" stroke-opacity=".15"/>{tick(LEFT - 6, y + 5, name)}'
-            )
-    return "".join(drawn)
 
 
 def _line(layer: Layer, number: int, count: int, step: float, scale: Scale) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "packed",
     "scale_of",
     "wide",
+    "with_alpha",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -237,8 +238,7 @@ class Product(Form):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All factors, and alpha where it is one."""
-        alpha = (self.alpha,) if isinstance(self.alpha, Tensor) else ()
-        return (self.up, self.down, *alpha)
+        return with_alpha(self.up, self.down, alpha=self.alpha)
 
     @property
     def rank(self) -> int:
@@ -274,8 +274,7 @@ class Kronecker(Form):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All factors, and alpha where it is one."""
-        alpha = (self.alpha,) if isinstance(self.alpha, Tensor) else ()
-        return (*self.first, *self.second, *alpha)
+        return with_alpha(*self.first, *self.second, alpha=self.alpha)
 
     @property
     def nbytes(self) -> int:
@@ -293,6 +292,11 @@ class Kronecker(Form):
         scale, g = math.frexp(scale_of(self.alpha, self.rank, read))
         first, error = first * scale, abs(scale) * (error + 2 * UNIT_ROUNDOFF * _size(first))
         return (first, error), (second, other), e + f + g
+
+
+def with_alpha(*factors: Tensor, alpha: float | Tensor | None) -> tuple[Tensor, ...]:
+    """Return the factors, and alpha where it is a tensor."""
+    return (*factors, alpha) if isinstance(alpha, Tensor) else factors
 
 
 def scale_of(alpha: float | Tensor | None, rank: int, read: Read, *, rooted: bool = False) -> float:

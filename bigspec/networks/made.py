@@ -22,7 +22,7 @@ import numpy as np
 
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.networks.dense import in_units
-from bigspec.networks.forms import Form, Kronecker, Read, normalised, scale_of, wide
+from bigspec.networks.forms import Form, Kronecker, Read, normalised, scale_of, wide, with_alpha
 from bigspec.networks.tensors import Tensor
 
 __all__ = ["Hadamard", "dense_of", "difference_of"]
@@ -52,8 +52,7 @@ class Hadamard(Form):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All factors, and alpha where it is one."""
-        alpha = (self.alpha,) if isinstance(self.alpha, Tensor) else ()
-        return (*self.first, *self.second, *alpha)
+        return with_alpha(*self.first, *self.second, alpha=self.alpha)
 
     @property
     def nbytes(self) -> int:

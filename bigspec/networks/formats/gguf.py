@@ -98,10 +98,7 @@ class QuantisedTensor(StoredTensor):
         length = inner // self.shape[-1] * self.row if len(self.shape) > len(lead) + 1 else 0
         if not length:  # the rows are numbers of one row of blocks
             return super(StoredTensor, self).rectangle(lead, rows, columns, buffers)
-        before = 0
-        for place, extent in zip(lead, self.shape, strict=False):
-            before = before * extent + place
-        first, count = before * self.shape[len(lead)] + rows.start, rows.stop - rows.start
+        first, count = self._row(lead, rows.start), rows.stop - rows.start
         what = called(self.name)
         raw = self.content.at(self.start + first * length, count * length, what)
         size = length * block // inner

@@ -105,11 +105,15 @@ class StoredTensor(Tensor):
         if self.strides is not None:
             view = self._strided(self.content.at(self.start, self.nbytes, called(self.name)))
             return self._native(view[lead][rows].reshape(count, inner)[:, columns])
+        first = self._row(lead, rows.start) * inner
+        return self._run(first, count * inner).reshape(count, inner)[:, columns]
+
+    def _row(self, lead: tuple[int, ...], row: int) -> int:
+        """Return how many rows lie before one, at these places along the first axes."""
         before = 0
-        for place, extent in zip(lead, self.shape, strict=False):
+        for place, extent in zip((*lead, row), self.shape, strict=False):
             before = before * extent + place
-        before = (before * self.shape[len(lead)] + rows.start) * inner
-        return self._run(before, count * inner).reshape(count, inner)[:, columns]
+        return before
 
     def _run(self, first: int, count: int) -> np.ndarray[Any, Any]:
         """Return numbers that follow one another in the file."""
