@@ -147,9 +147,9 @@ def by_workers(folder):
 
     rows, path = [], store(folder, 1)
     for count in (1, 2):
-        with LocalCluster(count, threads_per_worker=1, dashboard_address=":0") as cluster:
-            with Client(cluster):
-                rows.append({"workers": count, "reads": "disk", "seconds": passes(path)})
+        options = {"threads_per_worker": 1, "dashboard_address": ":0"}
+        with LocalCluster(count, **options) as cluster, Client(cluster):
+            rows.append({"workers": count, "reads": "disk", "seconds": passes(path)})
         print(rows[-1], flush=True)
     shutil.rmtree(path)
     slow = Slow((512 * 64, 64), np.dtype("f4"), "slow", (Grid(512 * 64, 64), Grid(64, 64)), 0.2)
