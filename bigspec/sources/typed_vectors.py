@@ -1,4 +1,4 @@
-"""Stored vectors read as binsparse declares them: complex numbers, booleans, one value for all."""
+"""Stored vectors in the types of binsparse: complex numbers, booleans, one value for all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Wrapped:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return self.base.name
 
     @property
@@ -38,7 +38,7 @@ class _Wrapped:
 
     @property
     def token(self) -> str:
-        """Changes when it is written again."""
+        """A hash that changes when it is written again."""
         return self.base.token
 
     @property
@@ -48,7 +48,7 @@ class _Wrapped:
 
     @property
     def chunk(self) -> int:
-        """Elements that are decoded together."""
+        """Number of elements that are decoded together."""
         return self.base.chunk
 
     @property
@@ -100,7 +100,7 @@ class Flags(_Wrapped):
 
 @dataclass(frozen=True)
 class Repeated(_Wrapped):
-    """One stored value, that of every element."""
+    """One stored value for every element."""
 
     length: int
 
@@ -108,7 +108,7 @@ class Repeated(_Wrapped):
         return self.length
 
     def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> Array:
-        """Return the value so many times."""
+        """Return the value ``stop - start`` times."""
         value = self.base.read(0, 1, buffers, f"{scratch}.value")
         block = buffers.take(scratch, (max(stop - start, 0),), self.dtype)
         block[:] = value[0]
@@ -120,7 +120,7 @@ class OneBased(_Wrapped):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """64 bits, so that 0 where 1 should be least stays a wrong index."""
+        """int64: a stored 0 then becomes -1, which is refused."""
         return np.dtype(np.int64) if self.base.dtype.kind in "iu" else self.base.dtype
 
     def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> Array:
@@ -136,20 +136,20 @@ def typed(
     Parameters
     ----------
     vector : Vector
-        As it is stored.
+        The stored vector.
     types : dict
         The descriptor's ``data_types``.
     part : str
-        Which of them.
+        The key in `types`.
     length : int or None
-        Elements it must have, modifiers included; None if that is checked elsewhere.
+        The elements it must have after decoding; None if that is checked elsewhere.
     name : str
-        The matrix, for messages.
+        Name of the matrix in messages.
 
     Raises
     ------
     SourceError
-        No such type.
+        binsparse has no such type.
     DataError
         The array is not of this type or length.
     """
@@ -181,13 +181,13 @@ def typed(
 
 
 def _decoded(vector: Vector, base: str, paired: bool) -> Vector | None:
-    """Return the elements, or None if they are not stored as `base`."""
-    held = vector.dtype
+    """Return the vector as `base`, or None if it is stored in another type."""
+    stored = vector.dtype
     if base == "bint8":
-        return Flags(vector) if held.kind in "iub" and held.itemsize == 1 else None
-    wanted = np.dtype(base)
-    if paired and held.kind == "c":  # stored as complex, which HDF5 and Zarr can
-        return vector if held.itemsize == 2 * wanted.itemsize else None
-    if held.kind != wanted.kind or held.itemsize != wanted.itemsize:
+        return Flags(vector) if stored.kind in "iub" and stored.itemsize == 1 else None
+    declared = np.dtype(base)
+    if paired and stored.kind == "c":  # HDF5 and Zarr store complex numbers whole
+        return vector if stored.itemsize == 2 * declared.itemsize else None
+    if stored.kind != declared.kind or stored.itemsize != declared.itemsize:
         return None
     return Pairs(vector) if paired else vector
