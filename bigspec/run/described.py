@@ -22,26 +22,26 @@ __all__ = ["Saved", "run_in", "show"]
 
 
 def run_in(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Describe the run in a checkpoint; empty if there is none, or none that can be read."""
+    """Describe the run in a checkpoint; empty if there is none, or it cannot be read."""
     if checkpoint is None:
         return {}
     try:
         return show(checkpoint).run
-    except BigspecError:  # whoever continues it says what is wrong
+    except BigspecError:  # the call that continues the run will say what is wrong
         return {}
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes
     ----------
     where : str
     run : dict
-        The matrix's identity, the options and what was chosen.
+        The identity of the matrix, the options, and the choices of the plan.
     lower, upper : float
-        The interval so far; 0 and infinity before the first pass is complete.
+        The interval so far; 0 and infinity before the first complete pass.
     passes : int
     finished : bool
     rounds : int
@@ -49,7 +49,7 @@ class Saved:
     seconds : float
         Wall time so far, in all processes.
     place : dict
-        When it was saved, how many blocks it has, who owns it, what is damaged.
+        When it was saved, its number of blocks, its owner, and any damage.
     history : tuple of PassRecord
     """
 
@@ -123,7 +123,7 @@ class Saved:
 
 
 def show(where: str | os.PathLike[str]) -> Saved:
-    """Say what a checkpoint holds. It is not taken over, and the matrix is not opened.
+    """Describe a checkpoint, without claiming it or opening the matrix.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def show(where: str | os.PathLike[str]) -> Saved:
     Raises
     ------
     CheckpointError
-        There is nothing, something else, or every saved step is damaged.
+        No checkpoint lies there, or every saved step is damaged.
 
     Examples
     --------
