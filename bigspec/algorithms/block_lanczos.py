@@ -104,14 +104,14 @@ class LanczosState:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """The steps of the recurrence; what becomes of the basis is for its algorithms to say.
+    """The steps of the recurrence; the algorithms say which blocks of the basis stay.
 
     Parameters
     ----------
     block_size : int
         Gaussian columns b of the start block.
     basis_bytes : int
-        Keep the basis in memory while it takes at most so many bytes.
+        Keep the basis in memory while it takes at most this many bytes.
     """
 
     block_size: int = 16
@@ -179,15 +179,15 @@ class Recurrence:
         return self._finished(after)
 
     def _near(self, basis: Basis) -> Iterable[Array]:
-        """Return the blocks of the basis, to be gone through several times."""
+        """Return the blocks of the basis, which may be iterated several times."""
         return basis
 
     def _finished(self, state: LanczosState) -> LanczosState:
-        """Add to the state what a bound keeps from pass to pass."""
+        """Add the best bound so far to the state."""
         return state
 
     def _kept(self, state: LanczosState, V: Array) -> Basis:
-        """Return the basis with V, or what is left of it."""
+        """Return the basis after the pass over V."""
         raise NotImplementedError
 
 

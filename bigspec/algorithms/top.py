@@ -1,9 +1,9 @@
-"""Block Lanczos for the k largest singular triplets: the same steps, all of the basis kept.
+"""Block Lanczos for the k largest singular triplets: the same steps, with the whole basis.
 
-The relation and the step are those of `bigspec.algorithms.block_lanczos`. Vectors are wanted, and
-the counting bounds need an orthonormal basis, so it is kept whole and every residual block is
-orthogonalised against all of it, twice. What exceeds the memory limit goes to a store (the
-checkpoint) and is read block by block: four times a step, and once for the vectors.
+The relation and the step are those of `bigspec.algorithms.block_lanczos`. The vectors and the
+counting bounds need an orthonormal basis. So the whole basis stays, and every residual block is
+orthogonalised against it, twice. Blocks that exceed the memory limit go to a store (the
+checkpoint) and are read one by one: four times a step, and once for the vectors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TopState(LanczosState):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the Krylov space is invariant: whatever it does not hold is rounding."""
+        """Whether the Krylov space is invariant, so that all outside it is rounding."""
         return bool(self.V_next.shape[1] == 0)
 
     @cached_property
@@ -107,8 +107,8 @@ class TopLanczos(Recurrence):
             start = stop
         missing = self.count - V.shape[1]
         if missing > 0:
-            # The Krylov space is smaller than k. If it is invariant, the other values are zero, or
-            # as small as rounding, or repeated more often than the block is wide. If not, the run
+            # The Krylov space is smaller than k. If it is invariant, the other values are zero, as
+            # small as rounding, or more often repeated than the block is wide. If not, the run
             # was stopped early, and V has a part outside the basis.
             more = iterates.draw_block(V.shape[0], missing, N, complex_=V.dtype.kind == "c")
             invariant = state.V_next.shape[1] == 0

@@ -26,7 +26,7 @@ class Column:
     name : str
     role : {"row ids", "column ids", "values"}
     kind : pyarrow.DataType
-        Of its entries; for a dictionary, the type of its values.
+        Type of its entries; for a dictionary, of its values.
     text : bool
         Whether they are text.
     signed : bool
@@ -155,5 +155,5 @@ def _whole(column: Any, said: Column, place: str, first: int | None) -> Any:
 
 
 def _at(row: int, first: int | None) -> str:
-    """Say which row of its row group it is, if that is known."""
+    """Name the row of its row group, if that is known."""
     return "" if first is None else f" in row {first + row} of it"

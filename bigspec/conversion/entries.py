@@ -52,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class EntryStream(ABC):
-    """Entries in any order, with duplicates; reading can begin at any batch.
+    """Entries in any order, perhaps with duplicates; reading can begin at any batch.
 
     Attributes
     ----------
@@ -84,11 +84,11 @@ class EntryStream(ABC):
         return 0
 
     def keep(self, folder: Path) -> tuple[str, ...]:
-        """Write further arrays into the group of the matrix, and return their names."""
+        """Write more arrays into the group of the matrix, and return their names."""
         return ()
 
     def check(self, batch: Batch, first: int) -> Batch:
-        """Return the batch if its indices lie inside; `first` is the number of its first entry."""
+        """Return the batch if its indices are in range; `first` numbers its first entry."""
         for axis, (what, indices) in enumerate((("row", batch.rows), ("column", batch.columns))):
             extent = self.shape[axis]
             if indices.size and (indices.min() < 0 or indices.max() >= extent):
@@ -150,7 +150,7 @@ class MatrixStream(EntryStream):
         """Yield ranges of cells of the grid, ``(first cell, start, stop)``."""
         grid = self.matrix.grids[self.axis]
         # Cells of an irregular grid already have about equal numbers of entries. Those of a
-        # regular grid do not, so several are taken together by the mean length of their rows.
+        # regular grid do not, so their mean length decides how many are read together.
         step = 1 if grid.cuts is not None else max(1, entries * grid.count // max(1, self.most))
         for k in range(0, grid.count, step):
             yield k, grid.cut(k), grid.cut(min(k + step, grid.count))
@@ -184,7 +184,7 @@ class ArrayStream(EntryStream):
     values: Array = field(repr=False, kw_only=True)
 
     def batches(self, entries: int, position: Position) -> Iterator[Batch]:
-        """Slice them."""
+        """Slice the arrays."""
         begin = position[0] if position else 0
         for start in range(begin, self.most, entries):
             cut = slice(start, min(start + entries, self.most))

@@ -30,16 +30,16 @@ __all__ = ["SHARE", "Run", "Target"]
 Array = np.ndarray[Any, Any]
 
 SHARE = 8
-"""Part of the memory for one bucket: sorting needs about four copies, writing one more."""
+"""Share of the memory for one bucket: sorting needs about four copies, writing one more."""
 CAPACITY_BYTES = 256 << 20
 """Larger buckets do not sort faster."""
 MOST_BUCKETS = 4096
 """The bookkeeping of more buckets takes longer than the sort."""
 HARMLESS = 1 << 20  # bytes of pointers that are always written
 POINTERS_AN_ENTRY = 64
-"""Rows (columns) for each stored entry; with more, most of the output would be pointers."""
+"""Most rows (columns) for each stored entry; beyond it, most of the output would be pointers."""
 SAVE_ENTRIES = 1 << 23
-"""Entries that are read again after a kill while scattering."""
+"""Entries to read again after a kill during the scattering."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Target:
 
     @property
     def capacity(self) -> int:
-        """Entries of a bucket; more than sort fast only if there would be too many buckets."""
+        """Entries of a bucket; more than sort fast only to avoid too many buckets."""
         size, least = self.kind.itemsize, -(-self.source.most // MOST_BUCKETS)
         return max(1, min(self.limit // SHARE // size, max(CAPACITY_BYTES // size, least)))
 
@@ -108,7 +108,7 @@ class Target:
         Raises
         ------
         DataError
-            The type is of integers and cannot hold them.
+            The type is an integer type that cannot hold them.
         """
         if self.dtype.kind not in "iu" or np.can_cast(values.dtype, self.dtype):
             return values.astype(self.dtype, copy=False)
@@ -267,7 +267,7 @@ class Run:
         writer.put(*bucket.majors, block.indptr, block.indices, block.data)
 
     def _copy(self) -> None:
-        """Write panels that are in order already, several at once."""
+        """Write panels that are already in order, several at once."""
         state, source, target = self.work.state, self.source, self.target
         assert isinstance(source, MatrixStream)
         writer = self._writer(state["position"])

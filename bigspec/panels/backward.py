@@ -18,7 +18,7 @@ __all__ = ["BackwardContext"]
 
 @dataclass(frozen=True, eq=False)
 class BackwardContext(Context):
-    """What all tasks of ``S^H W`` share; V holds W (rows of S, b)."""
+    """The context of a pass ``S^H W``; V is W (rows of S, b)."""
 
     def work(self, index: int, chunks: Chunks | None = None) -> Partial:
         """Read one panel slab by slab and add ``S_i^H W_i``."""
@@ -35,7 +35,7 @@ class BackwardContext(Context):
 
 
 def _joined(slabs: Iterable[Slab], transposed: bool) -> Iterator[Slab]:
-    """Join dense chunks to one slab, as a read would. The last bits depend on it."""
+    """Join dense chunks to one slab, as a read does, because the last bits depend on it."""
     held = list(slabs)
     tiles = [list(slab.tiles()) for slab in held]
     blocks = [[block for _, block in slab] for slab in tiles]

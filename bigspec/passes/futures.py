@@ -31,9 +31,9 @@ def computed(array: Any, graph: dict[Any, Any], keys: Any) -> Any:
     ----------
     array : dask array
     graph : dict
-        Of some of its chunks, optimized. Keys that it does not define are those of futures.
+        The optimized graph of some chunks. Keys that it does not define are those of futures.
     keys : nested list
-        Of the chunks to return.
+        The keys of the chunks to return.
 
     Raises
     ------
