@@ -78,7 +78,7 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 @json_option
 @debug_option
 def show_command(run: str, json_file: str | None) -> None:
-    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next."""
+    """Describe the run in the checkpoint RUN: its interval so far, its passes, its next step."""
     saved = bigspec.show(run)
     deliver(str(saved), saved.to_dict(), json_file)
 
@@ -119,13 +119,13 @@ SHOWN = 1000
 
 @main.command("history", cls=Command)
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
-@option(RUNS, "--series", metavar="NAME", help="Only runs of this series.")
+@option(RUNS, "--series", metavar="NAME", help="Show only runs of this series.")
 @option(
     RUNS,
     "--last",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Only the newest N runs. [default: 1000, in JSON all]",
+    help="Show only the newest N runs. [default: 1000, in JSON all]",
 )
 @option(
     RUNS, "--accept", metavar="RUN", help="Accept this run first: it becomes the next reference."

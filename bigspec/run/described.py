@@ -98,7 +98,9 @@ class Saved:
         if self.finished and k:
             after = "only the last pass, for the vectors: the values are finished"
         elif self.finished:
-            after = "nothing: it is finished, the same call returns this answer without reading"
+            after = (
+                "nothing: it is finished, and the same call returns its answer without reading"
+            )
         elif self.rounds:
             after = f"pass {self.passes + 1}, from round {self.rounds + 1} of {rounds}"
         else:
