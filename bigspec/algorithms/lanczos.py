@@ -28,10 +28,10 @@ class Lanczos(Recurrence):
 
     name: ClassVar[str] = "lanczos"
 
-    def _finished(self, state: LanczosState) -> LanczosState:
+    def _complete(self, state: LanczosState) -> LanczosState:
         return replace(state, collatz=min(state.collatz, _collatz(state)))
 
-    def _kept(self, state: LanczosState, V: Array) -> Basis:
+    def _basis_with(self, state: LanczosState, V: Array) -> Basis:
         """Return the basis with V, or nothing if it does not fit (then for good)."""
         if state.passes and not state.basis:
             return ()

@@ -70,17 +70,17 @@ class TopLanczos(Recurrence):
     def _empty(self, **fields: Any) -> LanczosState:
         return TopState(**fields)
 
-    def _kept(self, state: LanczosState, V: Array) -> Basis:
+    def _basis_with(self, state: LanczosState, V: Array) -> Basis:
         held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
         kept: Any = V
         if self.store is not None and held + V.nbytes > self.basis_bytes:
             kept = self.store.put(V)
         return (*state.basis, kept)
 
-    def _near(self, basis: Basis) -> Iterable[Array]:
+    def _blocks_of(self, basis: Basis) -> Iterable[Array]:
         return _Blocks(basis, self.store)
 
-    def _finished(self, state: LanczosState) -> LanczosState:
+    def _complete(self, state: LanczosState) -> LanczosState:
         return state
 
     def has_room(self, state: LanczosState) -> bool:
@@ -101,7 +101,7 @@ class TopLanczos(Recurrence):
         y = relation.ritz[1] @ coordinates[:N]
         V = iterates.apply(state.V_next, coordinates[N:])
         start = 0
-        for block in self._near(state.basis):
+        for block in self._blocks_of(state.basis):
             stop = start + block.shape[1]
             iterates.add(V, block, y[start:stop])
             start = stop
@@ -112,7 +112,7 @@ class TopLanczos(Recurrence):
             # was stopped early, and V has a part outside the basis.
             more = iterates.draw_block(V.shape[0], missing, N, complex_=V.dtype.kind == "c")
             invariant = state.V_next.shape[1] == 0
-            near = self._near(state.basis) if invariant else [V]
+            near = self._blocks_of(state.basis) if invariant else [V]
             more = iterates.orthonormal(iterates.orthogonalize(more, near))
             if not invariant:  # where little room is left, the first factorisation amplifies V
                 more = iterates.orthonormal(iterates.orthogonalize(more, near))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint.fields import check_fields
+from bigspec.checkpoint.annotations import check_fields
 
 __all__ = ["INLINE", "Codec", "Former", "UnknownClassError", "Wire", "array_digest", "restored"]
 
@@ -140,7 +140,7 @@ class Codec:
         if isinstance(value, float):  # Python's JSON keeps every bit of a finite float
             return value if math.isfinite(value) else {"float": repr(value)}
         if isinstance(value, np.ndarray):
-            return {"array": _described(value, put)}
+            return {"array": _describe(value, put)}
         if isinstance(value, (tuple, list)):
             items = [self.encode(item, put) for item in value]
             return {"tuple": items} if isinstance(value, tuple) else items
@@ -189,7 +189,7 @@ class Codec:
         raise ValueError(msg)
 
 
-def _described(array: Array, put: Callable[[Array], str]) -> dict[str, Any]:
+def _describe(array: Array, put: Callable[[Array], str]) -> dict[str, Any]:
     """Describe an array and its memory order, which decides the last bits of later products."""
     order = _order(array)
     if array.nbytes > INLINE:

@@ -212,7 +212,7 @@ class Run:
         scatter = Scatter(self.work.buckets, whole, buckets, target.kind, target.capacity)
         read, size, since = state["read"], state["bytes_read"], 0
         entries = max(1, min(target.capacity // 4, 1 << 18))
-        self._shows("reading")
+        self._show_stage("reading")
         try:
             for batch in self.source.batches(entries, state["at"]):
                 records = np.empty(batch.values.size, target.kind)
@@ -221,7 +221,7 @@ class Run:
                 records["value"] = target.cast(batch.values)
                 scatter.put(records)
                 read, size, since = read + records.size, size + batch.nbytes, since + records.size
-                self._shown(read, size)
+                self._show_progress(read, size)
                 if since >= SAVE_ENTRIES:
                     since = 0
                     scatter.flush()
@@ -239,7 +239,7 @@ class Run:
         writer = self._writer(state["position"])
         capacity = target.capacity
         pending = [_bucket(plain) for plain in state["pending"]]
-        self._shows("sorting")
+        self._show_stage("sorting")
         while pending:
             bucket, *rest = pending
             if is_too_large(bucket, capacity):
@@ -250,7 +250,7 @@ class Run:
             self.save(pending=[_plain(other) for other in rest], position=writer.position)
             (folder / bucket.name).unlink(missing_ok=True)
             pending = rest
-            self._shown(state["read"] - sum(bucket.entries for bucket in pending), 0)
+            self._show_progress(state["read"] - sum(bucket.entries for bucket in pending), 0)
         writer.finish(target.form)
         self.observer.close()
         self.save(stage="publish")
@@ -274,7 +274,7 @@ class Run:
         read, size = state["read"], state["bytes_read"]
         panels: list[tuple[int, int, Any]] = []
         count, at = 0, state["at"]
-        self._shows("copying")
+        self._show_stage("copying")
         entries = max(1, target.capacity // 4)
         for start, stop, block, at in source.blocks(entries, state["at"]):
             # Copied, because the next read overwrites its buffers.
@@ -286,17 +286,17 @@ class Run:
                 _write(writer, panels)
                 panels, count = [], 0
                 self.save(at=at, position=writer.position, read=read, bytes_read=size)
-                self._shown(read, size)
+                self._show_progress(read, size)
         _write(writer, panels)
         writer.finish(target.form)
         self.observer.close()
         self.save(stage="publish", at=at, position=writer.position, read=read, bytes_read=size)
 
-    def _shows(self, stage: str) -> None:
+    def _show_stage(self, stage: str) -> None:
         self._stage_began = time.monotonic()
         self.observer.stage_started(stage, self.source.most)
 
-    def _shown(self, entries: int, size: int) -> None:
+    def _show_progress(self, entries: int, size: int) -> None:
         took = time.monotonic() - self._stage_began
         self.observer.stage_advanced(entries, self.source.most, size, took)
 

@@ -150,7 +150,7 @@ class Row:
             for key, value in values.items()
         }
 
-    def stored(self) -> tuple[Any, ...]:
+    def to_sql(self) -> tuple[Any, ...]:
         """Return the values of `COLUMNS` as SQLite stores them."""
         values = vars(self)
         return tuple(
@@ -160,15 +160,15 @@ class Row:
         )  # fmt: skip
 
     @classmethod
-    def loaded(cls, stored: tuple[Any, ...]) -> Row:
-        """Make the row from what `stored` returned.
+    def from_sql(cls, row: tuple[Any, ...]) -> Row:
+        """Make the row from what `to_sql` returned.
 
         Raises
         ------
         TypeError, ValueError, RecursionError
             bigspec did not write these values.
         """
-        values = dict(zip(COLUMNS, stored, strict=True))
+        values = dict(zip(COLUMNS, row, strict=True))
         for name, value in values.items():
             if value is not None and name in AS_JSON:
                 values[name] = json.loads(value)

@@ -80,7 +80,7 @@ class History:
         ------
         HistoryError
         """
-        with self._connected(write=True):
+        with self._connection(write=True):
             pass
 
     def record(
@@ -121,7 +121,7 @@ class History:
 
     def write(self, row: Row, *, right: Array | None = None, left: Array | None = None) -> None:
         """Write a row, or replace the earlier one of the same run, whole or not at all."""
-        with self._connected(write=True) as db:
+        with self._connection(write=True) as db:
             _put(db, row)
             for side, block in (("right", right), ("left", left)):
                 if block is not None:
@@ -130,7 +130,7 @@ class History:
 
     def write_all(self, rows: Iterable[Row]) -> None:
         """Write many rows in one transaction, all or none."""
-        with self._connected(write=True) as db:
+        with self._connection(write=True) as db:
             for row in rows:
                 _put(db, row)
 
@@ -138,31 +138,31 @@ class History:
         """Return the rows, oldest first; perhaps only a series, or the newest `last`."""
         where, values = ("", ()) if series is None else ("WHERE series = ?", (shown(series),))
         limit = -1 if last is None else last
-        found = self._selected(f"{where} ORDER BY number DESC LIMIT ?", (*values, limit))
+        found = self._select(f"{where} ORDER BY number DESC LIMIT ?", (*values, limit))
         return found[::-1]
 
     def count(self, series: str | None = None) -> int:
         """Return the number of rows, of all series or of one."""
         where, values = ("", ()) if series is None else (" WHERE series = ?", (series,))
-        with self._connected() as db:
+        with self._connection() as db:
             (count,) = db.execute(f"SELECT COUNT(*) FROM runs{where}", values).fetchone()
         return int(count)
 
     def last_accepted(self, series: str, *, but: str | None = None) -> Row | None:
         """Return the newest accepted row of a series, except that of the run `but`."""
-        found = self._selected(
+        found = self._select(
             "WHERE series = ? AND accepted AND run_id IS NOT ? ORDER BY number DESC LIMIT 1",
             (series, but),
         )
         return found[0] if found else None
 
-    def _selected(self, clause: str, values: tuple[Any, ...]) -> list[Row]:
+    def _select(self, clause: str, values: tuple[Any, ...]) -> list[Row]:
         """Return the rows that the database finds."""
-        with self._connected() as db:
+        with self._connection() as db:
             names = ", ".join(COLUMNS)
             found = db.execute(f"SELECT {names} FROM runs {clause}", values).fetchall()
         try:
-            return [Row.loaded(stored) for stored in found]
+            return [Row.from_sql(values) for values in found]
         except (TypeError, ValueError, RecursionError) as error:
             msg = (
                 f"history {self.path}: expected rows as bigspec writes them, got others ({error}). "
@@ -184,7 +184,7 @@ class History:
             There is no such run, there are several, or its interval cannot be compared with.
         """
         named = "WHERE ? != '' AND substr(run_id, 1, length(?)) = ?"
-        found = self._selected(f"{named} LIMIT {FEW}", (run_id,) * 3)
+        found = self._select(f"{named} LIMIT {FEW}", (run_id,) * 3)
         if len(found) != 1:
             more = " or more" if len(found) == FEW else ""
             count = "none" if not found else f"{len(found)}{more} of them"
@@ -202,7 +202,7 @@ class History:
                 "--max-change: it goes on to --rtol, and is accepted"
             )
             raise ArgumentError(msg)
-        with self._connected(write=True) as db:
+        with self._connection(write=True) as db:
             db.execute("UPDATE runs SET accepted = 1 WHERE run_id = ?", (found[0].run_id,))
         return found[0]
 
@@ -233,7 +233,7 @@ class History:
             last accepted run.
         """
         series = shown(series)
-        with self._connected() as db:
+        with self._connection() as db:
             kept = db.execute(
                 # CROSS makes SQLite go through the few vectors, not through all runs of the series.
                 "SELECT run_id, side, dtype, columns, data FROM vectors CROSS JOIN runs "
@@ -265,7 +265,7 @@ class History:
             raise HistoryError(msg) from error
 
     @contextmanager
-    def _connected(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+    def _connection(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
         """Check the file and yield its connection; a write is one transaction."""
         mode = "rwc" if write else "ro"
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
@@ -340,7 +340,7 @@ class History:
 def _put(db: sqlite3.Connection, row: Row) -> None:
     """Write a row, or replace the earlier one of the same run."""
     before = db.execute("SELECT attempts FROM runs WHERE run_id = ?", (row.run_id,)).fetchone()
-    values = dict(zip(COLUMNS, row.stored(), strict=True))
+    values = dict(zip(COLUMNS, row.to_sql(), strict=True))
     values["attempts"] = 1 if before is None else before[0] + 1
     db.execute("DELETE FROM runs WHERE run_id = ?", (row.run_id,))
     marks = ", ".join("?" * len(COLUMNS))

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.chains import Chains, repeated
+from bigspec.kernels.chains import Chains, repeats
 from bigspec.kernels.composed import Composed, Factors, SparseSum, peak
 from bigspec.kernels.entries import (
     TILE_BYTES,
@@ -359,7 +359,7 @@ class Accumulator:
     def _note_sparse_sum(self, X: Any, L: Array, R: Array) -> None:
         """Collect facts: the squares, bounds of the sums and of the largest entry."""
         self.squares += squares_of_sum(X, L, R)
-        if repeated(X.data):
+        if repeats(X.data):
             self.chains.add_columns(np.bincount(X.indices))
             self.chains.add_row(int(np.diff(X.indptr).max(initial=0)))
         self.largest = max(self.largest, peak(X) + Factors(L, R).bound)

@@ -24,7 +24,7 @@ import scipy.sparse as sp
 from scipy.sparse import _sparsetools
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.chains import Chains, repeated
+from bigspec.kernels.chains import Chains, repeats
 from bigspec.kernels.entries import Values
 
 __all__ = [
@@ -167,7 +167,7 @@ class SparseFacts:
         along, across = (self.row_sums, columns) if tile.by_rows else (columns, self.row_sums)
         part.add_along(sizes, along)
         part.add_across(sizes, across)
-        if repeated(values):
+        if repeats(values):
             compressed, others = np.diff(part.pointers), np.bincount(part.indices)
             rows, columns = (compressed, others) if tile.by_rows else (others, compressed)
             self.chains.add_columns(columns, tile.offset + (0 if tile.by_rows else part.start))

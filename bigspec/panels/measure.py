@@ -192,10 +192,10 @@ class _Timer:
             n = self.part.shape[1 if self.rows else 0]
         V = np.zeros((n, b), self.work)
         # Only the pages of a long V that the sample needs are allocated.
-        V[self._met() if _is_sparse(self.part) and V.nbytes > CACHED else slice(None)] = 1.0
+        V[self._rows_read() if _is_sparse(self.part) and V.nbytes > CACHED else slice(None)] = 1.0
         return self._seconds(self.part, V, n) * self.scale
 
-    def _met(self) -> Any:
+    def _rows_read(self) -> Any:
         """Return the rows of V that a product with the sparse sample reads."""
         part = self.part.S if isinstance(self.part, SparseSum) else self.part
         by_rows = (part.format == "csr") == self.rows
@@ -212,8 +212,8 @@ class _Timer:
             entries = self._seconds(some, None, side)
             # The dense sum of a slab costs the same however few entries there are.
             empty = self._seconds(sp.csr_array(some.shape, dtype=some.dtype), None, side)
-            made = max(entries - empty, 0.0) * self.scale + empty * self.slabs
-            return float(made * (n / side) ** 2)
+            seconds = max(entries - empty, 0.0) * self.scale + empty * self.slabs
+            return float(seconds * (n / side) ** 2)
         # The sample is as high as the matrix's tiles, because each tile is added to all of Z.
         height = int(np.clip(TILE_BYTES // self.work.itemsize // n, 64, 1024))
         height = min(height, self.block.shape[0 if self.rows else 1])

@@ -9,7 +9,7 @@ import dask
 
 from bigspec.errors import DataError
 
-__all__ = ["computed", "futures_in"]
+__all__ = ["compute", "futures_in"]
 
 
 def futures_in(array: Any) -> list[Any]:
@@ -24,7 +24,7 @@ def futures_in(array: Any) -> list[Any]:
     return [future for layer in there for future in futures_of(list(layer.values()))]
 
 
-def computed(array: Any, graph: dict[Any, Any], keys: Any) -> Any:
+def compute(array: Any, graph: dict[Any, Any], keys: Any) -> Any:
     """Compute chunks here and now, one after another, perhaps in a task on a worker.
 
     Parameters

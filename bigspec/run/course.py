@@ -127,7 +127,7 @@ def conduct(
                 algorithm = replace(algorithm, store=CheckpointBlocks(writer))
             columns = 0 if W is None else W.shape[1]
 
-            def answered(outcome: Outcome) -> Answer:
+            def answer_from(outcome: Outcome) -> Answer:
                 vectors = last.make(passes, outcome, observer)
                 return present(Ending(plan, options, progress, outcome, vectors, layout, columns))
 
@@ -144,11 +144,11 @@ def conduct(
                     progress=progress,
                     writer=writer,
                 )
-                answer = answered(outcome)
+                answer = answer_from(outcome)
             except KeyboardInterrupt as error:
-                known = _interrupted(outcome) if outcome else getattr(error, "outcome", None)
+                known = _after_interrupt(outcome) if outcome else getattr(error, "outcome", None)
                 if known is not None:  # the interval holds
-                    error.estimate = answered(known)  # type: ignore[attr-defined]
+                    error.estimate = answer_from(known)  # type: ignore[attr-defined]
                 raise
         observer.run_finished(answer)  # type: ignore[arg-type]
     finally:
@@ -156,7 +156,7 @@ def conduct(
     return answer
 
 
-def _interrupted(outcome: Outcome) -> Outcome:
+def _after_interrupt(outcome: Outcome) -> Outcome:
     """Return the outcome of a run that was interrupted in its last pass, for the vectors."""
     status = f"{outcome.status} The pass for the vectors was interrupted."
     return replace(outcome, stopped_by="interrupted", status=status)

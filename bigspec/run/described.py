@@ -15,7 +15,7 @@ from bigspec.errors import (
 from bigspec.names import bare, shown
 from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
 from bigspec.run import SAVED_TYPES
-from bigspec.run.checked import check_run_state
+from bigspec.run.checks import check_run_state
 from bigspec.run.identity import plain
 
 __all__ = ["Saved", "run_in", "show"]
@@ -98,9 +98,7 @@ class Saved:
         if self.finished and k:
             after = "only the last pass, for the vectors: the values are finished"
         elif self.finished:
-            after = (
-                "nothing: it is finished, and the same call returns its answer without reading"
-            )
+            after = "nothing: it is finished, and the same call returns its answer without reading"
         elif self.rounds:
             after = f"pass {self.passes + 1}, from round {self.rounds + 1} of {rounds}"
         else:

@@ -30,7 +30,7 @@ from bigspec.names import NOWHERE, bare, shown
 from bigspec.passes import Executor
 from bigspec.results.text import counted
 from bigspec.run import Known, RunState, saved_types
-from bigspec.run.checked import check_run_state
+from bigspec.run.checks import check_run_state
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
 from bigspec.run.planner import make_plan, resume_plan

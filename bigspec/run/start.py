@@ -19,7 +19,7 @@ from bigspec.passes import one_blas_thread
 from bigspec.results import Estimate
 from bigspec.results.triplets import Triplets
 from bigspec.run import SAVED_TYPES
-from bigspec.run.checked import check_run_state
+from bigspec.run.checks import check_run_state
 from bigspec.run.plan import Plan
 from bigspec.sources.locations import locate, open_node
 

@@ -83,16 +83,16 @@ class OneVector:
         if passes.layout.orientation == "rows":
             return Vectors(vector, None, s)
         over = outcome.stopped_by in NO_TIME or outcome.interval.lower == 0.0
-        if vector is None or over or not self._wanted(passes):
+        if vector is None or over or not self._wants_right(passes):
             return Vectors(None, vector, s)
         observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
         with suppress(DeadlinePassed):
             done = _last_pass(passes, vector[:, None], outcome, observer)
             assert done.Y is not None
-            return Vectors(iterates.normalized(done.Y[:, 0]), vector, s, *_spent(done))
+            return Vectors(iterates.normalized(done.Y[:, 0]), vector, s, *_cost(done))
         return Vectors(None, vector, s)
 
-    def _wanted(self, passes: Pass) -> bool:
+    def _wants_right(self, passes: Pass) -> bool:
         if self.right is not None:
             return self.right
         entries = getattr(passes.matrix, "entries", None)
@@ -140,7 +140,7 @@ class KVectors:
             observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
             with suppress(DeadlinePassed):
                 if self.u_store is not None and rows:
-                    return self._stored(passes, V, outcome, observer)
+                    return self._to_store(passes, V, outcome, observer)
                 return self._in_memory(passes, V, outcome, observer)
         V = iterates.times_columns(V, iterates.phases(V))
         return Vectors(V if rows else None, None, lower)
@@ -154,10 +154,10 @@ class KVectors:
         phases = iterates.phases(v)
         u, v = iterates.times_columns(u, phases), iterates.times_columns(v, phases)
         if self.u_store is not None:
-            u = self._written(u)
-        return Vectors(v, u if self.left else None, _inside(s, outcome), *_spent(done))
+            u = self._write(u)
+        return Vectors(v, u if self.left else None, _inside(s, outcome), *_cost(done))
 
-    def _stored(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
+    def _to_store(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
         assert self.u_store is not None
         m, k = passes.layout.along.extent, V.shape[1]
         dtype = working_dtype(passes.matrix.dtype)
@@ -175,9 +175,9 @@ class KVectors:
         passes.multiply_target(target, W * (inverse * phases), done)
         u = self.u_store.complete(target)
         v = iterates.times_columns(v, phases)
-        return Vectors(v, u, _inside(s, outcome), *_spent(done))
+        return Vectors(v, u, _inside(s, outcome), *_cost(done))
 
-    def _written(self, u: Array) -> Any:
+    def _write(self, u: Array) -> Any:
         assert self.u_store is not None
         height = max(1, CHUNK_BYTES // (u.shape[1] * u.itemsize))
         target = self.u_store.create(u.shape, height, u.dtype)
@@ -200,7 +200,7 @@ def _last_pass(
     )
 
 
-def _spent(done: Forward) -> tuple[int, int, int]:
+def _cost(done: Forward) -> tuple[int, int, int]:
     """Return the cost of the last pass, as `Vectors` has it."""
     return 1, done.cost.bytes_read, done.cost.missing_chunks
 

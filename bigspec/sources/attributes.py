@@ -45,7 +45,7 @@ def numbers(value: Any, key: str, name: str) -> Array | None:
         return None
     given = np.asarray(value).reshape(-1)
     if given.dtype.kind in "SUO":
-        parsed = [_parsed(element) for element in given.tolist()]
+        parsed = [_parse(element) for element in given.tolist()]
         if None in parsed:
             refuse(value, key, name, "a number")
         given = np.asarray(parsed)
@@ -103,7 +103,7 @@ def refuse(value: Any, key: str, name: str, expected: str) -> NoReturn:
     raise DataError(msg)
 
 
-def _parsed(element: Any) -> Any:
+def _parse(element: Any) -> Any:
     """Return a number that was given as text or as an object, or None."""
     if isinstance(element, int) and not -(2**63) <= element < 2**64:
         return float(element)  # JSON's 1e30 without an exponent
@@ -113,7 +113,7 @@ def _parsed(element: Any) -> Any:
         return None
     text = text_of(element)
     if WHOLE.fullmatch(text):
-        return _parsed(int(text))
+        return _parse(int(text))
     if DECIMAL.fullmatch(text):
         return float(text)
     if DOUBLE.fullmatch(text):

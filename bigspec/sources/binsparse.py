@@ -22,7 +22,7 @@ from bigspec.sources.memory import open_sparse
 from bigspec.sources.missing import Missing
 from bigspec.sources.sparse_store import assemble
 from bigspec.sources.stored_vectors import stored_vector
-from bigspec.sources.typed_vectors import OneBased, typed
+from bigspec.sources.typed_vectors import OneBased, as_declared
 
 __all__ = ["is_binsparse", "open_binsparse"]
 
@@ -100,7 +100,7 @@ def open_binsparse(group: Any, name: str, memory: int, missing: Missing | None =
         _check_fill(group, said, name, memory)
     order, kind = FORMATS[said.format]
     values = stored_vector(group, "values", name, memory, missing)
-    data = typed(values, said.types, "values", said.stored, name)
+    data = as_declared(values, said.types, "values", said.stored, name)
     indices = _index(group, "indices_1", said, name, memory)
     lines: Pointers | ListedPointers | Coordinates
     if kind is Pointers:
@@ -121,11 +121,11 @@ def open_binsparse(group: Any, name: str, memory: int, missing: Missing | None =
         part = lines.parts[0].name.rpartition("/")[2]
         why = f"its coordinates are not sorted ({part}[{found.args[0]}] is less than the one before"
         _check_room(name, f"{why})", (said.stored, sum(said.shape)), data, memory)
-        return _loaded(_scattered(name, said, order, data, indices, lines.parts[0]), said, name)
+        return _load(_scatter(name, said, order, data, indices, lines.parts[0]), said, name)
     if said.structure is None:
         return matrix
     rows, columns = (slice(0, extent) for extent in said.shape)
-    return _loaded(matrix.read(rows, columns, Buffers()), said, name)
+    return _load(matrix.read(rows, columns, Buffers()), said, name)
 
 
 def _descriptor(group: Any, name: str) -> Descriptor:
@@ -181,13 +181,13 @@ def _index(group: Any, part: str, said: Descriptor, name: str, memory: int) -> V
     minor = said.shape[FORMATS[said.format][0] == "csr"]
     sure = said.stored == 0 or (part == "indices_1" and minor == 1)
     vector = stored_vector(group, part, name, memory, sure=sure)
-    checked = typed(vector, said.types, part, None, name)
+    checked = as_declared(vector, said.types, part, None, name)
     return OneBased(checked) if said.base else checked
 
 
 def _check_fill(group: Any, said: Descriptor, name: str, memory: int) -> None:
     held = stored_vector(group, "fill_value", name, memory, sure=True)
-    fill = typed(held, said.types, "fill_value", 1, name)
+    fill = as_declared(held, said.types, "fill_value", 1, name)
     value = fill.read(0, 1, Buffers(), "fill")[0]
     if value != 0:
         msg = f"{name}: expected a fill_value of 0, got {value}: this matrix is dense; store it so"
@@ -206,7 +206,7 @@ def _check_room(name: str, why: str, counts: tuple[int, int], data: Vector, memo
         raise SourceError(msg)
 
 
-def _scattered(
+def _scatter(
     name: str, said: Descriptor, order: str, data: Vector, indices: Vector, listed: Vector
 ) -> Any:
     """Load unsorted coordinates."""
@@ -230,7 +230,7 @@ def _scattered(
     return A.tocsr() if order == "csr" else A.tocsc()
 
 
-def _loaded(A: Any, said: Descriptor, name: str) -> Matrix:
+def _load(A: Any, said: Descriptor, name: str) -> Matrix:
     """Hold a matrix in memory, its other triangle filled in."""
     if said.structure is None:
         return replace(open_sparse(A), name=name)

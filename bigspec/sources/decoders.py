@@ -210,12 +210,12 @@ def _stream(start: Callable[[], Any], encoded: Bytes, out: Bytes, *, members: bo
     while True:
         stream = start()
         # One byte more than fits shows a stream that is too long; 0 would mean no limit.
-        piece = stream.decompress(rest, out.nbytes - filled + 1)
-        if filled + len(piece) > out.nbytes:
+        part = stream.decompress(rest, out.nbytes - filled + 1)
+        if filled + len(part) > out.nbytes:
             msg = f"it decodes to more than the {out.nbytes} bytes expected"
             raise DamagedChunk(msg)
-        out[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-        filled += len(piece)
+        out[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
         if not stream.eof:
             msg = "the compressed data ends early"
             raise DamagedChunk(msg)

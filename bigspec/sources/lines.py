@@ -18,7 +18,7 @@ from bigspec.errors import DataError
 from bigspec.kernels.buffers import Buffers
 
 __all__ = [
-    "PIECE_BYTES",
+    "CELL_BYTES",
     "Coordinates",
     "Cuts",
     "Lines",
@@ -30,7 +30,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-PIECE_BYTES = 8 << 20
+CELL_BYTES = 8 << 20
 """Bytes of entries between two cuts, about."""
 RANGE = 1 << 20
 """Pointers or coordinates to read at once while a store is opened."""

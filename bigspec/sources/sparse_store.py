@@ -21,7 +21,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.fetching import fetched_nbytes
-from bigspec.sources.lines import PIECE_BYTES, Lines, ListedPointers, Pointers, Vector
+from bigspec.sources.lines import CELL_BYTES, Lines, ListedPointers, Pointers, Vector
 from bigspec.sources.missing import Missing
 from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.zarr_store import ZarrVector
@@ -69,8 +69,8 @@ class StoredSparse(Matrix):
         """
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
         entries = slab // entry
-        pieces = max(1, slab // self.cell_nbytes) if self.cell_nbytes else 1
-        pointers = 24 * self.grids[self.axis].step * pieces
+        cells = max(1, slab // self.cell_nbytes) if self.cell_nbytes else 1
+        pointers = 24 * self.grids[self.axis].step * cells
         cast = 0 if self.indices.dtype == np.int32 else 4
         copies = entries * (cast + 4 + self.dtype.itemsize)
         chunks = 3 * max(part.chunk_nbytes for part in (self.data, self.indices, *self.lines.parts))
@@ -279,12 +279,12 @@ def assemble(
             raise DataError(msg)
     lines.check(shape[1 - axis], memory)
     entry = dtype.itemsize + indices.dtype.itemsize
-    lines, cuts = lines.cut(shape[axis], max(1, PIECE_BYTES // entry))
+    lines, cuts = lines.cut(shape[axis], max(1, CELL_BYTES // entry))
     grid = Grid.irregular(tuple(np.diff(cuts.lines).tolist()))
     other = Grid(shape[1 - axis], shape[1 - axis])
     tokens = "".join(part.token for part in (data, indices, *lines.parts))
     token = hashlib.sha256(tokens.encode()).hexdigest()
-    piece = cuts.most * entry + grid.step * max(part.dtype.itemsize for part in lines.parts)
+    cell = cuts.most * entry + grid.step * max(part.dtype.itemsize for part in lines.parts)
     found = StoredSparse(
         shape,
         dtype,
@@ -299,9 +299,9 @@ def assemble(
         token[:32],
         cuts.pointers,
         resident=data.resident,
-        cell_nbytes=piece,
+        cell_nbytes=cell,
     )
-    return replace(found, transient_nbytes=found.transient(max(piece, SLAB_BYTES)))
+    return replace(found, transient_nbytes=found.transient(max(cell, SLAB_BYTES)))
 
 
 def _check_lengths(

@@ -12,7 +12,7 @@ from bigspec.errors import DataError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources.lines import Vector
 
-__all__ = ["OneBased", "typed"]
+__all__ = ["OneBased", "as_declared"]
 
 Array = np.ndarray[Any, Any]
 
@@ -21,7 +21,7 @@ TYPES |= {"float32", "float64", "bint8"}
 
 
 @dataclass(frozen=True)
-class _Wrapped:
+class _Wrapper:
     """A vector that reads another one."""
 
     base: Vector
@@ -65,7 +65,7 @@ class _Wrapped:
         return len(self.base)
 
 
-class Pairs(_Wrapped):
+class Pairs(_Wrapper):
     """Complex numbers that are stored as real and imaginary parts in turn."""
 
     @property
@@ -82,7 +82,7 @@ class Pairs(_Wrapped):
         return parts.astype(parts.dtype.newbyteorder("="), copy=False).view(self.dtype)
 
 
-class Flags(_Wrapped):
+class Flags(_Wrapper):
     """Booleans that are stored as bytes."""
 
     @property
@@ -99,7 +99,7 @@ class Flags(_Wrapped):
 
 
 @dataclass(frozen=True)
-class Repeated(_Wrapped):
+class Repeated(_Wrapper):
     """One stored value for every element."""
 
     length: int
@@ -115,7 +115,7 @@ class Repeated(_Wrapped):
         return block
 
 
-class OneBased(_Wrapped):
+class OneBased(_Wrapper):
     """Indices or pointers that count from 1."""
 
     @property
@@ -128,7 +128,7 @@ class OneBased(_Wrapped):
         return self.base.read(start, stop, buffers, scratch).astype(np.int64) - 1
 
 
-def typed(
+def as_declared(
     vector: Vector, types: dict[str, Any], part: str, length: int | None, name: str
 ) -> Vector:
     """Read `vector` as the type that the descriptor declares for it.
@@ -164,7 +164,7 @@ def typed(
             f"float32, complex[float64] or iso[bint8] for values, got {declared}"
         )
         raise SourceError(msg)
-    decoded = _decoded(vector, match[3], paired)
+    decoded = _decode(vector, match[3], paired)
     if decoded is None:
         msg = f"{name}: expected {part} stored as {declared}, got {vector.dtype}; write it again"
         raise DataError(msg)
@@ -180,7 +180,7 @@ def typed(
     return Repeated(decoded, length) if one and length is not None else decoded
 
 
-def _decoded(vector: Vector, base: str, paired: bool) -> Vector | None:
+def _decode(vector: Vector, base: str, paired: bool) -> Vector | None:
     """Return the vector as `base`, or None if it is stored in another type."""
     stored = vector.dtype
     if base == "bint8":

@@ -117,9 +117,9 @@ class ZarrMatrix(Matrix):
         not name the chunk.
         """
         block = np.empty(_extent(rows, columns), self.dtype)
-        for i in _pieces(self.grids[0], rows):
-            for j in _pieces(self.grids[1], columns):
-                place = self.grids[0].piece(i.start), self.grids[1].piece(j.start)
+        for i in _cells(self.grids[0], rows):
+            for j in _cells(self.grids[1], columns):
+                place = self.grids[0].cell(i.start), self.grids[1].cell(j.start)
                 part = self._read_chunk(buffers, *place)
                 top, left = i.start - rows.start, j.start - columns.start
                 block[top : top + part.shape[0], left : left + part.shape[1]] = part
@@ -162,7 +162,7 @@ class ZarrMatrix(Matrix):
         return self.grids[0].step * self.grids[1].step * self.dtype.itemsize
 
     def _key(self, row: int, column: int) -> str:
-        place = (self.grids[0].piece(row), self.grids[1].piece(column))
+        place = (self.grids[0].cell(row), self.grids[1].cell(column))
         return str(self.handle.open().metadata.encode_chunk_key(place))
 
 
@@ -256,8 +256,8 @@ def _extent(rows: slice, columns: slice) -> tuple[int, int]:
     return rows.stop - rows.start, columns.stop - columns.start
 
 
-def _pieces(grid: Grid, across: slice) -> list[slice]:
-    first, last = grid.piece(across.start), grid.piece(across.stop - 1)
+def _cells(grid: Grid, across: slice) -> list[slice]:
+    first, last = grid.cell(across.start), grid.cell(across.stop - 1)
     return [slice(grid.cut(i), grid.cut(i + 1)) for i in range(first, last + 1)]
 
 

@@ -100,7 +100,7 @@ class Boxes:
         self, dtype: np.dtype[Any], selection: tuple[slice, ...], name: str, buffers: Buffers
     ) -> Array:
         block = np.empty([s.stop - s.start for s in selection], dtype)
-        for box in itertools.product(*map(_pieces, self.grids, selection)):
+        for box in itertools.product(*map(_cells, self.grids, selection)):
             try:
                 part: Any = retries.with_retries(
                     partial(self.base.handle.read, box, buffers), buffers
@@ -116,12 +116,12 @@ class Boxes:
         return block
 
     def _key(self, place: tuple[int, ...]) -> str:
-        numbers = tuple(grid.piece(p) for grid, p in zip(self.grids, place, strict=True))
+        numbers = tuple(grid.cell(p) for grid, p in zip(self.grids, place, strict=True))
         return str(self.base.handle.open().metadata.encode_chunk_key(numbers))
 
 
-def _pieces(grid: Grid, across: slice) -> Iterator[slice]:
-    for number in range(grid.piece(across.start), grid.piece(across.stop - 1) + 1):
+def _cells(grid: Grid, across: slice) -> Iterator[slice]:
+    for number in range(grid.cell(across.start), grid.cell(across.stop - 1) + 1):
         yield slice(max(grid.cut(number), across.start), min(grid.cut(number + 1), across.stop))
 
 
