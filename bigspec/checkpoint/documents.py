@@ -76,7 +76,7 @@ class Documents:
         return attributes
 
     def write_document(self, path: str, attributes: dict[str, Any], *, new: bool = False) -> None:
-        """Write a group with its attributes at once; if `new`, only where there is none."""
+        """Write a group and its attributes in one write; if `new`, only where there is none."""
         document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         value = Buffer.from_bytes(json.dumps(document, indent=1, allow_nan=False).encode())
         self._set(document_key(path), value, new=new)

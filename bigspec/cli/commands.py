@@ -78,7 +78,7 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 @json_option
 @debug_option
 def show_command(run: str, json_file: str | None) -> None:
-    """Describe the run in the checkpoint RUN: its interval so far, its passes, its next step."""
+    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next."""
     saved = bigspec.show(run)
     deliver(str(saved), saved.to_dict(), json_file)
 

@@ -22,7 +22,7 @@ __all__ = ["figure", "page", "table"]
 
 HEADS = ("run", "ended", "norm", "width", "passes", "time", "start", "gate", "exit", "trend")
 LONGEST = 2000  # characters of an error; bigspec's own are shorter
-CELLS = 24  # width of the trend column
+CELLS = 24  # of the trend column
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "12345678"
 BAR, PLAIN_BAR = ("·", "█"), (".", "#")
 

@@ -135,10 +135,10 @@ class History:
                 _put(db, row)
 
     def rows(self, series: str | None = None, last: int | None = None) -> list[Row]:
-        """Return the rows, oldest first; perhaps only a series, or the newest `last`."""
+        """Return the rows, oldest first; of one series, or the newest `last`."""
         where, values = ("", ()) if series is None else ("WHERE series = ?", (shown(series),))
         limit = -1 if last is None else last
-        found = self._select(f"{where} ORDER BY number DESC LIMIT ?", (*values, limit))
+        found = self._selected(f"{where} ORDER BY number DESC LIMIT ?", (*values, limit))
         return found[::-1]
 
     def count(self, series: str | None = None) -> int:
@@ -150,13 +150,13 @@ class History:
 
     def last_accepted(self, series: str, *, but: str | None = None) -> Row | None:
         """Return the newest accepted row of a series, except that of the run `but`."""
-        found = self._select(
+        found = self._selected(
             "WHERE series = ? AND accepted AND run_id IS NOT ? ORDER BY number DESC LIMIT 1",
             (series, but),
         )
         return found[0] if found else None
 
-    def _select(self, clause: str, values: tuple[Any, ...]) -> list[Row]:
+    def _selected(self, clause: str, values: tuple[Any, ...]) -> list[Row]:
         """Return the rows that the database finds."""
         with self._connection() as db:
             names = ", ".join(COLUMNS)
@@ -184,7 +184,7 @@ class History:
             There is no such run, there are several, or its interval cannot be compared with.
         """
         named = "WHERE ? != '' AND substr(run_id, 1, length(?)) = ?"
-        found = self._select(f"{named} LIMIT {FEW}", (run_id,) * 3)
+        found = self._selected(f"{named} LIMIT {FEW}", (run_id,) * 3)
         if len(found) != 1:
             more = " or more" if len(found) == FEW else ""
             count = "none" if not found else f"{len(found)}{more} of them"

@@ -30,7 +30,7 @@ from bigspec.passes.executor import (
     build_round,
     window,
 )
-from bigspec.passes.missing_modules import naming_what_workers_lack
+from bigspec.passes.lacking import naming_what_workers_lack
 
 __all__ = ["ClusterExecutor", "current_client", "find_executor", "lost_scheduler"]
 

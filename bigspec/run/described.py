@@ -22,26 +22,26 @@ __all__ = ["Saved", "run_in", "show"]
 
 
 def run_in(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Describe the run in a checkpoint; empty if there is none, or it cannot be read."""
+    """Describe the run in a checkpoint; empty if there is none, or none that can be read."""
     if checkpoint is None:
         return {}
     try:
         return show(checkpoint).run
-    except BigspecError:  # the call that continues the run will say what is wrong
+    except BigspecError:  # whoever continues it says what is wrong
         return {}
 
 
 @dataclass(frozen=True)
 class Saved:
-    """The contents of a checkpoint.
+    """What a checkpoint holds.
 
     Attributes
     ----------
     where : str
     run : dict
-        The identity of the matrix, the options, and the choices of the plan.
+        The matrix's identity, the options and what was chosen.
     lower, upper : float
-        The interval so far; 0 and infinity before the first complete pass.
+        The interval so far; 0 and infinity before the first pass is complete.
     passes : int
     finished : bool
     rounds : int
@@ -49,7 +49,7 @@ class Saved:
     seconds : float
         Wall time so far, in all processes.
     place : dict
-        When it was saved, its number of blocks, its owner, and any damage.
+        When it was saved, how many blocks it has, who owns it, what is damaged.
     history : tuple of PassRecord
     """
 
@@ -98,7 +98,7 @@ class Saved:
         if self.finished and k:
             after = "only the last pass, for the vectors: the values are finished"
         elif self.finished:
-            after = "nothing: it is finished, and the same call returns its answer without reading"
+            after = "nothing: it is finished, the same call returns this answer without reading"
         elif self.rounds:
             after = f"pass {self.passes + 1}, from round {self.rounds + 1} of {rounds}"
         else:
@@ -123,7 +123,7 @@ class Saved:
 
 
 def show(where: str | os.PathLike[str]) -> Saved:
-    """Describe a checkpoint, without claiming it or opening the matrix.
+    """Say what a checkpoint holds. It is not taken over, and the matrix is not opened.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def show(where: str | os.PathLike[str]) -> Saved:
     Raises
     ------
     CheckpointError
-        No checkpoint lies there, or every saved step is damaged.
+        There is nothing, something else, or every saved step is damaged.
 
     Examples
     --------

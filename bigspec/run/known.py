@@ -57,7 +57,7 @@ class Known:
 
     @classmethod
     def begin(cls, k: int) -> Known:
-        """Return the intervals of k values before the first pass; of the norm if k is 0."""
+        """Return what is known of k values before the first pass; of the norm if k is 0."""
         if k == 0:
             return cls()
         nothing, infinite = (NOTHING,) * k, (math.inf,) * k

@@ -1,4 +1,4 @@
-"""The place of the left vectors; one run owns it from before its first pass to its last write."""
+"""The place of the left vectors: one run owns it, from before its first pass to its last write."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Target:
     where : str
     lease : Lease
     argument : str
-        The argument that names the place.
+        What the caller named the place by.
     """
 
     where: str
@@ -49,7 +49,7 @@ class Target:
     argument: str = ARGUMENT
 
     def create(self, shape: tuple[int, int], rows: int, dtype: np.dtype[Any]) -> zarr.Array[Any]:
-        """Make the array; it replaces older vectors.
+        """Make the array, in the place of what was written there before.
 
         Raises
         ------
@@ -60,12 +60,12 @@ class Target:
         return create_target(self.where, shape, rows, dtype, self.argument)
 
     def complete(self, array: zarr.Array[Any]) -> zarr.Array[Any]:
-        """Mark the array complete, if this run still owns the place."""
+        """Mark the array complete, if the place is still this run's."""
         self.check()
         return complete_target(array)
 
     def check(self) -> None:
-        """Raise if another run has taken the place; claim it again if the document is gone."""
+        """Raise if another run has taken the place; claim it again if its document is gone."""
         self.lease.check()
         if not self.lease.claimed:
             self.lease.claim()
@@ -77,15 +77,15 @@ def owned_target(
 ) -> Iterator[Target | None]:
     """Own the place of the left vectors while inside; with None, do nothing.
 
-    A killed run leaves its document there. The next run takes the place over, as with a
-    checkpoint.
+    A run that was killed leaves its document there. The next one takes the place over, as it
+    would a checkpoint.
 
     Raises
     ------
     CheckpointInUseError
-        Another run is using it.
+        Another run lives on it.
     ArgumentError, SourceError, StoreUnavailableError
-        The place cannot be written to, or has other contents.
+        The place cannot be written to, or holds something else.
     """
     if where is None:
         yield None

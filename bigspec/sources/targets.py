@@ -1,4 +1,4 @@
-"""Zarr arrays that bigspec writes: created first, marked complete at the end."""
+"""Zarr arrays that bigspec writes: made beforehand, marked complete at the end."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ OWNER = "owner"  # lies in the array's folder while a run writes it; see `bigspe
 
 
 def check_target(where: str | os.PathLike[str], argument: str) -> None:
-    """Refuse a place that cannot be written, or has other contents, before any work is done.
+    """Refuse, before any work, a place that cannot be written or holds something else.
 
     Raises
     ------
     ArgumentError
-        bigspec did not write what lies there.
+        Something lies there that bigspec did not write.
     SourceError, StoreUnavailableError
         The place cannot be reached.
     """
@@ -51,10 +51,10 @@ def create_target(
     dtype: np.dtype[Any],
     argument: str,
 ) -> zarr.Array[Any]:
-    """Make an array of whole-row chunks, marked incomplete; it replaces older vectors.
+    """Make an array of whole-row chunks, marked incomplete; vectors written before are replaced.
 
-    The owner's file stays. Every array has an id of its own in its attributes, so a run whose
-    array was replaced notices it at the next write.
+    What owns the place stays, and every array has a name of its own in its attributes: whoever
+    writes to one that was replaced in the meantime is told so.
     """
     store = target_store(where, argument)
     _free(store, where, argument)
@@ -98,7 +98,7 @@ def write_rows(target: zarr.Array[Any], start: int, stop: int, rows: Array) -> N
 
 
 def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Mark an array complete, and return it opened for reading.
+    """Mark an array complete, and return it as it can be read.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def complete_target(target: zarr.Array[Any]) -> zarr.Array[Any]:
 
 
 def _check_ours(target: zarr.Array[Any]) -> None:
-    """Read the attributes again: a small read for each chunk written."""
+    """Read the attributes again: one small read beside the write of a chunk."""
 
     def written_by() -> Any:
         now = zarr.open_array(target.store, path=target.path, mode="r", zarr_format=3)
@@ -127,14 +127,14 @@ def _check_ours(target: zarr.Array[Any]) -> None:
     if now != target.attrs["written_by"]:
         msg = (
             f"u_store: expected the array that this run writes to {target.store}, got another "
-            "one: a second run has taken the place, or somebody has removed it. Give each run "
-            "a place of its own, and run again"
+            "one: a second run has taken the place, or somebody has removed it. Run again, with "
+            "a place of its own for each run"
         )
         raise CheckpointInUseError(msg)
 
 
 def write_failure(error: Exception, where: str) -> Exception:
-    """Return the error for a failed write; a full disk is not reported as a bad source."""
+    """Return the error for a write that ended in `error`: a full disk is no bad source."""
     if retries.is_forbidden(error):
         return DestinationError(
             f"{where}: this process may not write there ({type(error).__name__}: {error}); check "
@@ -144,18 +144,18 @@ def write_failure(error: Exception, where: str) -> Exception:
     if not final or isinstance(error, BigspecError):
         return open_failure(error, where)
     return DestinationError(
-        f"{where}: the vectors cannot be written ({error}). Make room, or name another place "
-        "for them, and run again"
+        f"{where}: cannot be written ({error}). Make room, or name another place "
+        "for the vectors, and run it again"
     )
 
 
 def target_store(where: str | os.PathLike[str], argument: str) -> Any:
-    """Return the store at a place, open for writing.
+    """Return the store at a place, to be written to.
 
     Raises
     ------
     ArgumentError
-        `where` is not a place, or a file lies there.
+        No place, or a file.
     SourceError, StoreUnavailableError
     """
     if not isinstance(where, (str, os.PathLike)) or not os.fspath(where):

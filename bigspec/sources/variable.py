@@ -49,7 +49,7 @@ class Wanted:
     missing : Missing
         Rule for chunks that are not in the store.
     vectors : int or None
-        Bytes that vectors may take; None if the matrix may never be multiplied.
+        Bytes that vectors may take; None if the matrix itself may never be multiplied.
     """
 
     rows: Sequence[str] | str | None = None

@@ -152,33 +152,31 @@ def open_zarr(
     wanted = Wanted() if wanted is None else wanted
     if array.ndim < 3:
         plain = open_zarr_array(array, name, wanted.missing)  # refuses what is no matrix
-        base: ZarrMatrix | ZarrVector = plain
         name, dtype = plain.name, plain.dtype.newbyteorder("=")
         axes = axes_of(_dims(array), plain.shape, wanted.rows, name)
         packing = zarr_packing(array, dtype, name, wanted)
         if packing.idle and axes[0].dims == (0,):
             return plain
         steps = tuple(grid.step for grid in plain.grids)
-        matrix = variable(Rectangles(plain), name, dtype, steps, axes, packing)
-        scratch = plain.transient_nbytes
+        made = variable(Rectangles(plain), name, dtype, steps, axes, packing)
+        scratch, base = plain.transient_nbytes, (plain.where, plain.token, plain.resident)
     else:
-        vector = ZarrVector.of(array, name or str(array.store_path), wanted.missing)
-        base, name = vector, vector.name
-        dtype = check_dtype(vector.dtype, name).newbyteorder("=")
+        held = ZarrVector.of(array, name or str(array.store_path), wanted.missing)
+        name, dtype = held.name, check_dtype(held.dtype, held.name).newbyteorder("=")
         flattened(_dims(array), tuple(array.shape), wanted, name)
         axes = axes_of(_dims(array), tuple(array.shape), wanted.rows, name)
         packing = zarr_packing(array, dtype, name, wanted)
         steps = array.shards or array.chunks
         grids = tuple(Grid(*both) for both in zip(array.shape, steps, strict=True))
-        matrix = variable(Boxes(vector, grids), name, dtype, steps, axes, packing)
-        scratch = _scratch(grids, dtype)
+        made = variable(Boxes(held, grids), name, dtype, steps, axes, packing)
+        scratch, base = _scratch(grids, dtype), (held.where, held.token, held.resident)
     return replace(
-        matrix,
-        where=base.where,
-        token=base.token,
-        resident=base.resident,
+        made,
+        where=base[0],
+        token=base[1],
+        resident=base[2],
         reading=reading_of(axes, packing),
-        transient_nbytes=matrix.transient_nbytes + scratch,
+        transient_nbytes=made.transient_nbytes + scratch,
     )
 
 
