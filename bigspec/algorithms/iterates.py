@@ -100,11 +100,11 @@ def rank_revealing_qr(W: Array, tolerance: float, most: int) -> tuple[Array, Arr
     """
     Q, R = np.linalg.qr(W)
     U, s, Vh = np.linalg.svd(R)
-    kept = min(int(np.count_nonzero(s > tolerance)), most)
-    dropped = float(s[kept]) if kept < len(s) else 0.0
-    if kept == len(s):
+    rank = min(int(np.count_nonzero(s > tolerance)), most)
+    dropped = float(s[rank]) if rank < len(s) else 0.0
+    if rank == len(s):
         return Q, R, dropped
-    return Q @ U[:, :kept], s[:kept, None] * Vh[:kept], dropped
+    return Q @ U[:, :rank], s[:rank, None] * Vh[:rank], dropped
 
 
 def orthogonalize(W: Array, basis: Iterable[Array]) -> Array:

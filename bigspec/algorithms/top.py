@@ -71,11 +71,11 @@ class TopLanczos(Recurrence):
         return TopState(**fields)
 
     def _basis_with(self, state: LanczosState, V: Array) -> Basis:
-        held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
-        kept: Any = V
-        if self.store is not None and held + V.nbytes > self.basis_bytes:
-            kept = self.store.put(V)
-        return (*state.basis, kept)
+        nbytes = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
+        block: Any = V
+        if self.store is not None and nbytes + V.nbytes > self.basis_bytes:
+            block = self.store.put(V)
+        return (*state.basis, block)
 
     def _blocks_of(self, basis: Basis) -> Iterable[Array]:
         return _Blocks(basis, self.store)
@@ -85,8 +85,8 @@ class TopLanczos(Recurrence):
 
     def has_room(self, state: LanczosState) -> bool:
         """Whether the next block of the basis fits in memory, or goes to the store."""
-        held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
-        return self.store is not None or held + state.V_next.nbytes <= self.basis_bytes
+        nbytes = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
+        return self.store is not None or nbytes + state.V_next.nbytes <= self.basis_bytes
 
     def bounds(self, state: LanczosState, delta: float, *, complex_: bool) -> Bounds:
         """Bound l_1 .. l_k from the relation and the facts."""

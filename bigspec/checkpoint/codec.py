@@ -148,8 +148,8 @@ class Codec:
             return {"dict": {key: self.encode(item, put) for key, item in value.items()}}
         if type(value) in self.by_kind:
             name, table = self.by_kind[type(value)]
-            held = {key: self.encode(getattr(value, own), put) for key, own in table.items()}
-            return {"object": name, "fields": held}
+            values = {key: self.encode(getattr(value, own), put) for key, own in table.items()}
+            return {"object": name, "fields": values}
         msg = f"expected numbers, text, arrays or a listed dataclass, got {type(value).__name__}"
         raise TypeError(msg)
 
@@ -173,18 +173,18 @@ class Codec:
             value = read(**{table[key]: self.decode(item, get) for key, item in items})
             check_fields(value)
             return value
-        ((tag, held),) = data.items()
+        ((tag, content),) = data.items()
         if tag == "float":
-            if held not in ("inf", "-inf", "nan"):
-                msg = f"expected an infinity or NaN, got {held!r}"
+            if content not in ("inf", "-inf", "nan"):
+                msg = f"expected an infinity or NaN, got {content!r}"
                 raise ValueError(msg)
-            return float(held)
+            return float(content)
         if tag == "tuple":
-            return tuple(self.decode(item, get) for item in held)
+            return tuple(self.decode(item, get) for item in content)
         if tag == "dict":
-            return {key: self.decode(item, get) for key, item in held.items()}
+            return {key: self.decode(item, get) for key, item in content.items()}
         if tag == "array":
-            return _array(held, get)
+            return _array(content, get)
         msg = f"unknown tag {tag!r}"
         raise ValueError(msg)
 

@@ -71,7 +71,7 @@ CONVERSION = "Conversion"
     type=click.Choice(["fill", "error"]),
     default="fill",
     show_default=True,
-    help="fill: a missing chunk of values counts as the fill value. error: refuse it.",
+    help="Count a missing chunk of values as the fill value (fill), or refuse it (error).",
 )
 @option(CONVERSION, "--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
 @option(OUTPUT, "--quiet", is_flag=True, help="Show no progress on stderr.")

@@ -183,8 +183,8 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                help="Use the stored numbers and ignore scale, offset and missing values."),
         option(MATRIX, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
-               help="fill: a chunk that is not in the store counts as the fill value, and is "
-                    "reported. error: refuse it."),
+               help="Count a chunk that is not in the store as the fill value and report it "
+                    "(fill), or refuse it (error)."),
     ],
     ViewFlags: [
         option(MATRIX, "--minus", metavar="SRC", help="Another matrix to subtract."),

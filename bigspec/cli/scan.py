@@ -74,8 +74,8 @@ def _own_options(function: Any) -> Any:
                help="Also list tensors that are no matrices: vectors, integers, scales."),
         option(ROWS, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
-               help="fill: a chunk that is not in the store counts as the fill value, and the row "
-                    "says so. error: refuse it."),
+               help="Count a chunk that is not in the store as the fill value and say so in the "
+                    "row (fill), or refuse it (error)."),
         option(ROWS, "--sort", type=click.Choice(["name", *COLUMNS]), metavar="COLUMN",
                help=f"Sort the table: name, or by size of {', '.join(COLUMNS)}."),
         option(ROWS, "--top", type=click.IntRange(min=1), metavar="N",

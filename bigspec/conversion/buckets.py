@@ -151,16 +151,16 @@ def split_bucket(
         counts += np.bincount(places, minlength=bins)
     bounds = [start]
     wide = max(1, max(capacity, 2) // width) if bucket.range() is bucket.majors else bins
-    held = first = 0
+    entries = first = 0
     for k in range(bins):
         if (
             k > first
             and len(bounds) < FAN_OUT
-            and (held + counts[k] > capacity or k - first >= wide)
+            and (entries + counts[k] > capacity or k - first >= wide)
         ):
             bounds.append(start + k * width)
-            held, first = 0, k
-        held += int(counts[k])
+            entries, first = 0, k
+        entries += int(counts[k])
     if len(bounds) == 1:  # all in one bin: halve it; the next histogram is finer
         full = int(np.argmax(counts))
         edges = {start + full * width, min(start + (full + 1) * width, stop)}

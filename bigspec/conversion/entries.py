@@ -131,8 +131,8 @@ class MatrixStream(EntryStream):
                 f"longest row or column is read at once, got {format_bytes(limit)}; give it more"
             )
             raise MemoryLimitError(msg)
-        held = matrix if hasattr(matrix, "format") else getattr(matrix, "entries", None)
-        form = getattr(held, "format", None)
+        compressed = matrix if hasattr(matrix, "format") else getattr(matrix, "entries", None)
+        form = getattr(compressed, "format", None)
         if form not in ("csr", "csc"):
             msg = (
                 f"{matrix.name}: expected a sparse matrix (AnnData's groups, 10x, .npz, .mtx, "
@@ -143,8 +143,8 @@ class MatrixStream(EntryStream):
             raise DataError(msg)
         axis = 0 if form == "csr" else 1
         stored = matrix.entries.nnz if isinstance(matrix, SparseMatrix) else matrix.stored  # type: ignore[attr-defined]
-        said = matrix.name, matrix.shape, matrix.dtype, int(stored), matrix.identity, form
-        return cls(*said, matrix=matrix, axis=axis)
+        common = matrix.name, matrix.shape, matrix.dtype, int(stored), matrix.identity, form
+        return cls(*common, matrix=matrix, axis=axis)
 
     def cuts(self, entries: int) -> Iterator[tuple[int, int, int]]:
         """Yield ranges of cells of the grid, ``(first cell, start, stop)``."""

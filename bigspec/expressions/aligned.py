@@ -150,10 +150,10 @@ def common_grid(members: Sequence[tuple[Matrix, int]]) -> Grid:
 
 def _advised(grids: list[Grid], extent: int) -> Grid:
     """Join the grids of stores that can be cut anywhere; their cuts are only advice."""
-    told = [grid for grid in grids if grid.step > 1 or grid.count == 1]
-    if not told:
+    fixed = [grid for grid in grids if grid.step > 1 or grid.count == 1]
+    if not fixed:
         return Grid(extent, 1)
-    return told[0] if len(set(told)) == 1 else _through(set.union(*(_cuts(g) for g in told)))
+    return fixed[0] if len(set(fixed)) == 1 else _through(set.union(*(_cuts(g) for g in fixed)))
 
 
 def _cuts(grid: Grid) -> set[int]:

@@ -66,13 +66,13 @@ class Part(Matrix):
     @property
     def identity(self) -> dict[str, Any]:
         """The identity of the matrix, and the range."""
-        held = self.matrix.identity
+        identity = self.matrix.identity
         return {
-            "where": f"{held['where']}[{_text(self.rows)}, {_text(self.columns)}]",
+            "where": f"{identity['where']}[{_text(self.rows)}, {_text(self.columns)}]",
             "shape": list(self.shape),
-            "dtype": held["dtype"],
-            "chunks": held["chunks"],
-            "token": held["token"],
+            "dtype": identity["dtype"],
+            "chunks": identity["chunks"],
+            "token": identity["token"],
         }
 
     @property
@@ -216,13 +216,13 @@ class Stack(Matrix):
     @property
     def identity(self) -> dict[str, Any]:
         """The members' identities."""
-        held = [member.identity for member in self.members]
+        identities = [member.identity for member in self.members]
         return {
             "where": self.name,
             "shape": list(self.shape),
             "dtype": self.dtype.str,
-            "chunks": [part["chunks"] for part in held],
-            "token": [part["token"] for part in held],
+            "chunks": [part["chunks"] for part in identities],
+            "token": [part["token"] for part in identities],
         }
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:

@@ -50,13 +50,13 @@ class Product(OperatorMatrix):
     @property
     def identity(self) -> dict[str, Any]:
         """The factors' identities."""
-        held = [self.left.identity, self.right.identity]
+        identities = [self.left.identity, self.right.identity]
         return {
             "where": self.name,
             "shape": list(self.shape),
             "dtype": self.dtype.str,
-            "chunks": [part.get("chunks") for part in held],
-            "token": hashlib.sha256(repr(held).encode()).hexdigest()[:32],
+            "chunks": [part.get("chunks") for part in identities],
+            "token": hashlib.sha256(repr(identities).encode()).hexdigest()[:32],
         }
 
     def apply(self, V: Array) -> Array:

@@ -217,9 +217,9 @@ class _Part:
 
     def add_along(self, entries: Array, out: Array) -> None:
         """Add to `out` the sum of `entries` of each row (column) that is compressed."""
-        kept = np.flatnonzero(np.diff(self.pointers))
-        if kept.size:
-            out[self.start + kept] += np.add.reduceat(entries, self.pointers[kept])
+        lines = np.flatnonzero(np.diff(self.pointers))
+        if lines.size:
+            out[self.start + lines] += np.add.reduceat(entries, self.pointers[lines])
 
     def add_across(self, entries: Array, out: Array) -> None:
         """Add to `out` the sums of `entries` along the other axis."""

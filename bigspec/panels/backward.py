@@ -36,11 +36,11 @@ class BackwardContext(Context):
 
 def _joined(slabs: Iterable[Slab], transposed: bool) -> Iterator[Slab]:
     """Join dense chunks to one slab, as a read does, because the last bits depend on it."""
-    held = list(slabs)
-    tiles = [list(slab.tiles()) for slab in held]
+    parts = list(slabs)
+    tiles = [list(slab.tiles()) for slab in parts]
     blocks = [[block for _, block in slab] for slab in tiles]
     if not all(isinstance(block, np.ndarray) for slab in blocks for block in slab):
-        for slab, own in zip(held, tiles, strict=True):
+        for slab, own in zip(parts, tiles, strict=True):
             yield Slab(slab.start, slab.stop, partial(iter, own))
         return
     whole = blocks[0][0]
@@ -48,4 +48,4 @@ def _joined(slabs: Iterable[Slab], transposed: bool) -> Iterator[Slab]:
         whole = np.block(
             [list(line) for line in zip(*blocks, strict=True)] if transposed else blocks
         )
-    yield Slab(held[0].start, held[-1].stop, partial(iter, [(0, whole)]))
+    yield Slab(parts[0].start, parts[-1].stop, partial(iter, [(0, whole)]))

@@ -94,31 +94,31 @@ def triplet_choices(setting: Setting, b: int, layout: Layout) -> list[str]:
         if n <= WHOLE:
             why = f"block of {b}: one pass over the whole space of order {n}"
     rows = layout.orientation == "rows"
-    said = [why] if setting.wishes.block_size is None else []
+    reasons = [why] if setting.wishes.block_size is None else []
     if not rows or setting.wishes.left:
-        said.append(f"the {'left' if rows else 'right'} vectors take one more pass")
-    return said
+        reasons.append(f"the {'left' if rows else 'right'} vectors take one more pass")
+    return reasons
 
 
 def layout_choices(setting: Setting, layout: Layout) -> list[str]:
     """Say why a pass does not run as the shape would suggest."""
     m, n = setting.matrix.shape
     natural: Literal["rows", "columns"] = "rows" if n <= m else "columns"
-    said = []
+    reasons = []
     if layout.orientation != natural:
         other = layout.orientation
         why = f"a slab of {natural} does not fit the memory limit, a slab of {other} does"
         if one_panel(setting.matrix, natural):
             why = f"nothing cuts the matrix into {natural}: its chunks are as long as its {other}"
-        said.append(f"panels of {other}: {why}")
+        reasons.append(f"panels of {other}: {why}")
     if layout.reads_per_pass == 2:
-        said.append("two reads a pass: no slab fits the memory limit")
+        reasons.append("two reads a pass: no slab fits the memory limit")
     operator = isinstance(setting.matrix, OperatorMatrix)
     if layout.memory.tasks < min(setting.tasks, layout.panels) and not operator:
-        said.append(
+        reasons.append(
             f"{layout.memory.tasks} of {setting.tasks} threads: more slabs at once do not fit "
             "the memory limit"
         )
     if setting.matrix.advice:
-        said.append(setting.matrix.advice)
-    return said
+        reasons.append(setting.matrix.advice)
+    return reasons

@@ -78,10 +78,10 @@ def flag(value: Any, key: str, name: str) -> bool | None:
     """
     if value is None:
         return None
-    said = text_of(value).lower()
-    if said not in ("true", "false"):
+    word = text_of(value).lower()
+    if word not in ("true", "false"):
         refuse(value, key, name, "'true' or 'false'")
-    return said == "true"
+    return word == "true"
 
 
 def text_of(value: Any) -> str:

@@ -173,8 +173,8 @@ def _zstd_fields(descriptor: int) -> tuple[int, int]:
 def _sized(frame: bytes, size: int) -> bytes:
     """Return a frame whose header has its decoded size."""
     descriptor = frame[4]
-    length, held = _zstd_fields(descriptor)
-    if held:
+    length, width = _zstd_fields(descriptor)
+    if width:
         return frame
     head = bytes([descriptor | 0b11000000]) + frame[5 : 5 + length] + size.to_bytes(8, "little")
     return frame[:4] + head + frame[5 + length :]
@@ -184,11 +184,11 @@ def _zstd_content_size(header: bytes) -> int | None:
     """Return the decoded size that a zstd frame header declares (RFC 8878, 3.1.1.1)."""
     if len(header) < 6 or header[:4] != _ZSTD_MAGIC:
         return None
-    length, held = _zstd_fields(header[4])
-    if held == 0:
+    length, width = _zstd_fields(header[4])
+    if width == 0:
         return None
-    size = int.from_bytes(header[5 + length - held : 5 + length], "little")
-    return size + 256 if held == 2 else size
+    size = int.from_bytes(header[5 + length - width : 5 + length], "little")
+    return size + 256 if width == 2 else size
 
 
 def _zlib(encoded: Bytes, out: Bytes) -> int:

@@ -74,8 +74,8 @@ class StoredSparse(Matrix):
         cast = 0 if self.indices.dtype == np.int32 else 4
         copies = entries * (cast + 4 + self.dtype.itemsize)
         chunks = 3 * max(part.chunk_nbytes for part in (self.data, self.indices, *self.lines.parts))
-        held = copies + pointers + scratch_nbytes(self.dtype, entries)
-        return chunks + held + self.ahead_nbytes(slab)
+        slab_nbytes = copies + pointers + scratch_nbytes(self.dtype, entries)
+        return chunks + slab_nbytes + self.ahead_nbytes(slab)
 
     def ahead_nbytes(self, slab: int) -> int:
         """Bytes of encoded chunks that are requested ahead; 0 on this machine."""
@@ -343,8 +343,8 @@ def shape_of_group(group: Any, name: str) -> tuple[int, int]:
 def _shape(group: Any, name: str, memory: int) -> tuple[int, ...]:
     shape: Any = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     if shape is None and _holds(group, "shape"):
-        held = stored_vector(group, "shape", name, memory)
-        shape = held.read(0, min(len(held), MOST_EXTENTS), Buffers(), "sparse.shape")
+        extents = stored_vector(group, "shape", name, memory)
+        shape = extents.read(0, min(len(extents), MOST_EXTENTS), Buffers(), "sparse.shape")
     try:
         return tuple(int(extent) for extent in shape)
     except (TypeError, ValueError):

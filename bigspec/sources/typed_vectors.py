@@ -92,9 +92,9 @@ class Flags(_Wrapper):
 
     def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> Array:
         """Read a range; what is not 0 is true."""
-        held = self.base.read(start, stop, buffers, scratch)
-        flags = buffers.take(f"{scratch}.flags", held.shape, np.bool_)
-        np.not_equal(held, 0, out=flags)
+        stored = self.base.read(start, stop, buffers, scratch)
+        flags = buffers.take(f"{scratch}.flags", stored.shape, np.bool_)
+        np.not_equal(stored, 0, out=flags)
         return flags
 
 
