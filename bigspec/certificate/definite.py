@@ -92,7 +92,7 @@ def largest_eigenvalue(H: Array, width: float) -> Enclosure:
             x = _lanczos(H, x, steps)
             lower, quotient = _rayleigh(H, x, slack * trace)
             t = quotient * (1 + AIM * width)
-            upper = _upper_bound(H, t, slack)
+            upper = _proved(H, t, slack)
             if upper is not None:
                 return Enclosure(lower, upper, "Cholesky")
     top = float(np.linalg.eigvalsh(H)[-1])
@@ -145,7 +145,7 @@ def _rayleigh(H: Array, x: Array, error: float) -> tuple[float, float]:
     return max(quotient - error - 4 * UNIT_ROUNDOFF * abs(quotient), 0.0), quotient
 
 
-def _upper_bound(H: Array, t: float, slack: float) -> float | None:
+def _proved(H: Array, t: float, slack: float) -> float | None:
     """Return an upper bound of l_1 near t, or None if the factorisation fails."""
     M = np.array(-H, order="F")  # Fortran order: LAPACK factors it in place
     diagonal = np.einsum("ii->i", M)
