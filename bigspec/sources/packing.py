@@ -69,7 +69,7 @@ class Packing:
     unsigned : bool
         Whether stored signed integers are read as unsigned.
     fill : number or None
-        The value of missing entries.
+        Replaces missing values.
     signed : bool
         Whether stored unsigned integers are read as signed.
     """

@@ -43,7 +43,7 @@ class Wanted:
     rows : sequence of str, str or None
         Dimensions that make the rows.
     fill : number or None
-        The value of missing entries.
+        Replaces missing values.
     raw : bool
         Whether to ignore the attributes and take the stored numbers.
     missing : Missing
