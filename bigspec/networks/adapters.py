@@ -1,4 +1,4 @@
-"""Low-rank pairs: which tensors make a pair, and the scale of their product."""
+"""Low-rank pairs: which tensors make one, and what their product is scaled by."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ UNSCALED = "no alpha was found: the product of the factors as they are"
 
 
 def pairs_of(model: Model) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Return the rows of low-rank pairs, and the other tensors that they use.
+    """Return the rows of low-rank pairs by the name of their first tensor, and what they use up.
 
     Returns
     -------
     rows : dict
-        From the name of one tensor of a pair to the row in its place.
+        From the name of one of the tensors to the row that stands in its place.
     taken : dict
-        From the name of every other tensor of a pair to its description.
+        From the name of every other tensor of a pair to what it is.
     """
     rows: dict[str, Entry] = {}
     taken: dict[str, str] = {}
@@ -87,7 +87,7 @@ DORA = "DoRA: the norm of the low-rank product alone, its magnitudes are not in 
 
 
 def _magnitudes(stem: str, rest: str, model: Model) -> list[str]:
-    """Return the names of DoRA's lengths for the columns of weight and product."""
+    """Return the names of the lengths that DoRA gives the columns of weight and product."""
     ends = [".dora_scale", *(f".lora_magnitude_vector{rest}{end}" for end in ("", ".weight"))]
     return [f"{stem}{end}" for end in ends if f"{stem}{end}" in model]
 
@@ -107,7 +107,7 @@ def _refusal(up: Tensor, down: Tensor, middle: str, model: Model) -> tuple[str, 
 
 
 def _loha(name: str, model: Model) -> tuple[Entry | None, dict[str, str]]:
-    """Refuse an entrywise product of two low-rank products, because it has full rank."""
+    """Refuse an entrywise product of two low-rank products: it is of full rank."""
     stem = name.removesuffix(".hada_w1_a")
     ends = ("hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha", "dora_scale")
     taken = {f"{stem}.{end}": "part of LoHa" for end in ends if f"{stem}.{end}" in model}
@@ -126,7 +126,7 @@ def _fit(up: tuple[int, ...], down: tuple[int, ...]) -> bool:
 
 
 def _alpha(stem: str, model: Model) -> tuple[Any, bool, str]:
-    """Return alpha, whether it is divided by the root of the rank, and a note about it."""
+    """Return alpha, whether it goes with the root of the rank, and what to say of it."""
     stored = model.get(f"{stem}.alpha")
     if stored is not None and stored.size == 1:
         return stored, False, ""
@@ -140,9 +140,9 @@ def _alpha(stem: str, model: Model) -> tuple[Any, bool, str]:
 
 
 def _of_module(patterns: Any, stem: str, default: Any) -> Any:
-    """Return a module's value in a table of PEFT, by the end of its name; else the default.
+    """Return what a table of PEFT says of a module, by the end of its name; else the default.
 
-    If a key looks like a regular expression, it may or may not mean this module: return None.
+    A key with signs of a regular expression may mean this module or not: None, for no alpha.
     """
     if not isinstance(patterns, Mapping):
         return default
