@@ -71,7 +71,7 @@ def _own_options(function: Any) -> Any:
                help="Cut fused weights into N equal parts, or give the rows of each: "
                     "qkv=4096,1024,1024. Well-known names are cut without it."),
         option(ROWS, "--all", "everything", is_flag=True,
-               help="Also list tensors that are no matrices: vectors, integers, scales."),
+               help="Also list what is no matrix: vectors, integers, scales."),
         option(ROWS, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
                help="Count a chunk that is not in the store as the fill value and say so in the "
