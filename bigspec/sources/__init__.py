@@ -24,7 +24,7 @@ from bigspec.sources.checks import check_vectors, half_of_memory
 from bigspec.sources.duck import is_duck, open_duck
 from bigspec.sources.files import is_file_format, open_file, tenx_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
-from bigspec.sources.locations import local_file, locate, open_failure, open_node
+from bigspec.sources.locations import indexed_file, local_file, locate, open_failure, open_node
 from bigspec.sources.matlab import is_matlab, open_matlab
 from bigspec.sources.memory import (
     ArrayMatrix,
@@ -40,6 +40,7 @@ from bigspec.sources.npz import holds_arrays, open_npz_array
 from bigspec.sources.objects import inner, is_hdf5_object, open_hdf5_object
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
 from bigspec.sources.packing import named_convention, packing_of
+from bigspec.sources.remote_hdf5 import open_remote_hdf5
 from bigspec.sources.sparse_store import (
     StoredSparse,
     open_sparse_group,
@@ -255,6 +256,8 @@ def _open_path(a: str | os.PathLike[str], memory: int, wanted: Wanted) -> Matrix
             return open_netcdf(path, inside, text, wanted)
         if is_hdf5(path):
             return _of_hdf5(open_hdf5(path, inside, text, wanted), memory, wanted)
+    if (remote := indexed_file(text)) is not None:
+        return _of_hdf5(open_remote_hdf5(remote, text, wanted), memory, wanted)
     return _open_store(text, memory, wanted)
 
 
