@@ -37,7 +37,7 @@ def columns(rng, n, count, shuffle):
 
 
 def blocks(entries, seed=0):
-    """Yield the shape, then rows, columns and values of blocks of rows in an order that is drawn."""
+    """Yield the shape, then rows, columns, values of blocks of rows in an order that is drawn."""
     n = max(100, entries // 200)
     m = entries // ROW
     rng = np.random.default_rng(seed)
@@ -219,11 +219,8 @@ def parquet(folder, entries, limit):
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     source = make_parquet(folder, entries)
-    size = source.stat().st_size
-    print(
-        f"{'made':16} {entries} entries, {size / 1e9:.3g} GB in {time.perf_counter() - began:.3g} s",
-        flush=True,
-    )
+    size, took = source.stat().st_size, time.perf_counter() - began
+    print(f"{'made':16} {entries} entries, {size / 1e9:.3g} GB in {took:.3g} s", flush=True)
     step("Parquet to CSC", source, folder / "csc.zarr", "csc", limit)
 
 

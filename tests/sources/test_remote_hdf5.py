@@ -250,7 +250,7 @@ def test_netcdf_is_unpacked_as_from_a_disk(server, tmp_path):
             entries(bigspec.open_matrix(f"{at}/A.nc::/unwritten"))
         with pytest.raises(SourceError, match="two or more dimensions, got 3"):
             bigspec.open_matrix(f"{at}/A.nc")
-        with pytest.raises(DataError, match="say which make the rows|say which dimensions"):
+        with pytest.raises(DataError, match="say which"):
             bigspec.open_matrix(f"{at}/A.nc::/T")
     raw = bigspec.open_matrix(f"{server.url}/A.nc::/T", rows="time", raw=True)
     assert raw.dtype == np.int16
