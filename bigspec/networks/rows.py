@@ -14,7 +14,7 @@ from bigspec.networks.large import large_row
 from bigspec.networks.limits import Limits, Ruling, rule
 from bigspec.networks.models import IN_MEMORY
 from bigspec.networks.norms import Asked
-from bigspec.networks.page import page
+from bigspec.networks.page import fragment, page
 from bigspec.networks.past import record_scan
 from bigspec.networks.planned import Choice, Planned, plan_scan, tasks_of
 from bigspec.networks.row import Row
@@ -343,6 +343,10 @@ class Scan(Mapping[str, Row]):
     def to_html(self) -> str:
         """Return one self-contained page."""
         return page(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows; it begins nothing."""
+        return fragment(self, begun=self._begun)
 
 
 UNREACHED = "not reached: the scan ended first"

@@ -472,3 +472,26 @@ def test_json_stays_strict_beside_the_rendering_methods():
 
     for estimate in SITUATIONS.values():
         json.loads(estimate.to_json(), parse_constant=refuse)
+
+
+def test_every_result_is_shown_in_a_notebook_in_one_way(tmp_path):
+    from safetensors.numpy import save_file
+
+    tensors = {f"layers.{k}.w": np.eye(4, 3, dtype="f4") * k for k in (1, 2)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    A = np.diag([3.0, 2.0, 1.0])
+    scan = bigspec.scan(tmp_path / "m.safetensors")
+    assert "not begun" in scan._repr_html_()
+    assert "not begun" in repr(scan)  # showing it began nothing
+    scan.run()
+    shown = {
+        "norm": (bigspec.norm(A), "relative width"),
+        "svds": (bigspec.svds(A, 2), "2 values"),
+        "plan": (bigspec.plan(A), "3 x 3 float64"),
+        "scan": (scan, "2 norms"),
+    }
+    for kind, (result, said) in shown.items():
+        html = result._repr_html_()
+        assert html.startswith('<div style="max-width:60rem"><div style="font-size:1.6em'), kind
+        assert said in re.sub("<[^>]*>", "", html), kind
+        assert "<style" not in html
