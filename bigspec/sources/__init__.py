@@ -173,11 +173,12 @@ def _open_object(a: Any, memory: int) -> Matrix:
     if is_duck(a):
         return open_duck(a)
     kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")
-    msg = f"expected {ACCEPTED}; got {kind}"
+    msg = f"expected a matrix, got {kind}"
     if isinstance(a, (list, tuple)) or hasattr(a, "__array__"):
         msg += ". If it fits in memory, pass numpy.asarray(a)"
     if hasattr(a, "__arrow_c_stream__"):
         msg += ". If it is a table of triplets: bigspec.convert(table, 'A.zarr', columns=...)"
+    msg += f". A matrix is {ACCEPTED}"
     raise UnsupportedTypeError(msg)
 
 
