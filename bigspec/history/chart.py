@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from bigspec.history.row import Row
-from bigspec.results.axes import BAD, OPEN, UPPER, Scale, beam, fitted, tick
+from bigspec.results.axes import BAD, OPEN, UPPER, Scale, beam, fitted, shortened, tick
 from bigspec.results.text import interval_text
 
 __all__ = ["chart", "colour", "word"]
@@ -104,7 +104,10 @@ def _mark(row: Row, x: float, step: float, scale: Scale) -> str:
 def _levels(scale: Scale) -> str:
     drawn: list[str] = []
     taken: list[float] = []
-    for level, name in scale.ticks:
+    shared, ticks = shortened(scale.ticks)
+    if shared:
+        drawn.append(f'<text x="4" y="221" font-size="13">.. is {escape(shared)}</text>')
+    for level, name in ticks:
         y = BOTTOM - (BOTTOM - TOP) * (level - scale.bottom) / (scale.top - scale.bottom)
         if all(abs(y - other) >= 21 for other in taken):
             taken.append(y)

@@ -6,11 +6,27 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import takewhile
 
-__all__ = ["BAD", "LOWER", "OPEN", "UPPER", "Axes", "Scale", "beam", "fitted", "label", "words"]
+__all__ = [
+    "BAD",
+    "LOWER",
+    "OPEN",
+    "UPPER",
+    "Axes",
+    "Scale",
+    "beam",
+    "fitted",
+    "label",
+    "shortened",
+    "words",
+]
 
 UPPER, LOWER = "#3a86c8", "#d9732b"
 OPEN, BAD = "#b07d0e", "#d9432b"  # all four legible on white and on near-black
+
+LONGEST = 10
+"""Letters of a label that fit beside an axis."""
 
 Points = Sequence[tuple[float, float]]
 Ticks = Sequence[tuple[float, str]]
@@ -145,9 +161,25 @@ class Axes:
         )
 
 
+def shortened(ticks: Ticks) -> tuple[str, Ticks]:
+    """Return what long labels begin with, all of them, and the rest of each; else nothing.
+
+    Labels of ten letters would have to be squeezed: ``26.96880964129`` becomes ``..29`` below
+    ``26.968809641``.
+    """
+    names = [name for _, name in ticks]
+    both = zip(*names, strict=False)
+    shared = "".join(one[0] for one in takewhile(lambda one: len(set(one)) == 1, both))
+    shared = shared.rstrip(".-")
+    rest = max((len(name) - len(shared) for name in names), default=0)
+    if max(map(len, names), default=0) <= LONGEST or rest > LONGEST - 2 or "e" in "".join(names):
+        return "", ticks
+    return shared, [(level, f"..{name[len(shared) :]}") for level, name in ticks]
+
+
 def tick(x: float, y: float, name: str) -> str:
     """Write a label left of `x`; one of many digits is kept inside the drawing."""
-    squeezed = ' textLength="84" lengthAdjust="spacingAndGlyphs"' if len(name) > 10 else ""
+    squeezed = ' textLength="84" lengthAdjust="spacingAndGlyphs"' if len(name) > LONGEST else ""
     return f'<text x="{x}" y="{y:.1f}" text-anchor="end"{squeezed}>{escape(name)}</text>'
 
 

@@ -21,6 +21,7 @@ from bigspec.results.charts import (
 from bigspec.results.markup import (
     document,
     folded,
+    headline,
     interval,
     pairs,
     prose,
@@ -309,8 +310,7 @@ def _page(
     body += "".join(folded(f"<b>{head}</b>", text) for head, text in rest if text)
     one, lacking = answer.intervals[0], missing_text(answer)
     head = (
-        f'<header><h1>{escape(title)}</h1><p class="interval">&sigma;<sub>1</sub> &isin; '
-        f"{interval(one.lower, one.upper)}</p>"
+        f"<header><h1>{escape(title)}</h1>{headline(one.lower, one.upper)}"
         f'<p class="promise">{_promise(answer)}</p><p class="soft">{soft}</p>'
         + _verdict(answer)
         + f'<p class="status{"" if answer.converged else " open"}">{prose(answer.status)}</p>'

@@ -11,6 +11,7 @@ from bigspec.results.text import outward
 __all__ = [
     "document",
     "folded",
+    "headline",
     "interval",
     "pairs",
     "prose",
@@ -72,6 +73,14 @@ def interval(lower: float, upper: float) -> str:
     """Return the interval, which breaks between its ends alone."""
     low, high = outward(lower, upper)
     return f"{whole(f'[{low},')} {whole(f'{high}]')}"
+
+
+def headline(lower: float, upper: float) -> str:
+    """Return the interval as the head of a page: on one line of it, however many digits it has."""
+    letters = 9 + sum(map(len, outward(lower, upper)))
+    fits = f"font-size:clamp(1.5rem,6vw,{min(2.9, 97 / letters):.2f}rem)"
+    said = interval(lower, upper)
+    return f'<p class="interval" style="{fits}">&sigma;<sub>1</sub> &isin; {said}</p>'
 
 
 def table(

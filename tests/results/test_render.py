@@ -17,7 +17,8 @@ import bigspec
 from bigspec import errors
 from bigspec.results import Estimate, Gate, PassRecord
 from bigspec.results import text as words
-from bigspec.results.axes import fitted
+from bigspec.results.axes import fitted, shortened
+from bigspec.results.markup import headline
 
 VOID = {"meta", "br", "hr", "img", "line", "circle", "polyline", "polygon", "path"}
 
@@ -495,3 +496,21 @@ def test_every_result_is_shown_in_a_notebook_in_one_way(tmp_path):
         assert html.startswith('<div style="max-width:60rem"><div style="font-size:1.6em'), kind
         assert said in re.sub("<[^>]*>", "", html), kind
         assert "<style" not in html
+
+
+def test_labels_of_many_digits_say_what_they_share_once():
+    _, long = zip(*fitted([26.9688096412908, 26.9688096413264]).ticks, strict=True)
+    shared, ticks = shortened(fitted([26.9688096412908, 26.9688096413264]).ticks)
+    assert [shared + name.removeprefix("..") for _, name in ticks] == list(long)
+    assert max(len(name) for _, name in ticks) <= 10 < max(map(len, long))
+    for values in ([1.0, 2.0], [1e-9, 1.0], [9.999999999999, 10.000000000001], [0.0, 1e305]):
+        plain = fitted(values).ticks
+        assert shortened(plain) == ("", plain)
+
+
+@pytest.mark.parametrize("value", [2.5, 26.968809641290812, 1.0000000000000002e-300])
+def test_the_head_of_a_page_is_on_one_line_of_it(value):
+    html = headline(value, value * (1 + 1e-13))
+    size = float(re.search(r"6vw,([\d.]+)rem", html)[1])
+    letters = len(re.sub("<[^>]*>|&\\w+;", "", html)) + 2
+    assert size * 0.63 * letters <= 66 - 2.4  # rem: the width of a page, within its padding
