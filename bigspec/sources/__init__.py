@@ -63,9 +63,9 @@ __all__ = [
 ]
 
 ACCEPTED = (
-    "a path or URL of a Zarr array or sparse group, a path of an HDF5, netCDF, .npy, .npz or .mtx "
-    "file or of a folder of 10x's, a zarr array or sparse group, an h5py data set or group, an "
-    "AnnData object, a dask array, a NumPy array, a SciPy or pydata sparse array, a "
+    "a path or URL of a Zarr array, a sparse group, or an HDF5 or netCDF file, a path of an .npy, "
+    ".npz or .mtx file or of a folder of 10x's, a zarr array or sparse group, an h5py data set or "
+    "group, an AnnData object, a dask array, a NumPy array, a SciPy or pydata sparse array, a "
     "scipy.sparse.linalg.LinearOperator or another operator with matvec and rmatvec, or a Matrix"
 )
 
@@ -90,8 +90,8 @@ def open_source(
     ----------
     a : str, os.PathLike, zarr.Array or Group, numpy.ndarray, SciPy sparse, LinearOperator, Matrix
         A path may be a Zarr directory, a zip archive of one (``A.zarr.zip``), any URL that
-        fsspec knows, or a local HDF5, .npy, .npz or .mtx file; ``::/X`` at its end points at a
-        matrix inside.
+        fsspec knows, an HDF5 or netCDF file, at a URL too, or a local .npy, .npz or .mtx file;
+        ``::/X`` at its end points at a matrix inside.
     memory : int, optional
         Bytes for a matrix that must be loaded, for pointers that are read when it is opened, and
         for a chunk; by default half of the memory of this machine.
