@@ -309,11 +309,12 @@ def _page(
     body = "".join(f"<section><h2>{head}</h2>{text}</section>" for head, text in sections if text)
     body += "".join(folded(f"<b>{head}</b>", text) for head, text in rest if text)
     one, lacking = answer.intervals[0], missing_text(answer)
+    calm = answer.converged or (answer.gate is not None and answer.gate.outcome == "passed")
     head = (
         f"<header><h1>{escape(title)}</h1>{headline(one.lower, one.upper)}"
         f'<p class="promise">{_promise(answer)}</p><p class="soft">{soft}</p>'
         + _verdict(answer)
-        + f'<p class="status{"" if answer.converged else " open"}">{prose(answer.status)}</p>'
+        + f'<p class="status{"" if calm else " open"}">{prose(answer.status)}</p>'
         + (f'<p class="status open">{prose(lacking)}</p>' if lacking else "")
         + "</header>"
     )

@@ -69,7 +69,7 @@ class Packing:
     unsigned : bool
         Stored integers are to be read as unsigned ones.
     fill : number or None
-        Taken for missing values.
+        Replaces missing values.
     signed : bool
         Stored unsigned integers are to be read as signed ones.
     """

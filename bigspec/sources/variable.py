@@ -44,7 +44,7 @@ class Wanted:
     rows : sequence of str, str or None
         Dimensions that make the rows.
     fill : number or None
-        Taken for missing values.
+        Replaces missing values.
     raw : bool
         Take the stored numbers, whatever the attributes say.
     missing : Missing
