@@ -17,7 +17,7 @@ from bigspec.sources.ranges import Ranges
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["ranges_of", "steps_of"]
+__all__ = ["pieces_of", "ranges_of"]
 
 PIECE = 1 << 20
 """Bytes that a contiguous dataset is read by, at most."""
@@ -73,8 +73,27 @@ def ranges_of(dataset: h5py.Dataset, name: str) -> Ranges:
     return _contiguous(dataset, shape, dtype, fill)
 
 
-def steps_of(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Cut a contiguous array into ranges: some of one dimension, all of those behind it."""
+def pieces_of(
+    shape: tuple[int, ...], itemsize: int
+) -> tuple[tuple[int, ...], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Cut a contiguous array into ranges: some of one dimension, all of those behind it.
+
+    Returns
+    -------
+    steps, starts, lengths
+        Extents of a piece; for each piece the byte it begins at, and how many it has.
+    """
+    steps = _steps(shape, itemsize)
+    dim = next((d for d, step in enumerate(steps) if step > 1), len(shape) - 1)
+    inner = math.prod(shape[dim + 1 :]) * itemsize
+    first = np.arange(0, shape[dim], steps[dim], dtype=np.int64)
+    length = np.minimum(shape[dim] - first, steps[dim]) * inner
+    before = np.arange(math.prod(shape[:dim]), dtype=np.int64)[:, None] * (shape[dim] * inner)
+    lengths = np.broadcast_to(length, (before.size, length.size)).ravel()
+    return steps, (before + first * inner).ravel(), lengths
+
+
+def _steps(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     for dim, extent in enumerate(shape):
         inner = max(1, math.prod(shape[dim + 1 :]) * itemsize)
         if inner <= PIECE:
@@ -85,14 +104,7 @@ def steps_of(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 def _contiguous(
     dataset: h5py.Dataset, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any
 ) -> Ranges:
-    steps = steps_of(shape, dtype.itemsize)
-    dim = next((d for d, step in enumerate(steps) if step > 1), len(shape) - 1)
-    inner = math.prod(shape[dim + 1 :]) * dtype.itemsize
-    first = np.arange(0, shape[dim], steps[dim], dtype=np.int64)
-    length = np.minimum(shape[dim] - first, steps[dim]) * inner
-    before = np.arange(math.prod(shape[:dim]), dtype=np.int64)[:, None] * (shape[dim] * inner)
-    starts = (before + first * inner).ravel()
-    lengths = np.broadcast_to(length, (before.size, length.size)).ravel()
+    steps, starts, lengths = pieces_of(shape, dtype.itemsize)
     offset = dataset.id.get_offset()
     if offset is None:  # nothing was ever written
         lengths = np.zeros_like(lengths)

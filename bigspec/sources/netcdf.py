@@ -25,7 +25,7 @@ from bigspec.sources.missing import Missing, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import VariableMatrix, Wanted, axes_of, variable
 
-__all__ = ["ENDINGS", "chosen", "is_netcdf", "open_netcdf"]
+__all__ = ["CLASSIC", "ENDINGS", "chosen", "is_netcdf", "open_netcdf"]
 
 ENDINGS = (".nc", ".nc4", ".netcdf", ".cdf")
 CLASSIC, WIDE = (b"CDF\x01", b"CDF\x02"), b"CDF\x05"

@@ -84,6 +84,11 @@ class Ranges:
         return math.prod(self.chunks) * self.dtype.itemsize
 
     @property
+    def end(self) -> int:
+        """The byte of the file behind all chunks."""
+        return 0 if self.inline else int((self.starts + self.lengths).max(initial=0))
+
+    @property
     def digest(self) -> str:
         """A hash of the index."""
         held = hashlib.sha256(repr((self.shape, self.chunks, self.dtype.str)).encode())

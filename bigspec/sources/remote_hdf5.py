@@ -1,4 +1,4 @@
-"""HDF5 and netCDF-4 behind a URL: one dataset is indexed once, then read by ranges.
+"""HDF5 and netCDF behind a URL: one dataset is indexed once, then read by ranges.
 
 h5py opens the file over blocks that are fetched as HDF5 asks for them. The chunks of the dataset
 that is wanted are listed in one call, and the file is closed. From then on it is an array of Zarr 2
@@ -24,13 +24,15 @@ from bigspec.errors import DataError, SourceError, needs
 from bigspec.matrices import Matrix
 from bigspec.names import bare, shown
 from bigspec.sources.block_file import BlockFile, without_collector
+from bigspec.sources.checks import check_dtype
+from bigspec.sources.classic_header import read_header
 from bigspec.sources.content import RemoteContent
 from bigspec.sources.hdf5 import dims_of, is_turned, node_in
 from bigspec.sources.hdf5_parts import readable
 from bigspec.sources.hdf5_ranges import ranges_of
 from bigspec.sources.locations import remote_store
 from bigspec.sources.missing import Missing
-from bigspec.sources.netcdf import ENDINGS, chosen
+from bigspec.sources.netcdf import CLASSIC, ENDINGS, chosen
 from bigspec.sources.packing import BESIDE, CONVENTIONS, RAW, Packing, packing_of
 from bigspec.sources.ranges import Ranges, RangeStore
 from bigspec.sources.sparse_store import sparse_format
@@ -87,7 +89,7 @@ class Listed:
 def open_remote_hdf5(
     place: tuple[str, str], text: str, wanted: Wanted
 ) -> Matrix | tuple[zarr.Group, str]:
-    """Open the matrix in an HDF5 or netCDF-4 file behind a URL.
+    """Open the matrix in an HDF5 or netCDF file behind a URL.
 
     Parameters
     ----------
@@ -115,12 +117,13 @@ def open_remote_hdf5(
     assert isinstance(store, FsspecStore)
     content = RemoteContent(store, store.path, shown(url))
     index = _indexed(content, inside, name, url, wanted)
+    for path, ranges in index.arrays.items():
+        content.check(0, ranges.end, f"the entries of {path}")
     group = _group(content, str(bare(url)), index)
     if index.sparse:
         return group, name
     array: Any = group[index.path]
-    ranges = index.arrays[index.path]
-    if ranges.fill is None and not wanted.missing.refused:
+    if index.arrays[index.path].fill is None and not wanted.missing.refused:
         wanted = replace(wanted, missing=Missing("error", NO_FILL))
 
     def packing(dtype: np.dtype[Any], said: str) -> Packing:
@@ -133,6 +136,9 @@ def open_remote_hdf5(
 
 def _indexed(content: RemoteContent, inside: str, name: str, url: str, wanted: Wanted) -> Index:
     """Open the file once, and index what is wanted of it."""
+    begin = content.at(0, min(4, content.size), "its first bytes").tobytes()
+    if begin[:3] == b"CDF":
+        return _classic(content, begin, inside, name)
     try:
         import h5py
     except ImportError as error:
@@ -142,9 +148,6 @@ def _indexed(content: RemoteContent, inside: str, name: str, url: str, wanted: W
     label = PurePosixPath(shown(url).partition("?")[0]).name
     with without_collector(), ExitStack() as stack:
         stack.callback(blocks.check)  # last: what h5py says of zeros is no news
-        begin = blocks.read(4)
-        blocks.check()
-        _refuse_other(begin, name)
         try:
             file = stack.enter_context(h5py.File(blocks, "r"))
         except OSError as error:
@@ -159,13 +162,19 @@ def _indexed(content: RemoteContent, inside: str, name: str, url: str, wanted: W
     return found
 
 
-def _refuse_other(begin: bytes, name: str) -> None:
-    if begin[:3] == b"CDF":
-        msg = (
-            f"{name}: expected HDF5 or netCDF-4, got a classic netCDF file, which is read from a "
-            "path only; copy it to a disk, or convert it: nccopy -k nc4"
-        )
+def _classic(content: RemoteContent, begin: bytes, inside: str, name: str) -> Index:
+    if begin[:4] not in CLASSIC:
+        msg = f"{name}: expected netCDF-4 or classic netCDF, got CDF-5; convert it: nccopy -k nc4"
         raise SourceError(msg)
+    found = read_header(content, name)
+    path = chosen(dict(found), inside, name)
+    held = found[path]
+    check_dtype(held.dtype, name)
+    if not held.shape:
+        msg = f"{name}: expected a matrix, got a single number"
+        raise DataError(msg)
+    ranges = {path.strip("/"): held.ranges()}
+    return Index(ranges, held.attrs, path.strip("/"), held.dimensions, netcdf=True)
 
 
 def _found(file: h5py.File, inside: str, name: str, label: str, wanted: Wanted) -> Index:

@@ -1,4 +1,4 @@
-"""HDF5 and netCDF-4 behind a URL: one index, then ranges, and the entries that h5py reads."""
+"""HDF5 and netCDF behind a URL: one index, then ranges, and the entries that h5py reads."""
 
 import functools
 import http.server
@@ -256,6 +256,34 @@ def test_netcdf_is_unpacked_as_from_a_disk(server, tmp_path):
     assert raw.dtype == np.int16
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("variables", [("T",), ("T", "odd")])
+def test_classic_netcdf_with_and_without_records(variables, version, server, tmp_path):
+    import scipy.io
+
+    values = rng.standard_normal((20, 6, 9))
+    with scipy.io.netcdf_file(tmp_path / "A.nc", "w", version=version) as file:
+        file.history = "of a test"
+        for name, size in {"time": None, "lat": 6, "lon": 9}.items():
+            file.createDimension(name, size)
+        for name in variables:
+            made = file.createVariable(name, "i2", ("time", "lat", "lon"))
+            made.scale_factor, made.add_offset, made._FillValue = 0.01, 5.0, np.int16(-999)
+            made[:] = np.round(values * 100).astype("i2")
+        if "odd" in variables:
+            file.createVariable("bytes", "i1", ("time",))[:] = np.arange(20)
+        file.createVariable("fixed", "f8", ("lat", "lon"))[:] = values[0]
+    for part in (*variables, "fixed"):
+        place = {"rows": ("time", "lat")} if part in variables else {}
+        far = bigspec.open_matrix(f"{server.url}/A.nc::/{part}", **place)
+        near = bigspec.open_matrix(f"{tmp_path}/A.nc::/{part}", **place)
+        same(far, near)
+        assert (far.dtype, getattr(far, "packing", 0)) == (near.dtype, getattr(near, "packing", 0))
+    (tmp_path / "A.nc").write_bytes((tmp_path / "A.nc").read_bytes()[:-700])
+    with pytest.raises(SourceError, match="cut short"):
+        entries(bigspec.open_matrix(f"{server.url}/A.nc::/T", rows="time"))
+
+
 def test_a_file_that_is_written_again_is_noticed(server, tmp_path, monkeypatch):
     path = tmp_path / "A.h5"
 
@@ -317,7 +345,8 @@ def test_what_cannot_be_read_says_what_to_do(server, tmp_path):
         file.create_virtual_dataset("virtual", layout)
         file.create_dataset("shuffled", data=A, chunks=(64, 30), shuffle=True)
     (tmp_path / "no.h5").write_bytes(b"nothing of the kind")
-    (tmp_path / "old.nc").write_bytes(b"CDF\x01\0\0\0\0")
+    (tmp_path / "wide.nc").write_bytes(b"CDF\x05\0\0\0\0")
+    (tmp_path / "old.nc").write_bytes(b"CDF\x01\0\0\0\0\0\0\0\x07\0\0\0\0")
     refused = {
         "A.h5": (SourceError, r"the file holds /A \(300, 70\) float32; /B"),
         "A.h5::/C": (MissingSourceError, "nothing lies at 'C'; the file holds /A"),
@@ -325,7 +354,8 @@ def test_what_cannot_be_read_says_what_to_do(server, tmp_path):
         "A.h5::/virtual": (SourceError, "got a virtual dataset, whose entries lie in other files"),
         "A.h5::/shuffled": (SourceError, "shuffled and not compressed"),
         "no.h5": (SourceError, "that h5py cannot open"),
-        "old.nc": (SourceError, "classic netCDF file.*nccopy -k nc4"),
+        "wide.nc": (SourceError, "CDF-5; convert it: nccopy -k nc4"),
+        "old.nc": (SourceError, "header is damaged .a list of 0 with the tag 7, where 10 belongs"),
         "gone.h5": (MissingSourceError, "nothing lies there"),
     }
     for place, (kind, message) in refused.items():
