@@ -3,7 +3,7 @@
 python -P benchmarks/thousand.py run --shape tall                 # one pass over 100 TB, n = 10^6
 python -P benchmarks/thousand.py run --shape narrow --part 0.25   # the last quarter, n = 10^4
 python -P benchmarks/thousand.py run --workers 100 --terabytes 10 --rate 4
-python -P benchmarks/thousand.py table [--docs docs/thousand.md]  # the rows that `run` has saved
+python -P benchmarks/thousand.py table [--docs docs/thousand.md]  # of what `run --save` saved
 
 The executor, its graphs, its layout, the scheduler and the client are those of a real run. Only
 workers are not: each is a coroutine that speaks the protocol of a worker, takes as long as a panel
@@ -28,8 +28,8 @@ import multiprocessing
 import os
 import pickle
 import random
-import resource
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ SHAPES = {  # columns, columns of a block, rows of a chunk
     "narrow": (10**4, 16, 2000),
 }
 SAVED = Path(__file__).parent / "thousand.json"
+BEGIN, END = "<!-- thousand: begin -->", "<!-- thousand: end -->"
 SUM_RATE = 3e9  # bytes that a sum of partial sums reads in a second
 OUTGOING = 50  # transfers that one worker serves at once, as in Dask
 BUSY = 0.15  # seconds until a busy worker is asked again, as in Dask
@@ -157,7 +158,8 @@ class Fake:
             except OSError:  # the machine is too busy: the next one will come
                 self.town.missed += 1
                 continue
-            pause = response.get("heartbeat-interval", 5.0)
+            # As often in a pass as where a worker reads a gigabyte a second.
+            pause = response.get("heartbeat-interval", 5.0) / min(self.town.options.rate, 1.0)
 
     def die(self):
         """Go without a word, as a process that was killed."""
@@ -185,7 +187,11 @@ class Fake:
                 if operation == "close":
                     return
                 if operation in handlers:
-                    handlers[operation](**message)
+                    try:
+                        handlers[operation](**message)
+                    except Exception:  # else the task of this worker would end without a word
+                        traceback.print_exc()
+                        os._exit(1)
 
     def send(self, operation, **message):
         self.town.sent += 1
@@ -268,7 +274,8 @@ class Fake:
 
     def refresh(self, who_has, **_):
         for key, addresses in who_has.items():
-            self.where[key] = addresses
+            if key in self.where:
+                self.where[key] = addresses
 
     def acquire(self, who_has, nbytes, **_):
         for key, addresses in who_has.items():
@@ -353,7 +360,7 @@ class Town:
         self.scheduler, self.options, self.block = scheduler, options, block
         self.panel_seconds, self.link = panel_bytes / (options.rate * 1e9), options.link * 1e9
         self.workers, self.random = {}, random.Random(options.seed)
-        self.versions, self.rpc = get_versions(), ConnectionPool()
+        self.versions, self.rpc = get_versions(), ConnectionPool(limit=4096)
         self.type = pickle.dumps(Partial)
         length = block // 8 if options.payload else 1
         self.partial = Partial(np.zeros((length, 1)), np.zeros((1, 1)), 0, None)
@@ -375,6 +382,7 @@ class Town:
 
     async def run(self, pipe):
         loop = asyncio.get_running_loop()
+        await self.rpc.start()
         for _ in range(-(-self.options.workers // 20)):
             left = min(20, self.options.workers - len(self.workers))
             await asyncio.gather(*(Fake(self, next(self.numbers)).start() for _ in range(left)))
@@ -396,7 +404,11 @@ class Town:
 
 
 def work(pipe, scheduler, options, panel_bytes, block):
+    import logging
+
     import dask
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
     async def main():
         await Town(scheduler, options, panel_bytes, block).run(pipe)
@@ -448,7 +460,6 @@ def state(dask_scheduler):
         "cpu": time.process_time(),
         "peak": peak,
         "tasks": len(dask_scheduler.tasks),
-        "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
@@ -516,10 +527,12 @@ def run(options):
             row = {
                 "seconds": seconds, "client_cpu": cpu, "told": told, "panels": panels,
                 "scheduler_cpu": after["cpu"] - before["cpu"], "peak": after["peak"],
-                "left": after["tasks"], "scheduler_rss": after["rss"],
+                "left": after["tasks"],
                 "client_resident": resident(), **change,
             }  # fmt: skip
             rows.append(row)
+            if options.save:
+                save(options, layout, block, rows)
             print(
                 f"pass {number}: {seconds:.0f} s (ideal "
                 f"{panels * panel_bytes / (options.rate * 1e9 * options.workers):.0f} s), "
@@ -536,8 +549,6 @@ def run(options):
     pipe.send("end")
     boss.terminate()
     town.join(5)
-    if options.save:
-        save(options, layout, block, rows)
 
 
 def asked(pipe):
@@ -548,7 +559,7 @@ def asked(pipe):
 def save(options, layout, block, rows):
     saved = json.loads(SAVED.read_text()) if SAVED.exists() else {}
     saved[options.save] = {
-        "options": {name: value for name, value in vars(options).items() if name != "job"},
+        "options": {k: v for k, v in vars(options).items() if k not in ("job", "docs")},
         "layout": {
             "panels": layout.panels, "rounds": layout.rounds, "round_panels": layout.round_panels,
             "fan_in": layout.fan_in, "block": block,
@@ -556,6 +567,51 @@ def save(options, layout, block, rows):
         "passes": rows,
     }  # fmt: skip
     SAVED.write_text(json.dumps(saved, indent=1, sort_keys=True) + "\n")
+
+
+# The table -----------------------------------------------------------------------------------
+
+ROWS = {
+    "before-tall": "n = 10^6, as it was",
+    "tall": "n = 10^6, now",
+    "tall-deaths": "n = 10^6, now, 1 % of the workers die in a minute, 5 % are slow",
+    "before-narrow": "n = 10^4, as it was",
+    "narrow": "n = 10^4, now",
+}
+
+
+def table():
+    """The rows that were saved, in Markdown; of a part of a pass, times what makes it whole."""
+    saved = json.loads(SAVED.read_text(encoding="utf-8"))
+    head = (
+        "| 100 TB, b = 16 | panels, rounds | to client | from client | scheduler CPU "
+        "| most tasks | messages | between workers | share run |"
+    )
+    lines = [
+        head,
+        "|--|--|--|--|--|--|--|--|--|",
+    ]
+    for name, title in ROWS.items():
+        if name not in saved:
+            continue
+        one, layout = saved[name], saved[name]["layout"]
+        last, part = one["passes"][-1], one["passes"][-1]["panels"] / layout["panels"]
+        lines.append(
+            f"| {title} | {layout['panels']}, {layout['rounds']} "
+            f"| {last['fetched'] / part / 1e9:.2f} GB | {last['scattered'] / part / 1e9:.2f} GB "
+            f"| {last['scheduler_cpu'] / part:.0f} s | {max(p['peak'] for p in one['passes'])} "
+            f"| {(last['received'] + last['sent']) / part:.0f} "
+            f"| {last['moved'] / part / 1e12:.2f} TB | {100 * part:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+def write(place):
+    """Put the table between its marks."""
+    text = place.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    place.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}", encoding="utf-8")
 
 
 def main():
@@ -574,8 +630,14 @@ def main():
     parser.add_argument("--payload", action="store_true", help="send sums in their full length")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save", default="", help="name of the row to save")
+    parser.add_argument("--docs", type=Path, help="page whose table is written")
     options = parser.parse_args()
-    run(options)
+    if options.job == "run":
+        run(options)
+    elif options.docs:
+        write(options.docs)
+    else:
+        print(table())
 
 
 if __name__ == "__main__":
