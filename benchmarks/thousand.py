@@ -584,12 +584,12 @@ def table():
     """The rows that were saved, in Markdown; of a part of a pass, times what makes it whole."""
     saved = json.loads(SAVED.read_text(encoding="utf-8"))
     head = (
-        "| 100 TB, b = 16 | panels, rounds | to client | from client | scheduler CPU "
-        "| most tasks | messages | between workers | share run |"
+        "| 100 TB, b = 16 | panels, rounds | to the client | scheduler CPU | messages "
+        "| workers | share run |"
     )
     lines = [
         head,
-        "|--|--|--|--|--|--|--|--|--|",
+        "|--|--|--|--|--|--|--|",
     ]
     for name, title in ROWS.items():
         if name not in saved:
@@ -598,10 +598,9 @@ def table():
         last, part = one["passes"][-1], one["passes"][-1]["panels"] / layout["panels"]
         lines.append(
             f"| {title} | {layout['panels']}, {layout['rounds']} "
-            f"| {last['fetched'] / part / 1e9:.2f} GB | {last['scattered'] / part / 1e9:.2f} GB "
-            f"| {last['scheduler_cpu'] / part:.0f} s | {max(p['peak'] for p in one['passes'])} "
+            f"| {last['fetched'] / part / 1e9:.2f} GB | {last['scheduler_cpu'] / part:.0f} s "
             f"| {(last['received'] + last['sent']) / part:.0f} "
-            f"| {last['moved'] / part / 1e12:.2f} TB | {100 * part:.0f} % |"
+            f"| {one['options']['workers']} | {100 * part:.0f} % |"
         )
     return "\n".join(lines)
 
