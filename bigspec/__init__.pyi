@@ -19,6 +19,8 @@ from .conversion.outcome import Conversion
 from .errors import BigspecError
 from .history.store import History
 from .matrices import Matrix
+from .networks.lipschitz.door import lipschitz
+from .networks.lipschitz.result import Lipschitz
 from .networks.scan import scan
 from .results.estimate import Estimate
 from .results.gate import Gate
@@ -34,6 +36,7 @@ __all__ = [
     "Estimate",
     "Gate",
     "History",
+    "Lipschitz",
     "Matrix",
     "PassRecord",
     "Plan",
@@ -43,6 +46,7 @@ __all__ = [
     "convert",
     "errors",
     "hstack",
+    "lipschitz",
     "low_rank",
     "norm",
     "open_matrix",

@@ -1,0 +1,315 @@
+"""What a list says of a stack: matrices, names of activations, and tuples of a name and more."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.api.matrices import open_within, scaled, vstack
+from bigspec.errors import ArgumentError, DataError
+from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.networks.lipschitz.activations import ACTIVATIONS, activation
+from bigspec.networks.lipschitz.grouped import GroupSort, Maxima, Normalised, Softmax
+from bigspec.networks.lipschitz.refused import refuse
+from bigspec.networks.lipschitz.stack import Branches, Stack
+from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling, Step
+
+__all__ = ["GROUPED", "Reader", "as_stack"]
+
+Array = np.ndarray[Any, Any]
+
+BRANCHES = {"residual": 1, "sum": 2, "concat": 2}
+"""Kinds of branches, and how many there are at least."""
+NOTHING = {"identity", "dropout", "flatten"}
+"""What is the identity once a network is trained: a flat vector is what every step takes."""
+GROUPED: dict[str, tuple[str, ...]] = {
+    "batch_norm": ("gamma", "variance", "epsilon", "beta", "mean"),
+    "group_sort": ("size",),
+    "layer_norm": ("epsilon", "gamma", "beta", "size"),
+    "maxmin": (),
+    "maxout": ("size",),
+    "rms_norm": ("epsilon", "gamma", "size"),
+    "scale": ("weights", "bias"),
+    "softmax": ("size",),
+}
+"""Names that are not in the table of activations, with the names of their parameters in order."""
+
+
+def as_stack(items: Any, memory: int | None) -> Stack:
+    """Read a list of layers.
+
+    Raises
+    ------
+    ArgumentError
+        An item is not understood, or has no Lipschitz constant; the message says which one.
+    """
+    if isinstance(items, Stack):
+        return items
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Sequence):
+        msg = (
+            f"layers: expected a list such as [A, 'relu', B], got {type(items).__name__}; a single "
+            "matrix has its own norm: bigspec.norm(A)"
+        )
+        raise ArgumentError(msg)
+    stack = Reader(memory).stack(items, "layers")
+    if not any(isinstance(step, Linear) for step in stack.every):
+        msg = "layers: expected at least one matrix, got none"
+        raise ArgumentError(msg)
+    return stack
+
+
+class Reader:
+    """Turns items into steps.
+
+    Parameters
+    ----------
+    memory : int or None
+        Bytes that one process may hold.
+    """
+
+    def __init__(self, memory: int | None) -> None:
+        self.memory, self.count = memory, 0
+        self._open: dict[int, tuple[Any, Matrix]] = {}
+
+    def stack(self, items: Sequence[Any], where: str) -> Stack:
+        """Read a list of layers."""
+        steps: list[Step] = []
+        for number, item in enumerate(items):
+            for step in self._steps(item, f"{where}[{number}]"):
+                self._add(steps, step)
+        return Stack(steps, where)
+
+    @staticmethod
+    def _add(steps: list[Step], step: Step) -> None:
+        """Add a step; weights after a matrix with entries become part of it."""
+        last = steps[-1] if steps else None
+        if not (isinstance(step, Scaling) and isinstance(last, Linear)) or isinstance(
+            last.matrix, OperatorMatrix
+        ):
+            steps.append(step)
+            return
+        if last.outputs != step.inputs:
+            msg = (
+                f"{step.label}: expected {last.outputs} weights, as {last.label} gives "
+                f"{last.outputs} numbers, got {step.inputs}"
+            )
+            raise ArgumentError(msg)
+        bias = None if last.bias is None else step.weights * last.bias
+        if step.bias is not None:
+            bias = step.bias if bias is None else bias + step.bias
+        steps[-1] = Linear(
+            scaled(last.matrix, rows=step.weights),
+            f"{step.label} {last.label}",
+            bias,
+            weights=last.weights + step.rounded,
+        )
+
+    def _steps(self, item: Any, where: str) -> list[Step]:
+        name, given = item, ()
+        if isinstance(item, (tuple, list)) and len(item) and isinstance(item[0], str):
+            name, given = item[0], tuple(item[1:])
+        if isinstance(name, str) and (given or name in KNOWN or not _is_place(name)):
+            return self._named(name.replace("-", "_").lower(), given, where)
+        if isinstance(item, tuple) and len(item) == 2:
+            return [self.matrix(item[0], where, bias=item[1])]
+        if isinstance(item, Step):
+            return [item]
+        return [self.matrix(item, where)]
+
+    def matrix(self, source: Any, where: str, bias: Any = None, label: str = "") -> Linear:
+        """Open a matrix.
+
+        Raises
+        ------
+        ArgumentError
+            It has complex entries, or its bias another length.
+        """
+        _, opened = self._open.get(id(source), (None, None))
+        if opened is None:
+            opened = self._opened(source, where)
+            self._open[id(source)] = source, opened
+        if opened.dtype.kind == "c":
+            msg = (
+                f"{where}: expected real entries, for activations act on real numbers, got complex"
+            )
+            raise ArgumentError(msg)
+        values = None if bias is None else _vector(bias, f"{where}: bias")
+        if values is not None and len(values) != opened.shape[0]:
+            msg = f"{where}: expected a bias of length {opened.shape[0]}, got {len(values)}"
+            raise ArgumentError(msg)
+        self.count += 1
+        return Linear(opened, label or f"W{self.count}", values)
+
+    def _opened(self, source: Any, where: str) -> Matrix:
+        try:
+            return open_within(source, self.memory, multiplied=True)
+        except DataError as error:
+            msg = (
+                f"{where}: expected a matrix, the name of an activation, or a tuple such as "
+                f"('leaky_relu', 0.1) or (matrix, bias), got another: {error}"
+            )
+            raise type(error)(msg) from error
+
+    def _named(self, name: str, given: tuple[Any, ...], where: str) -> list[Step]:
+        label = f"{where} {name}"
+        refuse(name, where)
+        if name in NOTHING:
+            return []
+        if name in ACTIVATIONS:
+            values = _parameters(given, (), where)
+            if isinstance(values, dict):
+                msg = f"{label}: expected numbers after the name, got {given!r}"
+                raise ArgumentError(msg)
+            return [Elementwise(activation(name, *values), label)]
+        if name in BRANCHES:
+            return self._branches(name, given, label)
+        if name in GROUPED:
+            return _grouped(name, _parameters(given, GROUPED[name], where), label)
+        near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(KNOWN))}"
+        msg = f"{where}: expected an activation or the path of a matrix, got {name!r}; {hint}"
+        raise ArgumentError(msg)
+
+    def _branches(self, kind: str, given: tuple[Any, ...], label: str) -> list[Step]:
+        least = BRANCHES[kind]
+        lists = [part for part in given if isinstance(part, (list, tuple))]
+        if len(lists) != len(given) or len(given) < least:
+            msg = f"{label}: expected at least {least} lists of layers, got {given!r}"
+            raise ArgumentError(msg)
+        stacks = [self.stack(part, f"{label}[{k}]") for k, part in enumerate(lists)]
+        branches = Branches(kind, stacks, label)
+        return [_as_matrix(branches) or branches]
+
+
+def _as_matrix(branches: Branches) -> Linear | None:
+    """Return branches of single matrices, or of nothing, as one matrix: its norm is tighter."""
+    parts: list[Matrix] = []
+    biases: list[Array | None] = []
+    inputs = branches.inputs
+    if inputs is None:
+        return None
+    for branch in branches.branches:
+        step = branch.steps[0] if len(branch.steps) == 1 else None
+        if isinstance(step, Linear) and not isinstance(step.matrix, OperatorMatrix):
+            parts.append(step.matrix)
+            biases.append(step.bias)
+        elif not branch.steps:
+            eye = open_within(sp.csr_array(sp.eye_array(inputs)), None)
+            parts.append(eye)
+            biases.append(None)
+        else:
+            return None
+    weights = sum(s.weights for b in branches.branches for s in b.steps if isinstance(s, Linear))
+    if weights:
+        return None
+    if branches.kind == "concat":
+        rows = [part.shape[0] for part in parts]
+        shift = np.concatenate(
+            [np.zeros(m) if b is None else b for m, b in zip(rows, biases, strict=True)]
+        )
+        return Linear(vstack(parts), branches.label, shift)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    shift = np.sum([np.zeros(total.shape[0]) if b is None else b for b in biases], axis=0)
+    return Linear(total, branches.label, shift)
+
+
+def _grouped(name: str, values: Any, label: str) -> list[Step]:
+    get = dict(zip(GROUPED[name], values, strict=False)) if isinstance(values, tuple) else values
+    size = _size(get.get("size"), label)
+    if name == "softmax":
+        return [Softmax(label, size)]
+    if name in {"group_sort", "maxmin", "maxout"}:
+        if name != "maxmin" and size is None:
+            msg = f"{label}: expected the numbers in a group, as in ('{name}', 2), got none"
+            raise ArgumentError(msg)
+        return [(Maxima if name == "maxout" else GroupSort)(label, size or 2)]
+    if name == "scale":
+        weights = _vector(_needed(get, "weights", label), f"{label}: weights")
+        return [Scaling(weights, label, _optional(get, "bias", label, len(weights)))]
+    if name == "batch_norm":
+        return [_batch_norm(get, label)]
+    epsilon = _needed(get, "epsilon", label)
+    steps: list[Step] = [Normalised(label, size, epsilon, centred=name == "layer_norm")]
+    if get.get("gamma") is not None:
+        gamma = _vector(get["gamma"], f"{label}: gamma")
+        steps.append(Scaling(gamma, label, _optional(get, "beta", label, len(gamma))))
+    return steps
+
+
+def _batch_norm(get: Mapping[str, Any], label: str) -> Scaling:
+    gamma = _vector(_needed(get, "gamma", label), f"{label}: gamma")
+    n = len(gamma)
+    variance = _optional({"variance": _needed(get, "variance", label)}, "variance", label, n)
+    epsilon = float(_needed(get, "epsilon", label))
+    assert variance is not None
+    if not (np.isfinite(epsilon) and epsilon >= 0 and (variance + epsilon > 0).all()):
+        msg = f"{label}: expected variances and epsilon whose sums are > 0, got others"
+        raise ArgumentError(msg)
+    weights = gamma / np.sqrt(variance + epsilon)
+    beta, mean = (_optional(get, key, label, n) for key in ("beta", "mean"))
+    bias = np.zeros(n) if beta is None else beta
+    bias = bias if mean is None else bias - weights * mean
+    return Scaling(weights, label, bias, rounded=1)
+
+
+def _parameters(given: tuple[Any, ...], names: tuple[str, ...], where: str) -> Any:
+    """Return parameters by their places, or by names where they are one dict."""
+    if len(given) == 1 and isinstance(given[0], Mapping):
+        unknown = sorted(set(given[0]) - set(names))
+        if unknown:
+            known = ", ".join(names) or "none"
+            msg = f"{where}: unknown parameter {unknown[0]!r}; known: {known}"
+            raise ArgumentError(msg)
+        return dict(given[0])
+    if names and len(given) > len(names):
+        msg = f"{where}: expected at most {', '.join(names)}, got {len(given)} parameters"
+        raise ArgumentError(msg)
+    return given
+
+
+def _needed(get: Mapping[str, Any], key: str, label: str) -> Any:
+    if get.get(key) is None:
+        msg = f"{label}: expected {key}, got none"
+        raise ArgumentError(msg)
+    return get[key]
+
+
+def _optional(get: Mapping[str, Any], key: str, label: str, length: int) -> Array | None:
+    if get.get(key) is None:
+        return None
+    values = _vector(get[key], f"{label}: {key}")
+    if len(values) != length:
+        msg = f"{label}: expected {key} of length {length}, got {len(values)}"
+        raise ArgumentError(msg)
+    return values
+
+
+def _size(value: Any, label: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        msg = f"{label}: expected a number of at least 1 in a group, got {value!r}"
+        raise ArgumentError(msg)
+    return int(value)
+
+
+def _vector(values: Any, what: str) -> Array:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        msg = f"{what}: expected a vector of finite numbers, got shape {array.shape}, {array.dtype}"
+        raise ArgumentError(msg)
+    return array.astype(float)
+
+
+def _is_place(text: str) -> bool:
+    """Whether a text looks like a path or a URL and not like a name."""
+    return any(sign in text for sign in "/\\.:")
+
+
+KNOWN = {*ACTIVATIONS, *BRANCHES, *GROUPED, *NOTHING}
