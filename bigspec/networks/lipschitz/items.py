@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from bigspec.api.matrices import open_within, scaled, vstack
+from bigspec.api.matrices import open_within, vstack
 from bigspec.errors import ArgumentError, DataError
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.networks.lipschitz.activations import ACTIVATIONS, activation
 from bigspec.networks.lipschitz.grouped import GroupSort, Maxima, Normalised, Softmax
 from bigspec.networks.lipschitz.refused import refuse
 from bigspec.networks.lipschitz.stack import Branches, Stack
-from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling, Step
+from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling, Step, scaled_rows
 
 __all__ = ["GROUPED", "Reader", "as_stack"]
 
@@ -87,9 +87,7 @@ class Reader:
     def _add(steps: list[Step], step: Step) -> None:
         """Add a step; weights after a matrix with entries become part of it."""
         last = steps[-1] if steps else None
-        if not (isinstance(step, Scaling) and isinstance(last, Linear)) or isinstance(
-            last.matrix, OperatorMatrix
-        ):
+        if not (isinstance(step, Scaling) and isinstance(last, Linear)):
             steps.append(step)
             return
         if last.outputs != step.inputs:
@@ -98,11 +96,15 @@ class Reader:
                 f"{last.outputs} numbers, got {step.inputs}"
             )
             raise ArgumentError(msg)
+        made = scaled_rows(last.matrix, step.weights)
+        if len(made) > 1:
+            steps.append(step)
+            return
         bias = None if last.bias is None else step.weights * last.bias
         if step.bias is not None:
             bias = step.bias if bias is None else bias + step.bias
         steps[-1] = Linear(
-            scaled(last.matrix, rows=step.weights),
+            made[0],
             f"{step.label} {last.label}",
             bias,
             weights=last.weights + step.rounded,

@@ -153,12 +153,18 @@ class Norms:
         self.results = [found[k] for k in range(len(order))]
 
     def _slack(self, wanted: _Wanted, found: dict[int, FactorNorm]) -> float:
-        """Return how much rounded weights may change the norm of a chain."""
-        count = sum(factor.weights for factor in wanted.factors)
+        """Return how much the rounding of diagonal factors may change the norm of a chain.
+
+        It changes entries, each relatively, by ``|E| <= u |W|``; and
+        ``|| |W| || <= ||W||_F <= rank(W)^(1/2) ||W||``.
+        """
+        count = sum(factor.weights for factor in wanted.factors) + 2 * bool(wanted.scaled)
         if not count:
             return 0.0
         sizes = [found[self._places[id(factor.matrix),]].upper for factor in wanted.factors]
-        return 1.01 * count * WEIGHT_ERROR * math.prod(sizes) * wanted.stretch
+        rank = max(min(factor.matrix.shape) for factor in wanted.factors)
+        entries = 1.01 * count * WEIGHT_ERROR * math.sqrt(rank)
+        return entries * math.prod(sizes) * wanted.stretch
 
     def upper(self, number: int) -> float:
         """Return the upper end of a norm."""

@@ -86,7 +86,7 @@ def _single(matrix: Matrix) -> Action:
 
 
 def find_weights(
-    slots: Sequence[Action | None], free: Sequence[bool], seed: int
+    slots: Sequence[Action | None], ties: Sequence[int], seed: int
 ) -> list[Array | None]:
     """Return positive weights between consecutive slots; None where there are to be none.
 
@@ -94,9 +94,9 @@ def find_weights(
     ----------
     slots : sequence of Action or None
         ``W_1 .. W_m``; None for the identity.
-    free : sequence of bool
-        For each of the m - 1 places whether it may have weights: its neighbours are matrices, and
-        what acts there is elementwise.
+    ties : sequence of int
+        For each of the m - 1 places how many numbers in a row share a weight: the positions of a
+        channel of a convolution, which stays one, or 1. 0 where no weights may be.
     seed : int
         Of the Gaussian columns.
 
@@ -105,8 +105,8 @@ def find_weights(
     Cost: about fifty values and gradients, each of 2 p products of every matrix with 32 columns.
     """
     sizes = [
-        slot.shape[0] if slot is not None and may else 0
-        for slot, may in zip(slots, free, strict=False)
+        slot.shape[0] // tie if slot is not None and tie else 0
+        for slot, tie in zip(slots, ties, strict=False)
     ]
     cuts = np.concatenate([[0], np.cumsum(sizes, dtype=int)])
     if not cuts[-1]:
@@ -120,7 +120,7 @@ def find_weights(
     logs = np.zeros(int(cuts[-1]))
 
     def value(logs: Array, half: int) -> tuple[float, Array]:
-        return objective(slots, sketches, cuts, logs, half)
+        return objective(slots, sketches, (cuts, ties), logs, half)
 
     with one_blas_thread():
         for half, steps in SCHEDULE:
@@ -134,7 +134,10 @@ def find_weights(
             )
             if np.isfinite(found.x).all():
                 logs = np.clip(found.x, -LARGEST, LARGEST)
-    return [np.exp(logs[cuts[i] : cuts[i + 1]]) if size else None for i, size in enumerate(sizes)]
+    return [
+        np.repeat(np.exp(logs[cuts[i] : cuts[i + 1]]), ties[i]) if size else None
+        for i, size in enumerate(sizes)
+    ]
 
 
 def _of_unit_size(slot: Action | None, sketch: Array | None) -> Action | None:
@@ -148,7 +151,7 @@ def _of_unit_size(slot: Action | None, sketch: Array | None) -> Action | None:
 def objective(
     slots: Sequence[Action | None],
     sketches: Sequence[Array | None],
-    cuts: Array,
+    places: tuple[Array, Sequence[int]],
     logs: Array,
     half: int,
 ) -> tuple[float, Array]:
@@ -158,29 +161,33 @@ def objective(
     ----------
     slots, sketches : sequences
         Matrices and Gaussian columns (n, b).
-    cuts : ndarray
-        Where the weights of each place begin in `logs`.
+    places : tuple of ndarray and sequence of int
+        Where the weights of each place begin in `logs`, and how many numbers share one.
     logs : ndarray
     half : int
         Half of the power p.
     """
     gradient, total = np.zeros_like(logs), 0.0
     logs = np.clip(logs, -2 * LARGEST, 2 * LARGEST)
-    last = len(slots) - 1
+    (cuts, ties), last = places, len(slots) - 1
     for i, (slot, sketch) in enumerate(zip(slots, sketches, strict=True)):
         if slot is None or sketch is None:
             continue
         out = slice(cuts[i], cuts[i + 1]) if i < last else slice(0, 0)
         into = slice(cuts[i - 1], cuts[i]) if i > 0 else slice(0, 0)
-        rows = np.exp(logs[out])[:, None] if out.stop > out.start else None
-        columns = np.exp(-logs[into])[:, None] if into.stop > into.start else None
+        rows = _column(np.exp(logs[out]), ties[i]) if out.stop > out.start else None
+        columns = _column(np.exp(-logs[into]), ties[i - 1]) if into.stop > into.start else None
         part, by_row, by_column = _smoothed(slot, sketch, (rows, columns), half)
         total += part
         if rows is not None:
-            gradient[out] += by_row
+            gradient[out] += by_row.reshape(-1, ties[i]).sum(axis=1)
         if columns is not None:
-            gradient[into] -= by_column
+            gradient[into] -= by_column.reshape(-1, ties[i - 1]).sum(axis=1)
     return total, gradient
+
+
+def _column(weights: Array, tie: int) -> Array:
+    return np.repeat(weights, tie)[:, None]
 
 
 def _smoothed(

@@ -25,7 +25,8 @@ import scipy.sparse as sp
 from bigspec.api.matrices import open_matrix, scaled
 from bigspec.api.scores import adjoint_product, scores
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
-from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.errors import UnsupportedTypeError
+from bigspec.matrices import Matrix
 from bigspec.networks.lipschitz.activations import Activation
 
 __all__ = [
@@ -226,7 +227,7 @@ class Scaling(Step):
     @property
     def matrix(self) -> Matrix:
         """The diagonal matrix."""
-        return open_matrix(sp.csr_array(sp.diags_array(self.weights)))
+        return _diagonal(self.weights)
 
     def forward(self, point: Point) -> tuple[Point, Local]:
         """Multiply, and add the bias."""
@@ -241,16 +242,22 @@ class Scaling(Step):
 
 def scaled_rows(matrix: Matrix, weights: Array) -> list[Matrix]:
     """Return the factors of ``diag(weights) @ matrix``, rightmost first."""
-    if isinstance(matrix, OperatorMatrix):
-        return [matrix, open_matrix(sp.csr_array(sp.diags_array(weights)))]
-    return [scaled(matrix, rows=weights)]
+    try:
+        return [scaled(matrix, rows=weights)]
+    except UnsupportedTypeError:  # an operator that cannot be scaled itself
+        return [matrix, _diagonal(weights)]
 
 
 def scaled_columns(matrix: Matrix, weights: Array) -> list[Matrix]:
     """Return the factors of ``matrix @ diag(weights)``, rightmost first."""
-    if isinstance(matrix, OperatorMatrix):
-        return [open_matrix(sp.csr_array(sp.diags_array(weights))), matrix]
-    return [scaled(matrix, columns=weights)]
+    try:
+        return [scaled(matrix, columns=weights)]
+    except UnsupportedTypeError:
+        return [_diagonal(weights), matrix]
+
+
+def _diagonal(weights: Array) -> Matrix:
+    return open_matrix(sp.csr_array(sp.diags_array(weights)))
 
 
 @dataclass(frozen=True)

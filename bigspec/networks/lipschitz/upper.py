@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bigspec.convolutions import Convolution
 from bigspec.networks.lipschitz.bounds import Spread, cover, one_sign, product, recursion, spread
 from bigspec.networks.lipschitz.norms import Factor, Norms
 from bigspec.networks.lipschitz.rescaling import Action, action, find_weights
@@ -85,7 +86,7 @@ class UpperEnds:
         self.whole: int | None = None
         actions = self._actions(search, slots.matrices)
         if search.rescale:
-            weights = find_weights(actions, self._free(), search.seed)
+            weights = find_weights(actions, self._ties(), search.seed)
             if any(w is not None for w in weights):
                 self.scaled = self._chains(search, weights)
         elementwise = all(step.elementwise for step in self.between)
@@ -100,12 +101,26 @@ class UpperEnds:
             return [None] * self.m
         return [action([f.matrix for f in slot]) if slot else None for slot in self.factors]
 
-    def _free(self) -> list[bool]:
-        """Return where weights may stand: around what is elementwise, between two matrices."""
-        return [
-            step.elementwise and bool(self.factors[k]) and bool(self.factors[k + 1])
-            for k, step in enumerate(self.between)
-        ]
+    def _ties(self) -> list[int]:
+        """Return where weights may stand: around what is elementwise, between two matrices.
+
+        A convolution is one still, with its certain bound, if the positions of a channel share
+        their weight.
+        """
+        found = []
+        for k, step in enumerate(self.between):
+            before, after = self.factors[k], self.factors[k + 1]
+            if not (step.elementwise and before and after):
+                found.append(0)
+                continue
+            left, right = before[-1].matrix, after[0].matrix
+            shape: tuple[int, ...] = ()
+            if isinstance(left, Convolution):
+                shape = left.output_shape
+            elif isinstance(right, Convolution):
+                shape = right.input_shape
+            found.append(math.prod(shape[1:]))
+        return found
 
     def _chains(
         self, search: Search, weights: Sequence[Array | None] | None
@@ -114,14 +129,19 @@ class UpperEnds:
         filled = sum(bool(slot) for slot in self.factors)
         most = search.window or (WHOLE if filled <= WHOLE else 3)
         chains: dict[tuple[int, int], float | int] = {}
+        same: dict[tuple[int, ...], float | int] = {}  # where identities stand at an end
         for i in range(1, self.m + 1):
             for j in range(i, self.m + 1):
                 passing = all(_centre(step) for step in self.between[i - 1 : j - 1])
-                slots = [slot for slot in self.factors[i - 1 : j] if slot]
+                slots = [k for k in range(i - 1, j) if self.factors[k]]
                 if j == i or (passing and 1 < len(slots) <= most):
                     first = None if weights is None or i == 1 else weights[i - 2]
                     last = None if weights is None or j == self.m else weights[j - 1]
-                    chains[i, j] = self._want([f for slot in slots for f in slot], first, last)
+                    key = (*slots, id(first), id(last))
+                    if key not in same:
+                        factors = [factor for k in slots for factor in self.factors[k]]
+                        same[key] = self._want(factors, first, last)
+                    chains[i, j] = same[key]
         return chains
 
     def _want(
