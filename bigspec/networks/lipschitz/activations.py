@@ -69,9 +69,10 @@ def activation(name: str, *parameters: Any) -> Activation:
     ArgumentError
         The parameters are not those of this activation.
     """
-    most, make = ACTIVATIONS[name]
-    if len(parameters) > most:
-        msg = f"{name}: expected at most {most} parameters, got {len(parameters)}: {parameters!r}"
+    names, make = ACTIVATIONS[name]
+    if len(parameters) > len(names):
+        known = ", ".join(names) or "no parameter"
+        msg = f"{name}: expected at most {known}, got {parameters!r}"
         raise ArgumentError(msg)
     return make(*parameters)
 
@@ -328,31 +329,31 @@ def _mish() -> Activation:
     )
 
 
-ACTIVATIONS: dict[str, tuple[int, Callable[..., Activation]]] = {
-    "abs": (0, _abs),
-    "arctan": (0, _arctan),
-    "celu": (1, _celu),
-    "elu": (1, _elu),
-    "erf": (0, _erf),
-    "gelu": (0, _gelu),
-    "gelu_tanh": (0, _gelu_tanh),
-    "hard_sigmoid": (2, _hard_sigmoid),
-    "hard_swish": (0, _hard_swish),
-    "hardtanh": (2, _clip),
-    "identity": (0, _identity),
-    "leaky_relu": (1, _leaky_relu),
-    "mish": (0, _mish),
-    "prelu": (1, _prelu),
-    "quick_gelu": (0, _quick_gelu),
-    "relu": (0, _relu),
-    "relu6": (0, _relu6),
-    "selu": (0, _selu),
-    "sigmoid": (0, _sigmoid),
-    "silu": (1, _silu),
-    "sin": (0, _sin),
-    "softplus": (1, _softplus),
-    "softshrink": (1, _softshrink),
-    "softsign": (0, _softsign),
-    "tanh": (0, _tanh),
+ACTIVATIONS: dict[str, tuple[tuple[str, ...], Callable[..., Activation]]] = {
+    "abs": ((), _abs),
+    "arctan": ((), _arctan),
+    "celu": (("alpha",), _celu),
+    "elu": (("alpha",), _elu),
+    "erf": ((), _erf),
+    "gelu": ((), _gelu),
+    "gelu_tanh": ((), _gelu_tanh),
+    "hard_sigmoid": (("alpha", "beta"), _hard_sigmoid),
+    "hard_swish": ((), _hard_swish),
+    "hardtanh": (("low", "high"), _clip),
+    "identity": ((), _identity),
+    "leaky_relu": (("alpha",), _leaky_relu),
+    "mish": ((), _mish),
+    "prelu": (("alpha",), _prelu),
+    "quick_gelu": ((), _quick_gelu),
+    "relu": ((), _relu),
+    "relu6": ((), _relu6),
+    "selu": ((), _selu),
+    "sigmoid": ((), _sigmoid),
+    "silu": (("beta",), _silu),
+    "sin": ((), _sin),
+    "softplus": (("beta",), _softplus),
+    "softshrink": (("width",), _softshrink),
+    "softsign": ((), _softsign),
+    "tanh": ((), _tanh),
 }
-"""Names, with the number of parameters at most."""
+"""Names, with those of their parameters, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from bigspec.networks.lipschitz.lower import as_points, lower_end
 from bigspec.networks.lipschitz.norms import Norms, Settings
 from bigspec.networks.lipschitz.result import Lipschitz
 from bigspec.networks.lipschitz.stack import Stack
+from bigspec.networks.lipschitz.stack_file import read_stack
 from bigspec.networks.lipschitz.steps import Linear
 from bigspec.networks.lipschitz.upper import Search, UpperEnds
 from bigspec.run.identity import versions
@@ -25,7 +27,7 @@ __all__ = ["lipschitz"]
 
 
 def lipschitz(
-    layers: Sequence[Any],
+    layers: Sequence[Any] | str | os.PathLike[str],
     *,
     at: Any = None,
     rtol: float = 1e-3,
@@ -41,7 +43,7 @@ def lipschitz(
 
     Parameters
     ----------
-    layers : list
+    layers : list, or path of a TOML file
         The first layer first. A matrix (m, n) is all that `open_matrix` takes; ``(matrix, bias)``
         gives its bias, which moves the points where a slope is taken and no bound. A text is the
         name of an activation, ``("leaky_relu", 0.1)`` one with parameters. See docs/lipschitz.md
@@ -109,7 +111,7 @@ def lipschitz(
     entropy = int(np.random.SeedSequence().entropy) if given is None else given  # type: ignore[arg-type]
     limit, most = _limit(max_constant), _window(window)
     probability = as_probability(failure_probability)
-    stack = as_stack(layers, memory)
+    stack = as_stack(_listed(layers), memory)
     if stack.inputs is None or stack.outputs is None:
         msg = "layers: expected layers that say how many numbers they take, got none that does"
         raise ArgumentError(msg)
@@ -159,6 +161,13 @@ def _inform(stack: Stack, norms: Norms) -> None:
             step.size, step.rounding = one.upper, one.rounding
             if one.frobenius is not None:
                 step.frobenius = one.frobenius * (1 + 1e-6)
+
+
+def _listed(layers: Any) -> Any:
+    """Return the list of layers that a file holds; what is no path is left as it is."""
+    if not isinstance(layers, (str, os.PathLike)):
+        return layers
+    return read_stack(layers)
 
 
 def _limit(value: Any) -> float | None:

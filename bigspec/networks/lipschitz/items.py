@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from bigspec.api.matrices import open_within, vstack
+from bigspec.convolutions import Convolution
 from bigspec.errors import ArgumentError, DataError
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.networks.lipschitz.activations import ACTIVATIONS, activation
 from bigspec.networks.lipschitz.grouped import GroupSort, Maxima, Normalised, Softmax
+from bigspec.networks.lipschitz.images import (
+    CONV,
+    POOL,
+    conv_layer,
+    image_after,
+    per_channel,
+    pool_layer,
+)
+from bigspec.networks.lipschitz.parameters import (
+    by_name,
+    group_size,
+    in_order,
+    needed,
+    optional,
+    parameters,
+    vector,
+)
 from bigspec.networks.lipschitz.refused import refuse
 from bigspec.networks.lipschitz.stack import Branches, Stack
 from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling, Step, scaled_rows
 
-__all__ = ["GROUPED", "Reader", "as_stack"]
+__all__ = ["BRANCHES", "GROUPED", "KNOWN", "Reader", "as_stack", "is_place"]
 
 Array = np.ndarray[Any, Any]
 
+IMAGES = {"conv": CONV, "avg_pool": POOL, "max_pool": POOL, "global_avg_pool": ("input_shape",)}
 BRANCHES = {"residual": 1, "sum": 2, "concat": 2}
 """Kinds of branches, and how many there are at least."""
 NOTHING = {"identity", "dropout", "flatten"}
@@ -74,12 +94,14 @@ class Reader:
     def __init__(self, memory: int | None) -> None:
         self.memory, self.count = memory, 0
         self._open: dict[int, tuple[Any, Matrix]] = {}
+        self._image: tuple[int, ...] | None = None
 
     def stack(self, items: Sequence[Any], where: str) -> Stack:
         """Read a list of layers."""
         steps: list[Step] = []
         for number, item in enumerate(items):
             for step in self._steps(item, f"{where}[{number}]"):
+                self._image = image_after(step, self._image)
                 self._add(steps, step)
         return Stack(steps, where)
 
@@ -114,7 +136,7 @@ class Reader:
         name, given = item, ()
         if isinstance(item, (tuple, list)) and len(item) and isinstance(item[0], str):
             name, given = item[0], tuple(item[1:])
-        if isinstance(name, str) and (given or name in KNOWN or not _is_place(name)):
+        if isinstance(name, str) and not is_place(name):
             return self._named(name.replace("-", "_").lower(), given, where)
         if isinstance(item, tuple) and len(item) == 2:
             return [self.matrix(item[0], where, bias=item[1])]
@@ -139,7 +161,8 @@ class Reader:
                 f"{where}: expected real entries, for activations act on real numbers, got complex"
             )
             raise ArgumentError(msg)
-        values = None if bias is None else _vector(bias, f"{where}: bias")
+        image = opened.output_shape if isinstance(opened, Convolution) else None
+        values = per_channel(bias, image, f"{where}: bias")
         if values is not None and len(values) != opened.shape[0]:
             msg = f"{where}: expected a bias of length {opened.shape[0]}, got {len(values)}"
             raise ArgumentError(msg)
@@ -162,15 +185,20 @@ class Reader:
         if name in NOTHING:
             return []
         if name in ACTIVATIONS:
-            values = _parameters(given, (), where)
-            if isinstance(values, dict):
-                msg = f"{label}: expected numbers after the name, got {given!r}"
-                raise ArgumentError(msg)
+            names = ACTIVATIONS[name][0]
+            values = in_order(parameters(given, names, where), names, label)
+            if name == "prelu" and values and np.ndim(values[0]):
+                values = (per_channel(values[0], self._image, label),)
             return [Elementwise(activation(name, *values), label)]
         if name in BRANCHES:
             return self._branches(name, given, label)
         if name in GROUPED:
-            return _grouped(name, _parameters(given, GROUPED[name], where), label)
+            return _grouped(name, parameters(given, GROUPED[name], where), label, self._image)
+        if name in IMAGES:
+            get = by_name(parameters(given, IMAGES[name], where), IMAGES[name])
+            if name == "conv":
+                return [conv_layer(get, self._image, label)]
+            return [pool_layer(name, get, self._image, label)]
         near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(KNOWN))}"
         msg = f"{where}: expected an activation or the path of a matrix, got {name!r}; {hint}"
@@ -182,7 +210,11 @@ class Reader:
         if len(lists) != len(given) or len(given) < least:
             msg = f"{label}: expected at least {least} lists of layers, got {given!r}"
             raise ArgumentError(msg)
-        stacks = [self.stack(part, f"{label}[{k}]") for k, part in enumerate(lists)]
+        stacks, image = [], self._image
+        for k, part in enumerate(lists):
+            self._image = image
+            stacks.append(self.stack(part, f"{label}[{k}]"))
+        self._image = image if kind == "residual" else self._image if kind == "sum" else None
         branches = Branches(kind, stacks, label)
         return [_as_matrix(branches) or branches]
 
@@ -221,9 +253,9 @@ def _as_matrix(branches: Branches) -> Linear | None:
     return Linear(total, branches.label, shift)
 
 
-def _grouped(name: str, values: Any, label: str) -> list[Step]:
-    get = dict(zip(GROUPED[name], values, strict=False)) if isinstance(values, tuple) else values
-    size = _size(get.get("size"), label)
+def _grouped(name: str, values: Any, label: str, image: tuple[int, ...] | None) -> list[Step]:
+    get = by_name(values, GROUPED[name])
+    size = group_size(get.get("size"), label)
     if name == "softmax":
         return [Softmax(label, size)]
     if name in {"group_sort", "maxmin", "maxout"}:
@@ -232,86 +264,46 @@ def _grouped(name: str, values: Any, label: str) -> list[Step]:
             raise ArgumentError(msg)
         return [(Maxima if name == "maxout" else GroupSort)(label, size or 2)]
     if name == "scale":
-        weights = _vector(_needed(get, "weights", label), f"{label}: weights")
-        return [Scaling(weights, label, _optional(get, "bias", label, len(weights)))]
+        weights = vector(needed(get, "weights", label), f"{label}: weights")
+        return [
+            _spread_out(Scaling(weights, label, optional(get, "bias", label, len(weights))), image)
+        ]
     if name == "batch_norm":
-        return [_batch_norm(get, label)]
-    epsilon = _needed(get, "epsilon", label)
+        return [_spread_out(_batch_norm(get, label), image)]
+    epsilon = needed(get, "epsilon", label)
     steps: list[Step] = [Normalised(label, size, epsilon, centred=name == "layer_norm")]
     if get.get("gamma") is not None:
-        gamma = _vector(get["gamma"], f"{label}: gamma")
-        steps.append(Scaling(gamma, label, _optional(get, "beta", label, len(gamma))))
+        gamma = vector(get["gamma"], f"{label}: gamma")
+        steps.append(Scaling(gamma, label, optional(get, "beta", label, len(gamma))))
     return steps
 
 
+def _spread_out(step: Scaling, image: tuple[int, ...] | None) -> Scaling:
+    """Return weights a channel as weights a position."""
+    weights = per_channel(step.weights, image, step.label)
+    assert weights is not None
+    return replace(step, weights=weights, bias=per_channel(step.bias, image, step.label))
+
+
 def _batch_norm(get: Mapping[str, Any], label: str) -> Scaling:
-    gamma = _vector(_needed(get, "gamma", label), f"{label}: gamma")
+    gamma = vector(needed(get, "gamma", label), f"{label}: gamma")
     n = len(gamma)
-    variance = _optional({"variance": _needed(get, "variance", label)}, "variance", label, n)
-    epsilon = float(_needed(get, "epsilon", label))
+    variance = optional({"variance": needed(get, "variance", label)}, "variance", label, n)
+    epsilon = float(needed(get, "epsilon", label))
     assert variance is not None
     if not (np.isfinite(epsilon) and epsilon >= 0 and (variance + epsilon > 0).all()):
         msg = f"{label}: expected variances and epsilon whose sums are > 0, got others"
         raise ArgumentError(msg)
     weights = gamma / np.sqrt(variance + epsilon)
-    beta, mean = (_optional(get, key, label, n) for key in ("beta", "mean"))
+    beta, mean = (optional(get, key, label, n) for key in ("beta", "mean"))
     bias = np.zeros(n) if beta is None else beta
     bias = bias if mean is None else bias - weights * mean
     return Scaling(weights, label, bias, rounded=1)
 
 
-def _parameters(given: tuple[Any, ...], names: tuple[str, ...], where: str) -> Any:
-    """Return parameters by their places, or by names where they are one dict."""
-    if len(given) == 1 and isinstance(given[0], Mapping):
-        unknown = sorted(set(given[0]) - set(names))
-        if unknown:
-            known = ", ".join(names) or "none"
-            msg = f"{where}: unknown parameter {unknown[0]!r}; known: {known}"
-            raise ArgumentError(msg)
-        return dict(given[0])
-    if names and len(given) > len(names):
-        msg = f"{where}: expected at most {', '.join(names)}, got {len(given)} parameters"
-        raise ArgumentError(msg)
-    return given
-
-
-def _needed(get: Mapping[str, Any], key: str, label: str) -> Any:
-    if get.get(key) is None:
-        msg = f"{label}: expected {key}, got none"
-        raise ArgumentError(msg)
-    return get[key]
-
-
-def _optional(get: Mapping[str, Any], key: str, label: str, length: int) -> Array | None:
-    if get.get(key) is None:
-        return None
-    values = _vector(get[key], f"{label}: {key}")
-    if len(values) != length:
-        msg = f"{label}: expected {key} of length {length}, got {len(values)}"
-        raise ArgumentError(msg)
-    return values
-
-
-def _size(value: Any, label: str) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        msg = f"{label}: expected a number of at least 1 in a group, got {value!r}"
-        raise ArgumentError(msg)
-    return int(value)
-
-
-def _vector(values: Any, what: str) -> Array:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        msg = f"{what}: expected a vector of finite numbers, got shape {array.shape}, {array.dtype}"
-        raise ArgumentError(msg)
-    return array.astype(float)
-
-
-def _is_place(text: str) -> bool:
+def is_place(text: str) -> bool:
     """Whether a text looks like a path or a URL and not like a name."""
     return any(sign in text for sign in "/\\.:")
 
 
-KNOWN = {*ACTIVATIONS, *BRANCHES, *GROUPED, *NOTHING}
+KNOWN = {*ACTIVATIONS, *BRANCHES, *GROUPED, *IMAGES, *NOTHING}
