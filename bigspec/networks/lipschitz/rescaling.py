@@ -1,8 +1,8 @@
 r"""Positive weights between the layers, for which the product of norms is small.
 
-An elementwise f with slopes in [a, b] stays one when it is scaled: ``L^-1 f(L x)`` for a positive
-diagonal L has the slopes of f at other points. So ``W_(i+1) f_i W_i`` is the same map as
-``(W_(i+1) L^-1) g (L W_i)`` with g of the slopes of f, and any positive L gives bounds that hold.
+An elementwise f with slopes in [a, b] stays one when it is scaled: ``g(y) = L f(L^-1 y)`` for a
+positive diagonal L has the slopes of f at other points. So ``W_(i+1) f_i W_i`` is the same map as
+``(W_(i+1) L^-1) g (L W_i)``, and any positive L gives bounds that hold.
 Nothing that is computed here needs a proof: the norms of the scaled matrices are certified after.
 
 The search is for ``l = log L``. The logarithm of each norm is replaced by that of a Schatten norm,
