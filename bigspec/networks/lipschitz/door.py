@@ -93,7 +93,7 @@ def lipschitz(
     bound of all rounding. See docs/method.md.
 
     Cost: for m matrices up to ``m (m + 1) / 2`` norms, or 3 m with a window, and twice as many
-    with weights, whose search takes some hundred products of each matrix with 32 columns. There
+    with weights, whose search takes some 300 products of each matrix with 32 columns. There
     is no checkpoint: matrices of a network take milliseconds to seconds each.
 
     Examples

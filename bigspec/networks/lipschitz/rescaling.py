@@ -5,10 +5,12 @@ positive diagonal L has the slopes of f at other points. So ``W_(i+1) f_i W_i`` 
 ``(W_(i+1) L^-1) g (L W_i)``, and any positive L gives bounds that hold.
 Nothing that is computed here needs a proof: the norms of the scaled matrices are certified after.
 
-The search is for ``l = log L``. The logarithm of each norm is replaced by that of a Schatten norm,
-``log tr(G^p) / (2 p)`` with ``G = M^T M``, which is convex in l, and the trace by one over a few
-fixed Gaussian columns: ``||G^(p/2) Omega||_F^2``. It is smooth in l, its gradient needs the same
-products once more, and L-BFGS takes a few dozen steps; p grows on the way.
+The search is for ``l = log L``: ``sum_i log ||L_i W_i L_(i-1)^-1||`` is convex in it. Every matrix
+keeps a few dozen orthonormal columns. A step multiplies them once by the scaled matrix and its
+adjoint, which is subspace iteration; the Ritz vectors give the gradient, ``u^2`` for the rows and
+``-v^2`` for the columns, averaged over the largest Ritz values with weights that sharpen from step
+to step, for the largest alone is not differentiable where two meet. Steps are Adam's (Kingma and
+Ba, ICLR 2015), and the best weights of all steps are taken.
 """
 
 from __future__ import annotations
@@ -18,20 +20,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from bigspec.api.scores import adjoint_product, scores
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes import one_blas_thread
 
-__all__ = ["Action", "action", "find_weights", "objective"]
+__all__ = ["Action", "action", "find_weights"]
 
 Array = np.ndarray[Any, Any]
 
 COLUMNS = 32
-SCHEDULE = ((2, 10), (8, 25))  # half of p, and steps of L-BFGS
+STEPS = 100
+RATE = 0.1  # of change of log L in a step, at first; it falls to 0
+SHARPNESS = 8.0, 128.0  # exponent of a Ritz value in the average, at first and at last
+FIRST = 6  # subspace iterations before the first step
+MOMENTS = 0.9, 0.99
 DENSE = 1 << 23  # entries of a matrix that is held as an array while weights are sought
-LARGEST = 30.0  # of |log L|: beyond it a unit is off as well as dead
+LARGEST = 30.0  # of |log L|: weights of a dead unit would grow without end
 
 
 @dataclass(frozen=True)
@@ -98,129 +103,112 @@ def find_weights(
         For each of the m - 1 places how many numbers in a row share a weight: the positions of a
         channel of a convolution, which stays one, or 1. 0 where no weights may be.
     seed : int
-        Of the Gaussian columns.
+        Of the first columns.
 
     Notes
     -----
-    Cost: about fifty values and gradients, each of 2 p products of every matrix with 32 columns.
+    Cost: of each matrix `STEPS` + `FIRST` products with `COLUMNS` columns, and as many of its
+    adjoint, each with a QR factorisation of these columns.
     """
-    sizes = [
-        slot.shape[0] // tie if slot is not None and tie else 0
+    if not any(ties):
+        return [None] * len(ties)
+    rng = np.random.default_rng(seed)
+    logs = [
+        np.zeros(slot.shape[0] // tie if slot is not None and tie else 0)
         for slot, tie in zip(slots, ties, strict=False)
     ]
-    cuts = np.concatenate([[0], np.cumsum(sizes, dtype=int)])
-    if not cuts[-1]:
-        return [None] * len(sizes)
-    rng = np.random.default_rng(seed)
-    sketches = [
-        None if slot is None else rng.standard_normal((slot.shape[1], min(COLUMNS, *slot.shape)))
-        for slot in slots
-    ]
-    slots = [_of_unit_size(slot, sketch) for slot, sketch in zip(slots, sketches, strict=True)]
-    logs = np.zeros(int(cuts[-1]))
-
-    def value(logs: Array, half: int) -> tuple[float, Array]:
-        return objective(slots, sketches, (cuts, ties), logs, half)
-
     with one_blas_thread():
-        for half, steps in SCHEDULE:
-            found = minimize(
-                value,
-                logs,
-                args=(half,),
-                jac=True,
-                method="L-BFGS-B",
-                options={"maxiter": steps, "maxfun": 2 * steps},
-            )
-            if np.isfinite(found.x).all():
-                logs = np.clip(found.x, -LARGEST, LARGEST)
-    return [
-        np.repeat(np.exp(logs[cuts[i] : cuts[i + 1]]), ties[i]) if size else None
-        for i, size in enumerate(sizes)
-    ]
+        spaces = [None if slot is None else _Space(slot, rng) for slot in slots]
+        best = _descend(spaces, ties, logs)
+    return [np.repeat(np.exp(log), tie) if log.size else None
+            for log, tie in zip(best, ties, strict=True)]  # fmt: skip
 
 
-def _of_unit_size(slot: Action | None, sketch: Array | None) -> Action | None:
-    """Return the matrix over its size, so that no square overflows: weights do not mind."""
-    if slot is None or sketch is None:
-        return None
-    size = float(np.abs(slot.times(sketch)).max(initial=0.0)) or 1.0
-    return Action(slot.shape, lambda V: slot.times(V) / size, lambda U: slot.adjoint(U) / size)
+def _descend(
+    spaces: Sequence[_Space | None], ties: Sequence[int], logs: list[Array]
+) -> list[Array]:
+    """Return the logarithms of the best weights of all steps."""
+    means, squares = ([np.zeros_like(log) for log in logs] for _ in range(2))
+    least, best = np.inf, logs
+    for step in range(STEPS):
+        progress = step / STEPS
+        sharpness = SHARPNESS[0] * (SHARPNESS[1] / SHARPNESS[0]) ** progress
+        value, gradients = _gradient(spaces, ties, logs, sharpness)
+        if value < least:
+            least, best = value, logs
+        moved = []
+        for k, gradient in enumerate(gradients):
+            means[k] = MOMENTS[0] * means[k] + (1 - MOMENTS[0]) * gradient
+            squares[k] = MOMENTS[1] * squares[k] + (1 - MOMENTS[1]) * gradient**2
+            mean = means[k] / (1 - MOMENTS[0] ** (step + 1))
+            size = np.sqrt(squares[k] / (1 - MOMENTS[1] ** (step + 1)))
+            change = RATE * (1 - progress) * mean / np.where(size > 0, size, 1.0)
+            moved.append(np.clip(logs[k] - change, -LARGEST, LARGEST))
+        logs = moved
+    return best
 
 
-def objective(
-    slots: Sequence[Action | None],
-    sketches: Sequence[Array | None],
-    places: tuple[Array, Sequence[int]],
-    logs: Array,
-    half: int,
-) -> tuple[float, Array]:
-    """Return the sum of the logarithms of all smoothed norms, and its gradient.
+def _gradient(
+    spaces: Sequence[_Space | None], ties: Sequence[int], logs: Sequence[Array], sharpness: float
+) -> tuple[float, list[Array]]:
+    """Return the sum of the logarithms of all norms, and its gradient for each place."""
+    gradients, total = [np.zeros_like(log) for log in logs], 0.0
+    for i, space in enumerate(spaces):
+        if space is None:
+            continue
+        after = i if i < len(logs) and logs[i].size else None
+        before = i - 1 if i and logs[i - 1].size else None
+        rows = None if after is None else np.repeat(np.exp(logs[after]), ties[after])
+        columns = None if before is None else np.repeat(np.exp(-logs[before]), ties[before])
+        part, by_row, by_column = space.advance(rows, columns, sharpness)
+        total += part
+        if after is not None:
+            gradients[after] += by_row.reshape(-1, ties[after]).sum(axis=1)
+        if before is not None:
+            gradients[before] -= by_column.reshape(-1, ties[before]).sum(axis=1)
+    return total, gradients
+
+
+class _Space:
+    """Columns near the leading right vectors of a matrix, while it is scaled.
 
     Parameters
     ----------
-    slots, sketches : sequences
-        Matrices and Gaussian columns (n, b).
-    places : tuple of ndarray and sequence of int
-        Where the weights of each place begin in `logs`, and how many numbers share one.
-    logs : ndarray
-    half : int
-        Half of the power p.
+    slot : Action
+    rng : Generator
     """
-    gradient, total = np.zeros_like(logs), 0.0
-    logs = np.clip(logs, -2 * LARGEST, 2 * LARGEST)
-    (cuts, ties), last = places, len(slots) - 1
-    for i, (slot, sketch) in enumerate(zip(slots, sketches, strict=True)):
-        if slot is None or sketch is None:
-            continue
-        out = slice(cuts[i], cuts[i + 1]) if i < last else slice(0, 0)
-        into = slice(cuts[i - 1], cuts[i]) if i > 0 else slice(0, 0)
-        rows = _column(np.exp(logs[out]), ties[i]) if out.stop > out.start else None
-        columns = _column(np.exp(-logs[into]), ties[i - 1]) if into.stop > into.start else None
-        part, by_row, by_column = _smoothed(slot, sketch, (rows, columns), half)
-        total += part
-        if rows is not None:
-            gradient[out] += by_row.reshape(-1, ties[i]).sum(axis=1)
-        if columns is not None:
-            gradient[into] -= by_column.reshape(-1, ties[i - 1]).sum(axis=1)
-    return total, gradient
 
+    def __init__(self, slot: Action, rng: np.random.Generator) -> None:
+        start = rng.standard_normal((slot.shape[1], min(COLUMNS, *slot.shape)))
+        # Over its size, so that no square overflows: weights do not mind.
+        self.size = float(np.abs(slot.times(start)).max(initial=0.0)) or 1.0
+        self.slot, self.columns = slot, np.linalg.qr(start)[0]
+        for _ in range(FIRST):
+            self._iterate(None, None)
 
-def _column(weights: Array, tie: int) -> Array:
-    return np.repeat(weights, tie)[:, None]
+    def advance(
+        self, rows: Array | None, columns: Array | None, sharpness: float
+    ) -> tuple[float, Array, Array]:
+        """Return the logarithm of the norm, and its derivatives by both logarithms of weights."""
+        image = self._iterate(rows, columns)
+        left, values, turn = np.linalg.svd(image, full_matrices=False)
+        if not values[0] > 0.0:
+            return 0.0, np.zeros(len(image)), np.zeros(len(self.columns))
+        share = (values / values[0]) ** sharpness
+        share /= share.sum()
+        right = self.columns @ turn.T
+        return float(np.log(values[0])), left**2 @ share, right**2 @ share
 
+    def _iterate(self, rows: Array | None, columns: Array | None) -> Array:
+        """Multiply the columns once, and return what the scaled matrix makes of the new ones."""
+        image = self._times(rows, columns)
+        image = image if rows is None else rows[:, None] * image
+        back = self.slot.adjoint(image) / self.size
+        back = back if columns is None else columns[:, None] * back
+        self.columns = np.linalg.qr(back)[0]
+        return self._times(rows, columns)
 
-def _smoothed(
-    slot: Action, sketch: Array, weights: tuple[Array | None, Array | None], half: int
-) -> tuple[float, Array, Array]:
-    """Return ``log ||G^half Omega||_F^2 / (4 half)`` and its derivatives by the weights.
-
-    With ``Y_j = G^j Omega`` and p = 2 half, the derivative of the square is
-    ``2 sum_j tr(Y_(p-1-j)^T dG Y_j)``.
-    """
-    rows, columns = weights
-
-    def times(V: Array) -> Array:
-        Y = slot.times(V if columns is None else columns * V)
-        return Y if rows is None else rows * Y
-
-    def adjoint(U: Array) -> Array:
-        Z = slot.adjoint(U if rows is None else rows * U)
-        return Z if columns is None else columns * Z
-
-    Y, X, logs = [sketch], [], [0.0]
-    for _ in range(2 * half):
-        X.append(times(Y[-1]))
-        image = adjoint(X[-1])
-        size = float(np.linalg.norm(image)) or 1.0
-        Y.append(image / size)
-        logs.append(logs[-1] + np.log(size))
-    by_row, by_column = np.zeros(len(X[0])), np.zeros(len(sketch))
-    for j in range(half):
-        k = 2 * half - 1 - j
-        share = np.exp(logs[j] + logs[k] - 2 * logs[half])
-        by_row += share * 2 * np.einsum("ij,ij->i", X[k], X[j])
-        nexts = np.exp(logs[k + 1] - logs[k]), np.exp(logs[j + 1] - logs[j])
-        by_column += share * nexts[0] * np.einsum("ij,ij->i", Y[k + 1], Y[j])
-        by_column += share * nexts[1] * np.einsum("ij,ij->i", Y[k], Y[j + 1])
-    return logs[half] / (2 * half), by_row / (2 * half), by_column / (2 * half)
+    def _times(self, rows: Array | None, columns: Array | None) -> Array:
+        V = self.columns if columns is None else columns[:, None] * self.columns
+        image = self.slot.times(V) / self.size
+        return image if rows is None else rows[:, None] * image
