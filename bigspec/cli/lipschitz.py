@@ -39,11 +39,28 @@ class LipschitzFlags:
     json: JsonFlags
 
 
+def _sizes(_ctx: object, _option: object, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError as error:
+        msg = f"expected whole numbers such as 1,3,224,224, got {value!r}"
+        raise click.BadParameter(msg) from error
+
+
 def _own_options(function: Any) -> Any:
     return with_options(function, [
         click.argument("model", metavar="MODEL"),
         option(STACK, "--at", metavar="FILE.npy|N",
                help="Points for the lower end, one a row, or how many to draw. [default: 32]"),
+        option(STACK, "--input", "input_shape", metavar="1,3,224,224", callback=_sizes,
+               help="Of an ONNX file: sizes of its input, a batch of 1 in front, where it leaves "
+                    "them open."),
+        option(STACK, "--from", "begin", metavar="VALUE",
+               help="Of an ONNX file: the value that the stack begins with."),
+        option(STACK, "--to", "end", metavar="VALUE",
+               help="Of an ONNX file: the value that it ends with."),
         option(STACK, "--window", type=click.IntRange(min=1), metavar="N",
                help="Most matrices in a chain whose norm is taken. [default: all of up to five, "
                     "else three]"),
@@ -67,7 +84,7 @@ def _own_options(function: Any) -> Any:
 @watching_options
 @click.pass_context
 def lipschitz_command(ctx: click.Context, /, flags: LipschitzFlags, **own: Any) -> None:
-    """Bracket the Lipschitz constant of MODEL, a stack of layers in TOML.
+    """Bracket the Lipschitz constant of MODEL, an ONNX file or a stack of layers in TOML.
 
     There is no checkpoint: the norms of a network take seconds.
     """
@@ -76,6 +93,9 @@ def lipschitz_command(ctx: click.Context, /, flags: LipschitzFlags, **own: Any) 
         found = bigspec.lipschitz(
             own["model"],
             at=_points(own["at"]),
+            input_shape=own["input_shape"],
+            begin=own["begin"],
+            end=own["end"],
             rtol=own["rtol"],
             failure_probability=own["failure_probability"],
             window=own["window"],

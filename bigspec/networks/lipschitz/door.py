@@ -14,6 +14,7 @@ from bigspec.errors import ArgumentError
 from bigspec.networks.lipschitz.items import as_stack
 from bigspec.networks.lipschitz.lower import as_points, lower_end
 from bigspec.networks.lipschitz.norms import Norms, Settings
+from bigspec.networks.lipschitz.onnx_graph import read_onnx
 from bigspec.networks.lipschitz.result import Lipschitz
 from bigspec.networks.lipschitz.stack import Stack
 from bigspec.networks.lipschitz.stack_file import read_stack
@@ -30,6 +31,9 @@ def lipschitz(
     layers: Sequence[Any] | str | os.PathLike[str],
     *,
     at: Any = None,
+    input_shape: Sequence[int] | None = None,
+    begin: str | None = None,
+    end: str | None = None,
     rtol: float = 1e-3,
     failure_probability: float = 1e-6,
     window: int | None = None,
@@ -43,7 +47,7 @@ def lipschitz(
 
     Parameters
     ----------
-    layers : list, or path of a TOML file
+    layers : list, or path of a TOML or ONNX file
         The first layer first. A matrix (m, n) is all that `open_matrix` takes; ``(matrix, bias)``
         gives its bias, which moves the points where a slope is taken and no bound. A text is the
         name of an activation, ``("leaky_relu", 0.1)`` one with parameters. See docs/lipschitz.md
@@ -51,6 +55,11 @@ def lipschitz(
     at : array_like (p, n), or int, optional
         Points for the lower end, one a row; more dimensions are flattened. A number draws so many
         from the normal distribution; 32 by default, 0 for none.
+    input_shape : sequence of int, optional
+        Of an ONNX file: the sizes of what the stack begins with, a batch of 1 in front, where the
+        file leaves them open.
+    begin, end : str, optional
+        Of an ONNX file: the values between which the stack lies, by default input and output.
     rtol : float
         Relative width of each norm. The interval of the constant is much wider: its ends are
         different bounds.
@@ -111,7 +120,7 @@ def lipschitz(
     entropy = int(np.random.SeedSequence().entropy) if given is None else given  # type: ignore[arg-type]
     limit, most = _limit(max_constant), _window(window)
     probability = as_probability(failure_probability)
-    stack = as_stack(_listed(layers), memory)
+    stack = as_stack(_listed(layers, input_shape, begin, end), memory)
     if stack.inputs is None or stack.outputs is None:
         msg = "layers: expected layers that say how many numbers they take, got none that does"
         raise ArgumentError(msg)
@@ -163,11 +172,15 @@ def _inform(stack: Stack, norms: Norms) -> None:
                 step.frobenius = one.frobenius * (1 + 1e-6)
 
 
-def _listed(layers: Any) -> Any:
-    """Return the list of layers that a file holds; what is no path is left as it is."""
-    if not isinstance(layers, (str, os.PathLike)):
-        return layers
-    return read_stack(layers)
+def _listed(layers: Any, shape: Any, begin: str | None, end: str | None) -> Any:
+    """Return the stack that a file holds; what is no path is left as it is."""
+    is_path = isinstance(layers, (str, os.PathLike))
+    if is_path and os.fspath(layers).lower().endswith(".onnx"):
+        return read_onnx(layers, shape, begin, end)
+    if shape is not None or begin is not None or end is not None:
+        msg = "input_shape, begin and end: expected with the path of an ONNX file, got another"
+        raise ArgumentError(msg)
+    return read_stack(layers) if is_path else layers
 
 
 def _limit(value: Any) -> float | None:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from bigspec.api.matrices import open_within, vstack
+from bigspec.api.matrices import open_within
 from bigspec.convolutions import Convolution
 from bigspec.errors import ArgumentError, DataError
-from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.matrices import Matrix
 from bigspec.networks.lipschitz.activations import ACTIVATIONS, activation
+from bigspec.networks.lipschitz.folding import folded, one_matrix
 from bigspec.networks.lipschitz.grouped import GroupSort, Maxima, Normalised, Softmax
 from bigspec.networks.lipschitz.images import (
     CONV,
@@ -35,7 +35,7 @@ from bigspec.networks.lipschitz.parameters import (
 )
 from bigspec.networks.lipschitz.refused import refuse
 from bigspec.networks.lipschitz.stack import Branches, Stack
-from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling, Step, scaled_rows
+from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling, Step
 
 __all__ = ["BRANCHES", "GROUPED", "KNOWN", "Reader", "as_stack", "is_place"]
 
@@ -67,15 +67,14 @@ def as_stack(items: Any, memory: int | None) -> Stack:
     ArgumentError
         An item is not understood, or has no Lipschitz constant; the message says which one.
     """
-    if isinstance(items, Stack):
-        return items
-    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Sequence):
+    listed = isinstance(items, Sequence) and not isinstance(items, (str, bytes, Mapping))
+    if not listed and not isinstance(items, Stack):
         msg = (
             f"layers: expected a list such as [A, 'relu', B], got {type(items).__name__}; a single "
             "matrix has its own norm: bigspec.norm(A)"
         )
         raise ArgumentError(msg)
-    stack = Reader(memory).stack(items, "layers")
+    stack = items if isinstance(items, Stack) else Reader(memory).stack(items, "layers")
     if not any(isinstance(step, Linear) for step in stack.every):
         msg = "layers: expected at least one matrix, got none"
         raise ArgumentError(msg)
@@ -102,35 +101,8 @@ class Reader:
         for number, item in enumerate(items):
             for step in self._steps(item, f"{where}[{number}]"):
                 self._image = image_after(step, self._image)
-                self._add(steps, step)
-        return Stack(steps, where)
-
-    @staticmethod
-    def _add(steps: list[Step], step: Step) -> None:
-        """Add a step; weights after a matrix with entries become part of it."""
-        last = steps[-1] if steps else None
-        if not (isinstance(step, Scaling) and isinstance(last, Linear)):
-            steps.append(step)
-            return
-        if last.outputs != step.inputs:
-            msg = (
-                f"{step.label}: expected {last.outputs} weights, as {last.label} gives "
-                f"{last.outputs} numbers, got {step.inputs}"
-            )
-            raise ArgumentError(msg)
-        made = scaled_rows(last.matrix, step.weights)
-        if len(made) > 1:
-            steps.append(step)
-            return
-        bias = None if last.bias is None else step.weights * last.bias
-        if step.bias is not None:
-            bias = step.bias if bias is None else bias + step.bias
-        steps[-1] = Linear(
-            made[0],
-            f"{step.label} {last.label}",
-            bias,
-            weights=last.weights + step.rounded,
-        )
+                steps.append(step)
+        return Stack(folded(steps), where)
 
     def _steps(self, item: Any, where: str) -> list[Step]:
         name, given = item, ()
@@ -216,41 +188,7 @@ class Reader:
             stacks.append(self.stack(part, f"{label}[{k}]"))
         self._image = image if kind == "residual" else self._image if kind == "sum" else None
         branches = Branches(kind, stacks, label)
-        return [_as_matrix(branches) or branches]
-
-
-def _as_matrix(branches: Branches) -> Linear | None:
-    """Return branches of single matrices, or of nothing, as one matrix: its norm is tighter."""
-    parts: list[Matrix] = []
-    biases: list[Array | None] = []
-    inputs = branches.inputs
-    if inputs is None:
-        return None
-    for branch in branches.branches:
-        step = branch.steps[0] if len(branch.steps) == 1 else None
-        if isinstance(step, Linear) and not isinstance(step.matrix, OperatorMatrix):
-            parts.append(step.matrix)
-            biases.append(step.bias)
-        elif not branch.steps:
-            eye = open_within(sp.csr_array(sp.eye_array(inputs)), None)
-            parts.append(eye)
-            biases.append(None)
-        else:
-            return None
-    weights = sum(s.weights for b in branches.branches for s in b.steps if isinstance(s, Linear))
-    if weights:
-        return None
-    if branches.kind == "concat":
-        rows = [part.shape[0] for part in parts]
-        shift = np.concatenate(
-            [np.zeros(m) if b is None else b for m, b in zip(rows, biases, strict=True)]
-        )
-        return Linear(vstack(parts), branches.label, shift)
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    shift = np.sum([np.zeros(total.shape[0]) if b is None else b for b in biases], axis=0)
-    return Linear(total, branches.label, shift)
+        return [one_matrix(branches) or branches]
 
 
 def _grouped(name: str, values: Any, label: str, image: tuple[int, ...] | None) -> list[Step]:

@@ -119,6 +119,8 @@ class Branches(Step):
         A residual adds the input itself.
     branches : sequence of Stack
     label : str
+    inputs : int, optional
+        How many numbers they take, where that is known.
 
     Notes
     -----
@@ -127,10 +129,12 @@ class Branches(Step):
     ``(sum l_i^2)^(1/2)``.
     """
 
-    def __init__(self, kind: str, branches: Sequence[Stack], label: str) -> None:
+    def __init__(
+        self, kind: str, branches: Sequence[Stack], label: str, inputs: int | None = None
+    ) -> None:
         given = [*branches, Stack(())] if kind == "residual" else list(branches)
         self.kind, self.branches, self.label = kind, tuple(given), label
-        self.inputs = _common([b.inputs for b in given], label, "takes")
+        self.inputs = _common([inputs, *(b.inputs for b in given)], label, "takes")
         ends = [b.outputs if b.steps else self.inputs for b in given]
         ends = [self.inputs if end is None else end for end in ends]
         if kind == "concat":
