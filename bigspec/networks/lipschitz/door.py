@@ -19,7 +19,7 @@ from bigspec.networks.lipschitz.result import Lipschitz
 from bigspec.networks.lipschitz.stack import Stack
 from bigspec.networks.lipschitz.stack_file import read_stack
 from bigspec.networks.lipschitz.steps import Linear
-from bigspec.networks.lipschitz.upper import Search, UpperEnds
+from bigspec.networks.lipschitz.upper import Bound, Search, UpperEnds
 from bigspec.run.identity import versions
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
@@ -127,15 +127,12 @@ def lipschitz(
     words = np.random.SeedSequence(entropy, spawn_key=(1,)).generate_state(4, np.uint64).tolist()
     points = as_points(at, stack.inputs, words[0])
     observer = make_observer(progress)
-    norms = Norms()
+    settings = Settings(float(budget.rtol), probability, entropy, memory, observer)
     try:
-        ends = UpperEnds(stack, norms, Search(most, rescale, words[1]))
-        norms.compute(Settings(float(budget.rtol), probability, entropy, memory, observer))
-        _inform(stack, norms)
+        norms, bounds = _bounded(stack, Search(most, rescale, words[1]), settings)
         below = lower_end(stack, points, words[2])
     finally:
         observer.close()
-    bounds = ends.bounds()
     behind = [norms.results[place] for place in bounds[0].norms] + norms.singles
     return Lipschitz(
         lower=below.lower,
@@ -162,14 +159,18 @@ def lipschitz(
     )
 
 
-def _inform(stack: Stack, norms: Norms) -> None:
-    """Tell every matrix its norm, which bounds the rounding of points."""
+def _bounded(stack: Stack, search: Search, settings: Settings) -> tuple[Norms, tuple[Bound, ...]]:
+    """Return all norms and all bounds; every matrix learns its norm, which bounds its rounding."""
+    norms = Norms()
+    ends = UpperEnds(stack, norms, search)
+    norms.compute(settings)
     for step in stack.every:
         if isinstance(step, Linear):
             one = norms.single(step.matrix)
             step.size, step.rounding = one.upper, one.rounding
             if one.frobenius is not None:
                 step.frobenius = one.frobenius * (1 + 1e-6)
+    return norms, ends.bounds()
 
 
 def _listed(layers: Any, shape: Any, begin: str | None, end: str | None) -> Any:

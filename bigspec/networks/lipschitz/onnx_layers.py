@@ -15,13 +15,13 @@ from bigspec.errors import BigspecError
 from bigspec.networks.lipschitz.activations import activation
 from bigspec.networks.lipschitz.grouped import Normalised, Softmax
 from bigspec.networks.lipschitz.images import MaxPool, average_pool
-from bigspec.networks.lipschitz.onnx_values import Flow, Node, moved, sliced
+from bigspec.networks.lipschitz.onnx_shapes import SHAPES
+from bigspec.networks.lipschitz.onnx_values import Flow, Node
 from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling
 
 __all__ = ["LAYERS", "layer", "scaled_by"]
 
 Array = np.ndarray[Any, Any]
-FLOATS = {1, 10, 11, 16}  # TensorProto: float, float16, double, bfloat16; rounding is not bounded
 AUTO = {"NOTSET", "", "VALID", "SAME_UPPER", "SAME_LOWER"}
 
 
@@ -51,88 +51,6 @@ def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0
     bias = None if shift is None else parts[1]
     step = Scaling(parts[0], node.name, bias, rounded=rounded)
     return flow.then(flow.shape, step, mark=mark)
-
-
-def _same(node: Node) -> Flow:
-    return node.flow.then(node.flow.shape)
-
-
-def _cast(node: Node) -> Flow:
-    if node.get("to") not in FLOATS:
-        msg = "a cast to whole numbers jumps, so it has no Lipschitz constant"
-        raise node.refuse(msg)
-    return _same(node)
-
-
-def _reshape(node: Node) -> Flow:
-    flow, wanted = node.flow, [int(v) for v in node.array(1, "a shape")]
-    zero = node.get("allowzero", 0)
-    sizes = [flow.shape[k] if v == 0 and not zero else v for k, v in enumerate(wanted)]
-    return flow.then(np.empty(flow.shape, np.int8).reshape(sizes).shape)
-
-
-def _flatten(node: Node) -> Flow:
-    axis = node.get("axis", 1)
-    first = math.prod(node.flow.shape[:axis])
-    return node.flow.then((first, node.flow.size // first))
-
-
-def _squeezed(node: Node) -> Flow:
-    axes = node.inputs[1] if len(node.inputs) > 1 else node.get("axes")
-    given = None if axes is None else tuple(int(a) for a in np.atleast_1d(axes))
-    empty = np.empty(node.flow.shape, np.int8)
-    if node.op == "Squeeze":
-        return node.flow.then(np.squeeze(empty, given).shape)
-    if given is None:
-        msg = "expected axes, got none"
-        raise node.refuse(msg)
-    return node.flow.then(np.expand_dims(empty, given).shape)
-
-
-def _places(flow: Flow) -> Array:
-    return np.arange(flow.size).reshape(flow.shape)
-
-
-def _transpose(node: Node) -> Flow:
-    return moved(node.flow, np.transpose(_places(node.flow), node.get("perm")), node.name)
-
-
-def _slice(node: Node) -> Flow:
-    data = _places(node.flow)
-    if len(node.inputs) < 3:
-        starts, ends = node.get("starts"), node.get("ends")
-        axes = node.get("axes", range(len(starts)))
-        return moved(node.flow, sliced(data, starts, ends, axes, [1] * len(starts)), node.name)
-    starts, ends = node.array(1, "starts"), node.array(2, "ends")
-    axes = node.array(3, "axes", needed=False)
-    steps = node.array(4, "steps", needed=False)
-    axes = np.arange(len(starts)) if axes is None else axes
-    steps = np.ones(len(starts), int) if steps is None else steps
-    return moved(node.flow, sliced(data, starts, ends, axes, steps), node.name)
-
-
-def _pad(node: Node) -> Flow:
-    if node.get("mode", "constant") != "constant":
-        msg = "only padding with a constant is understood; use conv's own padding mode"
-        raise node.refuse(msg)
-    pads = node.array(1, "pads", needed=False)
-    pads = node.get("pads") if pads is None else pads
-    if len(node.inputs) > 3 and node.inputs[3] is not None:
-        msg = "padding of chosen axes is not understood"
-        raise node.refuse(msg)
-    half = len(pads) // 2
-    pairs = [(int(pads[k]), int(pads[half + k])) for k in range(half)]
-    if min(min(pair) for pair in pairs) < 0:
-        msg = "negative padding is not understood; export a Slice"
-        raise node.refuse(msg)
-    # A constant other than 0 moves images and no differences: of it the bound says the same. The
-    # lower end would be taken elsewhere, so it is refused.
-    value = node.array(2, "a value", needed=False)
-    value = node.get("value", 0.0) if value is None else np.asarray(value).reshape(-1)[:1]
-    if np.any(np.asarray(value, float) != 0.0):
-        msg = "padding with another number than 0 is not understood"
-        raise node.refuse(msg)
-    return moved(node.flow, np.pad(_places(node.flow), pairs, constant_values=-1), node.name)
 
 
 def _gemm(node: Node) -> Flow:
@@ -328,26 +246,23 @@ def _plain(name: str, **defaults: float) -> Callable[[Node], Flow]:
 
 
 LAYERS: dict[str, Callable[[Node], Flow]] = {
+    **SHAPES,
     "Abs": _plain("abs"),
     "Atan": _plain("arctan"),
     "AveragePool": _pool,
     "BatchNormalization": _batch_norm,
-    "Cast": _cast,
     "Celu": _plain("celu", alpha=1.0),
     "Clip": _clip,
     "Conv": _conv,
     "ConvTranspose": _conv,
-    "Dropout": _same,
     "Elu": _plain("elu", alpha=1.0),
     "Erf": _plain("erf"),
-    "Flatten": _flatten,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "HardSigmoid": _plain("hard_sigmoid", alpha=0.2, beta=0.5),
     "HardSwish": _plain("hard_swish"),
-    "Identity": _same,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _plain("leaky_relu", alpha=0.01),
     "MatMul": _matmul,
@@ -355,22 +270,16 @@ LAYERS: dict[str, Callable[[Node], Flow]] = {
     "Mish": _plain("mish"),
     "Neg": lambda node: scaled_by(node, node.flow, -1.0, None),
     "PRelu": _prelu,
-    "Pad": _pad,
     "RMSNormalization": _layer_norm,
     "ReduceMean": _reduce_mean,
     "Relu": _plain("relu"),
-    "Reshape": _reshape,
     "Selu": _plain("selu"),
     "Sigmoid": _plain("sigmoid"),
     "Sin": _plain("sin"),
-    "Slice": _slice,
     "Softmax": _softmax,
     "Softplus": _plain("softplus"),
     "Softsign": _plain("softsign"),
-    "Squeeze": _squeezed,
     "Tanh": _plain("tanh"),
-    "Transpose": _transpose,
-    "Unsqueeze": _squeezed,
 }
 """By their types; sums, products and what joins branches are in `onnx_graph`."""
 

@@ -33,7 +33,7 @@ COLUMNS = 32
 STEPS = 100
 RATE = 0.1  # of change of log L in a step, at first; it falls to 0
 SHARPNESS = 8.0, 128.0  # exponent of a Ritz value in the average, at first and at last
-FIRST = 6  # subspace iterations before the first step
+FIRST = 6  # subspace iterations before a value is compared
 MOMENTS = 0.9, 0.99
 DENSE = 1 << 23  # entries of a matrix that is held as an array while weights are sought
 LARGEST = 30.0  # of |log L|: weights of a dead unit would grow without end
@@ -107,21 +107,41 @@ def find_weights(
 
     Notes
     -----
-    Cost: of each matrix `STEPS` + `FIRST` products with `COLUMNS` columns, and as many of its
-    adjoint, each with a QR factorisation of these columns.
+    Cost: of each matrix twice `STEPS` + 2 `FIRST` products with `COLUMNS` columns, half as many of
+    its adjoint, and a QR factorisation of these columns in each step.
     """
     if not any(ties):
         return [None] * len(ties)
     rng = np.random.default_rng(seed)
-    logs = [
-        np.zeros(slot.shape[0] // tie if slot is not None and tie else 0)
-        for slot, tie in zip(slots, ties, strict=False)
-    ]
     with one_blas_thread():
         spaces = [None if slot is None else _Space(slot, rng) for slot in slots]
-        best = _descend(spaces, ties, logs)
+        best = _descend(spaces, ties, _first(spaces, ties))
     return [np.repeat(np.exp(log), tie) if log.size else None
             for log, tie in zip(best, ties, strict=True)]  # fmt: skip
+
+
+def _first(spaces: Sequence[_Space | None], ties: Sequence[int]) -> list[Array]:
+    """Return where the descent begins: at 0, or where rows and columns balance, if that is lower.
+
+    Between two matrices ``L_j^2`` is then the norm of column j of the second over that of row j of
+    the first (Osborne 1960), as far as a few random columns show them.
+    """
+    balanced = []
+    for left, right, tie in zip(spaces[:-1], spaces[1:], ties, strict=True):
+        if not tie or left is None or right is None:
+            balanced.append(np.zeros(0))
+            continue
+        rows, columns = (e.reshape(-1, tie).sum(axis=1) for e in (left.rows, right.across))
+        known = (rows > 0) & (columns > 0)
+        ratio = np.where(known, columns, 1.0) / np.where(known, rows, 1.0)
+        balanced.append(np.clip(np.log(ratio) / 4, -LARGEST, LARGEST))
+    plain = [np.zeros_like(log) for log in balanced]
+    values = []
+    for logs in (plain, balanced):
+        for _ in range(FIRST):
+            value, _ = _gradient(spaces, ties, logs, SHARPNESS[0])
+        values.append(value)
+    return plain if values[0] <= values[1] else balanced
 
 
 def _descend(
@@ -183,8 +203,10 @@ class _Space:
         # Over its size, so that no square overflows: weights do not mind.
         self.size = float(np.abs(slot.times(start)).max(initial=0.0)) or 1.0
         self.slot, self.columns = slot, np.linalg.qr(start)[0]
-        for _ in range(FIRST):
-            self._iterate(None, None)
+        # Squared lengths of rows and columns, times the number of random columns.
+        self.rows = np.sum((slot.times(start) / self.size) ** 2, axis=1)
+        other = rng.standard_normal((slot.shape[0], start.shape[1]))
+        self.across = np.sum((slot.adjoint(other) / self.size) ** 2, axis=1)
 
     def advance(
         self, rows: Array | None, columns: Array | None, sharpness: float
