@@ -20,6 +20,14 @@ def _same(node: Node) -> Flow:
     return node.flow.then(node.flow.shape)
 
 
+def _dropout(node: Node) -> Flow:
+    training = node.array(2, "training_mode", needed=False)
+    if training is not None and np.any(training):
+        msg = "it is in training mode; export the model in eval mode"
+        raise node.refuse(msg)
+    return _same(node)
+
+
 def _cast(node: Node) -> Flow:
     if node.get("to") not in FLOATS:
         msg = "a cast to whole numbers jumps, so it has no Lipschitz constant"
@@ -100,7 +108,7 @@ def _pad(node: Node) -> Flow:
 
 SHAPES: dict[str, Callable[[Node], Flow]] = {
     "Cast": _cast,
-    "Dropout": _same,
+    "Dropout": _dropout,
     "Flatten": _flatten,
     "Identity": _same,
     "Pad": _pad,
