@@ -12,7 +12,7 @@ import numpy as np
 from bigspec.api.matrices import open_within
 from bigspec.convolutions import Convolution
 from bigspec.errors import ArgumentError, DataError
-from bigspec.matrices import Matrix
+from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.networks.lipschitz.activations import ACTIVATIONS, activation
 from bigspec.networks.lipschitz.folding import folded, one_matrix
 from bigspec.networks.lipschitz.grouped import GroupSort, Maxima, Normalised, Softmax
@@ -127,6 +127,8 @@ class Reader:
         _, opened = self._open.get(id(source), (None, None))
         if opened is None:
             opened = self._opened(source, where)
+            if not isinstance(opened, OperatorMatrix):  # messages about entries say which layer
+                opened = replace(opened, name=f"{where}: {opened.name}")
             self._open[id(source)] = source, opened
         if opened.dtype.kind == "c":
             msg = (

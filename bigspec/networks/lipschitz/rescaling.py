@@ -25,7 +25,7 @@ from bigspec.api.scores import adjoint_product, scores
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.passes import one_blas_thread
 
-__all__ = ["Action", "action", "find_weights"]
+__all__ = ["DENSE", "Action", "action", "find_weights"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +35,7 @@ RATE = 0.1  # of change of log L in a step, at first; it falls to 0
 SHARPNESS = 8.0, 128.0  # exponent of a Ritz value in the average, at first and at last
 FIRST = 6  # subspace iterations before a value is compared
 MOMENTS = 0.9, 0.99
-DENSE = 1 << 23  # entries of a matrix that is held as an array while weights are sought
+DENSE = 1 << 25  # entries of all matrices that are held as arrays while weights are sought
 LARGEST = 30.0  # of |log L|: weights of a dead unit would grow without end
 
 
@@ -58,10 +58,17 @@ class Action:
     signs: tuple[bool, bool] = (False, False)
 
 
-def action(factors: Sequence[Matrix]) -> Action:
-    """Return a chain, rightmost factor first, as its products."""
+def action(factors: Sequence[Matrix], most: int) -> Action:
+    """Return a chain, rightmost factor first, as its products.
+
+    Parameters
+    ----------
+    factors : sequence of Matrix
+    most : int
+        Entries of one that is held as an array.
+    """
     shape = factors[-1].shape[0], factors[0].shape[1]
-    parts = [_single(factor) for factor in factors]
+    parts = [_single(factor, most) for factor in factors]
 
     def times(V: Array) -> Array:
         for part in parts:
@@ -77,9 +84,9 @@ def action(factors: Sequence[Matrix]) -> Action:
     return parts[0] if len(parts) == 1 else Action(shape, times, adjoint, (known, known))
 
 
-def _single(matrix: Matrix) -> Action:
+def _single(matrix: Matrix, most: int) -> Action:
     m, n = matrix.shape
-    if isinstance(matrix, OperatorMatrix) or m * n > DENSE:
+    if isinstance(matrix, OperatorMatrix) or m * n > most:
         return Action(
             matrix.shape,
             lambda V: np.asarray(scores(matrix, V)),

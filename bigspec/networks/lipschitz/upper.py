@@ -12,7 +12,7 @@ import numpy as np
 from bigspec.convolutions import Convolution
 from bigspec.networks.lipschitz.bounds import Spread, cover, one_sign, product, recursion, spread
 from bigspec.networks.lipschitz.norms import Factor, Norms
-from bigspec.networks.lipschitz.rescaling import Action, action, find_weights
+from bigspec.networks.lipschitz.rescaling import DENSE, Action, action, find_weights
 from bigspec.networks.lipschitz.stack import Branches, Stack
 from bigspec.networks.lipschitz.steps import Linear, Scaling, Step, scaled_columns, scaled_rows
 
@@ -84,7 +84,7 @@ class UpperEnds:
         self.plain = self._chains(search, None)
         self.scaled: dict[tuple[int, int], float | int] | None = None
         self.whole: int | None = None
-        actions = self._actions(search, slots.matrices)
+        actions = self._actions()
         if search.rescale:
             weights = find_weights(actions, self._ties(), search.seed)
             if any(w is not None for w in weights):
@@ -94,12 +94,12 @@ class UpperEnds:
         if elementwise and self.between and there and all(any(one.signs) for one in there):
             self.whole = norms.want([f for slot in self.factors for f in slot])
 
-    def _actions(
-        self, search: Search, matrices: Sequence[Sequence[Linear | Scaling]]
-    ) -> list[Action | None]:
+    def _actions(self) -> list[Action | None]:
+        """Return the products of every matrix; of none where nothing stands between."""
         if not self.between:
             return [None] * self.m
-        return [action([f.matrix for f in slot]) if slot else None for slot in self.factors]
+        most = DENSE // max(sum(map(len, self.factors)), 1)
+        return [action([f.matrix for f in slot], most) if slot else None for slot in self.factors]
 
     def _ties(self) -> list[int]:
         """Return where weights may stand: around what is elementwise, between two matrices.

@@ -276,6 +276,36 @@ def test_a_wrong_layer_is_named(name):
         bigspec.lipschitz(layers)
 
 
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_entries_that_are_not_finite_are_refused_with_the_layer(bad, rescale):
+    broken = B.copy()
+    broken[2, 3] = bad
+    with pytest.raises(bigspec.errors.NonFiniteError, match=r"layers\[2\]"):
+        bigspec.lipschitz([A, "relu", broken], rescale=rescale)
+
+
+def test_zero_matrices_and_dead_units_are_no_trouble():
+    found = bigspec.lipschitz([A, "relu", 0 * B, "relu", C], seed=1)
+    assert (found.lower, found.upper) == (0.0, 0.0)
+    first, second = np.diag([1.0, 0.0, 1.0]), np.diag([0.0, 1.0, 1.0])
+    found = bigspec.lipschitz([first, "abs", second], seed=1)
+    assert found.lower == pytest.approx(1.0, rel=1e-9)
+    assert found.upper == pytest.approx(1.0, rel=1e-3)
+
+
+def test_an_operator_of_ones_own_is_scaled_by_a_factor_beside_it():
+    from scipy.sparse.linalg import aslinearoperator
+
+    d = np.logspace(-3, 3, 6)
+    found = bigspec.lipschitz(
+        [aslinearoperator(d[:, None] * A), "relu", aslinearoperator(B / d)], seed=1
+    )
+    plain = bigspec.lipschitz([A, "relu", B], seed=1)
+    assert found.upper == pytest.approx(plain.upper, rel=0.1)
+    assert found.lower <= found.upper
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
