@@ -74,6 +74,9 @@ def test_a_file_that_is_not_there(folder):
         bigspec.lipschitz(folder / "nowhere.toml")
 
 
+FAST = ("--no-rescale", "--window", 1)
+
+
 def run(*arguments):
     return CliRunner().invoke(cli.main, ["lipschitz", *map(str, arguments), "--quiet"])
 
@@ -95,7 +98,7 @@ def test_the_command_prints_every_bound_and_writes_files(folder):
 def test_points_come_from_a_file_or_are_drawn(folder):
     np.save(folder / "x.npy", np.random.default_rng(0).standard_normal((3, 5)))
     for given, count in ((folder / "x.npy", 3), (7, 7), (0, 0)):
-        result = run(folder / "stack.toml", "--at", given, "--json", "-")
+        result = run(folder / "stack.toml", "--at", given, "--json", "-", *FAST)
         assert json.loads(result.stdout)["points"] == count
     result = run(folder / "stack.toml", "--at", folder / "none.npy")
     assert result.exit_code == 66
@@ -106,9 +109,9 @@ def test_points_come_from_a_file_or_are_drawn(folder):
                                                        ("inside", 4, "undecided")])  # fmt: skip
 def test_a_limit_decides_the_exit_status(folder, limit, status, word):
     if limit == "inside":
-        found = bigspec.lipschitz(folder / "stack.toml", seed=1)
+        found = bigspec.lipschitz(folder / "stack.toml", seed=1, rescale=False, window=1)
         limit = (found.lower + found.upper) / 2
-    result = run(folder / "stack.toml", "--seed", 1, "--max", limit)
+    result = run(folder / "stack.toml", "--seed", 1, "--max", limit, *FAST)
     assert result.exit_code == status
     assert word in result.stderr
 
