@@ -126,9 +126,7 @@ def lipschitz(
     if stack.inputs is None or stack.outputs is None:
         msg = "layers: expected layers that say how many numbers they take, got none that does"
         raise ArgumentError(msg)
-    # A stream that no norm has: the weights that these words find must not depend on its start.
-    stream = np.random.SeedSequence(entropy, spawn_key=(OWN_STREAM,))
-    words = stream.generate_state(3, np.uint64).tolist()
+    words = _words(entropy)
     points = as_points(at, stack.inputs, words[0])
     observer = make_observer(progress)
     settings = Settings(float(budget.rtol), probability, entropy, memory, observer)
@@ -161,6 +159,15 @@ def lipschitz(
         seconds=time.monotonic() - began,
         versions=versions(),
     )
+
+
+def _words(entropy: int) -> list[int]:
+    """Return seeds of points, of the search for weights and of the vector at a point.
+
+    No norm has their stream: the weights that the search finds must not depend on its start.
+    """
+    stream = np.random.SeedSequence(entropy, spawn_key=(OWN_STREAM,))
+    return [int(word) for word in stream.generate_state(3, np.uint64)]
 
 
 def _bounded(stack: Stack, search: Search, settings: Settings) -> tuple[Norms, tuple[Bound, ...]]:
