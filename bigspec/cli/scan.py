@@ -99,7 +99,8 @@ def _own_options(function: Any) -> Any:
         option(PAST, "--gate", type=click.Path(exists=True, dir_okay=False), metavar="FILE.toml",
                help="Limits by patterns of names."),
         option(PAST, "--history", type=click.Path(dir_okay=False), metavar="FILE",
-               help="SQLite file to record a row in for each tensor, as series MODEL:TENSOR."),
+               help="SQLite file to record a row in for each tensor, as series MODEL:TENSOR; the "
+                    "report then draws each tensor over the runs in it."),
         option(PAST, "--series", metavar="NAME",
                help="Name in place of MODEL in the series, to compare the steps of a training."),
         option(OUTPUT, "--csv", "csv_file", metavar="FILE", help="Write all rows as CSV.", **place),
@@ -146,16 +147,20 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
                 raise
             stopped = explained(error)  # there is no checkpoint: what is done is the result
     status, message = stopped or _ending(found, own["checkpoint"])
-    try:
-        _deliver(found, own, flags)
-    except CannotWriteError as error:
+    failure: CannotWriteError | None = None
+    for step in (_deliver, _report):
+        try:
+            step(found, own, flags)
+        except CannotWriteError as error:
+            failure = failure or error
+        if step is _deliver:  # the report shows the history, with this scan in it
+            if message:
+                say(ctx, message, status, error=stopped is not None)
+            status = _record(ctx, found, past, own, status)
+    if failure is not None:
         if not status:
-            raise
-        say(ctx, str(error), status, error=True)  # what the gate says matters more
-    finally:
-        if message:
-            say(ctx, message, status, error=stopped is not None)
-        status = _record(ctx, found, past, own, status)
+            raise failure
+        say(ctx, str(failure), status, error=True)  # what the gate says matters more
     raise click.exceptions.Exit(status)
 
 
@@ -197,12 +202,19 @@ def _deliver(found: Scan, own: dict[str, Any], flags: ScanFlags) -> None:
     try:
         deliver(text, found.to_dict(), flags.json.json_file)
     finally:
-        try:
-            if own["csv_file"] is not None:
-                write(own["csv_file"], found.to_csv())
-        finally:
-            if flags.output.report is not None:
-                write(flags.output.report, found.to_html())
+        if own["csv_file"] is not None:
+            write(own["csv_file"], found.to_csv())
+
+
+def _report(found: Scan, own: dict[str, Any], flags: ScanFlags) -> None:
+    if flags.output.report is None:
+        return
+    past = None if own["history"] is None else history.History(own["history"])
+    try:
+        text = found.to_html(past, own["series"] or shown(own["model"]))
+    except HistoryError:  # it could not be written either, and that was said
+        text = found.to_html()
+    write(flags.output.report, text)
 
 
 def _width() -> int | None:
