@@ -20,9 +20,12 @@ from bigspec.convolutions.waves import waves
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Claims, Grid, Matrix, OperatorMatrix
 
-__all__ = ["Convolution", "convolution"]
+__all__ = ["SYMBOL", "Convolution", "convolution", "norm_of_all_sizes"]
 
 Array = np.ndarray[Any, Any]
+
+SYMBOL = "Fourier symbol"
+"""What results call the bound."""
 
 WAVES = 2  # places of the symbol from which a run starts
 
@@ -152,11 +155,9 @@ class Convolution(OperatorMatrix):
         if self.flipped:
             known = replace(known, one_norm=known.inf_norm, inf_norm=known.one_norm)
         if known.largest == 0.0:
-            return replace(known, upper=0.0, upper_name="Fourier symbol")
-        bound = norm_bound(self._symbol, self._peak)
-        upper = math.nextafter(math.ldexp(math.nextafter(bound.upper, math.inf), self._exponent),
-                               math.inf)  # fmt: skip
-        return replace(known, upper=upper, upper_name="Fourier symbol")
+            return replace(known, upper=0.0, upper_name=SYMBOL)
+        upper = _unscaled(self._bound.upper, self._exponent, up=True)
+        return replace(known, upper=upper, upper_name=SYMBOL)
 
     @property
     def start_columns(self) -> int:
@@ -167,7 +168,7 @@ class Convolution(OperatorMatrix):
         """Return waves where the symbol is largest."""
         if not self.start_columns:
             return None
-        places = norm_bound(self._symbol, self._peak).places[:WAVES]
+        places = self._bound.places[:WAVES]
         return waves(self._symbol, self.axes, places, left=rows == self.flipped)
 
     @cached_property
@@ -176,22 +177,19 @@ class Convolution(OperatorMatrix):
 
     @cached_property
     def _exponent(self) -> int:
-        return int(np.frexp(np.abs(self._entries).max(initial=0.0))[1])
+        return _exponent(self._entries)
 
     @cached_property
     def _scaled(self) -> Array:
-        """The kernel with a largest entry of about 1."""
-        half = -self._exponent // 2
-        entries = self._entries * math.ldexp(1.0, half)
-        return np.asarray(entries * math.ldexp(1.0, -self._exponent - half))
+        return _scaled(self._entries, self._exponent)
 
     @cached_property
     def _symbol(self) -> Symbol:
         return Symbol.of(self._scaled, self.axes)
 
     @cached_property
-    def _peak(self) -> Peak:
-        return over_all(self._symbol)
+    def _bound(self) -> Peak:
+        return norm_bound(self._symbol)
 
 
 def convolution(
@@ -215,6 +213,36 @@ def convolution(
         resident=True,
         transient_nbytes=WORK_BYTES,
     )
+
+
+def norm_of_all_sizes(kernel: Array, axes: tuple[Axis, ...], groups: int) -> tuple[float, float]:
+    """Bracket the largest norm of a kernel (out, in / groups, taps..) over all sizes of image."""
+    kernel = kernel.reshape(groups, kernel.shape[0] // groups, *kernel.shape[1:])
+    entries = kernel.astype(working_dtype(kernel.dtype))
+    if not entries.any():
+        return 0.0, 0.0
+    exponent = _exponent(entries)
+    peak = over_all(Symbol.of(_scaled(entries, exponent), axes))
+    return _unscaled(peak.lower, exponent, up=False), _unscaled(peak.upper, exponent, up=True)
+
+
+def _exponent(entries: Array) -> int:
+    return int(np.frexp(np.abs(entries).max(initial=0.0))[1])
+
+
+def _scaled(entries: Array, exponent: int) -> Array:
+    """Return ``2**-exponent`` times the entries, in two steps that neither over- nor underflow."""
+    half = -exponent // 2
+    return np.asarray(entries * math.ldexp(1.0, half) * math.ldexp(1.0, -exponent - half))
+
+
+def _unscaled(value: float, exponent: int, *, up: bool) -> float:
+    """Return ``2**exponent`` times a bound, rounded outwards."""
+    toward = math.inf if up else 0.0
+    try:
+        return math.nextafter(math.ldexp(math.nextafter(value, toward), exponent), toward)
+    except OverflowError:
+        return math.inf if up else float(np.finfo(float).max)
 
 
 def _of_channels(weights: Any, shape: tuple[int, ...]) -> Array | None:
