@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from bigspec.convolutions.bounds import norm_bound
-from bigspec.convolutions.counts import count
+from bigspec.convolutions.counts import count, most_uses
 from bigspec.convolutions.geometry import Axis
-from bigspec.convolutions.peak import Peak, over_all
+from bigspec.convolutions.peak import Peak, affordable, over_all
 from bigspec.convolutions.products import WORK_BYTES, correlate, scatter
-from bigspec.convolutions.symbol import Symbol
+from bigspec.convolutions.symbol import WIDTH, Symbol
 from bigspec.convolutions.waves import waves
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Claims, Grid, Matrix, OperatorMatrix
@@ -26,6 +26,8 @@ Array = np.ndarray[Any, Any]
 
 SYMBOL = "Fourier symbol"
 """What results call the bound."""
+FLATTENED = "flattened kernel"
+"""The same of a kernel with so many taps that its symbol would take hours."""
 
 WAVES = 2  # places of the symbol from which a run starts
 
@@ -156,13 +158,20 @@ class Convolution(OperatorMatrix):
             known = replace(known, one_norm=known.inf_norm, inf_norm=known.one_norm)
         if known.largest == 0.0:
             return replace(known, upper=0.0, upper_name=SYMBOL)
+        if not affordable(self._symbol):
+            uses = math.prod(most_uses(axis) for axis in self.axes)
+            above = self._symbol.flattened() * math.sqrt(uses) * (1 + 1e-15)
+            upper = _unscaled(above, self._exponent, up=True)
+            return replace(known, upper=upper, upper_name=FLATTENED)
         upper = _unscaled(self._bound.upper, self._exponent, up=True)
         return replace(known, upper=upper, upper_name=SYMBOL)
 
     @property
     def start_columns(self) -> int:
         """Two waves, each of which has two real columns for a real kernel."""
-        return WAVES * (1 if self.dtype.kind == "c" else 2) if self._entries.any() else 0
+        if not self._entries.any() or not affordable(self._symbol):
+            return 0
+        return WAVES * (1 if self.dtype.kind == "c" else 2)
 
     def start_vectors(self, *, rows: bool) -> Array | None:
         """Return waves where the symbol is largest."""
@@ -222,8 +231,16 @@ def norm_of_all_sizes(kernel: Array, axes: tuple[Axis, ...], groups: int) -> tup
     if not entries.any():
         return 0.0, 0.0
     exponent = _exponent(entries)
-    peak = over_all(Symbol.of(_scaled(entries, exponent), axes))
-    return _unscaled(peak.lower, exponent, up=False), _unscaled(peak.upper, exponent, up=True)
+    symbol = Symbol.of(_scaled(entries, exponent), axes)
+    if affordable(symbol):
+        peak = over_all(symbol)
+        lower, upper = peak.lower, peak.upper
+    else:
+        # Of an output that sees the whole kernel, and with the most outputs that see one position.
+        above = symbol.flattened()
+        lower = above * (1 - WIDTH)
+        upper = above * math.sqrt(math.prod(axis.longest for axis in symbol.axes)) * (1 + 1e-15)
+    return _unscaled(lower, exponent, up=False), _unscaled(upper, exponent, up=True)
 
 
 def _exponent(entries: Array) -> int:

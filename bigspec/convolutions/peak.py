@@ -35,7 +35,7 @@ import numpy as np
 
 from bigspec.convolutions.symbol import Symbol
 
-__all__ = ["LEVELS", "TURNS", "Grid", "Peak", "Place", "over_all", "over_grid"]
+__all__ = ["LEVELS", "TURNS", "Grid", "Peak", "Place", "affordable", "over_all", "over_grid"]
 
 Array = np.ndarray[Any, Any]
 
@@ -43,6 +43,7 @@ COARSE = 4  # points of the first grid in each axis, times the degree
 LEVELS = 4  # of cutting in three: 324 points a degree, and a factor of 1 + 1.2e-5 in each axis
 MOST_FLOPS = 2e11  # of all boxes beyond the first grid
 MOST_BOXES = 1 << 18
+MOST_FIRST, DEAREST = 1 << 21, 1e12  # frequencies and flops of a first grid
 TURNS = 16  # parts of the distance of two grid points by which a grid may be moved
 LOW = 0.8  # of the largest norm: groups that stay below it are not looked at again
 PLACES = 3  # of the highest frequencies that are kept
@@ -104,6 +105,12 @@ class Peak:
     complete: bool
     groups: tuple[int, ...] = ()
     others: float = 0.0
+
+
+def affordable(symbol: Symbol) -> bool:
+    """Whether the first grid of a search takes no more than some minutes: not with 1000 taps."""
+    boxes = math.prod(max(COARSE * n, 1) for n in symbol.degrees) * symbol.kernel.shape[0]
+    return bool(boxes <= MOST_FIRST and boxes * symbol.flops <= DEAREST)
 
 
 def over_all(symbol: Symbol, levels: int = LEVELS) -> Peak:

@@ -27,7 +27,7 @@ from bigspec.certificate.definite import largest_eigenvalue, proved_bound
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.convolutions.geometry import Axis, Phases, phases
 
-__all__ = ["SLAB_BYTES", "Symbol"]
+__all__ = ["SLAB_BYTES", "WIDTH", "Symbol"]
 
 Array = np.ndarray[Any, Any]
 
@@ -114,6 +114,15 @@ class Symbol:
         else:
             F = wave @ flat
         return np.asarray(F.reshape(len(points), *K.shape[:2]))
+
+    def flattened(self) -> float:
+        """Bound the norm of the flattened kernel, out rows, of all groups."""
+        above = 0.0
+        for K in self.kernel:
+            G = _squares(K.reshape(1, len(K), -1).astype(complex))
+            error = 4 * (K[0].size + 2) * UNIT_ROUNDOFF * np.einsum("wii->w", G).real
+            above = max(above, float(_largest(G, error, 0.0)[1][0]))
+        return above * (1 + 8 * UNIT_ROUNDOFF)
 
     def slab(self) -> int:
         """Return how many frequencies are looked at together."""

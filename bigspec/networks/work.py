@@ -20,6 +20,7 @@ from bigspec.errors import (
 from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral, wide
+from bigspec.networks.layers import with_layers
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
 from bigspec.networks.row import Row
 from bigspec.networks.small import (
@@ -176,6 +177,9 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
         row = filled(blank(entry), looked, norm, asked)
         if isinstance(form, Spectral) and norm is not None:
             row = _with_ratio(row, array, form, read)
+        if entry.layers and norm is not None:
+            more = replace(asked, share=max(asked.share, memory_of(request)))
+            row = with_layers(row, request, read, more, limit)
         return row
     other = _matrix(request.other, read)
     plain = replace(request, gate=None)  # the limits are for the difference
