@@ -1,8 +1,8 @@
-"""The norm of convolutions: bigspec.conv beside the same products as an operator, and torch's value.
+"""The norm of convolutions: bigspec.conv beside its products as an operator, and torch's value.
 
-python -P benchmarks/convolutions.py kernels              # random kernels: width, seconds, passes
-python -P benchmarks/convolutions.py model M.onnx SHAPE   # each layer of an ONNX model; SHAPE 1,3,48,192
-python -P benchmarks/convolutions.py dense M.onnx SHAPE [MOST]   # against the dense SVD, up to MOST rows
+python -P benchmarks/convolutions.py kernels               # random kernels
+python -P benchmarks/convolutions.py model M.onnx SHAPE    # each layer; SHAPE such as 1,3,48,192
+python -P benchmarks/convolutions.py dense M.onnx SHAPE [MOST]   # beside the dense SVD
 
 Models of PyPI packages (silero-vad, magika, basic-pitch, rapidocr_onnxruntime) are unpacked by
 `pip download --no-deps` and `unzip`; nothing of them is kept here.
@@ -95,7 +95,7 @@ def dense(path, shape, most="2500"):
     checked = missed = skipped = 0
     for name, K, layer in layers(path, shape):
         A = layer.matrix(K)
-        for B in (A, circular(A, K, layer)):
+        for B in (A, circular(K, layer)):
             if B is None or min(B.shape) > int(most) or max(B.shape) > 20 * int(most):
                 skipped += B is not None
                 continue
@@ -109,7 +109,7 @@ def dense(path, shape, most="2500"):
     print(f"{checked} operators, {missed} outside of their interval, {skipped} too large")
 
 
-def circular(A, K, layer):
+def circular(K, layer):
     """The same layer with circular edges, where its padding allows them."""
     sizes = layer.shape[1:]
     if layer.transposed or any(max(p) > n for p, n in zip(layer.padding, sizes, strict=True)):

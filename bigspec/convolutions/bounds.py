@@ -18,16 +18,60 @@ number of copies, and ``||E||^2`` the largest of them.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
+
+from bigspec.certificate.definite import largest_eigenvalue
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
+from bigspec.convolutions.geometry import Axis, phases
 from bigspec.convolutions.grids import best_grid, sharpened
 from bigspec.convolutions.peak import LEVELS, Grid, Peak, over_all, over_grid
-from bigspec.convolutions.symbol import Symbol
+from bigspec.convolutions.products import correlate, scatter
+from bigspec.convolutions.symbol import WIDTH, Symbol
 
-__all__ = ["norm_bound"]
+__all__ = ["norm_bound", "of_small_groups"]
+
+Array = np.ndarray[Any, Any]
 
 FINER = 0.7
 TRIES = 3  # grids that are chosen to miss the peaks, each with those that the last one met
+SMALL_ORDER, SMALL_FLOPS = 600, 2e10  # of the matrices of groups, and of all their squares
 DEAR = 2e7  # flops of a frequency from which on one grid is enough
+
+
+def of_small_groups(kernel: Array, axes: tuple[Axis, ...], peak: Peak) -> float | None:
+    """Bound the norm by that of each group's own matrix, where these are small; else None.
+
+    A depthwise layer on a small image: the edges are most of it, and no grid bounds it closely.
+
+    Parameters
+    ----------
+    kernel : ndarray (groups, outputs, inputs, taps..)
+    axes : tuple of Axis
+    peak : Peak
+        Of the symbol over all frequencies.
+    """
+    outputs, inputs = kernel.shape[1:3]
+    made = outputs * math.prod(axis.out for axis in axes)
+    given = inputs * math.prod(axis.size for axis in axes)
+    order = min(made, given)
+    if order > SMALL_ORDER or max(made, given) > 4 * SMALL_ORDER or (
+        len(peak.groups) * order**2 * max(made, given) > SMALL_FLOPS
+    ):  # fmt: skip
+        return None
+    factor = math.sqrt(math.prod(phases(axis, 0, axis.taps - 1).factor for axis in axes))
+    above = peak.others * factor
+    for group in peak.groups:
+        own, eye = kernel[group : group + 1], np.eye(order)
+        rows = correlate(own, axes, eye) if given == order else scatter(own, axes, eye)
+        H = rows.conj().T @ rows
+        error = 4 * (len(rows) + len(own[0, 0, 0].ravel()) + 2) * UNIT_ROUNDOFF * float(
+            np.trace(H).real)  # fmt: skip
+        top = largest_eigenvalue((H + H.conj().T) / 2, WIDTH).upper
+        above = max(above, math.sqrt(top + error) * (1 + 4 * UNIT_ROUNDOFF))
+    return above
 
 
 def norm_bound(symbol: Symbol) -> Peak:
@@ -47,8 +91,8 @@ def norm_bound(symbol: Symbol) -> Peak:
     if all(axis.circular or not axis.degree for axis in symbol.axes):
         sizes = tuple(axis.least if axis.degree else 1 for axis in symbol.axes)
         found = over_grid(symbol, Grid(sizes, (0,) * len(sizes)), peak)
-        return Peak(found.lower, min(found.upper, peak.upper) * factor, found.places,
-                    found.complete)  # fmt: skip
+        return replace(found, upper=min(found.upper, peak.upper) * factor,
+                       groups=peak.groups, others=peak.others)  # fmt: skip
     upper, places = peak.upper, tuple(sharpened(symbol, place) for place in peak.places)
     sharp = places
     for _ in range(TRIES if symbol.flops < DEAR else 1):
@@ -57,7 +101,7 @@ def norm_bound(symbol: Symbol) -> Peak:
         if not found.complete or not found.places:
             break
         places = (*places, found.places[0])
-    return Peak(peak.lower, upper * factor, sharp, peak.complete)
+    return replace(peak, upper=upper * factor, places=sharp)
 
 
 def _levels(symbol: Symbol) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.convolutions.bounds import norm_bound
+from bigspec.convolutions.bounds import norm_bound, of_small_groups
 from bigspec.convolutions.counts import count, most_uses
 from bigspec.convolutions.geometry import Axis
 from bigspec.convolutions.peak import Peak, affordable, over_all
@@ -28,6 +28,9 @@ SYMBOL = "Fourier symbol"
 """What results call the bound."""
 FLATTENED = "flattened kernel"
 """The same of a kernel with so many taps that its symbol would take hours."""
+
+GRAM = "Gram matrix of each group"
+"""The same of small groups on small images."""
 
 WAVES = 2  # places of the symbol from which a run starts
 
@@ -163,8 +166,11 @@ class Convolution(OperatorMatrix):
             above = self._symbol.flattened() * math.sqrt(uses) * (1 + 1e-15)
             upper = _unscaled(above, self._exponent, up=True)
             return replace(known, upper=upper, upper_name=FLATTENED)
-        upper = _unscaled(self._bound.upper, self._exponent, up=True)
-        return replace(known, upper=upper, upper_name=SYMBOL)
+        above, name = self._bound.upper, SYMBOL
+        small = of_small_groups(self._scaled, self.axes, self._bound)
+        if small is not None and small < above:
+            above, name = small, GRAM
+        return replace(known, upper=_unscaled(above, self._exponent, up=True), upper_name=name)
 
     @property
     def start_columns(self) -> int:

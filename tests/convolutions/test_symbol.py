@@ -48,7 +48,7 @@ def on_grid(symbol: Symbol, grid: Grid) -> float:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(geometries(), st.data())
 def test_the_search_finds_the_largest_norm_of_a_grid(case: Geometry, data: st.DataObject) -> None:
     symbol = symbol_of(case)
@@ -63,7 +63,7 @@ def test_the_search_finds_the_largest_norm_of_a_grid(case: Geometry, data: st.Da
         assert found.upper <= expected * (1 + 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(geometries(), st.integers(0, 1 << 16))
 def test_no_frequency_has_a_norm_above_that_of_all_sizes(case: Geometry, seed: int) -> None:
     symbol = symbol_of(case)
@@ -127,7 +127,7 @@ def test_fewer_frequencies_than_that_do_not_hold_it() -> None:
     assert lows[1] < norm <= lows[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(geometries(("zeros",)))
 def test_the_fewest_frequencies_are_no_more_than_those_of_space_to_depth(case: Geometry) -> None:
     for axis in case.matrix().axes:
@@ -145,7 +145,7 @@ def flattened(case: Geometry) -> float:
     return max(float(np.linalg.norm(part.reshape(len(part), -1), 2)) for part in parts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(geometries(("zeros",)))
 def test_the_flattened_kernel_bounds_both_ways(case: Geometry) -> None:
     A, norm, R = case.matrix(), np.linalg.norm(case.dense(), 2), flattened(case)
