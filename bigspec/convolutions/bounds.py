@@ -25,7 +25,7 @@ import numpy as np
 
 from bigspec.certificate.definite import largest_eigenvalue
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
-from bigspec.convolutions.geometry import Axis, phases
+from bigspec.convolutions.geometry import Axis
 from bigspec.convolutions.grids import best_grid, sharpened
 from bigspec.convolutions.peak import LEVELS, Grid, Peak, over_all, over_grid
 from bigspec.convolutions.products import correlate, scatter
@@ -41,7 +41,7 @@ SMALL_ORDER, SMALL_FLOPS = 600, 2e10  # of the matrices of groups, and of all th
 DEAR = 2e7  # flops of a frequency from which on one grid is enough
 
 
-def of_small_groups(kernel: Array, axes: tuple[Axis, ...], peak: Peak) -> float | None:
+def of_small_groups(kernel: Array, axes: tuple[Axis, ...]) -> float | None:
     """Bound the norm by that of each group's own matrix, where these are small; else None.
 
     A depthwise layer on a small image: the edges are most of it, and no grid bounds it closely.
@@ -50,25 +50,21 @@ def of_small_groups(kernel: Array, axes: tuple[Axis, ...], peak: Peak) -> float 
     ----------
     kernel : ndarray (groups, outputs, inputs, taps..)
     axes : tuple of Axis
-    peak : Peak
-        Of the symbol over all frequencies.
     """
-    outputs, inputs = kernel.shape[1:3]
+    groups, outputs, inputs = kernel.shape[:3]
     made = outputs * math.prod(axis.out for axis in axes)
     given = inputs * math.prod(axis.size for axis in axes)
-    order = min(made, given)
-    if order > SMALL_ORDER or max(made, given) > 4 * SMALL_ORDER or (
-        len(peak.groups) * order**2 * max(made, given) > SMALL_FLOPS
-    ):  # fmt: skip
+    order, length = min(made, given), max(made, given)
+    if order > SMALL_ORDER or length > 4 * SMALL_ORDER:
         return None
-    factor = math.sqrt(math.prod(phases(axis, 0, axis.taps - 1).factor for axis in axes))
-    above = peak.others * factor
-    for group in peak.groups:
-        own, eye = kernel[group : group + 1], np.eye(order)
+    if groups * order**2 * length > SMALL_FLOPS:
+        return None
+    above, eye = 0.0, np.eye(order)
+    taps = math.prod(axis.taps for axis in axes)  # may meet in one entry
+    for own in np.split(kernel, groups):
         rows = correlate(own, axes, eye) if given == order else scatter(own, axes, eye)
         H = rows.conj().T @ rows
-        error = 4 * (len(rows) + len(own[0, 0, 0].ravel()) + 2) * UNIT_ROUNDOFF * float(
-            np.trace(H).real)  # fmt: skip
+        error = 4 * (length + taps + 2) * UNIT_ROUNDOFF * float(np.trace(H).real)
         top = largest_eigenvalue((H + H.conj().T) / 2, WIDTH).upper
         above = max(above, math.sqrt(top + error) * (1 + 4 * UNIT_ROUNDOFF))
     return above

@@ -167,7 +167,7 @@ class Convolution(OperatorMatrix):
             upper = _unscaled(above, self._exponent, up=True)
             return replace(known, upper=upper, upper_name=FLATTENED)
         above, name = self._bound.upper, SYMBOL
-        small = of_small_groups(self._scaled, self.axes, self._bound)
+        small = of_small_groups(self._scaled, self.axes)
         if small is not None and small < above:
             above, name = small, GRAM
         return replace(known, upper=_unscaled(above, self._exponent, up=True), upper_name=name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from bigspec.history import LAYERS_STYLE
 from bigspec.names import shown
 from bigspec.networks.charts import bar, depth_chart, groups_of, levels_of
 from bigspec.networks.row import Row
@@ -23,16 +24,16 @@ __all__ = ["page"]
 MOST_CHARTS, MOST_ROWS = 24, 12
 SPIKE = 1.5  # times the edge of noise: from here on a row is called spiked
 
-STYLE = """
-.charts{display:grid;gap:1.2em;grid-template-columns:repeat(auto-fit,minmax(min(18em,100%),1fr))}
-.charts figure{margin:0;min-width:0}figcaption{font-weight:600;overflow-wrap:anywhere}
+STYLE = (
+    LAYERS_STYLE
+    + """
 .bar{width:100%;min-width:4rem;height:.8em;display:block}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer;
 text-align:left;text-decoration:underline dotted}
 th[aria-sort=descending] button::after{content:" \\2193"}
 th[aria-sort=ascending] button::after{content:" \\2191"}
-.rows th[scope=row]{overflow-wrap:anywhere;min-width:9rem}
 """
+)
 
 SCRIPT = """
 document.querySelectorAll('#every table').forEach(function(t){
@@ -52,13 +53,21 @@ return(down?-o:o)||a[1]-b[1]}).forEach(function(e){body.appendChild(e[2])})})})}
 """
 
 
-def page(scan: Scan) -> str:
-    """Return the page of a scan; every number is taken from its rows."""
+def page(scan: Scan, over_runs: str = "") -> str:
+    """Return the page of a scan; every number is taken from its rows.
+
+    Parameters
+    ----------
+    scan : Scan
+    over_runs : str
+        The charts of its layers over the runs of a history; see `layers_over_runs`.
+    """
     rows = list(scan.rows.values())
     title = f"Spectral norms of {scan.model}" + (f" minus {scan.other}" if scan.other else "")
     sections = [
         ("By depth and kind", _depths(rows)),
         (f"Changes against {escape(scan.other)}", _changes(rows) if scan.other else ""),
+        ("Over the runs", over_runs),
         ("Spikes", _spikes(rows)),
         ("What to know", _notes(scan, rows)),
         ("Every row", f'<div id="every">{_every(rows)}</div>'),
