@@ -15,6 +15,8 @@ from .api.norm import norm, plan
 from .api.svds import svds
 from .checkpoint.options import Checkpoint
 from .conversion.convert import convert
+from .conversion.normal import normalize
+from .conversion.normalization import Normalization
 from .conversion.outcome import Conversion
 from .errors import BigspecError
 from .history.store import History
@@ -35,6 +37,7 @@ __all__ = [
     "Gate",
     "History",
     "Matrix",
+    "Normalization",
     "PassRecord",
     "Plan",
     "Triplets",
@@ -45,6 +48,7 @@ __all__ = [
     "hstack",
     "low_rank",
     "norm",
+    "normalize",
     "open_matrix",
     "plan",
     "scaled",
