@@ -2,6 +2,7 @@
 
 from . import errors, watch
 from .api.cluster import connect
+from .api.convolutions import conv
 from .api.matrices import (
     centered,
     hstack,
@@ -43,6 +44,7 @@ __all__ = [
     "Triplets",
     "centered",
     "connect",
+    "conv",
     "convert",
     "errors",
     "hstack",

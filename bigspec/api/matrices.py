@@ -26,7 +26,7 @@ from bigspec.passes import (
     is_dask_array,
     open_dask_array,
 )
-from bigspec.sources import open_source
+from bigspec.sources import open_source, with_claims
 from bigspec.sources.objects import inner
 
 __all__ = [
@@ -227,6 +227,8 @@ def open_matrix(
     fill: complex | None = None,
     raw: bool = False,
     missing_chunks: str = "fill",
+    upper: float | None = None,
+    frobenius: float | None = None,
 ) -> Matrix:
     """Open anything bigspec can multiply.
 
@@ -253,6 +255,9 @@ def open_matrix(
         how many there were (`Estimate.missing_chunks`). ``"error"`` refuses the first one with its
         name. In a sparse group a missing chunk is an error, unless nothing but 0 can be meant, or
         it is one of values whose fill value is not 0.
+    upper, frobenius : float, optional
+        Of an operator: what its norm, and its Frobenius norm, is known not to exceed. A result
+        whose upper end rests on this word says so. A run whose products disprove it fails.
 
     Returns
     -------
@@ -266,6 +271,7 @@ def open_matrix(
         It was opened and is no numeric 2-D matrix. A missing value is found when it is read.
     ArgumentError
         `rows`, `fill` or `raw` for what has no dimensions or attributes, or not of this one;
+        `upper` or `frobenius` that is not a number from 0 on, or not for an operator;
         ``missing_chunks="error"`` for a dask array, or for a matrix that is open.
     MemoryLimitError
         It would have to be loaded, and does not fit.
@@ -279,7 +285,8 @@ def open_matrix(
     >>> bigspec.norm(A - A[:, :784]).upper
     0.0
     """
-    return open_within(a, None, rows=rows, fill=fill, raw=raw, missing_chunks=missing_chunks)
+    opened = open_within(a, None, rows=rows, fill=fill, raw=raw, missing_chunks=missing_chunks)
+    return with_claims(opened, upper, frobenius)
 
 
 def open_within(
