@@ -10,19 +10,19 @@ bounds sigma_1 to first order in the drift. The values behind it are used for mo
     z^H (H - tau)^{-1} z / z^H z = y^H A_1 y / y^H A_2 y,
     A_1 = V^H (H - tau) V,    A_2 = V^H (H - tau)^2 V.
 
-``(H - tau)^{-1}`` has at most s positive eigenvalues, and the least of them is ``1 / (l_1 - tau)``. If
-``y^H A_2 y <= nu y^H A_1 y`` on a subspace of dimension s, its s-th eigenvalue is at least
-``1 / nu`` by Courant and Fischer, so it has s positive ones, and
+``(H - tau)^{-1}`` has at most s positive eigenvalues, and the least of them is
+``1 / (l_1 - tau)``. If ``0 < y^H A_2 y <= nu y^H A_1 y`` on a subspace of dimension s, its s-th
+eigenvalue is at least ``1 / nu`` by Courant and Fischer, so it has s positive ones, and
 
     l_1 <= tau + nu.
 
-(If ``H - tau`` is singular, a tau slightly larger will do.) With the Ritz pairs ``(theta_i, V y_i)``
-of the s largest Ritz values, nu exceeds ``theta_1 - tau`` by about ``||r_1||^2 / (theta_1 - tau)``,
-quadratic in the residual of today's block: the drift enters through tau alone.
+(If ``H - tau`` is singular, a tau slightly larger will do.) With the Ritz vectors of the s largest
+Ritz values theta, nu exceeds ``theta_1 - tau`` by about ``||r_1||^2 / (theta_1 - tau)``, quadratic in
+the residual r_1 of today's block: the drift enters through tau alone.
 
 **Rounding.** With ``M_0 = V^H V``, ``M_1 = (W V)^H (W V)`` and ``M_2 = (H V)^H (H V)``,
-``A_1 = M_1 - tau M_0`` and ``A_2 = M_2 - 2 tau M_1 + tau^2 M_0``. Each Gram matrix is off by at most
-an e_i that `gram_errors` bounds in the worst case, so
+``A_1 = M_1 - tau M_0`` and ``A_2 = M_2 - 2 tau M_1 + tau^2 M_0``. Each Gram matrix is off by at
+most an e_i that `gram_errors` bounds in the worst case, so
 
     A_1 >= A_1' - e_1 - tau e_0,    A_2 <= A_2' + e_2 + 2 tau e_1 + tau^2 e_0
 
@@ -121,7 +121,8 @@ def gram_errors(
     """Bound the errors of the Gram matrices of a pass over W (m, n), products in float64.
 
     ``Y' = W V + E``, ``||E||_F <= g_n ||W||_F ||V||_F``, and ``Z' = W^H Y' + E'``,
-    ``||E'||_F <= g_m ||W||_F ||Y'||_F``; ``W^H E`` comes to that. A Gram matrix adds its own rounding.
+    ``||E'||_F <= g_m ||W||_F ||Y'||_F``; ``W^H E`` comes to that. A Gram matrix adds its own
+    rounding.
 
     Parameters
     ----------

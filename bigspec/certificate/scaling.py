@@ -43,11 +43,14 @@ class Storage:
         Its smallest positive number, subnormal if it has such.
     components : int
         Real numbers that are stored: two of a complex entry; of a sparse matrix those stored.
+    work : float
+        Unit roundoff of the type that products are made in, float64's if nothing else is said.
     """
 
     unit: float
     smallest: float
     components: int
+    work: float = UNIT_ROUNDOFF
 
     @classmethod
     def of(cls, dtype: np.dtype[Any], entries: int) -> Storage:
@@ -59,7 +62,7 @@ class Storage:
     @property
     def relative(self) -> float:
         """The rho of the header."""
-        return self.unit + UNIT_ROUNDOFF * (1.0 + self.unit)
+        return self.unit + self.work * (1.0 + self.unit)
 
     @property
     def absolute(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from bigspec.certificate.drift import Anchor, Grams, Moved, bound_moved, gram_er
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import ArgumentError, NonFiniteError
 
-__all__ = ["DenseWeight", "State", "Step", "Wishes", "advance", "begin", "look"]
+__all__ = ["DenseWeight", "State", "Step", "Wishes", "advance", "all_values", "begin", "look"]
 
 Array = Any
 """Of NumPy, or of a namespace like it."""
@@ -28,7 +28,7 @@ DENSE = 1536
 """Smaller side up to which all eigenvalues of a Gram matrix cost less than a run of `svds`."""
 WARM_UP = 15  # passes before the first certificate, as PyTorch makes
 LEAST, MOST = 1e-60, 1e60  # Frobenius norms whose fourth powers neither overflow nor vanish
-VALUES = 4.0  # a run of `svds` aims at this share of the tolerance
+DRIFTED = 8.0  # a drift below this share of the tolerance is no reason to certify again
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Step:
     lower: float
     upper: float
     name: str
-    left: Array
-    right: Array
-    size: float
+    left: Array = field(repr=False)
+    right: Array = field(repr=False)
+    size: float = field(repr=False)
     certified: bool
 
 
@@ -165,7 +165,6 @@ class DenseWeight:
         size = self._length(difference) * (1 + self._fine(self.shape[0] * self.shape[1]))
         if size == 0.0:
             return 0.0
-        # Rounding of the difference: relative to its two terms where they do not nearly agree.
         sums = abs(difference)
         one, inf = float(self.host(sums.sum(0).max())), float(self.host(sums.sum(1).max()))
         both = math.sqrt(one) * math.sqrt(inf) * (1 + self._fine(sum(self.shape)))
@@ -203,7 +202,7 @@ class DenseWeight:
             Whether random vectors were drawn.
         """
         if min(self.shape) <= DENSE:
-            return self._all_values(k), False
+            return all_values(self.entries, k, self.frobenius, self.xp, self.host), False
         host = np.asarray(self.host(self.entries))
         found = svds(host, k, rtol=1e-3, failure_probability=delta, seed=seed)
         return Anchor(float(found.lower[0]), np.asarray(found.upper)), True
@@ -212,29 +211,39 @@ class DenseWeight:
         """Return a hash of the entries."""
         return hashlib.sha256(np.ascontiguousarray(self.host(self.entries)).data).digest()
 
-    def _all_values(self, k: int) -> Anchor:
-        """All eigenvalues of the smaller Gram matrix, in the worst case of their rounding.
-
-        Forming it errs by at most ``g ||W||_F^2``; the eigenvalue solver by `order` times 8 u times
-        the largest one (its backward error, LAPACK Users' Guide, 4.7, with a factor of the order).
-        """
-        m, n = self.shape
-        W, A = self.entries, self.adjoint
-        H = W @ A if m <= n else A @ W
-        values = np.asarray(self.host(self.xp.linalg.eigvalsh(H)))[::-1]
-        order, terms = min(m, n), max(m, n)
-        formed = grown(terms, complex_=self.complex_) * self.frobenius**2
-        error = formed + 8 * order * UNIT_ROUNDOFF * (float(values[0]) + formed)
-        uppers = np.sqrt(np.maximum(values[:k], 0.0) + error) * (1 + 4 * UNIT_ROUNDOFF)
-        uppers = np.append(uppers, np.zeros(max(0, k - len(uppers))))
-        lower = math.sqrt(max(float(values[0]) - error, 0.0)) * (1 - 4 * UNIT_ROUNDOFF)
-        return Anchor(lower, uppers)
-
     def _length(self, entries: Array) -> float:
         return float(self.host(self.xp.linalg.vector_norm(entries)))
 
     def _fine(self, count: int) -> float:
         return grown(count, complex_=self.complex_)
+
+
+def all_values(W: Array, k: int, frobenius: float, xp: Any = np, host: Any = np.asarray) -> Anchor:
+    """Bound sigma_1 .. sigma_k by all eigenvalues of the smaller Gram matrix, with certainty.
+
+    Forming it errs by at most ``g ||W||_F^2``, the eigenvalue solver by the order times 8 u times
+    the largest one (its backward error, LAPACK Users' Guide, 4.7, with a factor of the order).
+
+    Parameters
+    ----------
+    W : array (m, n)
+        float64 or complex128.
+    k : int
+    frobenius : float
+        Its Frobenius norm at least.
+    xp, host
+        As of `DenseWeight`.
+    """
+    m, n = W.shape
+    complex_ = "complex" in str(W.dtype)
+    A = (W.conj() if complex_ else W).T
+    values = np.asarray(host(xp.linalg.eigvalsh(W @ A if m <= n else A @ W)))[::-1]
+    order, terms = min(m, n), max(m, n)
+    formed = grown(terms, complex_=complex_) * frobenius**2
+    error = formed + 8 * order * UNIT_ROUNDOFF * (float(values[0]) + formed)
+    uppers = np.sqrt(np.maximum(values[:k], 0.0) + error) * (1 + 4 * UNIT_ROUNDOFF)
+    lower = math.sqrt(max(float(values[0]) - error, 0.0)) * (1 - 4 * UNIT_ROUNDOFF)
+    return Anchor(lower, uppers)
 
 
 def begin(weight: Any, block: int, wishes: Wishes, entropy: int) -> tuple[State, Step]:
@@ -279,7 +288,7 @@ def advance(weight: Any, state: State, wishes: Wishes, passes: int = 1) -> tuple
     drift = weight.drift(state.reference)
     moved = _bounded(weight, grams, state.anchor, drift)
     due = wishes.every is not None and state.steps >= wishes.every
-    if drift > 0.0 and (due or _loose(moved, wishes)):
+    if drift > 0.0 and (due or _loose(moved, drift, wishes)):
         return _certified(weight, state, grams, parts, wishes)
     return state, _step(weight, moved, parts, certified=False)
 
@@ -292,13 +301,15 @@ def look(weight: Any, state: State, wishes: Wishes) -> Step:
     _, _, grams, parts = _pass(weight, state)
     drift = weight.drift(state.reference)
     moved = _bounded(weight, grams, state.anchor, drift)
-    if drift > 0.0 and _loose(moved, wishes):
+    if drift > 0.0 and _loose(moved, drift, wishes):
         return _certified(weight, state, grams, parts, wishes)[1]
     return _step(weight, moved, parts, certified=False)
 
 
-def _loose(moved: Moved, wishes: Wishes) -> bool:
-    return not moved.upper <= moved.lower * (1 + wishes.rtol)
+def _loose(moved: Moved, drift: float, wishes: Wishes) -> bool:
+    """Whether the bound is too loose, and the drift has a share in that worth a certificate."""
+    wide = not moved.upper <= moved.lower * (1 + wishes.rtol)
+    return wide and drift >= wishes.rtol * moved.lower / DRIFTED
 
 
 def _pass(weight: Any, state: State) -> tuple[State, Array, Grams, tuple[Array, Array]]:
@@ -355,8 +366,7 @@ def _step(weight: Any, moved: Moved, parts: tuple[Array, Array], *, certified: b
     length = weight.xp.linalg.vector_norm
     sizes = [float(weight.host(length(part))) for part in (left, right)]
     left, right = (
-        part / size if size > 0.0 else part
-        for part, size in zip((left, right), sizes, strict=True)
+        part / size if size > 0.0 else part for part, size in zip((left, right), sizes, strict=True)
     )
     unit = 1.0 / weight.scale
     return Step(
