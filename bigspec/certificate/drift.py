@@ -17,8 +17,8 @@ eigenvalue is at least ``1 / nu`` by Courant and Fischer, so it has s positive o
     l_1 <= tau + nu.
 
 (If ``H - tau`` is singular, a tau slightly larger will do.) With the Ritz vectors of the s largest
-Ritz values theta, nu exceeds ``theta_1 - tau`` by about ``||r_1||^2 / (theta_1 - tau)``, quadratic in
-the residual r_1 of today's block: the drift enters through tau alone.
+Ritz values theta, nu exceeds ``theta_1 - tau`` by about ``||r_1||^2 / (theta_1 - tau)``, quadratic
+in the residual r_1 of today's block: the drift enters through tau alone.
 
 **Rounding.** With ``M_0 = V^H V``, ``M_1 = (W V)^H (W V)`` and ``M_2 = (H V)^H (H V)``,
 ``A_1 = M_1 - tau M_0`` and ``A_2 = M_2 - 2 tau M_1 + tau^2 M_0``. Each Gram matrix is off by at

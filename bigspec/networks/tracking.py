@@ -212,7 +212,8 @@ class DenseWeight:
         return hashlib.sha256(np.ascontiguousarray(self.host(self.entries)).data).digest()
 
     def _length(self, entries: Array) -> float:
-        return float(self.host(self.xp.linalg.vector_norm(entries)))
+        with np.errstate(over="ignore"):  # infinite, and then scaled
+            return float(self.host(self.xp.linalg.vector_norm(entries)))
 
     def _fine(self, count: int) -> float:
         return grown(count, complex_=self.complex_)
