@@ -56,7 +56,7 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
 
     _vectors: Tensor
     _reference: Tensor
-    _uppers: Tensor
+    _bounds: Tensor
     _numbers: Tensor
 
     def __init__(
@@ -78,19 +78,22 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
             entropy = int(torch.randint(1 << ENTROPY, ()).item())
             with _plain(weight):
                 state, self.last = begin(self._opened(weight), block, wishes, entropy)
-            names = ("vectors", "reference", "uppers", "numbers")
-            for name, value in zip(names, self._tensors(state, weight.device), strict=True):
-                self.register_buffer(f"_{name}", value)
+            place = "cpu" if weight.device.type == "mps" else weight.device
+            self.register_buffer("_vectors", torch.as_tensor(state.vectors).to(place))
+            self.register_buffer("_reference", torch.as_tensor(state.reference).to(weight.device))
+            bounds, numbers = _numbers_of(state)
+            self.register_buffer("_bounds", bounds)
+            self.register_buffer("_numbers", numbers)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight divided by a bound of its norm."""
         if weight.ndim == 1:  # a vector's norm needs no certificate
             return functional.normalize(weight, dim=0, eps=self.eps)
-        step = self._step(weight)
+        step, opened = self._step(weight)
         self.last = step
-        divisor = self._divisor(step, weight)
+        divisor = self._divisor(step, weight, getattr(opened, "uses", 1))
         wide = weight.float() if weight.dtype in HALF else weight
-        return (wide / self._with_gradient(wide, step, divisor)).to(weight.dtype)
+        return (wide / self._with_gradient(wide, opened, divisor)).to(weight.dtype)
 
     def right_inverse(self, value: Tensor) -> Tensor:
         """Return a weight to be normalised: any will do."""
@@ -102,25 +105,22 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
         return f"block={self.block}, rtol={self.wishes.rtol}{kind}"
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _step(self, weight: Tensor) -> Step:
+    def _step(self, weight: Tensor) -> tuple[Step, Any]:
         """Bound the norm; in training mode the state goes one step on."""
         with _plain(weight):
             opened, state = self._opened(weight), self._state()
             if not self.training or self.n_power_iterations == 0:
-                return look(opened, state, self.wishes)
+                return look(opened, state, self.wishes), opened
             state, step = advance(opened, state, self.wishes, self.n_power_iterations)
-            self._keep(state)
-            return step
+            self._keep(state, certified=step.certified)
+            return step, opened
 
-    def _divisor(self, step: Step, weight: Tensor) -> float:
+    def _divisor(self, step: Step, weight: Tensor, uses: int) -> float:
         """Return d with ``||fl(W / d)|| <= 1``, rounded up to the type that divides."""
-        numel, uses = weight.numel(), 1
         single = weight.dtype not in (torch.float64, torch.complex128)
-        if self.geometry is not None:
-            uses = self._opened(weight).uses
         kind = torch.finfo(weight.dtype)
         # tiny * eps is the smallest subnormal; a device that flushes them to zero errs by tiny.
-        parts = numel * uses * (2 if weight.is_complex() else 1)
+        parts = weight.numel() * uses * (2 if weight.is_complex() else 1)
         work = 2.0**-24 if single else 2.0**-53
         storage = Storage(kind.eps / 2, 2 * kind.tiny, parts, work)
         if step.upper == 0.0:
@@ -132,29 +132,30 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
             rounded = np.nextafter(rounded, kind_(np.inf))
         return max(float(rounded), self.eps)
 
-    def _with_gradient(self, wide: Tensor, step: Step, divisor: float) -> Tensor:
+    def _with_gradient(self, wide: Tensor, opened: Any, divisor: float) -> Tensor:
         """Return the divisor, with the gradient of ``Re u^H W v`` times ``divisor / sigma``.
 
         Its value is the certified divisor to the last bit: the part with the gradient is a
         difference of equal numbers.
         """
         # u and v are constants, as in PyTorch's own.
+        step: Any = self.last
         exact = torch.as_tensor(divisor, dtype=_real(wide.dtype), device=wide.device)
         if not (torch.is_grad_enabled() and wide.requires_grad) or step.lower == 0.0:
             return exact
-        gradient = self._slope(wide, step) * (divisor / step.lower)
+        gradient = self._slope(wide, opened, step) * (divisor / step.lower)
         with torch.autocast(wide.device.type, enabled=False):
             sigma = (wide * gradient.conj()).sum().real if wide.is_complex() else (
                 wide * gradient).sum()  # fmt: skip
         return exact + (sigma - sigma.detach())
 
-    def _slope(self, wide: Tensor, step: Step) -> Tensor:
+    def _slope(self, wide: Tensor, opened: Any, step: Step) -> Tensor:
         """Return the derivative of ``Re u^H W v`` by W."""
         if self.geometry is None:
             u, v = (torch.as_tensor(part, device=wide.device) for part in (step.left, step.right))
             slope = torch.outer(u, v.conj()).to(wide.dtype)
             return _unflattened(slope, wide, self.dim)
-        slope = self._opened(wide).slope(step.left, step.right)
+        slope = opened.slope(step.left, step.right)
         return torch.as_tensor(slope, device=wide.device).to(wide.dtype)
 
     def _opened(self, weight: Tensor) -> Any:
@@ -170,7 +171,7 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
     def _state(self) -> State:
         """Return the state that the buffers hold."""
         numbers = self._numbers.tolist()
-        bounds = self._uppers.tolist()
+        bounds = self._bounds.tolist()
         vectors, reference = self._vectors, self._reference
         if self.geometry is not None:
             reference = reference.float() if reference.dtype == torch.bfloat16 else reference
@@ -180,27 +181,14 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
         anchor = Anchor(bounds[0], np.array(bounds[1:]))
         return State(vectors, reference, anchor, *numbers)
 
-    def _tensors(self, state: State, device: Any) -> list[Tensor]:
-        """Return a state as tensors. The bounds stay on the CPU, where they are used."""
-        reference = torch.as_tensor(state.reference)
-        if self.geometry is None:
-            reference = reference.clone()
-        bounds = [state.anchor.lower, *map(float, state.anchor.uppers)]
-        place = "cpu" if device.type == "mps" else device
-        return [
-            torch.as_tensor(state.vectors).to(place),
-            reference.to(device),
-            torch.tensor(bounds, dtype=torch.float64),
-            torch.tensor([state.certificates, state.steps, state.entropy], dtype=torch.int64),
-        ]
-
-    def _keep(self, state: State) -> None:
-        vectors, reference, uppers, numbers = self._tensors(state, self._reference.device)
-        if state.reference is not self._reference:
-            self._reference = reference
-        self._vectors.copy_(vectors)
-        self._uppers.copy_(uppers)
+    def _keep(self, state: State, *, certified: bool) -> None:
+        """Put a state into the buffers. The bounds stay on the CPU, where they are used."""
+        self._vectors.copy_(torch.as_tensor(state.vectors))
+        bounds, numbers = _numbers_of(state)
+        self._bounds.copy_(bounds)
         self._numbers.copy_(numbers)
+        if certified:
+            self._reference = torch.as_tensor(state.reference).to(self._reference.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move the buffers where the module goes, and leave their types alone.
@@ -211,12 +199,18 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
         super()._apply(fn, recurse)
         for name, value in before.items():
             device = self._buffers[name].device
-            kept = name in ("_uppers", "_numbers")
+            kept = name in ("_bounds", "_numbers")
             if device.type == "meta":
                 continue
             place = "cpu" if kept or (device.type == "mps" and name == "_vectors") else device
             self._buffers[name] = value.to(place)
         return self
+
+
+def _numbers_of(state: State) -> tuple[Tensor, Tensor]:
+    bounds = [state.anchor.lower, *map(float, state.anchor.uppers)]
+    numbers = [state.certificates, state.steps, state.entropy]
+    return torch.tensor(bounds, dtype=torch.float64), torch.tensor(numbers, dtype=torch.int64)
 
 
 @contextmanager

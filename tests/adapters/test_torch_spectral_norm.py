@@ -119,7 +119,8 @@ def test_the_true_convolution_is_divided_by_its_own_norm(name):
     image = v.reshape(1, *shape)
     s = (function(image, W.double(), **settings).reshape(-1) * u).sum()
     s.backward()
-    slope = parametrization(module)._slope(W, step)
+    opened = parametrization(module)._opened(W)
+    slope = parametrization(module)._slope(W, opened, step)
     torch.testing.assert_close(slope, W.grad, rtol=1e-5, atol=1e-6)
 
 
