@@ -119,13 +119,13 @@ SHOWN = 1000
 
 @main.command("history", cls=Command)
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
-@option(RUNS, "--series", metavar="NAME", help="Only runs of this series.")
+@option(RUNS, "--series", metavar="NAME", help="Show only runs of this series.")
 @option(
     RUNS,
     "--last",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Only the newest N runs. [default: 1000, in JSON all]",
+    help="Show only the newest N runs. [default: 1000, in JSON all]",
 )
 @option(
     RUNS, "--accept", metavar="RUN", help="Accept this run first: it becomes the next reference."

@@ -62,11 +62,11 @@ def _own_options(function: Any) -> Any:
     return with_options(function, [
         click.argument("model", metavar="MODEL"),
         option(ROWS, "--minus", metavar="OTHER",
-               help="Another model: the rows are of the differences, tensor by tensor."),
+               help="Another model to subtract, tensor by tensor."),
         option(ROWS, "--only", multiple=True, metavar="GLOB",
-               help="Only rows whose names match; may be given several times."),
+               help="Take only rows whose names match; may be given several times."),
         option(ROWS, "--not", "leave_out", multiple=True, metavar="GLOB",
-               help="No rows whose names match; may be given several times."),
+               help="Leave out rows whose names match; may be given several times."),
         option(ROWS, "--split", multiple=True, metavar="PATTERN=N",
                help="Cut fused weights into N equal parts, or give the rows of each: "
                     "qkv=4096,1024,1024. Well-known names are cut without it."),
@@ -74,8 +74,8 @@ def _own_options(function: Any) -> Any:
                help="Also list what is no matrix: vectors, integers, scales."),
         option(ROWS, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
-               help="Treat a chunk that is not in the store as the fill value, and say so in the "
-                    "row, or as an error."),
+               help="Count a chunk that is not in the store as the fill value and say so in the "
+                    "row (fill), or refuse it (error)."),
         option(ROWS, "--sort", type=click.Choice(["name", *COLUMNS]), metavar="COLUMN",
                help=f"Sort the table: name, or by size of {', '.join(COLUMNS)}."),
         option(ROWS, "--top", type=click.IntRange(min=1), metavar="N",
@@ -90,18 +90,18 @@ def _own_options(function: Any) -> Any:
         option(ACCURACY, "--time-limit", callback=seconds_or_text, metavar="T",
                help="Stop after this time, such as 90 (seconds) or 30min."),
         option(SAVING, "--checkpoint", metavar="URL",
-               help="Save each row there as soon as it is done; the same command goes on there."),
+               help="Save each row there when it is done; the same command goes on from there."),
         option(SAVING, "--steal", is_flag=True,
                help="Take the checkpoint over from the process that is using it."),
         option(PAST, "--max-norm", type=float, callback=limit, metavar="X",
-               help="Fail (exit status 3) if a norm exceeds X. 4 if that is undecided at --rtol, "
-                    "65 if entries are NaN or infinite."),
+               help="Fail (exit status 3) if a norm exceeds X. The exit status is 4 if that is "
+                    "undecided at --rtol, 65 if entries are NaN or infinite."),
         option(PAST, "--gate", type=click.Path(exists=True, dir_okay=False), metavar="FILE.toml",
                help="Limits by patterns of names."),
         option(PAST, "--history", type=click.Path(dir_okay=False), metavar="FILE",
                help="SQLite file to record a row in for each tensor, as series MODEL:TENSOR."),
         option(PAST, "--series", metavar="NAME",
-               help="Name in the place of MODEL there: of a training whose steps are compared."),
+               help="Name in place of MODEL in the series, to compare the steps of a training."),
         option(OUTPUT, "--csv", "csv_file", metavar="FILE", help="Write all rows as CSV.", **place),
     ])  # fmt: skip
 

@@ -31,8 +31,8 @@ def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
     """Return one line a run and, for each series, its trend.
 
     The last column shows the interval on the scale of its series, from the smallest lower to the
-    largest upper end of accepted runs; the line below, the height of each middle, ``x`` where there
-    is none.
+    largest upper end of accepted runs. The line below shows the height of each middle, or ``x``
+    for none.
     """
     parts = []
     for series, mine in _by_series(rows).items():
@@ -55,12 +55,12 @@ def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
 
 
 def _brief(text: str) -> str:
-    """Cut a text off: a file from elsewhere may hold any amount."""
+    """Cut off a long text, because a file from elsewhere may have any length."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def _by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each series, in the order in which these come."""
+    """Return the rows of each series, in the order of their first rows."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row.series, []).append(row)
@@ -130,7 +130,7 @@ def page(rows: Sequence[Row], *, left_out: str = "") -> str:
     ----------
     rows : sequence of Row
     left_out : str
-        What the page says of rows that it does not show.
+        The sentence about rows that the page does not show.
     """
     sections = "".join(_section(name, mine) for name, mine in _by_series(rows).items())
     said = f"<p>{escape(left_out)}</p>" if left_out else ""
@@ -147,7 +147,7 @@ def _section(name: str, rows: Sequence[Row]) -> str:
 
 
 def _latest(rows: Sequence[Row]) -> str:
-    """Say the last answer large, and what became of the last run if it is another one."""
+    """Show the last answer in large letters, and the end of the last run if it is another one."""
     last = next((row for row in reversed(rows) if row.accepted), None)
     said = ""
     if last is not None and last.lower is not None and last.upper is not None:

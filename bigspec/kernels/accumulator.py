@@ -1,4 +1,4 @@
-"""The innermost products: what one task does with the entries it has read.
+"""The innermost products: what a task does with the entries that it read.
 
 A *slab* is a block of rows of the operator ``S``: ``S = A`` when panels are rows,
 ``S = A^H`` when they are columns. The accumulator adds ``S_i^H (S_i V)`` and the free facts,
@@ -17,7 +17,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.chains import Chains, repeated
+from bigspec.kernels.chains import Chains, repeats
+from bigspec.kernels.compiled import NUMPY, Compiled
 from bigspec.kernels.composed import Composed, Factors, SparseSum, peak
 from bigspec.kernels.entries import (
     TILE_BYTES,
@@ -64,6 +65,8 @@ class Accumulator:
     buffers : Buffers, optional
         Scratch of this thread, for temporaries of the size of a block. Fresh ones would cost
         page faults in every tile on Dask's workers, whose malloc gives memory back at once.
+    kernel : str
+        What multiplies arrays; see `bigspec.kernels.compiled`.
     """
 
     def __init__(
@@ -76,8 +79,12 @@ class Accumulator:
         facts: bool,
         transposed: bool,
         buffers: Buffers | None = None,
+        kernel: str = NUMPY,
     ) -> None:
         self.V, self.n, self.transposed = V, n, transposed
+        # NumPy makes the first pass: the facts need every entry in float64.
+        fits = kernel != NUMPY and not facts and V is not None and not exponent
+        self.compiled = Compiled() if fits else None
         self.work = working_dtype(dtype)
         self.may_be_extreme = dtype.itemsize // (2 if dtype.kind == "c" else 1) >= 8
         self.may_be_extreme &= dtype.kind in "fc"
@@ -108,6 +115,8 @@ class Accumulator:
                 self._add_sparse_sum(block)
             elif any(sp.issparse(block) for _, block in blocks):
                 self._add_sparse(blocks)
+            elif self.compiled is not None and self.compiled.takes(blocks):
+                self.compiled.add(self, blocks)
             else:
                 height = blocks[0][1].shape[1 if self.transposed else 0]
                 rows, _ = self._tile_shape()
@@ -154,7 +163,7 @@ class Accumulator:
 
     @property
     def _values(self) -> Values:
-        """How entries are loaded now: the exponent may rise in the first pass."""
+        """How to load entries now; the exponent may rise in the first pass."""
         return Values(self.work, self.exponent, self.transposed, self.buffers)
 
     def partial(self) -> Partial:
@@ -340,7 +349,7 @@ class Accumulator:
         Y.fill(0)
         add_forward(tile, np.ascontiguousarray(self.V, self.work), Y, values, rows)
         Y += L @ inner.projected
-        # Summed by itself first: the bits are those of a product of these rows.
+        # These rows are summed by themselves first, so that the bits are those of their product.
         product = self.buffers.take("kernel.product", self.Z.shape, self.work)
         product.fill(0)
         add_backward(tile, Y, product, values, rows)
@@ -359,7 +368,7 @@ class Accumulator:
     def _note_sparse_sum(self, X: Any, L: Array, R: Array) -> None:
         """Collect facts: the squares, bounds of the sums and of the largest entry."""
         self.squares += squares_of_sum(X, L, R)
-        if repeated(X.data):
+        if repeats(X.data):
             self.chains.add_columns(np.bincount(X.indices))
             self.chains.add_row(int(np.diff(X.indptr).max(initial=0)))
         self.largest = max(self.largest, peak(X) + Factors(L, R).bound)

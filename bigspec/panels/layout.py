@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from bigspec.kernels.compiled import NUMPY
 from bigspec.matrices import Grid
 
 __all__ = ["Layout", "Memory", "Panel"]
@@ -79,6 +80,8 @@ class Layout:
     memory : Memory
     ahead : bool
         Whether the next slab of a panel is asked for while one is multiplied. It changes no bits.
+    kernel : str
+        What multiplies; see `bigspec.kernels.compiled`.
     """
 
     orientation: Literal["rows", "columns"]
@@ -91,6 +94,7 @@ class Layout:
     fan_in: int
     memory: Memory
     ahead: bool = False
+    kernel: str = NUMPY
 
     @property
     def panels(self) -> int:
@@ -143,7 +147,8 @@ class Layout:
     @property
     def cut(self) -> dict[str, Any]:
         """The parameters that fix the order of the sums, and so the last bits, by wire names."""
-        return {
+        other = {} if self.kernel == NUMPY else {"kernel": self.kernel}
+        return other | {
             "orientation": self.orientation,
             "panel_pieces": self.panel_cells,
             "slab_pieces": self.slab_cells,
@@ -160,5 +165,6 @@ class Layout:
             "panels": self.panels,
             "rounds": self.rounds,
             "reads_per_pass": self.reads_per_pass,
+            "kernel": self.kernel,
             "memory": asdict(self.memory) | {"total": self.memory.total},
         }

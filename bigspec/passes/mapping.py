@@ -20,7 +20,7 @@ from bigspec.passes.on_cluster import ClusterExecutor, lost_scheduler
 __all__ = ["Job", "map_jobs"]
 
 LOOK = 0.2  # seconds between two checks of the deadline
-ATTEMPTS = 4  # of one job, when workers die during it
+ATTEMPTS = 4  # tries of a job whose workers die
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +56,8 @@ def map_jobs(
     Parameters
     ----------
     function : callable
-        It calls the `check` of its second argument now and then, which raises when nobody waits
-        for the result.
+        It must call `check` of its second argument now and then, which raises when nobody waits
+        for the result any more.
     jobs : sequence of Job
     executor : Executor
         From `find_executor`.
@@ -111,7 +111,7 @@ class _Room:
 
 
 class _Places:
-    """Places for jobs, which begin where there is room and are collected as they end."""
+    """The places where jobs run: a job begins where there is room."""
 
     def run(
         self,

@@ -15,7 +15,7 @@ from bigspec.errors import (
 from bigspec.names import bare, shown
 from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
 from bigspec.run import SAVED_TYPES
-from bigspec.run.checked import check_run_state
+from bigspec.run.checks import check_run_state
 from bigspec.run.identity import plain
 
 __all__ = ["Saved", "run_in", "show"]
