@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from bigspec.certificate.drift import Anchor
 from bigspec.certificate.scaling import Storage, factor_below
 from bigspec.errors import ArgumentError
-from bigspec.networks.convolved import ConvolvedWeight
+from bigspec.networks.convolution import ConvolutionWeight
 from bigspec.networks.tracking import DenseWeight, State, Step, Wishes, advance, begin, look
 
 __all__ = ["SpectralNorm", "spectral_norm"]
@@ -166,7 +166,7 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
             matrix = matrix.cpu() if matrix.device.type == "mps" else matrix
             return DenseWeight(matrix, torch, _wide, _host, "weight")
         kernel = weight.float() if weight.dtype == torch.bfloat16 else weight
-        return ConvolvedWeight(kernel.cpu().numpy(), *self.geometry, self.wishes.rtol)
+        return ConvolutionWeight(kernel.cpu().numpy(), *self.geometry, self.wishes.rtol)
 
     def _state(self) -> State:
         """Return the state that the buffers hold."""

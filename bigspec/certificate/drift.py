@@ -43,7 +43,7 @@ import numpy as np
 
 from bigspec.certificate.rounding import UNIT_ROUNDOFF, hermitian
 
-__all__ = ["Anchor", "Grams", "Moved", "bound_moved", "gram_errors", "grown"]
+__all__ = ["Anchor", "Bracket", "Grams", "bound_after", "gram_errors", "grown"]
 
 Array = np.ndarray[Any, Any]
 
@@ -87,7 +87,7 @@ class Grams:
     errors: tuple[float, float, float]
 
 
-class Moved(NamedTuple):
+class Bracket(NamedTuple):
     """``lower <= sigma_1(W) <= upper``.
 
     Attributes
@@ -145,7 +145,7 @@ def gram_errors(
     )
 
 
-def bound_moved(grams: Grams, anchor: Anchor, drift: float, norm: float = math.inf) -> Moved:
+def bound_after(grams: Grams, anchor: Anchor, drift: float, norm: float = math.inf) -> Bracket:
     """Bound sigma_1 of the matrix that a pass has seen, and that has moved since its anchor.
 
     Parameters
@@ -169,7 +169,7 @@ def bound_moved(grams: Grams, anchor: Anchor, drift: float, norm: float = math.i
         upper, name = math.sqrt(value) * (1 + FINE), "Lehmann"
     if lower > upper:  # attained, so the event of small probability has happened
         upper, name = norm, "norms"
-    return Moved(min(lower, upper), upper, name, Y[:, 0])
+    return Bracket(min(lower, upper), upper, name, Y[:, 0])
 
 
 def _attained(grams: Grams, y: Array) -> float:

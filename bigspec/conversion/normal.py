@@ -20,7 +20,7 @@ from bigspec.conversion.entries import MatrixStream
 from bigspec.conversion.identity import digest
 from bigspec.conversion.normal_target import Destination
 from bigspec.conversion.normalization import Normalization
-from bigspec.conversion.scaled import Scaling
+from bigspec.conversion.scaling import Scaling
 from bigspec.conversion.work import Work, working
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
 from bigspec.matrices import Matrix, OperatorMatrix
@@ -168,10 +168,10 @@ def normalize(
         scaling = Scaling(found["factor"], kind, found["frobenius"], _note(matrix, aim, found))
         observer.run_started(matrix.name, {"to": str(place.path), "format": place.form})
         size, seconds = place.write(scaling, work, observer, began, limit)
-    return _told(place, aim, kind, found, (size, seconds))
+    return _result(place, aim, kind, found, (size, seconds))
 
 
-def _told(
+def _result(
     place: Destination,
     aim: Aim,
     kind: np.dtype[Any],

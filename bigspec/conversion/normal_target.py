@@ -13,11 +13,11 @@ import zarr
 
 from bigspec.conversion.entries import MatrixStream
 from bigspec.conversion.running import Run, Target
-from bigspec.conversion.scaled import KEY, DenseCopy, Scaling, scaled_stream
-from bigspec.conversion.targets import (
-    ArrayWritten,
-    TensorWritten,
-    Written,
+from bigspec.conversion.scaling import KEY, DenseCopy, Scaling, scaling_stream
+from bigspec.conversion.sinks import (
+    ArraySink,
+    Sink,
+    TensorSink,
     check_tensor_type,
     chunks_for,
 )
@@ -131,7 +131,7 @@ class Destination:
         self, scaling: Scaling, work: Work, observer: Observer, began: float, limit: int
     ) -> tuple[int, float]:
         assert self.stream is not None
-        stream = scaled_stream(self.stream, scaling)
+        stream = scaling_stream(self.stream, scaling)
         target = Target(stream, stream.form, scaling.dtype, limit)
         target.check()
         done = Run(stream, target, work, observer, began).go()
@@ -147,26 +147,26 @@ class Destination:
 
         if work.state["stage"] != "publish":
             begin = work.state["stage"] == "new"
-            written = self._written(scaling, work, begin=begin)
+            sink = self._sink(scaling, work, begin=begin)
             if begin:
                 save(stage="copy", block=0, squares=0.0, bytes_read=0)
             threads = find_executor(True).tasks
-            DenseCopy(self.matrix, scaling, written, limit, threads).run(work, observer, save)
-            if isinstance(written, ArrayWritten):
-                written.finish()
+            DenseCopy(self.matrix, scaling, sink, limit, threads).run(work, observer, save)
+            if isinstance(sink, ArraySink):
+                sink.finish()
             save(stage="publish")
         size = _size(work.matrix if work.matrix.exists() else work.destination)
         seconds = float(work.state["seconds"])
         work.publish()
         return size, seconds
 
-    def _written(self, scaling: Scaling, work: Work, *, begin: bool) -> Written:
+    def _sink(self, scaling: Scaling, work: Work, *, begin: bool) -> Sink:
         shape, chunks, dtype = self.matrix.shape, chunks_for(self.matrix), scaling.dtype
         if self.form == "safetensors":
             note = scaling.note
-            return TensorWritten(work.matrix, self.name, shape, chunks, dtype, note, begin=begin)
+            return TensorSink(work.matrix, self.name, shape, chunks, dtype, note, begin=begin)
         attributes = {**self.attributes, KEY: scaling.note}
-        return ArrayWritten(work.matrix, shape, chunks, dtype, attributes, begin=begin)
+        return ArraySink(work.matrix, shape, chunks, dtype, attributes, begin=begin)
 
 
 def _form(stream: MatrixStream | None) -> str:

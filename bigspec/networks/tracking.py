@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.api.svds import svds
-from bigspec.certificate.drift import Anchor, Grams, Moved, bound_moved, gram_errors, grown
+from bigspec.certificate.drift import Anchor, Bracket, Grams, bound_after, gram_errors, grown
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import ArgumentError, NonFiniteError
 
@@ -307,7 +307,7 @@ def look(weight: Any, state: State, wishes: Wishes) -> Step:
     return _step(weight, moved, parts, certified=False)
 
 
-def _loose(moved: Moved, drift: float, wishes: Wishes) -> bool:
+def _loose(moved: Bracket, drift: float, wishes: Wishes) -> bool:
     """Whether the bound is too loose, and the drift has a share in that worth a certificate."""
     wide = not moved.upper <= moved.lower * (1 + wishes.rtol)
     return wide and drift >= wishes.rtol * moved.lower / DRIFTED
@@ -329,10 +329,10 @@ def _pass(weight: Any, state: State) -> tuple[State, Array, Grams, tuple[Array, 
     )
 
 
-def _bounded(weight: Any, grams: Grams, anchor: Anchor, drift: float) -> Moved:
+def _bounded(weight: Any, grams: Grams, anchor: Anchor, drift: float) -> Bracket:
     """Bound the scaled matrix; an anchor is kept in the units of W."""
     scaled = Anchor(anchor.lower * weight.scale, anchor.uppers * weight.scale)
-    return bound_moved(grams, scaled, drift, weight.frobenius)
+    return bound_after(grams, scaled, drift, weight.frobenius)
 
 
 def _certified(
@@ -347,7 +347,7 @@ def _certified(
     )
     anchor, drawn = weight.certificate(min(k, *weight.shape), delta, seed)
     uppers = np.append(anchor.uppers, np.zeros(max(0, k - len(anchor.uppers))))
-    moved = bound_moved(grams, Anchor(anchor.lower, uppers), 0.0, weight.frobenius)
+    moved = bound_after(grams, Anchor(anchor.lower, uppers), 0.0, weight.frobenius)
     if moved.name == "Weyl":  # of a drift of 0
         moved = moved._replace(name="certificate")
     state = replace(
@@ -360,7 +360,7 @@ def _certified(
     return state, _step(weight, moved, parts, certified=True)
 
 
-def _step(weight: Any, moved: Moved, parts: tuple[Array, Array], *, certified: bool) -> Step:
+def _step(weight: Any, moved: Bracket, parts: tuple[Array, Array], *, certified: bool) -> Step:
     """Return the bounds in the units of W, and the vectors."""
     y = weight.like(moved.y)
     left, right = parts[0] @ y, parts[1] @ y

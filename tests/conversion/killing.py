@@ -35,7 +35,7 @@ def run(at, source, destination, form):
     import zarr.storage._local as local_store
 
     from bigspec import convert, normalize
-    from bigspec.conversion import running, scaled, work, writing
+    from bigspec.conversion import running, scaling, work, writing
     from bigspec.sources import matrix_market
 
     signal.alarm(SECONDS)
@@ -67,8 +67,8 @@ def run(at, source, destination, form):
     Path.replace = around(Path.replace)
     Path.unlink = around(Path.unlink)
     if form == "normalize":
-        scaled.BLOCK_BYTES = 4000
-        scaled.DenseCopy._copy = around(scaled.DenseCopy._copy)
+        scaling.BLOCK_BYTES = 4000
+        scaling.DenseCopy._copy = around(scaling.DenseCopy._copy)
         normalize(source, destination, seed=5)
     else:
         convert(source, destination, format=form)

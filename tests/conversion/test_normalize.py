@@ -14,8 +14,8 @@ from safetensors import safe_open
 
 import bigspec
 from bigspec.cli import main
-from bigspec.conversion import scaled, targets
-from bigspec.conversion.scaled import DenseCopy
+from bigspec.conversion import scaling, sinks
+from bigspec.conversion.scaling import DenseCopy
 from bigspec.errors import (
     ArgumentError,
     BigspecError,
@@ -140,14 +140,14 @@ def test_chunks_stay_and_blocks_fit_the_memory(tmp_path, monkeypatch):
     A = matrix("f4", (90, 70))
     source = zarr.create_array(tmp_path / "A.zarr", shape=A.shape, dtype="f4", chunks=(20, 32))
     source[...] = A
-    monkeypatch.setattr(scaled, "BLOCK_BYTES", 20 * 32 * 8)
-    sizes, put = [], targets.ArrayWritten.put
+    monkeypatch.setattr(scaling, "BLOCK_BYTES", 20 * 32 * 8)
+    sizes, put = [], sinks.ArraySink.put
 
     def recorded(self, rows, columns, values):
         sizes.append(values.size)
         put(self, rows, columns, values)
 
-    monkeypatch.setattr(targets.ArrayWritten, "put", recorded)
+    monkeypatch.setattr(sinks.ArraySink, "put", recorded)
     done = bigspec.normalize(source, tmp_path / "B.zarr")
     assert zarr.open_array(tmp_path / "B.zarr").chunks == (20, 32)
     assert max(sizes) <= 20 * 32
@@ -155,7 +155,7 @@ def test_chunks_stay_and_blocks_fit_the_memory(tmp_path, monkeypatch):
     np.testing.assert_allclose(entries(done.destination), A * done.factor, rtol=1e-6)
     opened = bigspec.open_matrix(source)
     with pytest.raises(MemoryLimitError, match=r"expected at least 30\.0 KiB to copy chunks of"):
-        DenseCopy(opened, None, targets.ArrayWritten(
+        DenseCopy(opened, None, sinks.ArraySink(
             tmp_path / "C.zarr", A.shape, (20, 32), np.dtype("f4"), {}, begin=True
         ), 1000, 2)  # fmt: skip
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import bigspec
-from bigspec.certificate.drift import Anchor, Grams, bound_moved, gram_errors
+from bigspec.certificate.drift import Anchor, Grams, bound_after, gram_errors
 from bigspec.errors import ArgumentError, NonFiniteError
 from bigspec.networks import tracking
-from bigspec.networks.convolved import ConvolvedWeight
+from bigspec.networks.convolution import ConvolutionWeight
 from bigspec.networks.tracking import DenseWeight, Wishes, advance, begin, look
 
 TIGHT = Wishes(rtol=0.5)  # so loose that only the drift decides, and nothing is certified again
@@ -179,7 +179,7 @@ def test_what_is_not_finite_or_no_block_is_refused():
     with pytest.raises(NonFiniteError, match="layer: expected finite entries, got a NaN"):
         DenseWeight.of(np.array([[1.0, np.inf]]), "layer")
     with pytest.raises(NonFiniteError, match="weight: expected finite entries"):
-        ConvolvedWeight(np.full((1, 1, 3), np.nan), (1, 5), {}, 1e-2)
+        ConvolutionWeight(np.full((1, 1, 3), np.nan), (1, 5), {}, 1e-2)
     with pytest.raises(ArgumentError, match="block: expected at least one column, got 0"):
         begin(DenseWeight.of(np.eye(3)), 0, Wishes(), 1)
 
@@ -201,7 +201,7 @@ def test_the_bound_needs_no_orthonormal_block():
     for skew in (0.0, 1e-6, 0.3):
         V = np.linalg.svd(W)[2][:6].T
         V = V + skew * rng.standard_normal(V.shape) / 10
-        found = bound_moved(grams(W, V), anchor, 0.3)
+        found = bound_after(grams(W, V), anchor, 0.3)
         assert values[0] * (1 - ROUNDING) <= found.upper
         assert found.lower <= values[0] * (1 + ROUNDING)
         if skew < 1e-3:
@@ -215,17 +215,17 @@ def test_with_bounds_that_are_too_low_lehmann_would_miss():
     W = matrix("spikes", (30, 40), rng, "f8")
     V = np.linalg.svd(W)[2][1:5].T  # all but the leading vector
     values = np.linalg.svd(W, compute_uv=False)
-    fair = bound_moved(grams(W, V), Anchor(0.0, values * (1 + 1e-12)), 1e-9)
+    fair = bound_after(grams(W, V), Anchor(0.0, values * (1 + 1e-12)), 1e-9)
     assert fair.upper >= values[0]
     false = Anchor(0.0, np.r_[values[0], values[2:], 0.0])  # as if sigma_2 were not there
-    assert bound_moved(grams(W, V), replace(false, uppers=false.uppers + 0), 1e-9).upper < values[0]
+    assert bound_after(grams(W, V), replace(false, uppers=false.uppers + 0), 1e-9).upper < values[0]
 
 
 def test_a_bound_below_what_is_attained_gives_way_to_one_that_is_certain():
     W = matrix("spikes", (30, 40), np.random.default_rng(5), "f8")
     V = np.linalg.svd(W)[2][:4].T
     wrong = Anchor(0.0, np.full(5, 0.1))  # the event of small probability
-    found = bound_moved(grams(W, V), wrong, 0.0, float(np.linalg.norm(W)))
+    found = bound_after(grams(W, V), wrong, 0.0, float(np.linalg.norm(W)))
     assert found.name == "norms"
     assert found.lower <= 3.0 * (1 + ROUNDING) <= found.upper
 
@@ -246,10 +246,10 @@ def test_the_true_norm_of_a_convolution_lies_in_the_interval(name):
     shape, image, settings = CONVOLUTIONS[name]
     rng = np.random.default_rng(1)
     K, wishes = rng.standard_normal(shape).astype("f4"), Wishes(rtol=0.05)
-    state, step = begin(ConvolvedWeight(K, image, settings, wishes.rtol), 4, wishes, 9)
+    state, step = begin(ConvolutionWeight(K, image, settings, wishes.rtol), 4, wishes, 9)
     before = None
     for _ in range(3):
-        weight = ConvolvedWeight(K, image, settings, wishes.rtol)
+        weight = ConvolutionWeight(K, image, settings, wishes.rtol)
         state, step = advance(weight, state, wishes)
         dense = weight.matrix.apply(np.eye(weight.shape[1]))
         sigma = float(np.linalg.norm(dense, 2))

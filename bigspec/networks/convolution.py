@@ -19,12 +19,12 @@ from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import NonFiniteError
 from bigspec.networks.tracking import all_values
 
-__all__ = ["ConvolvedWeight"]
+__all__ = ["ConvolutionWeight"]
 
 Array = np.ndarray[Any, Any]
 
 
-class ConvolvedWeight:
+class ConvolutionWeight:
     r"""The matrix of a convolution, with the methods of `bigspec.networks.tracking.DenseWeight`.
 
     Let R be the kernel as a matrix (out, in x taps), and P the matrix that copies an image into its

@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 
 from bigspec.conversion.entries import MatrixStream, Position
-from bigspec.conversion.targets import Written
+from bigspec.conversion.sinks import Sink
 from bigspec.conversion.work import Work
 from bigspec.errors import MatrixChangedError, MemoryLimitError, UnsupportedTypeError, format_bytes
 from bigspec.expressions.aligned import read_range
@@ -29,7 +29,7 @@ from bigspec.kernels.composed import Composed, SparseSum
 from bigspec.matrices import Matrix
 from bigspec.watch import Observer
 
-__all__ = ["KEY", "DenseCopy", "Scaling", "scaled_stream"]
+__all__ = ["KEY", "DenseCopy", "Scaling", "scaling_stream"]
 
 Array = np.ndarray[Any, Any]
 
@@ -86,7 +86,7 @@ class Scaling:
 
 
 @dataclass(frozen=True)
-class ScaledStream(MatrixStream):
+class ScalingStream(MatrixStream):
     """A sparse matrix whose values are scaled as they are read."""
 
     scaling: Scaling = field(kw_only=True)
@@ -115,10 +115,10 @@ class ScaledStream(MatrixStream):
         return ()
 
 
-def scaled_stream(stream: MatrixStream, scaling: Scaling) -> ScaledStream:
+def scaling_stream(stream: MatrixStream, scaling: Scaling) -> ScalingStream:
     """Return a stream of the same entries, scaled."""
     said = stream.name, stream.shape, scaling.dtype, stream.most, stream.identity, stream.form
-    return ScaledStream(*said, matrix=stream.matrix, axis=stream.axis, scaling=scaling)
+    return ScalingStream(*said, matrix=stream.matrix, axis=stream.axis, scaling=scaling)
 
 
 class DenseCopy:
@@ -128,7 +128,7 @@ class DenseCopy:
     ----------
     matrix : Matrix
     scaling : Scaling
-    written : Written
+    sink : Sink
         The target; blocks may be written in any order.
     limit : int
         Bytes for all of it.
@@ -141,11 +141,11 @@ class DenseCopy:
     """
 
     def __init__(
-        self, matrix: Matrix, scaling: Scaling, written: Written, limit: int, threads: int
+        self, matrix: Matrix, scaling: Scaling, sink: Sink, limit: int, threads: int
     ) -> None:
-        self.matrix, self.scaling, self.written = matrix, scaling, written
+        self.matrix, self.scaling, self.sink = matrix, scaling, sink
         m, n = matrix.shape
-        height, width = written.chunks
+        height, width = sink.chunks
         item = working_dtype(matrix.dtype).itemsize
         # A chunk of the source that is read for a part of it is there as a whole.
         least = max(height, matrix.grids[0].step) * max(width, matrix.grids[1].step) * item
@@ -179,7 +179,7 @@ class DenseCopy:
                 for part, read, count in pool.map(copy, few):
                     squares, size, entries = squares + part, size + read, entries + count
                 done += len(few)
-                self.written.flush()
+                self.sink.flush()
                 save(block=done, squares=squares, bytes_read=size)
                 observer.stage_advanced(entries, total, size, time.monotonic() - began)
         self.scaling.check(squares, self.matrix.name)
@@ -193,12 +193,12 @@ class DenseCopy:
             )
             raise UnsupportedTypeError(msg)
         read = int(getattr(block, "nbytes", 0))
-        values, squares = self.scaling.apply(_written_out(block, buffers))
-        self.written.put(*place, values)
+        values, squares = self.scaling.apply(_dense(block, buffers))
+        self.sink.put(*place, values)
         return squares, read, values.size
 
 
-def _written_out(block: Any, buffers: Buffers) -> Array:
+def _dense(block: Any, buffers: Buffers) -> Array:
     """Return the entries of a block, as passes write them out."""
     if isinstance(block, np.ndarray):
         return block

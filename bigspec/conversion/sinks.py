@@ -14,7 +14,7 @@ from zarr.codecs import BloscCodec
 from bigspec.errors import ArgumentError
 from bigspec.matrices import Matrix
 
-__all__ = ["ArrayWritten", "TensorWritten", "Written", "chunks_for"]
+__all__ = ["ArraySink", "Sink", "TensorSink", "chunks_for"]
 
 Array = np.ndarray[Any, Any]
 
@@ -24,7 +24,7 @@ TYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "complex64": "C64
 """Of safetensors."""
 
 
-class Written(ABC):
+class Sink(ABC):
     """A place for the blocks of a dense matrix, in any order, from several threads.
 
     Attributes
@@ -43,7 +43,7 @@ class Written(ABC):
         """Make sure that what was put is in the files."""
 
 
-class ArrayWritten(Written):
+class ArraySink(Sink):
     """A Zarr v3 array.
 
     Parameters
@@ -93,7 +93,7 @@ class ArrayWritten(Written):
             half.unlink()
 
 
-class TensorWritten(Written):
+class TensorSink(Sink):
     """One tensor in a file of safetensors, through a memory map.
 
     Parameters
