@@ -119,18 +119,20 @@ class SpectralNorm(torch.nn.Module):  # type: ignore[misc]
         """Return d with ``||fl(W / d)|| <= 1``, rounded up to the type that divides."""
         single = weight.dtype not in (torch.float64, torch.complex128)
         kind = torch.finfo(weight.dtype)
-        # tiny * eps is the smallest subnormal; a device that flushes them to zero errs by tiny.
+        # tiny * eps is the smallest subnormal number. A device may flush those of float32 (and of
+        # bfloat16) to zero, which errs by tiny; conversions to float16 make them everywhere.
+        smallest = kind.tiny * kind.eps if weight.dtype == torch.float16 else 2 * kind.tiny
         parts = weight.numel() * uses * (2 if weight.is_complex() else 1)
         work = 2.0**-24 if single else 2.0**-53
-        storage = Storage(kind.eps / 2, 2 * kind.tiny, parts, work)
-        if step.upper == 0.0:
-            return self.eps
-        exact = 1.0 / factor_below(step.upper, step.size, 1.0, storage)
+        storage = Storage(kind.eps / 2, smallest, parts, work)
+        exact = self.eps
+        if step.upper + storage.relative * step.size > self.eps / 2:
+            exact = max(exact, 1.0 / factor_below(step.upper, step.size, 1.0, storage))
         kind_ = np.float32 if single else np.float64
         rounded = kind_(exact)
         if float(rounded) < exact:
             rounded = np.nextafter(rounded, kind_(np.inf))
-        return max(float(rounded), self.eps)
+        return float(rounded)
 
     def _with_gradient(self, wide: Tensor, opened: Any, divisor: float) -> Tensor:
         """Return the divisor, with the gradient of ``Re u^H W v`` times ``divisor / sigma``.
@@ -310,6 +312,9 @@ def spectral_norm(
         msg = f"name: expected a floating parameter, got {name!r} of {weight.dtype}"
         raise ArgumentError(msg)
     _check(n_power_iterations, block, certify_every, rtol, failure_probability)
+    if not 0.0 < eps < 1.0:
+        msg = f"eps: expected a number between 0 and 1, got {eps!r}"
+        raise ArgumentError(msg)
     kinds = {kind.__name__ for kind in type(module).__mro__}
     if dim is None:
         dim = 1 if kinds & set(TRANSPOSED) else 0

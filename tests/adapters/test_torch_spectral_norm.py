@@ -270,6 +270,7 @@ def test_what_it_says_of_itself_and_refuses():
         ({"n_power_iterations": -1}, "n_power_iterations: expected a whole number of at least 0"),
         ({"certify_every": 0}, "certify_every: expected a whole number of at least 1"),
         ({"rtol": 1.0}, "rtol: expected a number between 0 and 1, got 1.0"),
+        ({"eps": 0.0}, "eps: expected a number between 0 and 1, got 0.0"),
         ({"input_shape": (1, 4, 4)}, "input_shape: expected None, or a convolution's weight"),
     ]:
         with pytest.raises(ArgumentError, match=why):

@@ -124,6 +124,20 @@ def test_zeros_stay_zero_and_nan_is_an_error(door):
         module.weight  # noqa: B018
 
 
+@pytest.mark.parametrize("scale", [1e-12, 3e-13, 1e-30, 1e-44])
+def test_weights_near_the_least_divisor_have_a_norm_of_at_most_one(door, scale):
+    module = door.spectral_norm(standin.layer("Linear", (weight((4, 5)) * scale).astype("f4")))
+    quotient = norm(module.weight)
+    assert np.isfinite(quotient)
+    assert quotient <= 1.0
+
+
+def test_small_numbers_of_half_precision_cost_next_to_nothing(door):
+    A = weight((300, 400), dtype="f4").astype("f2")
+    module = door.spectral_norm(standin.layer("Linear", A))
+    assert 0.985 <= norm(module.weight) <= 1.0
+
+
 def test_a_vector_is_divided_by_its_length(door):
     module = door.spectral_norm(standin.layer("LayerNorm", weight((7,))))
     assert np.linalg.norm(module.weight) == pytest.approx(1.0)
@@ -138,6 +152,7 @@ def test_a_vector_is_divided_by_its_length(door):
         ({"n_power_iterations": -1}, "n_power_iterations: expected a whole number of at least 0"),
         ({"certify_every": 0}, "certify_every: expected a whole number of at least 1"),
         ({"rtol": 1.0}, "rtol: expected a number between 0 and 1, got 1.0"),
+        ({"eps": 0.0}, "eps: expected a number between 0 and 1, got 0.0"),
         ({"failure_probability": 0.0}, "failure_probability: expected a number between 0 and 1"),
         ({"input_shape": (1, 4, 4)}, "input_shape: expected None, or a convolution's weight"),
     ],
