@@ -2,7 +2,7 @@
 
 from . import errors, watch
 from .api.cluster import connect
-from .api.convolutions import conv
+from .api.convolutions import conv, conv_norm
 from .api.matrices import (
     centered,
     hstack,
@@ -22,12 +22,12 @@ from .conversion.outcome import Conversion
 from .errors import BigspecError
 from .history.store import History
 from .matrices import Matrix
+from .networks.described import show
 from .networks.scan import scan
 from .results.estimate import Estimate
 from .results.gate import Gate
 from .results.records import PassRecord
 from .results.triplets import Triplets
-from .run.described import show
 from .run.plan import Plan
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "centered",
     "connect",
     "conv",
+    "conv_norm",
     "convert",
     "errors",
     "hstack",

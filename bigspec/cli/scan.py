@@ -40,8 +40,8 @@ __all__ = ["scan_command"]
 
 ROWS = "Rows"
 COLUMNS = (
-    "norm", "stable-rank", "edge", "scale", "change", "frobenius", "largest", "width", "size",
-    "seconds",
+    "norm", "layer", "stable-rank", "edge", "scale", "change", "frobenius", "largest", "width",
+    "size", "seconds",
 )  # fmt: skip
 
 
@@ -72,6 +72,9 @@ def _own_options(function: Any) -> Any:
                     "qkv=4096,1024,1024. Well-known names are cut without it."),
         option(ROWS, "--all", "everything", is_flag=True,
                help="Also list what is no matrix: vectors, integers, scales."),
+        option(ROWS, "--input", "inputs", multiple=True, metavar="[NAME=]N,C,H,W",
+               help="Shape of the input of an ONNX model, batch first: the norm of a convolution "
+                    "is then that of its layer on images of this size, else of all sizes."),
         option(ROWS, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
                help="Count a chunk that is not in the store as the fill value and say so in the "
@@ -99,7 +102,8 @@ def _own_options(function: Any) -> Any:
         option(PAST, "--gate", type=click.Path(exists=True, dir_okay=False), metavar="FILE.toml",
                help="Limits by patterns of names."),
         option(PAST, "--history", type=click.Path(dir_okay=False), metavar="FILE",
-               help="SQLite file to record a row in for each tensor, as series MODEL:TENSOR."),
+               help="SQLite file to record a row in for each tensor, as series MODEL:TENSOR; the "
+                    "report then draws each tensor over the runs in it."),
         option(PAST, "--series", metavar="NAME",
                help="Name in place of MODEL in the series, to compare the steps of a training."),
         option(OUTPUT, "--csv", "csv_file", metavar="FILE", help="Write all rows as CSV.", **place),
@@ -138,6 +142,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
             max_norm=own["max_norm"],
             gate=own["gate"],
             progress=observer,
+            input_shape=_input_shape(own["inputs"]),
         )
         try:
             found.run()
@@ -146,17 +151,39 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
                 raise
             stopped = explained(error)  # there is no checkpoint: what is done is the result
     status, message = stopped or _ending(found, own["checkpoint"])
-    try:
-        _deliver(found, own, flags)
-    except CannotWriteError as error:
+    failure: CannotWriteError | None = None
+    for step in (_deliver, _report):
+        try:
+            step(found, own, flags)
+        except CannotWriteError as error:
+            failure = failure or error
+        if step is _deliver:  # the report shows the history, with this scan in it
+            if message:
+                say(ctx, message, status, error=stopped is not None)
+            status = _record(ctx, found, past, own, status)
+    if failure is not None:
         if not status:
-            raise
-        say(ctx, str(error), status, error=True)  # what the gate says matters more
-    finally:
-        if message:
-            say(ctx, message, status, error=stopped is not None)
-        status = _record(ctx, found, past, own, status)
+            raise failure
+        say(ctx, str(failure), status, error=True)  # what the gate says matters more
     raise click.exceptions.Exit(status)
+
+
+def _input_shape(texts: tuple[str, ...]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Read the shapes of inputs: one without a name, or several with."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        try:
+            found[name] = tuple(int(part) for part in numbers.split(","))
+        except ValueError as error:
+            msg = (
+                f"--input: expected numbers such as 1,3,224,224, or NAME=1,3,224,224, got {text!r}"
+            )
+            raise click.UsageError(msg) from error
+    if "" in found and len(texts) > 1:
+        msg = f"--input: expected a name for each of {len(texts)} shapes, got one without"
+        raise click.UsageError(msg)
+    return found.get("", found or None)
 
 
 def _checkpoint(own: dict[str, Any]) -> Checkpoint | None:
@@ -197,12 +224,19 @@ def _deliver(found: Scan, own: dict[str, Any], flags: ScanFlags) -> None:
     try:
         deliver(text, found.to_dict(), flags.json.json_file)
     finally:
-        try:
-            if own["csv_file"] is not None:
-                write(own["csv_file"], found.to_csv())
-        finally:
-            if flags.output.report is not None:
-                write(flags.output.report, found.to_html())
+        if own["csv_file"] is not None:
+            write(own["csv_file"], found.to_csv())
+
+
+def _report(found: Scan, own: dict[str, Any], flags: ScanFlags) -> None:
+    if flags.output.report is None:
+        return
+    past = None if own["history"] is None else history.History(own["history"])
+    try:
+        text = found.to_html(past, own["series"] or shown(own["model"]))
+    except HistoryError:  # it could not be written either, and that was said
+        text = found.to_html()
+    write(flags.output.report, text)
 
 
 def _width() -> int | None:

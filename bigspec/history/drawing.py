@@ -8,6 +8,15 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from bigspec.history.chart import chart, colour, word
+from bigspec.history.layers import (
+    LAYERS_STYLE,
+    kinds_of,
+    layers_by_source,
+    layers_of,
+    layers_section,
+    moved_most,
+    plot_layers,
+)
 from bigspec.history.row import Row
 from bigspec.results.axes import BAD
 from bigspec.results.figures import new_figure
@@ -22,6 +31,7 @@ __all__ = ["figure", "page", "table"]
 
 HEADS = ("run", "ended", "norm", "width", "passes", "time", "start", "gate", "exit", "trend")
 LONGEST = 2000  # characters of an error; bigspec's own are shorter
+MOST_TABLES = 400  # runs in all, up to which the layers of a network have a table each
 CELLS = 24  # of the trend column
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "12345678"
 BAR, PLAIN_BAR = ("·", "█"), (".", "#")
@@ -132,10 +142,22 @@ def page(rows: Sequence[Row], *, left_out: str = "") -> str:
     left_out : str
         The sentence about rows that the page does not show.
     """
-    sections = "".join(_section(name, mine) for name, mine in _by_series(rows).items())
+    networks = layers_by_source(rows)
+    drawn = "".join(_network(source, mine) for source, mine in networks.items())
+    whole = len(rows) <= MOST_TABLES
+    layers = {row.series for mine in networks.values() for row in mine}
+    alone = {n: mine for n, mine in _by_series(rows).items() if whole or n not in layers}
+    sections = drawn + "".join(_section(name, mine) for name, mine in alone.items())
     said = f"<p>{escape(left_out)}</p>" if left_out else ""
     head = f"<header><h1>Spectral norms, run by run</h1>{said}</header>"
-    return document("Spectral norms, run by run", head + (sections or "<p>No runs.</p>"))
+    body = head + (sections or "<p>No runs.</p>")
+    return document("Spectral norms, run by run", body, style=LAYERS_STYLE if networks else "")
+
+
+def _network(source: str, rows: Sequence[Row]) -> str:
+    """Draw all layers of a network over the runs, before the tables of each."""
+    drawn = layers_section(layers_of(rows))
+    return f"<section><h2>{escape(source)}: every layer</h2>{drawn}</section>" if drawn else ""
 
 
 def _section(name: str, rows: Sequence[Row]) -> str:
@@ -175,17 +197,29 @@ def _page_cells(row: Row) -> list[str]:
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """Draw the intervals of each series with matplotlib.
+    """Draw the intervals of each series with matplotlib; layers of a network by kind, as lines.
 
     Raises
     ------
     ImportError
         Matplotlib is missing: ``pip install matplotlib``.
     """
-    parts: dict[str, list[Row]] = _by_series(rows) or {"": []}
-    drawn = new_figure("the plot of a history", (9, 3.2 * len(parts)))
-    every = drawn.subplots(len(parts), squeeze=False)[:, 0]
-    for (name, mine), axes in zip(parts.items(), every, strict=True):
+    networks = layers_by_source(rows)
+    kinds = [
+        (f"{source}: {kind}", mine)
+        for source, own in networks.items()
+        for kind, mine in kinds_of(moved_most(layers_of(own)))
+    ]
+    inside = {row.series for own in networks.values() for row in own}
+    parts = {name: mine for name, mine in _by_series(rows).items() if name not in inside}
+    parts = parts or ({} if kinds else {"": []})
+    count = len(parts) + len(kinds)
+    drawn = new_figure("the plot of a history", (9, 3.2 * count))
+    every = drawn.subplots(count, squeeze=False)[:, 0]
+    for (name, layers), axes in zip(kinds, every, strict=False):
+        plot_layers(axes, layers)
+        axes.set(title=name, ylabel="norm", xlabel="run")
+    for (name, mine), axes in zip(parts.items(), every[len(kinds) :], strict=True):
         for kind in ("accepted", "not accepted"):
             held = [(k, r) for k, r in enumerate(mine) if r.upper is not None and word(r) == kind]
             finite = [(k, r) for k, r in held if math.isfinite(r.upper or 0.0)]

@@ -134,12 +134,21 @@ class History:
             for row in rows:
                 _put(db, row)
 
-    def rows(self, series: str | None = None, last: int | None = None) -> list[Row]:
-        """Return the rows, oldest first; of one series, or the newest `last`."""
-        where, values = ("", ()) if series is None else ("WHERE series = ?", (shown(series),))
+    def rows(
+        self, series: str | None = None, last: int | None = None, *, begin: str = ""
+    ) -> list[Row]:
+        """Return the rows, oldest first; of one series, or the newest `last`.
+
+        With `begin`, of the series whose names begin so: those of one network.
+        """
+        clauses = ["substr(series, 1, length(?)) = ?"]
+        values: list[Any] = [begin, begin]
+        if series is not None:
+            clauses.append("series = ?")
+            values.append(shown(series))
         limit = -1 if last is None else last
-        found = self._selected(f"{where} ORDER BY number DESC LIMIT ?", (*values, limit))
-        return found[::-1]
+        where = f"WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?"
+        return self._selected(where, (*values, limit))[::-1]
 
     def count(self, series: str | None = None) -> int:
         """Return the number of rows, of all series or of one."""

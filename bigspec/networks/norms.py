@@ -17,9 +17,10 @@ from bigspec.networks.dense import Entries, Looked, ends_in_units
 from bigspec.passes import InlineExecutor, passes_over
 from bigspec.results import Interval
 from bigspec.results.gate import Gate
-from bigspec.run import Budget, solve
+from bigspec.run import Budget, Known, RunState, solve
 from bigspec.run.plan import Wishes
 from bigspec.run.planner import make_plan
+from bigspec.run.start import start_of, start_vectors
 from bigspec.watch import Observer
 
 __all__ = ["Asked", "Limit", "Norm", "by_gram", "by_passes", "norm_of", "takes_gram"]
@@ -91,7 +92,7 @@ def norm_of(
     matrix: Callable[[], Matrix],
     asked: Asked,
     *,
-    entropy: int,
+    entropy: Callable[[], int],
     gate: Gate | None,
     limit: Limit,
 ) -> Norm:
@@ -105,8 +106,8 @@ def norm_of(
     matrix : callable
         Opens it for passes.
     asked : Asked
-    entropy : int
-        Of the start block.
+    entropy : callable
+        Returns that of the start block.
     gate : Gate or None
         Passes end as soon as it is decided.
     limit : Limit
@@ -116,7 +117,7 @@ def norm_of(
         return Norm(Interval(0.0, 0.0, "zero", "zero", deterministic=True), 1, converged=True)
     if looked.gram is not None:
         return by_gram(looked, asked.rtol, entries.rounding)
-    return by_passes(matrix(), asked, entropy=entropy, gate=gate, limit=limit)
+    return by_passes(matrix(), asked, entropy=entropy(), gate=gate, limit=limit)
 
 
 def by_gram(looked: Looked, rtol: float, rounding: float = 0.0) -> Norm:
@@ -170,15 +171,19 @@ def by_passes(
     """
     executor = InlineExecutor()
     block = min(BLOCK, *matrix.shape)
-    plan = make_plan(matrix, executor, Wishes("lanczos", block, 0, asked.share), look=False)
-    passes = passes_over(matrix, plan.layout, executor, block)
+    wishes = Wishes("lanczos", block, matrix.start_columns, asked.share)
+    plan = make_plan(matrix, executor, wishes, look=False)
+    passes, claims = passes_over(matrix, plan.layout, executor, block), matrix.claims
+    known = Known.begin(0, (claims.upper, claims.upper_name))
     outcome = solve(
         passes,
         plan.algorithm,
         Budget(asked.rtol, gate=gate),
         entropy=entropy,
         failure_probability=asked.failure_probability,
+        start=start_vectors(start_of(None, matrix), plan),
         observer=_Checking(limit),
+        progress=RunState(known=known),
     )
     limit.check()
     return Norm(outcome.interval, len(outcome.history), outcome.converged)

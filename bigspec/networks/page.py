@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from bigspec.history import LAYERS_STYLE
 from bigspec.names import shown
 from bigspec.networks.charts import bar, depth_chart, groups_of, levels_of
 from bigspec.networks.row import Row
@@ -23,16 +24,16 @@ __all__ = ["page"]
 MOST_CHARTS, MOST_ROWS = 24, 12
 SPIKE = 1.5  # times the edge of noise: from here on a row is called spiked
 
-STYLE = """
-.charts{display:grid;gap:1.2em;grid-template-columns:repeat(auto-fit,minmax(min(18em,100%),1fr))}
-.charts figure{margin:0;min-width:0}figcaption{font-weight:600;overflow-wrap:anywhere}
+STYLE = (
+    LAYERS_STYLE
+    + """
 .bar{width:100%;min-width:4rem;height:.8em;display:block}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer;
 text-align:left;text-decoration:underline dotted}
 th[aria-sort=descending] button::after{content:" \\2193"}
 th[aria-sort=ascending] button::after{content:" \\2191"}
-.rows th[scope=row]{overflow-wrap:anywhere;min-width:9rem}
 """
+)
 
 SCRIPT = """
 document.querySelectorAll('#every table').forEach(function(t){
@@ -52,13 +53,21 @@ return(down?-o:o)||a[1]-b[1]}).forEach(function(e){body.appendChild(e[2])})})})}
 """
 
 
-def page(scan: Scan) -> str:
-    """Return the page of a scan; every number is taken from its rows."""
+def page(scan: Scan, over_runs: str = "") -> str:
+    """Return the page of a scan; every number is taken from its rows.
+
+    Parameters
+    ----------
+    scan : Scan
+    over_runs : str
+        The charts of its layers over the runs of a history; see `layers_over_runs`.
+    """
     rows = list(scan.rows.values())
     title = f"Spectral norms of {scan.model}" + (f" minus {scan.other}" if scan.other else "")
     sections = [
         ("By depth and kind", _depths(rows)),
         (f"Changes against {escape(scan.other)}", _changes(rows) if scan.other else ""),
+        ("Over the runs", over_runs),
         ("Spikes", _spikes(rows)),
         ("What to know", _notes(scan, rows)),
         ("Every row", f'<div id="every">{_every(rows)}</div>'),
@@ -169,15 +178,20 @@ def _notes(scan: Scan, rows: Sequence[Row]) -> str:
 
 def _every(rows: Sequence[Row]) -> str:
     changed = any(row.change is not None for row in rows)
-    heads = ["name", "shape", "norm", *(["relative change"] if changed else [])]
+    layered = any(row.layer for row in rows)
+    heads = ["name", "shape", "norm", *(["as a layer"] if layered else [])]
+    heads += ["relative change"] if changed else []
     heads += ["stable rank", "times the edge", "norm / &radic;(m/n)", "largest entry"]
     heads += ["Frobenius norm", "kind", "upper end"]
-    return table("Every row", heads, [_cells(row, changed=changed) for row in rows])
+    cells = [_cells(row, changed=changed, layered=layered) for row in rows]
+    return table("Every row", heads, cells)
 
 
-def _cells(row: Row, *, changed: bool) -> list[str]:
+def _cells(row: Row, *, changed: bool, layered: bool) -> list[str]:
     shape = " x ".join(map(str, row.matrix or row.shape)) or "1"
     cells = [escape(shown(row.name)), _data(row, "size", whole(shape)), _norm(row)]
+    if layered:
+        cells.append(_layer(row))
     if changed:
         cells.append(_ends(row.change))
     scale = row.spectral_scale
@@ -207,6 +221,13 @@ def _norm(row: Row) -> str:
         return escape(f"tied to {shown(row.tied_to)}" if row.tied_to else "-")
     tied = f" (tied to {escape(shown(row.tied_to))})" if row.tied_to else ""
     return _data(row, "norm", interval(row.lower, row.upper) + tied)
+
+
+def _layer(row: Row) -> str:
+    if row.layer_lower is None or row.layer_upper is None:
+        return ""
+    text = f"{interval(row.layer_lower, row.layer_upper)} ({escape(row.layer)})"
+    return _data(row, "layer", text)
 
 
 def _ends(found: Range | None) -> str:

@@ -15,7 +15,7 @@ from bigspec.networks.limits import Limits, Ruling, rule
 from bigspec.networks.models import IN_MEMORY
 from bigspec.networks.norms import Asked
 from bigspec.networks.page import page
-from bigspec.networks.past import record_scan
+from bigspec.networks.past import layers_over_runs, record_scan
 from bigspec.networks.planned import Choice, Planned, plan_scan, tasks_of
 from bigspec.networks.row import Row
 from bigspec.networks.saved import Saver, saver_of
@@ -49,6 +49,8 @@ class Options:
     observer : Observer
     missing_chunks : str
         What the models were opened with.
+    input_shape : list, dict or None
+        Of an ONNX model, as JSON has it.
     """
 
     rtol: float
@@ -60,6 +62,7 @@ class Options:
     checkpoint: Any
     observer: Observer
     missing_chunks: str = "fill"
+    input_shape: Any = None
 
 
 class Scan(Mapping[str, Row]):
@@ -257,8 +260,11 @@ class Scan(Mapping[str, Row]):
                 mates = () if other is None else other.tensors
                 tokens[entry.name] = " ".join(t.token() for t in (*own, *mates))
         limits = None if options.limits is None else options.limits.to_list()
+        sizes = {} if options.input_shape is None else {"input_shape": options.input_shape}
+        computed = [e for e in self._planned.entries if e.form is not None and not e.tied_to]
         return {
             "model": self.model,
+            "rows": len(computed),
             "tensors": tokens,
             "entropy": options.seed,
             "options": {
@@ -268,6 +274,7 @@ class Scan(Mapping[str, Row]):
                 "gate": limits,
                 "minus": bool(self.other),
                 "missing_chunks": options.missing_chunks,
+                **sizes,
             },
             "versions": versions(),
         }
@@ -313,6 +320,7 @@ class Scan(Mapping[str, Row]):
             "schema": SCHEMA,
             "model": self.model,
             "minus": self.other or None,
+            "input_shape": self._options.input_shape,
             "run_id": self.run_id,
             "rtol": self.rtol,
             "failure_probability": self.failure_probability,
@@ -340,9 +348,22 @@ class Scan(Mapping[str, Row]):
         """Return one line a row, with a line of heads."""
         return csv_text(self.rows.values())
 
-    def to_html(self) -> str:
-        """Return one self-contained page."""
-        return page(self)
+    def to_html(self, past: History | None = None, series: str = "") -> str:
+        """Return one self-contained page.
+
+        Parameters
+        ----------
+        past : History, optional
+            Also draw each tensor over the runs in this history.
+        series : str
+            As in `record`.
+
+        Raises
+        ------
+        HistoryError
+            The history cannot be read.
+        """
+        return page(self, layers_over_runs(self, past, series or self.model) if past else "")
 
 
 UNREACHED = "not reached: the scan ended first"

@@ -98,10 +98,13 @@ class _Room:
     def __init__(self, threads: int, memory: int) -> None:
         self.threads, self.memory, self.in_use, self.running = threads, memory, 0, 0
 
+    @property
+    def full(self) -> bool:
+        """Whether every thread has a job: then thousands that wait need not be asked."""
+        return self.running >= self.threads
+
     def takes(self, job: Job) -> bool:
-        """Whether one more fits."""
-        if self.running >= self.threads:
-            return False
+        """Whether there is memory for one more."""
         return self.running == 0 or self.in_use + job.nbytes <= self.memory
 
     def add(self, job: Job, sign: int = 1) -> None:
@@ -126,7 +129,10 @@ class _Places:
         while waiting or running:
             limit.check()
             for room in self.rooms():
-                while (job := next((j for j in waiting if room.takes(j)), None)) is not None:
+                while not room.full:
+                    job = next((j for j in waiting if room.takes(j)), None)
+                    if job is None:
+                        break
                     waiting.remove(job)
                     room.add(job)
                     running[self.begin(room, function, job, limit)] = job, room

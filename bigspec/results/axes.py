@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["BAD", "LOWER", "OPEN", "UPPER", "Axes", "Scale", "beam", "fitted", "label", "words"]
+__all__ = [
+    "BAD", "LOWER", "OPEN", "UPPER", "Axes", "Scale", "beam", "fitted", "label", "levels", "tick",
+    "words",
+]  # fmt: skip
 
 UPPER, LOWER = "#3a86c8", "#d9732b"
 OPEN, BAD = "#b07d0e", "#d9432b"  # all four legible on white and on near-black
@@ -143,6 +146,21 @@ class Axes:
             f'<text x="{self.x(k):.1f}" y="244" text-anchor="middle">{k}</text>'
             for k in sorted(shown)
         )
+
+
+def levels(scale: Scale, left: float, right: float, top: float, bottom: float) -> str:
+    """Draw the marks of a scale across a box, as many as keep clear of one another."""
+    drawn: list[str] = []
+    taken: list[float] = []
+    for level, name in scale.ticks:
+        y = bottom - (bottom - top) * (level - scale.bottom) / (scale.top - scale.bottom)
+        if all(abs(y - other) >= 21 for other in taken):
+            taken.append(y)
+            drawn.append(
+                f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" '
+                f'stroke="currentColor" stroke-opacity=".15"/>{tick(left - 6, y + 5, name)}'
+            )
+    return "".join(drawn)
 
 
 def tick(x: float, y: float, name: str) -> str:
