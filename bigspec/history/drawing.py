@@ -20,8 +20,8 @@ from bigspec.history.layers import (
 from bigspec.history.row import Row
 from bigspec.results.axes import BAD
 from bigspec.results.figures import new_figure
-from bigspec.results.html import document, interval, whole
-from bigspec.results.html import table as grid
+from bigspec.results.markup import document, headline, interval, whole
+from bigspec.results.markup import table as grid
 from bigspec.results.text import interval_text, seconds_text, width_text
 
 if TYPE_CHECKING:
@@ -173,9 +173,7 @@ def _latest(rows: Sequence[Row]) -> str:
     last = next((row for row in reversed(rows) if row.accepted), None)
     said = ""
     if last is not None and last.lower is not None and last.upper is not None:
-        said = (
-            f'<p class="interval">&sigma;<sub>1</sub> &isin; {interval(last.lower, last.upper)}</p>'
-        )
+        said = headline(last.lower, last.upper)
         said += '<p class="soft">the last accepted run</p>'
     newest = rows[-1]
     if not newest.accepted:

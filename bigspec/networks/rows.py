@@ -14,7 +14,7 @@ from bigspec.networks.large import large_row
 from bigspec.networks.limits import Limits, Ruling, rule
 from bigspec.networks.models import IN_MEMORY
 from bigspec.networks.norms import Asked
-from bigspec.networks.page import page
+from bigspec.networks.page import fragment, page
 from bigspec.networks.past import layers_over_runs, record_scan
 from bigspec.networks.planned import Choice, Planned, plan_scan, tasks_of
 from bigspec.networks.row import Row
@@ -364,6 +364,10 @@ class Scan(Mapping[str, Row]):
             The history cannot be read.
         """
         return page(self, layers_over_runs(self, past, series or self.model) if past else "")
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows; it begins nothing."""
+        return fragment(self, begun=self._begun)
 
 
 UNREACHED = "not reached: the scan ended first"

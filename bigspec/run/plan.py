@@ -12,6 +12,7 @@ from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.choose_layout import memory_text
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import Layout
+from bigspec.results.markup import pairs, prose, shown_in_notebook, whole
 from bigspec.results.text import counted
 
 __all__ = ["ALGORITHMS", "Plan", "Wishes", "check_algorithm", "check_wishes"]
@@ -131,6 +132,22 @@ class Plan:
         }
 
     def __str__(self) -> str:
+        rows = [*self._rows(), *(("because", choice) for choice in self.choices)]
+        return "\n".join([self.matrix.name, *(f"  {key:11} {value}" for key, value in rows)])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what a pass reads, then the rest."""
+        rows = self._rows()
+        because = "".join(f"<li>{prose(choice)}</li>" for choice in self.choices)
+        read = f"{format_bytes(self.bytes_per_pass)} a pass" if self.bytes_per_pass else "products"
+        return shown_in_notebook(
+            whole(read),
+            [prose(self.matrix.name)],
+            pairs((key, prose(value)) for key, value in rows),
+            f"Because:<ul>{because}</ul>" if because else "",
+        )
+
+    def _rows(self) -> list[tuple[str, str]]:
         layout, memory = self.layout, self.layout.memory
         m, n = self.matrix.shape
         reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no slab fits)"
@@ -145,15 +162,13 @@ class Plan:
         cost += f": {format_bytes(self.bytes_per_pass)} a pass"
         if isinstance(self.matrix, OperatorMatrix) and not isinstance(self.matrix, Product):
             entries, cost = "", "one product with it and one with its adjoint"
-        lines = [
-            self.matrix.name,
-            f"  matrix      {m} x {n} {self.matrix.dtype}{entries}",
-            f"  pass        {cost}",
-            f"  runs on     {self.where}",
-            f"  algorithm   {self.algorithm.name}, block of {self.block_size}",
-            f"  memory      {size}",
+        return [
+            ("matrix", f"{m} x {n} {self.matrix.dtype}{entries}"),
+            ("pass", cost),
+            ("runs on", self.where),
+            ("algorithm", f"{self.algorithm.name}, block of {self.block_size}"),
+            ("memory", size),
         ]
-        return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
 
 
 def _entries_nbytes(matrix: Matrix) -> int:

@@ -204,8 +204,7 @@ class RemoteContent(Content):
         if not isinstance(size, int):
             msg = f"{self.name}: its server does not say how long it is; copy it to a disk"
             raise SourceError(msg)
-        times = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
-        self.size, self.evidence = size, repr([size, *(str(said.get(key)) for key in times)])
+        self.size, self.evidence = size, _told_by(said)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (RemoteContent, (self.store, self.path, self.name))
@@ -213,6 +212,15 @@ class RemoteContent(Content):
     def beside(self, name: str) -> RemoteContent:
         """Open a file by its name in the same folder, or below it."""
         return RemoteContent(self.store, _beside(self.path, name), _beside(self.name, name))
+
+    async def fetch(self, start: int, length: int) -> bytes:
+        """Fetch a range once, for a coroutine in zarr's event loop; nothing is checked."""
+        fs, path = self.store.fs, self.path
+        return bytes(await fs._cat_file(path, start=start, end=start + length))
+
+    async def asked_again(self) -> str:
+        """Return the evidence of now, for a coroutine in zarr's event loop."""
+        return _told_by(await self.store.fs._info(self.path))
 
     def _range(self, start: int, length: int, what: str) -> Bytes:
         fs = self.store.fs
@@ -265,6 +273,14 @@ def file_in(location: Location, name: str) -> RemoteContent:
     assert isinstance(store, FsspecStore)
     within = f"{store.path.rstrip('/')}/{name}"
     return RemoteContent(store, within, f"{location.name.rstrip('/')}/{name}")
+
+
+def _told_by(said: dict[str, Any]) -> str:
+    """Return the evidence in what a file system says of a file."""
+    times = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+    # The last is of servers without ETag; without it the evidence stays as it was.
+    served = [said[key] for key in ("Last-Modified",) if said.get(key) and not said.get("ETag")]
+    return repr([said.get("size"), *(str(said.get(key)) for key in times), *served])
 
 
 def _told(place: int) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Location",
+    "indexed_file",
     "local_file",
     "local_folder",
     "locate",
@@ -38,12 +39,13 @@ __all__ = [
     "open_node",
     "place_of",
     "read_metadata",
+    "remote_store",
 ]
 
-LOCAL_ONLY = (
-    ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
-)  # fmt: skip
-"""Endings of formats that URLs cannot serve: they need many small reads, or a map of the file."""
+INDEXED = (".h5", ".hdf5", ".he5", ".h5ad", ".mat", ".nc", ".nc4", ".netcdf", ".cdf")
+"""Endings of formats that are indexed at a URL: see `bigspec.sources.remote_hdf5`."""
+LOCAL_ONLY = (".npy", ".npz", ".mtx", ".mtx.gz")
+"""Endings of formats that URLs cannot serve: they need a map of the file, or are read whole."""
 TABLES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
 """Not matrices: see `bigspec.conversion.arrow`."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
@@ -80,7 +82,7 @@ def locate(text: str) -> Location:
     if (store := virtual_store(outer, text)) is not None:
         return Location(shown(text), store, inner)
     if "://" in outer or "::" in outer:
-        return Location(shown(text), _remote_store(outer, text), inner)
+        return Location(shown(text), remote_store(outer, text), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
 
 
@@ -93,6 +95,18 @@ def local_file(text: str) -> tuple[Path, str] | None:
         return None
     path = Path(os.path.abspath(Path(outer).expanduser()))  # noqa: PTH100
     return (path, inner) if path.is_file() else None
+
+
+def indexed_file(text: str) -> tuple[str, str] | None:
+    """Return the URL of an HDF5 or netCDF file, by its ending, and the place inside; else None.
+
+    A chain of fsspec's, such as ``simplecache::s3://...``, is none.
+    """
+    outer, inner = _split(text)
+    path = re.split("[?#]", outer, maxsplit=1)[0].lower()
+    if "::" in outer or "://" not in outer or not path.endswith(INDEXED):
+        return None
+    return None if path.startswith(("file://", "local://")) else (outer, inner)
 
 
 def local_folder(text: str) -> Path | None:
@@ -114,7 +128,14 @@ def _split(text: str) -> tuple[str, str]:
     return outer, inner.strip("/")
 
 
-def _remote_store(url: str, name: str) -> Store:
+def remote_store(url: str, name: str) -> Store:
+    """Return the store at a URL of fsspec's.
+
+    Raises
+    ------
+    SourceError, StoreUnavailableError
+        See `locate`.
+    """
     if (lower := url.lower()).endswith(LOCAL_ONLY):
         ending = next(ending for ending in LOCAL_ONLY if lower.endswith(ending))
         msg = (

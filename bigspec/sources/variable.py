@@ -6,6 +6,7 @@ whole chunks and unpacked; see `bigspec.sources.packing`.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -288,6 +289,16 @@ def flattened(dims: tuple[str, ...], shape: tuple[int, ...], wanted: Wanted, nam
             raise DataError(msg) from None
 
 
+def _meant(rows: tuple[Any, ...], dims: tuple[str, ...]) -> str:
+    """Ask whether the dimension was meant that a mistyped one is nearest to."""
+    for word in map(str, rows):
+        if word not in dims:
+            lower = {dim.lower(): dim for dim in reversed(dims)}
+            near = difflib.get_close_matches(word.lower(), list(lower), n=1, cutoff=0.6)
+            return f"; did you mean {lower[near[0]]}?" if near else ""
+    return ""
+
+
 def axes_of(
     dims: tuple[str, ...], shape: tuple[int, ...], rows: Sequence[str] | str | None, name: str
 ) -> tuple[Axis, Axis]:
@@ -317,7 +328,7 @@ def axes_of(
     if not rows or len(set(rows)) != len(rows) or not set(rows) < set(dims):
         msg = (
             f"rows: expected some of the dimensions of {name}, each once and not all of them: "
-            f"{listed}; got {', '.join(map(str, rows)) or 'none'}"
+            f"{listed}; got {', '.join(map(str, rows)) or 'none'}{_meant(rows, dims)}"
         )
         raise ArgumentError(msg)
     down = tuple(dims.index(dim) for dim in rows)

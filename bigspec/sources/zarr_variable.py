@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from bigspec.sources.packing import RAW, Packing, named_convention, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 from bigspec.sources.zarr_store import ZarrMatrix, ZarrVector, open_zarr_array
 
-__all__ = ["Boxes", "open_zarr", "zarr_packing"]
+__all__ = ["Boxes", "open_described", "open_zarr", "zarr_packing"]
 
 Array = np.ndarray[Any, Any]
 DIMENSIONS = "_ARRAY_DIMENSIONS"
@@ -150,11 +150,33 @@ def open_zarr(
     DataError, UnsupportedTypeError, SourceError
     """
     wanted = Wanted() if wanted is None else wanted
+    packing_for = partial(_packing, array, wanted)
+    return open_described(array, name, wanted, _dims(array), packing_for)
+
+
+def open_described(
+    array: zarr.Array[Any],
+    name: str | None,
+    wanted: Wanted,
+    dims: tuple[str, ...],
+    packing_for: Callable[[np.dtype[Any], str], Packing],
+) -> Matrix:
+    """Open a Zarr array as something else than its attributes says; see `open_zarr`.
+
+    Parameters
+    ----------
+    array, name, wanted
+        See `open_zarr`.
+    dims : tuple of str
+        Names of the dimensions.
+    packing_for : callable
+        Returns how stored numbers become values, by their type and the name in messages.
+    """
     if array.ndim < 3:
         plain = open_zarr_array(array, name, wanted.missing)  # refuses what is no matrix
         name, dtype = plain.name, plain.dtype.newbyteorder("=")
-        axes = axes_of(_dims(array), plain.shape, wanted.rows, name)
-        packing = zarr_packing(array, dtype, name, wanted)
+        axes = axes_of(dims, plain.shape, wanted.rows, name)
+        packing = packing_for(dtype, name)
         if packing.idle and axes[0].dims == (0,):
             return plain
         steps = tuple(grid.step for grid in plain.grids)
@@ -163,9 +185,9 @@ def open_zarr(
     else:
         held = ZarrVector.of(array, name or str(array.store_path), wanted.missing)
         name, dtype = held.name, check_dtype(held.dtype, held.name).newbyteorder("=")
-        flattened(_dims(array), tuple(array.shape), wanted, name)
-        axes = axes_of(_dims(array), tuple(array.shape), wanted.rows, name)
-        packing = zarr_packing(array, dtype, name, wanted)
+        flattened(dims, tuple(array.shape), wanted, name)
+        axes = axes_of(dims, tuple(array.shape), wanted.rows, name)
+        packing = packing_for(dtype, name)
         steps = array.shards or array.chunks
         grids = tuple(Grid(*both) for both in zip(array.shape, steps, strict=True))
         made = variable(Boxes(held, grids), name, dtype, steps, axes, packing)
@@ -210,6 +232,10 @@ def zarr_packing(
     if fill is not None and fill == fill and not _marks(array, attrs, fill):
         fill = None
     return packing_of(attrs, dtype, name, mark=fill).filled(wanted.fill, dtype, name)
+
+
+def _packing(array: zarr.Array[Any], wanted: Wanted, dtype: np.dtype[Any], name: str) -> Packing:
+    return zarr_packing(array, dtype, name, wanted)
 
 
 def _attributes(array: zarr.Array[Any]) -> dict[str, Any] | None:
