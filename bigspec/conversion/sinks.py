@@ -137,15 +137,17 @@ class TensorSink(Sink):
             with path.open("wb") as file:
                 file.write(len(raw).to_bytes(8, "little") + raw)
                 file.truncate(begins + size)
-        self.entries: Any = np.memmap(path, dtype.newbyteorder("<"), "r+", begins, shape)
+        self.place: Any = (path, dtype.newbyteorder("<"), "r+", begins, shape)
+        self.entries: Any = np.memmap(*self.place)
 
     def put(self, rows: slice, columns: slice, values: Array) -> None:
         """Write a block."""
         self.entries[rows, columns] = values
 
     def flush(self) -> None:
-        """Hand the pages to the file."""
+        """Hand the pages to the file, and let go of them: a map keeps what was written resident."""
         self.entries.flush()
+        self.entries = np.memmap(*self.place)
 
 
 def check_tensor_type(dtype: np.dtype[Any]) -> None:

@@ -284,6 +284,21 @@ def test_killed_again_and_again_it_goes_on_to_the_same_bytes(form, child, tmp_pa
     assert not place.with_name(f"{place.name}.partial").exists()
 
 
+def test_a_file_holds_none_of_its_pages_after_each_few_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "BLOCK_BYTES", 4000)
+    maps, mapped = [], np.memmap
+
+    def recorded(*args):
+        maps.append(mapped(*args))
+        return maps[-1]
+
+    monkeypatch.setattr(sinks.np, "memmap", recorded)
+    source = zarr.create_array(tmp_path / "A.zarr", data=matrix("f4", (120, 60)), chunks=(30, 25))
+    bigspec.normalize(source, tmp_path / "B.safetensors")
+    assert len(maps) >= 3  # one at the start, and one after each few blocks
+    assert len({id(one) for one in maps}) == len(maps)
+
+
 def test_other_work_in_progress_is_not_mixed_with_this_one(tmp_path, monkeypatch):
     def fails(*_):
         raise ConnectionError
