@@ -101,9 +101,12 @@ class Destination:
         return cls(path, "safetensors", name, matrix, stream)
 
     def check(self, dtype: np.dtype[Any]) -> None:
-        """Refuse a type that the form does not have."""
+        """Refuse a type, or a name, that the form does not have."""
         if self.form == "safetensors":
             check_tensor_type(dtype)
+            if self.name in ("", "__metadata__"):
+                msg = f"name: expected the name of a tensor, got {self.name!r}"
+                raise ArgumentError(msg)
 
     def wanted(self) -> dict[str, Any]:
         """Return the description by which partial work is recognised."""

@@ -137,8 +137,9 @@ class TensorSink(Sink):
             with path.open("wb") as file:
                 file.write(len(raw).to_bytes(8, "little") + raw)
                 file.truncate(begins + size)
-        self.place: Any = (path, dtype.newbyteorder("<"), "r+", begins, shape)
-        self.entries: Any = np.memmap(*self.place)
+        place: Any = (path, dtype.newbyteorder("<"), "r+", begins, shape)
+        self.place = place
+        self.entries: Any = np.memmap(*place)
 
     def put(self, rows: slice, columns: slice, values: Array) -> None:
         """Write a block."""

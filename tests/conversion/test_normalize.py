@@ -240,6 +240,8 @@ def test_a_place_that_is_taken_is_not_replaced_without_a_word(tmp_path):
         bigspec.normalize(np.eye(3))
     with pytest.raises(UnsupportedTypeError, match="expected a dense matrix for a file of safete"):
         bigspec.normalize(sp.eye_array(3).tocsr(), tmp_path / "E.safetensors")
+    with pytest.raises(ArgumentError, match="name: expected the name of a tensor, got '__meta"):
+        bigspec.normalize(np.eye(3), tmp_path / "E.safetensors", name="__metadata__")
     done = bigspec.normalize(np.eye(3), tmp_path / "C.safetensors", overwrite=True)
     assert done.bytes_written == (tmp_path / "C.safetensors").stat().st_size
     assert 0.999 < norm(entries(tmp_path / "C.safetensors")) <= 1.0
