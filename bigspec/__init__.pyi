@@ -23,6 +23,8 @@ from .errors import BigspecError
 from .history.store import History
 from .matrices import Matrix
 from .networks.described import show
+from .networks.lipschitz.door import lipschitz
+from .networks.lipschitz.result import Lipschitz
 from .networks.scan import scan
 from .results.estimate import Estimate
 from .results.gate import Gate
@@ -37,6 +39,7 @@ __all__ = [
     "Estimate",
     "Gate",
     "History",
+    "Lipschitz",
     "Matrix",
     "Normalization",
     "PassRecord",
@@ -49,6 +52,7 @@ __all__ = [
     "convert",
     "errors",
     "hstack",
+    "lipschitz",
     "low_rank",
     "norm",
     "normalize",
