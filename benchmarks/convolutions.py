@@ -1,7 +1,7 @@
 """The norm of convolutions: bigspec.conv beside its products as an operator, and torch's value.
 
 python -P benchmarks/convolutions.py kernels               # random kernels
-python -P benchmarks/convolutions.py model M.onnx SHAPE    # each layer; SHAPE such as 1,3,48,192
+python -P benchmarks/convolutions.py model M.onnx SHAPE    # each layer; 1,3,48,192 or x=1,8;y=1
 python -P benchmarks/convolutions.py dense M.onnx SHAPE [MOST]   # beside the dense SVD
 
 Models of PyPI packages (silero-vad, magika, basic-pitch, rapidocr_onnxruntime) are unpacked by
@@ -77,8 +77,9 @@ def kernels():
 
 def layers(path, shape):
     """Yield the name, the kernel and each layer of an ONNX model that has a size."""
-    numbers = tuple(map(int, shape.split(",")))
-    model = with_shapes(as_model(path), path, numbers)
+    parts = [part.rpartition("=") for part in shape.split(";")]
+    given = {name: tuple(map(int, numbers.split(","))) for name, _, numbers in parts}
+    model = with_shapes(as_model(path), path, given.get("", given))
     for name, found in layers_of(model).items():
         for layer in found or ():
             if layer.sized:
