@@ -16,6 +16,8 @@ from .api.norm import norm, plan
 from .api.svds import svds
 from .checkpoint.options import Checkpoint
 from .conversion.convert import convert
+from .conversion.normal import normalize
+from .conversion.normalization import Normalization
 from .conversion.outcome import Conversion
 from .errors import BigspecError
 from .history.store import History
@@ -39,6 +41,7 @@ __all__ = [
     "History",
     "Lipschitz",
     "Matrix",
+    "Normalization",
     "PassRecord",
     "Plan",
     "Triplets",
@@ -52,6 +55,7 @@ __all__ = [
     "lipschitz",
     "low_rank",
     "norm",
+    "normalize",
     "open_matrix",
     "plan",
     "scaled",

@@ -160,8 +160,14 @@ def run_command(command, cwd):
     assert shows(command.shown, done.stdout), f"$ {command.line}\nprints\n{done.stdout}"
 
 
+OPTIONAL = {"training.md": "torch"}
+"""What the blocks of a page need, where the extra `test` does not bring it; then it is skipped."""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_block_runs(page, reader):
+    if page.name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[page.name])
     namespace = {"__name__": "__docs__"}
     printed = ""
     for block in blocks(page):

@@ -11,8 +11,8 @@ import click
 __all__ = ["EXAMPLES", "WIDTH", "bold", "meant", "write_examples", "write_options"]
 
 SUBJECTS = (
-    "Matrix", "Rows", "Stack", "Triplets", "Conversion", "Runs", "Accuracy and effort",
-    "Where it runs", "Checkpoint", "Gate and history", "Output",
+    "Matrix", "Rows", "Stack", "Triplets", "Conversion", "Normalization", "Runs",
+    "Accuracy and effort", "Where it runs", "Checkpoint", "Gate and history", "Output",
 )  # fmt: skip
 """Of options, in the order of ``--help``."""
 
@@ -61,6 +61,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "convert": (
         ("Matrix Market to compressed rows", "bigspec convert A.mtx.gz A.zarr"),
         ("within 1 GiB", "bigspec convert A.npz A.zarr --format csc --memory-limit 1GiB"),
+    ),
+    "normalize": (
+        ("a copy of norm at most 1", "bigspec normalize A.zarr unit.zarr"),
+        ("of norm at most 0.5, in the place of the old one",
+         "bigspec normalize A.zarr --to 0.5 --in-place"),
+        ("a tensor for PyTorch, of norm at least 1",
+         "bigspec normalize A.h5::/W W.safetensors --by lower"),
     ),
 }  # fmt: skip
 """Of each command: what for, and what to type."""

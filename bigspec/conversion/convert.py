@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from pathlib import Path
@@ -17,13 +16,8 @@ from bigspec.conversion.entries import EntryStream, MatrixStream, open_arrays, o
 from bigspec.conversion.matrix_market import open_market
 from bigspec.conversion.outcome import Conversion
 from bigspec.conversion.running import Run, Target
-from bigspec.conversion.work import Work
-from bigspec.errors import (
-    ArgumentError,
-    DataError,
-    DestinationError,
-    MemoryLimitError,
-)
+from bigspec.conversion.work import Work, local_place, working
+from bigspec.errors import ArgumentError
 from bigspec.passes import find_executor
 from bigspec.sources import open_source
 from bigspec.sources.files import is_market, tenx_file
@@ -34,11 +28,6 @@ from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
 __all__ = ["convert"]
-
-UNWRITABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
-    errno.ENAMETOOLONG,
-}  # fmt: skip
 
 
 def convert(
@@ -140,30 +129,11 @@ def convert(
         raise ArgumentError(msg)
     target = Target(source, format or source.form, _value_type(dtype, source), limit)
     target.check()
-    work = Work(_local(dst), _folder(scratch), target.wanted(), overwrite=overwrite)
+    work = Work(local_place(dst), _folder(scratch), target.wanted(), overwrite=overwrite)
     observer = make_observer(progress)
-    try:
+    with working(work, observer):
         observer.run_started(source.name, {"to": str(work.destination), "format": target.form})
-        run = Run(source, target, work, observer, began)
-        outcome = run.go()
-    except (DataError, MemoryLimitError):
-        work.remove()
-        raise
-    except OSError as error:
-        if error.errno in UNWRITABLE:
-            msg = (
-                f"{work.destination}: cannot be written ({error.strerror}). The work so far is "
-                f"in {work.folder}: make room and run it again, or remove that folder"
-            )
-            raise DestinationError(msg) from error
-        raise
-    except KeyboardInterrupt as error:
-        error.saved = str(work.folder)  # type: ignore[attr-defined]
-        raise
-    finally:
-        work.close()
-        observer.close()
-    return outcome
+        return Run(source, target, work, observer, began).go()
 
 
 def _of_arrow(src: Any, columns: Any, shape: Any, renumber: bool, limit: int) -> ArrowStream | None:
@@ -211,23 +181,6 @@ def _value_type(dtype: Any, source: EntryStream) -> np.dtype[Any]:
         msg = f"dtype: expected a complex type for {source.dtype} entries, got {kind}"
         raise ArgumentError(msg)
     return kind
-
-
-def _local(dst: str | os.PathLike[str]) -> Path:
-    text = os.fspath(dst)
-    for scheme in ("file://", "local://"):
-        text = text.removeprefix(scheme)
-    if "://" in text or "::" in text or text.endswith(".zip"):
-        msg = (
-            f"dst: expected a local folder such as A.zarr, got {text!r}; write it locally, then "
-            "copy it to the store"
-        )
-        raise ArgumentError(msg)
-    path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
-    if not path.name or not path.parent.is_dir():
-        msg = f"dst: expected a folder that exists, got {path.parent} in {text!r}; create it"
-        raise ArgumentError(msg)
-    return path
 
 
 def _folder(scratch: str | os.PathLike[str] | None) -> Path | None:

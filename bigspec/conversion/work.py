@@ -4,27 +4,41 @@
 
     DST.partial/progress.json   the progress, replaced as a whole after every step
     DST.partial/lock            locked by the working process; the system unlocks it when that dies
-    DST.partial/matrix          the group, which gets its attributes last
+    DST.partial/matrix          the store, which gets its attributes last; or the file
     DST.partial/buckets         triplets that wait to be sorted, here or in the scratch folder
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bigspec.conversion.identity import digest
-from bigspec.errors import ArgumentError, CheckpointInUseError, DestinationError, ResumeError
+from bigspec.errors import (
+    ArgumentError,
+    CheckpointInUseError,
+    DataError,
+    DestinationError,
+    MemoryLimitError,
+    ResumeError,
+)
+from bigspec.watch import Observer
 
-__all__ = ["Work"]
+__all__ = ["Work", "local_place", "working"]
 
 SCHEMA = "bigspec.conversion.partial/1"
 ZARR_FILES = {"zarr.json", ".zgroup", ".zarray", ".zattrs"}
+UNWRITABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 class Work:
@@ -39,6 +53,8 @@ class Work:
         Source and target; partial work for others is refused.
     overwrite : bool
         Replace the store at the destination, and partial work for another source or target.
+    file : bool
+        The destination is a file of safetensors, not a store.
 
     Raises
     ------
@@ -51,9 +67,15 @@ class Work:
     """
 
     def __init__(
-        self, destination: Path, scratch: Path | None, wanted: dict[str, Any], *, overwrite: bool
+        self,
+        destination: Path,
+        scratch: Path | None,
+        wanted: dict[str, Any],
+        *,
+        overwrite: bool,
+        file: bool = False,
     ) -> None:
-        self.destination = destination
+        self.destination, self.file = destination, file
         self.folder = destination.with_name(destination.name + ".partial")
         self.matrix = self.folder / "matrix"
         key = digest(str(destination).encode())[:12]
@@ -66,7 +88,8 @@ class Work:
         try:
             self.state = self._load_state(overwrite=overwrite)
             if not self._is_published(self.state):
-                self.matrix.mkdir(exist_ok=True)
+                if not file:
+                    self.matrix.mkdir(exist_ok=True)
                 self.buckets.mkdir(parents=True, exist_ok=True)
         except BaseException:
             self.close()
@@ -79,6 +102,14 @@ class Work:
                 "or give --overwrite (overwrite=True)"
             )
             raise ArgumentError(msg)
+        if self.file:
+            if not self.destination.is_file():
+                msg = (
+                    f"dst: expected a file to replace, got {self.destination}, which is a folder; "
+                    "name another place, or remove it first"
+                )
+                raise ArgumentError(msg)
+            return
         folder = self.destination.is_dir()
         names = {path.name for path in self.destination.iterdir()} if folder else set()
         if not folder or (names and not names & ZARR_FILES):
@@ -164,7 +195,8 @@ class Work:
             if os.path.lexists(self.destination):
                 self._check_destination(overwrite=self.overwrite)
                 shutil.rmtree(old, ignore_errors=True)
-                self.destination.replace(old)
+                if not self.file:  # a file is replaced as it is: one step
+                    self.destination.replace(old)
             self.matrix.replace(self.destination)
         self.remove()
 
@@ -178,3 +210,59 @@ class Work:
         """Let another process work."""
         with suppress(OSError):
             os.close(self._handle)
+
+
+@contextmanager
+def working(work: Work, observer: Observer) -> Iterator[None]:
+    """Do the work, and clear up as the end of it asks.
+
+    Raises
+    ------
+    DestinationError
+        The place cannot be written, as on a full disk; the partial work stays.
+    DataError, MemoryLimitError
+        As they were raised; the partial work is removed, as going on would not help.
+    """
+    try:
+        yield
+    except (DataError, MemoryLimitError):
+        work.remove()
+        raise
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            msg = (
+                f"{work.destination}: cannot be written ({error.strerror}). The work so far is "
+                f"in {work.folder}: make room and run it again, or remove that folder"
+            )
+            raise DestinationError(msg) from error
+        raise
+    except KeyboardInterrupt as error:
+        error.saved = str(work.folder)  # type: ignore[attr-defined]
+        raise
+    finally:
+        work.close()
+        observer.close()
+
+
+def local_place(dst: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a destination on this machine.
+
+    Raises
+    ------
+    ArgumentError
+        It is a URL, a place inside a store or an archive, or its folder does not exist.
+    """
+    text = os.fspath(dst)
+    for scheme in ("file://", "local://"):
+        text = text.removeprefix(scheme)
+    if "://" in text or "::" in text or text.endswith(".zip"):
+        msg = (
+            f"dst: expected a local folder such as A.zarr, got {text!r}; write it locally, then "
+            "copy it to the store"
+        )
+        raise ArgumentError(msg)
+    path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100
+    if not path.name or not path.parent.is_dir():
+        msg = f"dst: expected a folder that exists, got {path.parent} in {text!r}; create it"
+        raise ArgumentError(msg)
+    return path

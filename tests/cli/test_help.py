@@ -119,7 +119,7 @@ def test_the_version_is_that_of_the_package():
 @pytest.mark.parametrize(
     ("words", "at", "offered"),
     [
-        ("bigspec no", 1, "plain,norm"),
+        ("bigspec pl", 1, "plain,plan"),
         ("bigspec norm --rto", 2, "plain,--rtol"),
         ("bigspec norm --algorithm la", 3, "plain,lanczos"),
     ],

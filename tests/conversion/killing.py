@@ -1,4 +1,4 @@
-"""A child that converts, and is killed -9 at the k-th thing that it does to the disk."""
+"""A child that converts or normalizes, and is killed -9 at the k-th thing it does to the disk."""
 
 import os
 import shutil
@@ -34,8 +34,8 @@ def serve():
 def run(at, source, destination, form):
     import zarr.storage._local as local_store
 
-    from bigspec import convert
-    from bigspec.conversion import running, work, writing
+    from bigspec import convert, normalize
+    from bigspec.conversion import running, scaling, work, writing
     from bigspec.sources import matrix_market
 
     signal.alarm(SECONDS)
@@ -66,6 +66,11 @@ def run(at, source, destination, form):
     running.Scatter.put = around(running.Scatter.put)
     Path.replace = around(Path.replace)
     Path.unlink = around(Path.unlink)
-    convert(source, destination, format=form)
+    if form == "normalize":
+        scaling.BLOCK_BYTES = 4000
+        scaling.DenseCopy._copy = around(scaling.DenseCopy._copy)
+        normalize(source, destination, seed=5)
+    else:
+        convert(source, destination, format=form)
     Path(destination).with_suffix(".count").write_text(str(count))
     return 0

@@ -1,10 +1,7 @@
 """Killed at any moment, the same command goes on to the same bytes; nothing half done is seen."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +13,6 @@ import zarr
 import bigspec
 from bigspec.conversion.running import Run
 from bigspec.errors import ArgumentError, BigspecError, DataError
-
-
-@pytest.fixture(scope="module")
-def child():
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    with subprocess.Popen(
-        [sys.executable, "-c", "from tests.conversion.killing import serve; serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": paths},
-        text=True,
-    ) as process:
-
-        def convert(at, source, destination, form):
-            process.stdin.write(f"{at} {source} {destination} {form}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        yield convert
-        process.stdin.close()
 
 
 def contents(folder):
