@@ -151,16 +151,16 @@ def split_bucket(
         counts += np.bincount(places, minlength=bins)
     bounds = [start]
     wide = max(1, max(capacity, 2) // width) if bucket.range() is bucket.majors else bins
-    entries = first = 0
+    inside = first = 0
     for k in range(bins):
         if (
             k > first
             and len(bounds) < FAN_OUT
-            and (entries + counts[k] > capacity or k - first >= wide)
+            and (inside + counts[k] > capacity or k - first >= wide)
         ):
             bounds.append(start + k * width)
-            entries, first = 0, k
-        entries += int(counts[k])
+            inside, first = 0, k
+        inside += int(counts[k])
     if len(bounds) == 1:  # all in one bin: halve it; the next histogram is finer
         full = int(np.argmax(counts))
         edges = {start + full * width, min(start + (full + 1) * width, stop)}
