@@ -13,6 +13,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 from bigspec.names import bare
 from bigspec.sources.locations import open_failure, place_of
 from bigspec.sources.missing import CERTAIN
+from bigspec.sources.object_store import RemoteStore
 from bigspec.sources.virtual import reference_identity
 
 if TYPE_CHECKING:
@@ -54,9 +55,12 @@ def where_of(array: zarr.Array[Any]) -> str:
         return f"{store.path.absolute()}::/{path}"
     if (references := reference_identity(store)) is not None:
         return f"{references}/{path}"
-    if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        scheme = protocol if isinstance(protocol, str) else protocol[0]
+    if isinstance(store, (FsspecStore, RemoteStore)):
+        if isinstance(store, RemoteStore):  # called as before there was obstore: runs go on
+            scheme = store.scheme
+        else:
+            protocol = store.fs.protocol
+            scheme = protocol if isinstance(protocol, str) else protocol[0]
         # Not after the path is added: it would be a part of a signed query at the end.
         return f"{scheme}://{bare(store.path.strip('/'))}/{path}".rstrip("/")
     if lives_in_process(store):
