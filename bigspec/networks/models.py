@@ -46,7 +46,9 @@ class ArrayTensor(Tensor):
         return digest.hexdigest()[:32]
 
 
-def as_model(model: Any, missing_chunks: str = "fill") -> Model:
+def as_model(
+    model: Any, missing_chunks: str = "fill", storage: dict[str, Any] | None = None
+) -> Model:
     """Open what is to be scanned.
 
     Parameters
@@ -55,6 +57,8 @@ def as_model(model: Any, missing_chunks: str = "fill") -> Model:
         Arrays are NumPy's, or objects that turn into one: tensors of torch, JAX or MLX.
     missing_chunks : {"fill", "error"}
         Of a store that is opened here.
+    storage : dict, optional
+        Credentials and settings of a URL.
 
     Raises
     ------
@@ -66,7 +70,7 @@ def as_model(model: Any, missing_chunks: str = "fill") -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return _opened(model, missing_chunks)
+        return _opened(model, missing_chunks, storage)
     if not isinstance(model, Mapping):
         msg = (
             "model: expected a path, a URL, or a mapping of names to arrays such as a state dict, "
@@ -78,10 +82,10 @@ def as_model(model: Any, missing_chunks: str = "fill") -> Model:
     return Model(f"a mapping of {count}", IN_MEMORY, tensors)
 
 
-def _opened(where: Any, missing_chunks: str) -> Model:
+def _opened(where: Any, missing_chunks: str, storage: dict[str, Any] | None) -> Model:
     from bigspec.networks.formats import open_model
 
-    return open_model(where, missing_chunks=missing_chunks)
+    return open_model(where, missing_chunks=missing_chunks, storage=storage)
 
 
 def _tensor(name: str, value: Any) -> Tensor:

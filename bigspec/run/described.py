@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +18,19 @@ from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_
 from bigspec.run import SAVED_TYPES
 from bigspec.run.checked import check_run_state
 from bigspec.run.identity import plain
+from bigspec.sources.storage_options import as_options
 
 __all__ = ["Saved", "run_in", "show"]
 
 
-def run_in(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+def run_in(
+    checkpoint: str | os.PathLike[str] | None, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Describe the run in a checkpoint; empty if there is none, or none that can be read."""
     if checkpoint is None:
         return {}
     try:
-        return show(checkpoint).run
+        return show(checkpoint, storage_options=storage_options).run
     except BigspecError:  # whoever continues it says what is wrong
         return {}
 
@@ -122,13 +126,17 @@ class Saved:
         return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
 
 
-def show(where: str | os.PathLike[str]) -> Saved:
+def show(
+    where: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> Saved:
     """Say what a checkpoint holds. It is not taken over, and the matrix is not opened.
 
     Parameters
     ----------
     where : str or path
         A path or URL given as `checkpoint` to `bigspec.norm`.
+    storage_options : mapping, optional
+        Credentials, endpoint and settings of a URL; see `bigspec.open_matrix`.
 
     Raises
     ------
@@ -143,7 +151,7 @@ def show(where: str | os.PathLike[str]) -> Saved:
     >>> bigspec.show("saved").passes == est.passes
     True
     """
-    progress, place = describe(where, SAVED_TYPES)
+    progress, place = describe(where, SAVED_TYPES, as_options(storage_options, where))
     check_run_state(progress, place["where"], blocks=False)
     interval = progress.known.interval
     return Saved(

@@ -111,8 +111,8 @@ def settings_for(kind: str, url: str, options: Options) -> Settings:
 def unknown(name: str, inside: str = "") -> ArgumentError:
     """Return the error for an option that neither table nor obstore knows."""
     return ArgumentError(
-        f"storage_options: {inside + name!r} is an option that this URL's client (obstore) does not have. "
-        "Leave it out, or open the store with fsspec and pass the zarr array"
+        f"storage_options: {inside + name!r} is an option that obstore, the client of this URL, "
+        "does not have. Leave it out, or open the store with fsspec and pass the zarr array"
     )
 
 

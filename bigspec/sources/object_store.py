@@ -7,6 +7,7 @@ obstore is not installed.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -21,10 +22,10 @@ from bigspec.sources.object_options import Settings, settings_for, unknown
 from bigspec.sources.storage_options import ALIASES, Options, options_for, protocol_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
-    from zarr.abc.store import Store
-    from zarr.core.buffer import Buffer
+    from zarr.abc.store import ByteRequest, Store
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 __all__ = ["RemoteStore", "file_names", "remote_store"]
 
@@ -127,6 +128,20 @@ def _place(url: str) -> tuple[str, str]:
     return bucket, prefix.strip("/")
 
 
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """Turn errors of obstore's into those that other clients raise."""
+    try:
+        yield
+    except Exception as error:
+        made = retries.as_os_error(error)
+        if made is error:
+            raise
+        if retries.http_status(made) == 404:  # of a listing: no such bucket
+            made = FileNotFoundError(str(made))
+        raise made from None  # it has the text, without pages of debugging
+
+
 class RemoteStore(ObjectStore[Any]):
     """A store of obstore's that knows its URL.
 
@@ -176,6 +191,42 @@ class RemoteStore(ObjectStore[Any]):
         """Whether names can be listed: on HTTP servers only as far as their pages have links."""
         return self.kind != "http" or find_spec("aiohttp") is not None
 
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return what lies at a key, or a part of it; None if nothing is there."""
+        with os_errors():
+            return await super().get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write, in one request."""
+        with os_errors():
+            await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write, unless something is there."""
+        await self.put_if(key, value)
+
+    async def exists(self, key: str) -> bool:
+        """Whether something lies at a key."""
+        with os_errors():
+            return await super().exists(key)
+
+    async def delete(self, key: str) -> None:
+        """Remove what lies at a key, if anything does."""
+        with os_errors():
+            await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove everything below a prefix."""
+        with os_errors():
+            await super().delete_dir(prefix)
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        """Return the bytes below a prefix."""
+        with os_errors():
+            return await super().getsize_prefix(prefix)
+
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:  # type: ignore[override]
         """List the names directly under a prefix."""
         if self.kind == "http":
@@ -184,13 +235,9 @@ class RemoteStore(ObjectStore[Any]):
             async for name in self._pages().list_dir(prefix):
                 yield name
             return
-        try:
+        with os_errors():
             async for name in super().list_dir(prefix):
                 yield name
-        except Exception as error:
-            if retries.http_status(error) == 404:  # no such bucket
-                raise FileNotFoundError(str(self)) from error
-            raise
 
     def _pages(self) -> FsspecStore:
         return FsspecStore.from_url(self.url, storage_options=self.options, read_only=True)
@@ -204,7 +251,8 @@ class RemoteStore(ObjectStore[Any]):
                 return []
             pages = self._pages()
             return file_names(await pages.fs._ls(pages.path, detail=True))
-        found = await obstore.list_with_delimiter_async(self.store)
+        with os_errors():
+            found = await obstore.list_with_delimiter_async(self.store)
         return sorted(item["path"].rpartition("/")[2] for item in found["objects"])
 
     async def lists(self, key: str) -> bool:
@@ -214,11 +262,12 @@ class RemoteStore(ObjectStore[Any]):
         folder, _, last = key.rpartition("/")
         before = f"{folder}/{last[:-1]}{chr(ord(last[-1]) - 1)}~" if len(last) > 1 else None
         stream = obstore.list(self.store, prefix=folder or None, offset=before, chunk_size=1000)
-        async for batch in stream:
-            if any(item["path"] == key for item in batch):
-                return True
-            if before is not None or batch[-1]["path"] > key:
-                return False
+        with os_errors():
+            async for batch in stream:
+                if any(item["path"] == key for item in batch):
+                    return True
+                if before is not None or batch[-1]["path"] > key:
+                    return False
         return False
 
     async def put_if(self, key: str, value: Buffer, tag: Any = None) -> Any:
@@ -235,25 +284,40 @@ class RemoteStore(ObjectStore[Any]):
         -------
         dict or None
             The tag of what was written; None if another writer was first.
+
+        Raises
+        ------
+        NotImplementedError
+            The server has no conditional writes.
         """
         import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
+        from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
+        mode: Any = "create" if tag is None else tag
+        self._check_writable()
         try:
-            return await obstore.put_async(
-                self.store, key, value.to_bytes(), mode="create" if tag is None else tag
-            )
+            with os_errors():
+                return await obstore.put_async(self.store, key, value.to_bytes(), mode=mode)
         except (AlreadyExistsError, PreconditionError, FileNotFoundError):
             return None  # of an update, S3 says 404 where the object was deleted
+        except NotSupportedError as error:
+            raise NotImplementedError(str(self)) from error
+        except OSError as error:
+            if retries.http_status(error) == 409:  # S3: another conditional write is under way
+                return None
+            if retries.http_status(error) == 501:
+                raise NotImplementedError(str(self)) from error
+            raise
 
     async def get_tagged(self, key: str) -> tuple[bytes, Any] | None:
         """Return what lies at a key and the tag of its version; None if nothing is there."""
         import obstore
 
         try:
-            got = await obstore.get_async(self.store, key)
-            meta = got.meta
-            return bytes(await got.bytes_async()), {k: meta[k] for k in ("e_tag", "version")}
+            with os_errors():
+                got = await obstore.get_async(self.store, key)
+                meta = got.meta
+                return bytes(await got.bytes_async()), {k: meta[k] for k in ("e_tag", "version")}
         except FileNotFoundError:
             return None
 
@@ -264,8 +328,12 @@ class RemoteStore(ObjectStore[Any]):
         """
         import obstore
 
+        async def head() -> Any:
+            return await obstore.head_async(self.store, key)
+
         try:
-            meta = sync(obstore.head_async(self.store, key))
+            with os_errors():
+                meta = sync(head())
         except (FileNotFoundError, NotADirectoryError):
             return None
         said = {"size": int(meta["size"]), "ETag": meta["e_tag"]}
@@ -276,8 +344,12 @@ class RemoteStore(ObjectStore[Any]):
         import obstore
         from obstore.exceptions import NotSupportedError
 
+        async def read() -> bytes:
+            return bytes(await obstore.get_range_async(self.store, key, start=start, length=length))
+
         try:
-            return bytes(sync(obstore.get_range_async(self.store, key, start=start, length=length)))
+            with os_errors():
+                return sync(read())
         except NotSupportedError:
             return b""
 

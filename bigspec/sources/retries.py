@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "POLICY",
     "RetryPolicy",
+    "as_os_error",
     "cause_of",
     "http_status",
     "is_forbidden",
@@ -138,6 +139,25 @@ def is_transient(error: BaseException) -> bool:
         kind.__name__ in _NETWORK_ERRORS.get(kind.__module__.split(".")[0], ())
         for kind in type(error).__mro__
     )
+
+
+def as_os_error(error: Exception) -> Exception:
+    """Return an error of obstore's as those of other clients are: of the operating system's kinds.
+
+    Whoever writes or reads goes on, repeats or gives up by these.
+    """
+    if not _of_obstore(error):
+        return error
+    text = cause_of(error)
+    if is_forbidden(error):
+        return PermissionError(text)
+    status, passing = http_status(error), is_transient(error)
+    if status is None and not passing:
+        return error
+    made = ConnectionError(text) if passing else OSError(text)
+    if status is not None:
+        made.status = status  # type: ignore[attr-defined]
+    return made
 
 
 def _passes_in_obstore(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from werkzeug.serving import make_server
 import bigspec
 from bigspec.checkpoint import Checkpoint, lease
 from bigspec.errors import StoreUnavailableError
+from bigspec.sources.object_options import PATIENCE
 from bigspec.watch import CheckpointWarning
 from tests.checkpoint.runs import ASKED, Stepwise, assert_same_bits
 from tests.conftest import forget_s3_clients
@@ -169,6 +170,7 @@ def test_faults_of_reads_change_no_bit_and_are_counted(late, faulty, bucket, who
 
     if late:
         monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 1)
+        monkeypatch.setitem(PATIENCE, "read_timeout", "1s")
     faulty.fault = fault
     est = bigspec.norm(f"s3://{bucket}/A.zarr", **ASKED)
     assert_same_bits(est, whole)

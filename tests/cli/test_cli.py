@@ -25,7 +25,8 @@ from bigspec.watch import Observer
 from bigspec.watch.live import LiveProgress
 
 OPTIONS_OF_NORM = {
-    "rtol", "failure_probability", "algorithm", "block_size", "start", "seed", "max_passes",
+    "storage_options", "rtol", "failure_probability", "algorithm", "block_size", "start", "seed",
+    "max_passes",
     "time_limit", "memory_limit", "checkpoint", "gate",
 }  # fmt: skip
 
@@ -385,7 +386,7 @@ def test_interrupted(backend):
 def test_interrupted_before_the_run_in_the_checkpoint_was_restored(
     backend, monkeypatch, held, signal, status
 ):
-    monkeypatch.setattr("bigspec.run.described.run_in", lambda place: held if place else {})
+    monkeypatch.setattr("bigspec.run.described.run_in", lambda place, _: held if place else {})
     backend.answer = signal()
     result = bigspec("norm", "A.zarr", "--quiet", "--checkpoint", "run")
     assert result.exit_code == (75 if held else status)
