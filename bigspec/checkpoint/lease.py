@@ -32,6 +32,8 @@ class Timing:
 TIMING = Timing()
 
 OWNER = "owner"
+TRIES = 10
+"""Of a write whose condition another writer changes: an owner that beats while it is robbed."""
 
 _held: set[str] = set()
 """Tokens of the leases that this process holds: one it could not remove is not alive."""
@@ -107,11 +109,12 @@ class Lease:
         again as if nothing were there, which must be refused.
         """
         try:
-            done = self._replace()
-            while not done and self._steal:  # its owner lives, and wrote once more
-                self._read()
-                done = self._replace()
-            if not done or self.store.write_if(OWNER, self._document(), None) is None:
+            for _ in range(TRIES):
+                if self._replace():
+                    break
+                if self._read() and not self._steal:  # another one was first
+                    return
+            if self.store.write_if(OWNER, self._document(), None) is None:
                 return
         except NotImplementedError:
             pass

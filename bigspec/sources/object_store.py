@@ -278,7 +278,7 @@ class RemoteStore(ObjectStore[Any]):
         key : str
         value : Buffer
         tag : dict, optional
-            What an earlier `put_if` or `tag_of` returned.
+            What an earlier `put_if` or `get_tagged` returned.
 
         Returns
         -------
@@ -293,13 +293,19 @@ class RemoteStore(ObjectStore[Any]):
         import obstore
         from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
-        mode: Any = "create" if tag is None else tag
+        mode: Any = "create" if tag is None else {k: v for k, v in tag.items() if v is not None}
+        if not mode:  # this server tells no version from another
+            raise NotImplementedError(str(self))
         self._check_writable()
         try:
             with os_errors():
                 return await obstore.put_async(self.store, key, value.to_bytes(), mode=mode)
-        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-            return None  # of an update, S3 says 404 where the object was deleted
+        except (AlreadyExistsError, PreconditionError):
+            return None
+        except FileNotFoundError:
+            if tag is None:  # there is no such bucket
+                raise
+            return None  # what the tag is of was deleted
         except NotSupportedError as error:
             raise NotImplementedError(str(self)) from error
         except OSError as error:

@@ -74,6 +74,8 @@ _DEBUG = "\n\nDebug source:"
 _STATUS = re.compile(r"status code: (\d{3})\b")
 _TOOK = re.compile(r" in [\d.]+(?:ns|µs|ms|s)(?: - |\b)")
 MOST_TEXT = 300
+_TOLD = {"AlreadyExistsError", "NotModifiedError", "NotSupportedError", "PreconditionError"}
+"""Errors of obstore's that are answers."""
 _CREDENTIALS = ("://169.254.169.254", "://169.254.170.2", "://metadata.google.internal")
 """Where machines in a cloud find credentials: an error from there says that there are none."""
 
@@ -146,7 +148,7 @@ def as_os_error(error: Exception) -> Exception:
 
     Whoever writes or reads goes on, repeats or gives up by these.
     """
-    if not _of_obstore(error):
+    if not _of_obstore(error) or type(error).__name__ in _TOLD:
         return error
     text = cause_of(error)
     if is_forbidden(error):

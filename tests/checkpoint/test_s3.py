@@ -80,6 +80,7 @@ class Faulty:
         with self.change:
             self.attempts[method, key] += 1
             attempt = self.attempts[method, key]
+            self.conditional = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"} & environ.keys()
             self.change.notify_all()
             fault = self.fault(method, key, attempt)
             self.given[fault] += 1
@@ -87,11 +88,12 @@ class Faulty:
                 self.change.wait_for(
                     lambda: self.attempts[method, key] > attempt or not self.open, timeout=60
                 )
-        if fault in ("500", "SlowDown", "403"):
+        if fault in ("500", "SlowDown", "403", "501"):
             status, code = {
                 "500": ("500 Internal Server Error", "InternalError"),
                 "SlowDown": ("503 Slow Down", "SlowDown"),
                 "403": ("403 Forbidden", "AccessDenied"),
+                "501": ("501 Not Implemented", "NotImplemented"),
             }[fault]
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             body = f"<Error><Code>{code}</Code><Message>on schedule</Message></Error>".encode()
