@@ -39,6 +39,8 @@ class Memory:
     carried : int
         On a cluster, the operands in memory that travel to every worker; in this process, copies
         that opening the matrix made.
+    link : int
+        Encoded chunks of panels that are on their way before their tasks begin.
     """
 
     iterates: int
@@ -47,11 +49,12 @@ class Memory:
     tasks: int
     limit: int
     carried: int = 0
+    link: int = 0
 
     @property
     def total(self) -> int:
         """Sum of all of it."""
-        return self.iterates + self.carried + self.results + self.task * self.tasks
+        return self.iterates + self.carried + self.results + self.link + self.task * self.tasks
 
     @property
     def spare(self) -> int:
@@ -79,6 +82,8 @@ class Layout:
     memory : Memory
     ahead : bool
         Whether the next slab of a panel is asked for while one is multiplied. It changes no bits.
+    panels_ahead : int
+        Panels of one process whose first slabs are asked for before their tasks begin.
     """
 
     orientation: Literal["rows", "columns"]
@@ -91,6 +96,7 @@ class Layout:
     fan_in: int
     memory: Memory
     ahead: bool = False
+    panels_ahead: int = 0
 
     @property
     def panels(self) -> int:

@@ -16,7 +16,7 @@ import dask
 
 from bigspec.errors import BigspecError, ClusterError
 from bigspec.kernels.partials import Partial
-from bigspec.panels.context import Context
+from bigspec.panels.context import Context, run_panel
 from bigspec.panels.fused import sum_partials
 from bigspec.panels.limit import Abandoned, Limit
 from bigspec.panels.rows import Rows
@@ -30,6 +30,7 @@ from bigspec.passes.executor import (
     build_round,
     window,
 )
+from bigspec.passes.far_panels import run_far_panel
 from bigspec.passes.lacking import naming_what_workers_lack
 
 __all__ = ["ClusterExecutor", "current_client", "find_executor", "lost_scheduler"]
@@ -37,6 +38,7 @@ __all__ = ["ClusterExecutor", "current_client", "find_executor", "lost_scheduler
 LOGGER = logging.getLogger("bigspec.cluster")
 
 DISTRIBUTED = {"distributed", "dask.distributed"}
+WAITING = 8  # tasks of a thread, at most, where they wait for a link most of the time
 ATTEMPTS = 4  # times in a row that rounds are sent again, at least
 RETURN = 60.0  # seconds to wait for a worker when all are gone, or for any progress
 MOMENT = 0.05
@@ -66,6 +68,11 @@ class ClusterExecutor(Executor):
             f"{len(threads)} Dask worker(s), {self.threads} thread(s), "
             f"scheduler {client.scheduler.address}"
         )
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that a worker may begin, most of which then wait outside of its threads."""
+        return WAITING * self.tasks
 
     def memory(self) -> int:
         """Return the smallest memory limit of the workers."""
@@ -158,6 +165,8 @@ class _Flight:
         self.client, self.context, self.limit = client, context, context.limit
         self.address = client.scheduler.address  # a client that has been closed forgets it
         self.on_panels, self.next = on_panels, first
+        far = context.layout.memory.tasks > max(client.nthreads().values(), default=0)
+        self.run = run_far_panel if far else run_panel
         self.failures, self.failing_since = 0, 0.0
         self.reported = 0  # panels of the oldest round that were reported
         self.rounds: deque[tuple[int, dict[Any, int], Any]] = deque()
@@ -188,7 +197,7 @@ class _Flight:
         self.next += 1
 
     def _submit(self, index: int) -> None:
-        one = build_round(self.context, self.reference, self.token, index)
+        one = build_round(self.context, self.reference, self.token, index, self.run)
         keys = [*one.steps, one.root]
         futures = self._guard(self.client.get, one.graph, keys, sync=False)
         steps = dict(zip(futures[:-1], one.steps.values(), strict=True))
