@@ -130,6 +130,8 @@ def _remote_store(url: str, name: str, options: Options | None) -> Store:
         if url.startswith("reference://"):
             return reference_store(url, options)
         return remote_store(url, options, read_only=True)
+    except BigspecError:
+        raise
     except ImportError as error:
         protocol = url.split("://", maxsplit=1)[0].split("::")[-1]
         package = _PACKAGES.get(protocol)
