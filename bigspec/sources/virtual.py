@@ -25,8 +25,10 @@ __all__ = [
     "REPOSITORY",
     "ReferenceStore",
     "is_repository",
+    "protocols_of",
     "reference_identity",
     "reference_store",
+    "refers_to_files",
     "virtual_store",
 ]
 
@@ -112,6 +114,24 @@ def reference_identity(store: Any) -> str | None:
     """
     system = getattr(getattr(store, "fs", None), "sync_fs", getattr(store, "fs", None))
     return None if getattr(system, "references", None) is None else _digest(system)
+
+
+def refers_to_files(store: Any) -> bool:
+    """Whether references in JSON name files of this machine and nothing else.
+
+    Those in Parquet are read as they are needed, so nobody knows.
+    """
+    system = getattr(getattr(store, "fs", None), "sync_fs", getattr(store, "fs", None))
+    held = getattr(system, "references", None)
+    return isinstance(held, dict) and all(
+        "file" in protocols_of(one) for one in system.fss.values()
+    )
+
+
+def protocols_of(system: Any) -> set[str]:
+    """Return the names of a file system of fsspec's."""
+    protocol = system.protocol
+    return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
 @lru_cache(maxsize=16)

@@ -14,7 +14,7 @@ from bigspec.names import bare
 from bigspec.sources.locations import open_failure, place_of
 from bigspec.sources.missing import CERTAIN
 from bigspec.sources.object_store import RemoteStore
-from bigspec.sources.virtual import reference_identity
+from bigspec.sources.virtual import protocols_of, reference_identity, refers_to_files
 
 if TYPE_CHECKING:
     import zarr
@@ -96,7 +96,5 @@ def is_far(array: zarr.Array[Any]) -> bool:
     while hasattr(store, "_store"):
         store = store._store
     if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        return not names & HERE
+        return not (protocols_of(store.fs) & HERE or refers_to_files(store))
     return not isinstance(store, CERTAIN)

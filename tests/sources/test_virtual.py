@@ -11,6 +11,8 @@ import zarr
 
 import bigspec
 from bigspec.errors import ArgumentError, MissingSourceError, ResumeError, SourceError
+from bigspec.sources.locations import locate
+from bigspec.sources.zarr_place import is_far
 
 A = np.random.default_rng(0).standard_normal((800, 60))
 
@@ -173,6 +175,15 @@ def test_references_by_their_path_and_by_their_url(write, form, tmp_path):
     est = holds(form.format(write(tmp_path)), np.round(A * 1000) / 1000)
     assert est.chunks == 4
     assert est.missing_chunks == 0
+
+
+def test_only_references_that_may_leave_this_machine_count_as_far(tmp_path):
+    place = kerchunk_json(tmp_path)
+    assert not is_far(zarr.open_array(locate(str(place)).store, path="T", mode="r"))
+    text = place.read_text().replace(str(tmp_path / "a.nc"), "http://127.0.0.1:1/a.nc")
+    (tmp_path / "far.json").write_text(text)
+    far = locate(str(tmp_path / "far.json")).store
+    assert is_far(zarr.open_array(far, path="T", mode="r"))
 
 
 @pytest.mark.parametrize("write", [kerchunk_json, kerchunk_parquet])
