@@ -121,7 +121,8 @@ def refers_to_files(store: Any) -> bool:
 
     Those in Parquet are read as they are needed, so nobody knows.
     """
-    system = getattr(getattr(store, "fs", None), "sync_fs", getattr(store, "fs", None))
+    outer = getattr(store, "fs", None)
+    system: Any = getattr(outer, "sync_fs", outer)
     held = getattr(system, "references", None)
     return isinstance(held, dict) and all(
         "file" in protocols_of(one) for one in system.fss.values()
