@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.chains import Chains, repeated
+from bigspec.kernels.compiled import NUMPY, Compiled
 from bigspec.kernels.composed import Composed, Factors, SparseSum, peak
 from bigspec.kernels.entries import (
     TILE_BYTES,
@@ -64,6 +65,8 @@ class Accumulator:
     buffers : Buffers, optional
         Scratch of this thread, for temporaries of the size of a block. Fresh ones would cost
         page faults in every tile on Dask's workers, whose malloc gives memory back at once.
+    kernel : str
+        What multiplies arrays; see `bigspec.kernels.compiled`.
     """
 
     def __init__(
@@ -76,8 +79,12 @@ class Accumulator:
         facts: bool,
         transposed: bool,
         buffers: Buffers | None = None,
+        kernel: str = NUMPY,
     ) -> None:
         self.V, self.n, self.transposed = V, n, transposed
+        # NumPy makes the first pass: the facts need every entry in float64.
+        fits = kernel != NUMPY and not facts and V is not None and not exponent
+        self.compiled = Compiled() if fits else None
         self.work = working_dtype(dtype)
         self.may_be_extreme = dtype.itemsize // (2 if dtype.kind == "c" else 1) >= 8
         self.may_be_extreme &= dtype.kind in "fc"
@@ -108,6 +115,8 @@ class Accumulator:
                 self._add_sparse_sum(block)
             elif any(sp.issparse(block) for _, block in blocks):
                 self._add_sparse(blocks)
+            elif self.compiled is not None and self.compiled.takes(blocks):
+                self.compiled.add(self, blocks)
             else:
                 height = blocks[0][1].shape[1 if self.transposed else 0]
                 rows, _ = self._tile_shape()

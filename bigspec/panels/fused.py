@@ -56,6 +56,7 @@ class FusedContext(Context):
             facts=self.facts,
             transposed=self.layout.orientation == "columns",
             buffers=self.buffers,
+            kernel=self.layout.kernel,
         )
 
 

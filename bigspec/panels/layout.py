@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from bigspec.kernels.compiled import NUMPY
 from bigspec.matrices import Grid
 
 __all__ = ["Layout", "Memory", "Panel"]
@@ -84,6 +85,8 @@ class Layout:
         Whether the next slab of a panel is asked for while one is multiplied. It changes no bits.
     panels_ahead : int
         Panels of one process whose first slabs are asked for before their tasks begin.
+    kernel : str
+        What multiplies; see `bigspec.kernels.compiled`.
     """
 
     orientation: Literal["rows", "columns"]
@@ -97,6 +100,7 @@ class Layout:
     memory: Memory
     ahead: bool = False
     panels_ahead: int = 0
+    kernel: str = NUMPY
 
     @property
     def panels(self) -> int:
@@ -149,7 +153,8 @@ class Layout:
     @property
     def cut(self) -> dict[str, Any]:
         """The parameters that fix the order of the sums, and so the last bits, by wire names."""
-        return {
+        other = {} if self.kernel == NUMPY else {"kernel": self.kernel}
+        return other | {
             "orientation": self.orientation,
             "panel_pieces": self.panel_cells,
             "slab_pieces": self.slab_cells,
@@ -166,5 +171,6 @@ class Layout:
             "panels": self.panels,
             "rounds": self.rounds,
             "reads_per_pass": self.reads_per_pass,
+            "kernel": self.kernel,
             "memory": asdict(self.memory) | {"total": self.memory.total},
         }

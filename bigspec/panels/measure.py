@@ -171,6 +171,7 @@ class _Timer:
             facts=False,
             transposed=not self.rows,
             buffers=self.buffers,
+            kernel=self.layout.kernel,
         )
         took = []
         for _ in range(TIMES):

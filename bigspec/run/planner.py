@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from bigspec.algorithms import REGISTRY, Algorithm, Row
-from bigspec.errors import MemoryLimitError, format_bytes
+from bigspec.errors import MemoryLimitError, ResumeError, format_bytes
+from bigspec.expressions import Combination
 from bigspec.kernels import working_dtype
+from bigspec.kernels.compiled import COMPILED, NUMPY, available, multiplies
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.choose_layout import choose_layout, keep_layout
 from bigspec.panels.first import FirstSlab
@@ -76,8 +78,17 @@ def resume_plan(
     ------
     MemoryLimitError
         The run no longer fits, or only with panels along the other side.
+    ResumeError
+        It multiplies with a kernel that is not installed.
     """
     b, cut, count = run["block_size"], run["cut"], wishes.count
+    kernel = cut.get("kernel", NUMPY)
+    if kernel not in ((NUMPY, COMPILED) if available() else (NUMPY,)):
+        msg = (
+            f"checkpoint: the run multiplies with the kernel {kernel!r} of bigspec-compiled, which "
+            "is not installed here. Install it (deploy/compiled), or begin the run again elsewhere"
+        )
+        raise ResumeError(msg)
     limit = wishes.memory_limit or executor.memory() // 2
     row = wishes.row or REGISTRY.named(run["algorithm"], several=count > 0)
     planner = _Planner(matrix, executor, replace(wishes, extra=run["extra"]), limit)
@@ -106,6 +117,7 @@ def resume_plan(
                 f"basis of at most {format_bytes(basis)}, less than before: if it does not fit, "
                 "the last bits may differ from those of an uninterrupted run"
             )
+    layout = replace(layout, kernel=kernel)
     algorithm = planner.algorithm(row, b, layout, basis)
     return planner.finish(algorithm, b, layout, choices, run["measured_bytes"]), same
 
@@ -180,10 +192,23 @@ class _Planner:
             layout = _higher(layout, self.layout(gram, self.order))
         # Products share the cores, however many tasks wait for a link.
         cores = min(layout.memory.tasks, self.executor.tasks)
-        layout = replace(layout, memory=replace(layout.memory, tasks=cores))
+        memory = replace(layout.memory, tasks=cores)
+        layout = replace(layout, memory=memory, kernel=self.kernel())
         result = self.executor.call(measure, matrix, layout, sizes, forms, self.executor.local)
         assert isinstance(result, Measurement)
         return result
+
+    def kernel(self) -> str:
+        """Return what multiplies: the compiled products, where the entries are arrays of theirs.
+
+        One worker of a cluster is asked. Another one that lacks the package ends the run.
+        """
+        matrix = self.matrix
+        arrays = matrix.nbytes == matrix.shape[0] * matrix.shape[1] * matrix.dtype.itemsize
+        arrays &= not isinstance(matrix, OperatorMatrix | Combination)
+        if arrays and multiplies(matrix.dtype) and available() and self.executor.call(available):
+            return COMPILED
+        return NUMPY
 
     def fits(self, row: Row) -> bool:
         """Whether an algorithm on H itself fits in one read."""
@@ -200,6 +225,9 @@ class _Planner:
             choices += triplet_choices(setting, b, layout)
         elif (row, b) != first:
             choices += [f"{row.name} with a block of {b}: the largest that fits the memory limit"]
+        if not row.entries and (kernel := self.kernel()) != NUMPY:
+            layout = replace(layout, kernel=kernel)
+            choices += ["products by bigspec-compiled, from the second pass on"]
         choices += layout_choices(setting, layout)
         b = layout.iterate_length if row.entries else b
         slab, read = self.first_slab(measured, layout)

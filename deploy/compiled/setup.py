@@ -1,0 +1,5 @@
+"""Build the extension; everything else is in pyproject.toml."""
+
+from setuptools import setup
+
+setup(cffi_modules=["build_kernel.py:builder"])
