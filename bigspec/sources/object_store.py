@@ -8,6 +8,7 @@ obstore is not installed.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteStore", "file_names", "remote_store"]
 
+OLDEST = (0, 12)
 SCHEMES = {"s3": "s3", "gs": "gs", "az": "abfs", "http": "http"}
 """Names by fsspec of the kinds of stores, which identities in saved runs have."""
 
@@ -52,7 +54,7 @@ def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store
     """
     mine, protocol = options_for(url, options), protocol_of(url)
     kind = ALIASES.get(protocol, protocol)
-    if kind in SCHEMES and "::" not in url and find_spec("obstore") is not None:
+    if kind in SCHEMES and "::" not in url and _has_obstore():
         return _opened(kind, url, mine, read_only=read_only)
     given = mine if options else {}  # what is configured fsspec knows
     try:
@@ -64,6 +66,14 @@ def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store
             raise
         msg = f"storage_options: {shown(protocol)}:// does not take them all ({error})"
         raise ArgumentError(msg) from error
+
+
+def _has_obstore() -> bool:
+    """Whether obstore is here, and new enough for the settings of its client."""
+    if find_spec("obstore") is None:
+        return False
+    found = tuple(int(part) for part in version("obstore").split(".")[:2])
+    return found >= OLDEST
 
 
 def _opened(kind: str, url: str, options: Options, *, read_only: bool) -> RemoteStore:
