@@ -272,12 +272,15 @@ class RemoteStore(ObjectStore[Any]):
         folder, _, last = key.rpartition("/")
         before = f"{folder}/{last[:-1]}{chr(ord(last[-1]) - 1)}~" if len(last) > 1 else None
         stream = obstore.list(self.store, prefix=folder or None, offset=before, chunk_size=1000)
-        with os_errors():
-            async for batch in stream:
-                if any(item["path"] == key for item in batch):
-                    return True
-                if before is not None or batch[-1]["path"] > key:
-                    return False
+        try:
+            with os_errors():
+                async for batch in stream:
+                    if any(item["path"] == key for item in batch):
+                        return True
+                    if before is not None or batch[-1]["path"] > key:
+                        return False
+        except FileNotFoundError:  # the bucket is gone
+            return False
         return False
 
     async def put_if(self, key: str, value: Buffer, tag: Any = None) -> Any:
