@@ -2,11 +2,15 @@
 
 python -P benchmarks/convert.py codecs  # ratio and decoding of Blosc's choices
 python -P benchmarks/convert.py run DIR --entries 20000000  # make, convert, norm: time and peak RSS
+python -P benchmarks/convert.py parquet DIR --entries 20000000  # triplets in Parquet to CSC
 
 The matrix is made row by row in bounded memory: 10 entries a row, columns drawn from a power law
 (density of column j proportional to (j + 1)^-0.9, shuffled), values log-normal float32, seeded.
 `run` converts it from unsorted COO (an uncompressed .npz) to CSC, from that CSC to CSR, copies that
 CSR (in order already), and brackets its norm, each in a process of its own under `--limit`.
+`parquet` writes the same triplets in row groups of a million (user, item, rating; Snappy) and
+converts them to CSC; the split is by the stages of the conversion: what comes before the rows are
+read (statistics or ids), reading and scattering, sorting and writing.
 Peak RSS is that of the process (VmHWM), or of a child of it.
 """
 
@@ -32,14 +36,43 @@ def columns(rng, n, count, shuffle):
     return shuffle[np.clip(j, 0, n - 1)]
 
 
-def make(folder, entries, seed=0):
-    """Write COO: blocks of rows, whose order is drawn, so that no axis is sorted."""
+def blocks(entries, seed=0):
+    """Yield the shape, then rows, columns, values of blocks of rows in an order that is drawn."""
     n = max(100, entries // 200)
     m = entries // ROW
     rng = np.random.default_rng(seed)
     shuffle = rng.permutation(n).astype(np.int32)
     block = min(m, 1 << 18)
     order = rng.permutation(-(-m // block))
+    yield m, n
+    for k in order:
+        first, last = int(k) * block, min(int(k + 1) * block, m)
+        rows = np.repeat(np.arange(first, last, dtype=np.int32), ROW)
+        rng.shuffle(rows)
+        drawn = columns(rng, n, rows.size, shuffle).astype(np.int32)
+        yield rows, drawn, rng.lognormal(size=rows.size).astype(np.float32)
+
+
+def make_parquet(folder, entries, group=1_000_000):
+    """Write triplets as a table, row group by row group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made = blocks(entries)
+    next(made)
+    path = folder / "triplets.parquet"
+    kinds = {"user": pa.int32(), "item": pa.int32(), "rating": pa.float32()}
+    with pq.ParquetWriter(path, pa.schema(list(kinds.items()))) as writer:
+        for parts in made:
+            table = pa.table(dict(zip(kinds, parts, strict=True)))
+            writer.write_table(table, row_group_size=group)
+    return path
+
+
+def make(folder, entries):
+    """Write COO: blocks of rows, whose order is drawn, so that no axis is sorted."""
+    made = blocks(entries)
+    m, n = next(made)
     path = folder / "coo.npz"
     kinds = {"row": np.int32, "col": np.int32, "data": np.float32}
     files = {name: (folder / f"{name}.npy").open("wb") for name in kinds}
@@ -47,13 +80,10 @@ def make(folder, entries, seed=0):
     for name, file in files.items():
         header = {"descr": np.dtype(kinds[name]).str, "fortran_order": False, "shape": (total,)}
         np.lib.format.write_array_header_1_0(file, header)
-    for k in order:
-        first, last = int(k) * block, min(int(k + 1) * block, m)
-        rows = np.repeat(np.arange(first, last, dtype=np.int32), ROW)
-        rng.shuffle(rows)
+    for rows, drawn, values in made:
         files["row"].write(rows.data)
-        files["col"].write(columns(rng, n, rows.size, shuffle).astype(np.int32).data)
-        files["data"].write(rng.lognormal(size=rows.size).astype(np.float32).data)
+        files["col"].write(drawn.data)
+        files["data"].write(values.data)
     for file in files.values():
         file.close()
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
@@ -80,6 +110,25 @@ def peak_mib():
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
 
 
+def stage_clock(began):
+    """Return an observer that notes when the stages of a conversion begin."""
+    from bigspec.watch import Observer
+
+    class Stages(Observer):
+        def __init__(self):
+            self.began = [("before", began)]
+
+        def stage_started(self, stage, entries):
+            self.began.append((stage, time.perf_counter()))
+
+        def split(self):
+            ends = [*(at for _, at in self.began[1:]), time.perf_counter()]
+            both = zip(self.began, ends, strict=True)
+            return {f"s_{stage}": end - at for (stage, at), end in both}
+
+    return Stages()
+
+
 def child(arguments):
     """Run one step here, and print what it took."""
     import bigspec
@@ -97,8 +146,11 @@ def child(arguments):
             "memory": est.layout["memory"]["total"],
         }
     else:
-        done = bigspec.convert(source, destination, format=form, memory_limit=limit)
-        said = {"stored": done.stored, "megabytes": done.bytes_written / 1e6}
+        stages = stage_clock(began)
+        done = bigspec.convert(
+            source, destination, format=form, memory_limit=limit, progress=stages
+        )
+        said = {"stored": done.stored, "megabytes": done.bytes_written / 1e6} | stages.split()
     took = time.perf_counter() - began
     print(json.dumps({"seconds": took, "peak_mib": peak_mib()} | said))
 
@@ -163,6 +215,15 @@ def run(folder, entries, limit, keep, columns_too):
         step("norm of CSC", folder / "csc.zarr", "norm", "-", limit)
 
 
+def parquet(folder, entries, limit):
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    source = make_parquet(folder, entries)
+    size, took = source.stat().st_size, time.perf_counter() - began
+    print(f"{'made':16} {entries} entries, {size / 1e9:.3g} GB in {took:.3g} s", flush=True)
+    step("Parquet to CSC", source, folder / "csc.zarr", "csc", limit)
+
+
 def codecs(entries=1 << 22, chunk=1 << 18):
     """Ratio, encoding and decoding of a chunk's values and indices, one thread a chunk."""
     from numcodecs import Blosc, Delta, blosc
@@ -225,10 +286,16 @@ def main():
     running.add_argument("--limit", default="512MiB")
     running.add_argument("--keep", action="store_true", help="keep the COO file")
     running.add_argument("--columns", action="store_true", help="bracket the norm of the CSC too")
+    table = commands.add_parser("parquet")
+    table.add_argument("folder", type=Path)
+    table.add_argument("--entries", type=int, default=20_000_000)
+    table.add_argument("--limit", default="512MiB")
     asked = parser.parse_args()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if asked.command == "codecs":
         codecs()
+    elif asked.command == "parquet":
+        parquet(asked.folder, asked.entries, asked.limit)
     else:
         run(asked.folder, asked.entries, asked.limit, asked.keep, asked.columns)
 

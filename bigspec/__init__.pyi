@@ -19,12 +19,12 @@ from .conversion.outcome import Conversion
 from .errors import BigspecError
 from .history.store import History
 from .matrices import Matrix
+from .networks.described import show
 from .networks.scan import scan
 from .results.estimate import Estimate
 from .results.gate import Gate
 from .results.records import PassRecord
 from .results.triplets import Triplets
-from .run.described import show
 from .run.plan import Plan
 
 __all__ = [

@@ -37,7 +37,7 @@ class BigspecError(Exception):
     Attributes
     ----------
     exit_status : int
-        What the command line exits with (sysexits.h numbers where one fits).
+        Exit status of the command (from sysexits.h where one fits).
     saved : str or None
         The checkpoint in which everything up to the error was saved.
     """
@@ -63,7 +63,7 @@ class MemoryLimitError(BigspecError, MemoryError):
 
 
 class ResumeError(ArgumentError):
-    """The checkpoint belongs to another run: the message names what differs."""
+    """The checkpoint belongs to another run; the message says what differs."""
 
 
 class DataError(BigspecError, ValueError):
@@ -89,7 +89,7 @@ class MatrixChangedError(DataError):
 
 
 class ChunkError(BigspecError, OSError):
-    """A chunk cannot be decoded (corrupted, truncated), or must be there and is not."""
+    """A chunk is damaged, or missing where it must not be."""
 
     exit_status = 65
 
@@ -105,7 +105,7 @@ class MissingSourceError(SourceError, FileNotFoundError):
 
 
 class StoreUnavailableError(SourceError, TimeoutError):
-    """The store timed out or refused the read, also after retries."""
+    """The store timed out or refused the read, even after retries."""
 
     exit_status = 75  # it may pass by itself, at the start as in mid-run
 
@@ -155,11 +155,11 @@ def needs(what: str, extra: str, *packages: str) -> str:
     Parameters
     ----------
     what : str
-        What cannot be done without them.
+        What needs the packages.
     extra : str
-        The extra of bigspec that brings the same.
+        The extra of bigspec that installs them.
     *packages : str
-        As the index calls them.
+        Their names in the package index.
     """
     names = " and ".join(packages)
     return (

@@ -55,15 +55,15 @@ class Grid:
 
     @property
     def count(self) -> int:
-        """Number of pieces between the cuts."""
+        """Number of cells between the cuts."""
         return len(self.cuts) - 1 if self.cuts is not None else -(-self.extent // self.step)
 
     def cut(self, index: int) -> int:
         """Return the position of cut number `index`, ``0 <= index <= count``."""
         return self.cuts[index] if self.cuts is not None else min(index * self.step, self.extent)
 
-    def piece(self, position: int) -> int:
-        """Return the number of the piece that holds `position`."""
+    def cell(self, position: int) -> int:
+        """Return the number of the cell that holds `position`."""
         if self.cuts is not None:
             return bisect_right(self.cuts, position) - 1
         return position // self.step
@@ -190,7 +190,7 @@ class Matrix(ABC):
 
     def chunk_at(self, row: int, column: int) -> str:
         """Name the chunk (or the place) that holds entry ``(row, column)``, for messages."""
-        return f"chunk ({self.grids[0].piece(row)}, {self.grids[1].piece(column)})"
+        return f"chunk ({self.grids[0].cell(row)}, {self.grids[1].cell(column)})"
 
     # Expressions: lazy; nothing is read before a pass.
 

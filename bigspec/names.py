@@ -1,7 +1,7 @@
-"""What may be shown of a name: no secret, and nothing that a terminal obeys.
+"""Names as they may be shown: without secrets, and without anything that a terminal obeys.
 
-A name of a source, a checkpoint or a field comes from outside. Every matrix, every error and every
-row of a history passes it through `shown`; an identity passes it through `bare`.
+Names of sources, checkpoints and fields come from outside. Matrices, errors and rows of a history
+pass them through `shown`; identities pass them through `bare`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ __all__ = ["NOWHERE", "bare", "escaped", "redacted", "shown"]
 
 MARK = "***"
 NOWHERE = "of unknown place"
-"""In the identity of what says nothing by which another process could tell it from others."""
+"""The place in an identity by which no other process can recognise the matrix."""
 
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2})([^\s/?#]*)@")
-"""One slash is left where somebody took a URL for a path."""
+"""Code that takes a URL for a path leaves one slash."""
 _ODD_PASSWORD = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2})([^\s/?#@\[:]*:(?!\d*(?:[/?#\s:]|$))\S*)@"
 )
-"""A password with a slash or a question mark in it: what follows the colon is no port."""
+"""A password with a slash or a question mark; the part after the colon is not a port."""
 _QUERY = re.compile(r"([?#])((?:(?!::)[^\s\"'<>?#])+)")
 
 _NO_SECRET = {"github", "git"}
-"""Here ``org:repo@`` and ``path:branch@`` name a place."""
+"""In these, ``org:repo@`` and ``path:branch@`` name a place."""
 _TOKEN_FOR_USER = {"http", "https", "webdav", "webdavs", "dav", "davs", "git+https"}
-"""Here a user without a password is a token; elsewhere (abfs, sftp, hdfs) it names a place."""
+"""In these a user without a password is a token; elsewhere (abfs, sftp, hdfs) it names a place."""
 
 _SECRET = re.compile(
     r"(?:^|[-_.])(?:sig|signature|sas|hmac|jwt|token|secret|password|passwd|pwd|pass|key|code|"
@@ -40,25 +40,25 @@ _OF_A_SIGNATURE = re.compile(
     r"x-(?:amz|goog|oss|cos|obs|ms)-.*|expires|expiry|exp|policy|q-.*|"
     r"sv|ss|srt|sp|se|st|spr|sip|sr|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd|ses|rscd|rsct"
 )
-"""Belongs to a signature, and changes with it. Without one beside it, it is what it says."""
+"""These belong to a signature, and change with it. Without a signature they are no secret."""
 
 _HARMLESS = {"\u200c", "\u200d"}  # joiners, which scripts and emoji need
 
 
 def redacted(text: str) -> str:
-    """Return a text in which the secrets of every URL are ``***``; else the text as it is.
+    """Return a text with the secrets of every URL replaced by ``***``.
 
-    Secrets are user and password, and in a query what is called a key, a token or a signature,
-    with all that belongs to that signature.
+    Secrets are user and password, and in a query a key, a token or a signature, with all that
+    belongs to that signature.
     """
     return _without_secrets(text, MARK)
 
 
 def bare(value: Any) -> Any:
-    """Return what an identity says of a place: URLs as if they had been given without secrets.
+    """Return a place for an identity, with the secrets removed from URLs.
 
-    So a signature or password that has been renewed names the same matrix. What has no secret
-    stays exactly as it is.
+    So a new signature or password still names the same matrix. A place without a secret stays
+    exactly as it is.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def bare(value: Any) -> Any:
 def escaped(text: str) -> str:
     r"""Return a text with its control characters written out, such as ``\x1b`` and ``\n``.
 
-    Those that turn the direction of writing are among them; bytes that are no UTF-8 stay.
+    Characters that turn the direction of writing count too; bytes that are not UTF-8 stay.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -90,7 +90,7 @@ def escaped(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return a name as messages, results and logs have it: one line, without secrets."""
+    """Return a name for messages, results and logs: one line, without secrets."""
     return escaped(redacted(text))
 
 

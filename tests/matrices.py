@@ -95,8 +95,8 @@ class Chunked(Matrix):
             self.log.count += 1
             if (error := self.log.fail_at.get(self.log.count)) is not None:
                 raise error
-            first = [g.piece(s.start) for g, s in zip(self.grids, (rows, columns), strict=True)]
-            last = [g.piece(s.stop - 1) for g, s in zip(self.grids, (rows, columns), strict=True)]
+            first = [g.cell(s.start) for g, s in zip(self.grids, (rows, columns), strict=True)]
+            last = [g.cell(s.stop - 1) for g, s in zip(self.grids, (rows, columns), strict=True)]
             for axis, cut in enumerate((rows, columns)):
                 grid = self.grids[axis]
                 assert grid.cut(first[axis]) == cut.start

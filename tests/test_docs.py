@@ -425,6 +425,12 @@ def test_json_page_has_the_fields_of_a_checkpoint(reader):
     }
 
 
+def test_json_page_has_the_fields_of_the_checkpoint_of_a_scan(tmp_path):
+    bigspec.scan({"a": np.eye(3)}, checkpoint=tmp_path / "run").run()
+    data = bigspec.show(tmp_path / "run").to_dict()
+    assert dotted(data) == documented("Checkpoint of a scan")
+
+
 def test_json_page_has_the_fields_of_a_conversion(reader):
     data = bigspec.convert(sp.eye_array(4, format="coo"), "B.zarr").to_dict()
     assert dotted(data) == documented("Conversion")

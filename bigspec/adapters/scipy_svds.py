@@ -22,7 +22,7 @@ __all__ = ["svds"]
 Array = np.ndarray[Any, Any]
 
 LEAST_TOL, MOST_TOL = 1e-15, 0.5
-"""What `rtol` may be, of what SciPy takes as `tol`."""
+"""The range of `rtol`; SciPy's `tol` may lie outside."""
 SOLVERS = ("arpack", "lobpcg", "propack")
 OPTIONS = {
     "block_size", "checkpoint", "failure_probability", "memory_limit", "progress", "time_limit",
@@ -49,28 +49,27 @@ def svds(
     Parameters
     ----------
     A : path, URL or object
-        All that `bigspec.open_matrix` takes, a NumPy array, SciPy sparse array and LinearOperator
-        among them.
+        Anything that `bigspec.open_matrix` takes, also a NumPy array, a SciPy sparse array or a
+        LinearOperator.
     k : int
         Triplets, ``1 <= k <= min(M, N)``.
     ncv : int, optional
-        Vectors that are iterated at once, more than k: the `block_size` of `bigspec.svds`.
+        Number of vectors to iterate, more than k: the `block_size` of `bigspec.svds`.
     tol : float
-        Relative width of the intervals of the singular values; 0 is as narrow as rounding lets
-        them be. A vector is good to about the square root of it.
+        Relative width of the intervals of the singular values; 0 means as narrow as rounding
+        allows. A vector is good to about the square root of it.
     which : {"LM"}
-        The smallest ones are not to be had of passes over a matrix; SciPy has them.
+        The largest ones. Passes over a matrix cannot find the smallest; use SciPy for them.
     v0 : ndarray (min(M, N),), optional
         A vector to start from. The certificate needs random columns beside it.
     maxiter : int, optional
         Most passes over the matrix.
     return_singular_vectors : {True, False, "u", "vh"}
-        The vectors that are returned; the others are None.
+        The vectors to return; the others are None.
     solver : {"arpack", "lobpcg", "propack"}
-        Accepted, so that the call of another solver can stay: what is returned is the same for
-        all of them, and it is always made by `bigspec.svds`.
+        Accepted so that calls can stay as they are; `bigspec.svds` does the work for all of them.
     rng : int, Generator or SeedSequence, optional
-        What the start block is drawn from.
+        Source of the random start block.
     options : dict, optional
         `block_size`, `checkpoint`, `failure_probability`, `memory_limit`, `progress` or
         `time_limit` of `bigspec.svds`.
@@ -88,15 +87,15 @@ def svds(
     Raises
     ------
     ArpackNoConvergence
-        `maxiter`, memory or time ended the run before every interval was as narrow as `tol`; it
-        holds what had converged, as SciPy's does.
+        `maxiter`, memory or time ended the run before every interval was as narrow as `tol`. It
+        holds the converged triplets, like SciPy's.
     ArgumentError
-        It is a ValueError, as SciPy's are.
+        An argument is wrong. It is a ValueError, like SciPy's.
 
     Notes
     -----
-    Cost: the passes of `bigspec.svds`, which returns the interval of each value, too. With
-    `return_singular_vectors` False or "vh" the last pass is left out where that is possible.
+    Cost: the passes of `bigspec.svds`, which also returns the interval of each value. With
+    `return_singular_vectors` False or "vh" there is no last pass, if that is possible.
     """
     k = as_count(k)
     _check(which, solver, return_singular_vectors)
@@ -164,7 +163,7 @@ def _rtol(tol: Any) -> float:
 
 
 def _seed(rng: Any, random_state: Any) -> int | None:
-    """Draw the seed of the run from what the caller has; None for a fresh one."""
+    """Draw the seed of the run from the caller's generator; None for a fresh one."""
     if rng is not None and random_state is not None:
         msg = "rng: expected it or random_state, its older name, got both"
         raise ArgumentError(msg)
@@ -181,9 +180,9 @@ def _seed(rng: Any, random_state: Any) -> int | None:
 
 
 def _start(v0: Any, matrix: Matrix, k: int, more: Mapping[str, Any]) -> Array:
-    """Return the start vector for the side that is iterated: SciPy's is of the shorter one.
+    """Return the start vector for the side that is iterated; SciPy's has the shorter side's length.
 
-    A sparse matrix in memory may be held the other way; one product brings the vector over.
+    For a sparse matrix in memory that may be the other side; then one product brings it over.
     """
     v, shorter = plain_array(v0, "v0"), min(matrix.shape)
     if v.shape != (shorter,):
@@ -199,7 +198,7 @@ def _start(v0: Any, matrix: Matrix, k: int, more: Mapping[str, Any]) -> Array:
 
 
 def _no_convergence(tri: Triplets) -> ArpackNoConvergence:
-    """Make SciPy's error, with the eigenvalues and vectors of A^H A that had converged."""
+    """Make SciPy's error, with the converged eigenvalues and vectors of A^H A."""
     done = np.array(tri.widths) <= tri.rtol
     vectors = tri.ritz_vectors
     block = np.empty((0, int(done.sum()))) if vectors is None else vectors[:, done]

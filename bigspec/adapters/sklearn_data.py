@@ -1,4 +1,4 @@
-"""What scikit-learn checks and holds in memory, and what bigspec opens: told apart once."""
+"""The data of an estimator: scikit-learn checks what is in memory, bigspec opens the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bigspec.errors import ArgumentError
 from bigspec.matrices import Matrix
 from bigspec.results.triplets import Triplets
 
-__all__ = ["OWN_PARAMETERS", "Data", "opened", "projected", "relative", "triplets"]
+__all__ = ["OWN_PARAMETERS", "Data", "open_data", "project", "relative", "triplets"]
 
 Array = np.ndarray[Any, Any]
 
@@ -33,14 +33,14 @@ OWN_PARAMETERS = ("failure_probability", "memory_limit", "time_limit", "checkpoi
 
 @dataclass(frozen=True)
 class Data:
-    """What an estimator was given.
+    """The data of an estimator.
 
     Attributes
     ----------
     matrix : Matrix
-        As bigspec reads it.
+        The matrix that bigspec reads.
     entries : ndarray or SciPy sparse array, or None
-        As scikit-learn checked it; None for what stays where it lies.
+        The entries, checked by scikit-learn; None if they are not in memory.
     """
 
     matrix: Matrix
@@ -48,24 +48,24 @@ class Data:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the results: float32 for float32 in memory, as scikit-learn's."""
+        """Type of the results: float32 for float32 in memory, as in scikit-learn."""
         single = self.entries is not None and self.entries.dtype == np.float32
         working = np.dtype(np.complex128 if self.matrix.dtype.kind == "c" else np.float64)
         return np.dtype(np.float32) if single else working
 
     @property
     def values_dtype(self) -> np.dtype[Any]:
-        """Of what is real whatever the entries are."""
+        """Type of the results that are always real."""
         return np.dtype(np.float32 if self.dtype == np.float32 else np.float64)
 
 
-def opened(estimator: Any, X: Any, *, reset: bool) -> Data:
-    """Check what lies in memory as scikit-learn does, and open the rest.
+def open_data(estimator: Any, X: Any, *, reset: bool) -> Data:
+    """Check data in memory as scikit-learn does, and open other data.
 
     Raises
     ------
     ValueError, TypeError
-        scikit-learn's, and bigspec's own, which are also these.
+        The error is scikit-learn's, or one of bigspec's, which are also these.
     """
     limit = as_bytes(estimator.memory_limit)
     if _stays(X):
@@ -93,7 +93,7 @@ def opened(estimator: Any, X: Any, *, reset: bool) -> Data:
 
 
 def _stays(X: Any) -> bool:
-    """Whether bigspec reads it where it lies."""
+    """Whether bigspec reads the data where they lie."""
     if isinstance(X, (str, os.PathLike, Matrix, np.memmap)):
         return True
     known = type(X).__module__.partition(".")[0] in STORES
@@ -106,7 +106,7 @@ def triplets(estimator: Any, data: Data, matrix: Matrix, k: int, start: Any = No
     Warns
     -----
     ConvergenceWarning
-        The intervals are wider than `tol`: they say how wide.
+        The intervals are wider than `tol`; the warning says how wide.
     """
     tol = estimator.tol
     if not isinstance(tol, (int, float, np.number)) or not 0.0 <= tol < 1.0:
@@ -122,7 +122,7 @@ def triplets(estimator: Any, data: Data, matrix: Matrix, k: int, start: Any = No
         seed=seed,
         start=start,
         max_passes=estimator.n_iter,
-        left=data.entries is not None,  # it costs little there, and its values are attained
+        left=data.entries is not None,  # cheap in memory, and the values are then attained
         **{name: getattr(estimator, name) for name in OWN_PARAMETERS},
     )
     if not tri.converged and tri.stopped_by != "exhausted":
@@ -136,12 +136,12 @@ def triplets(estimator: Any, data: Data, matrix: Matrix, k: int, start: Any = No
     return tri
 
 
-def projected(estimator: Any, data: Data, matrix: Matrix, V: Array, store: Any) -> Any:
-    """Return ``A V``, in memory or in a store, in the type that scikit-learn would return."""
+def project(estimator: Any, data: Data, matrix: Matrix, V: Array, store: Any) -> Any:
+    """Return ``A V``, in memory or in a store, in scikit-learn's type."""
     product = scores(matrix, V, store=store, limit=as_bytes(estimator.memory_limit))
     return product.astype(data.dtype, copy=False) if store is None else product
 
 
 def relative(part: Array, whole: float) -> Array:
-    """Return ``part / whole``; NaN where the whole is 0, as there is nothing to explain."""
+    """Return ``part / whole``; NaN if the whole is 0, because there is nothing to explain."""
     return np.full(part.shape, np.nan) if whole == 0 else part / whole

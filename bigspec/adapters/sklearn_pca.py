@@ -9,7 +9,7 @@ from sklearn import decomposition
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from bigspec.adapters.sklearn_data import Data, opened, projected, relative, triplets
+from bigspec.adapters.sklearn_data import Data, open_data, project, relative, triplets
 from bigspec.api.matrices import centered, sums_of_columns
 from bigspec.errors import ArgumentError
 from bigspec.matrices import Matrix
@@ -21,7 +21,7 @@ __all__ = ["PCA"]
 Array = np.ndarray[Any, Any]
 
 FIRST_TRY = 32
-"""Components that a share of the variance is first looked for in; then twice as many, and so on."""
+"""Components of the first run for a share of the variance; each further run has twice as many."""
 
 
 class PCA(decomposition.PCA):  # type: ignore[misc]
@@ -32,8 +32,8 @@ class PCA(decomposition.PCA):  # type: ignore[misc]
     Parameters
     ----------
     n_components : int, float or None
-        How many components; a share of the variance between 0 and 1, which costs a run for each
-        doubling of the components from 32 on; None for ``min(n_samples, n_features)``.
+        Number of components; or a share of the variance between 0 and 1, which costs a run for
+        each doubling of the components from 32 on; None for ``min(n_samples, n_features)``.
     whiten : bool
         Divide the scores by their standard deviations.
     tol, n_iter, n_oversamples, random_state
@@ -46,13 +46,13 @@ class PCA(decomposition.PCA):  # type: ignore[misc]
     components_ : ndarray (n_components_, n_features)
     mean_ : ndarray (n_features,)
     singular_values_ : ndarray (n_components_,)
-        Of the centred matrix.
+        Singular values of the centred matrix.
     singular_values_lower_, singular_values_upper_ : ndarray (n_components_,)
-        Their intervals, all of them together with probability at least
+        Their intervals, which all hold together with probability at least
         ``1 - failure_probability``.
     explained_variance_, explained_variance_ratio_ : ndarray (n_components_,)
     explained_variance_ratio_lower_, explained_variance_ratio_upper_ : ndarray (n_components_,)
-        Intervals of the eigenvalues of the covariance matrix, each divided by their sum. They hold
+        Intervals of the eigenvalues of the covariance matrix, divided by their sum. They hold
         together with those of the singular values.
     noise_variance_ : float
     n_components_, n_samples_, n_features_in_ : int
@@ -100,8 +100,8 @@ class PCA(decomposition.PCA):  # type: ignore[misc]
         Parameters
         ----------
         X : path, URL or object (n_samples, n_features)
-            What scikit-learn takes, and all that `bigspec.open_matrix` takes but operators, which
-            have no means.
+            Anything that scikit-learn or `bigspec.open_matrix` takes, except operators, which have
+            no means.
         y : None
 
         Raises
@@ -109,12 +109,12 @@ class PCA(decomposition.PCA):  # type: ignore[misc]
         ArgumentError, MemoryLimitError, SourceError, DataError, ChunkError, ClusterError
             See `bigspec.svds`.
         """
-        self._fit(opened(self, X, reset=True))
+        self._fit(open_data(self, X, reset=True))
         return self
 
     def fit_transform(self, X: Any, y: Any = None, *, store: Any = None) -> Any:
         """Find the components, then return the scores of X; see `transform`."""
-        data = opened(self, X, reset=True)
+        data = open_data(self, X, reset=True)
         self._fit(data)
         return self._project(data, store)
 
@@ -125,7 +125,7 @@ class PCA(decomposition.PCA):  # type: ignore[misc]
         ----------
         X : path, URL or object (n_samples, n_features)
         store : path or URL, optional
-            Write them there, panel by panel, as a Zarr array with chunks of whole rows.
+            Write the scores there, panel by panel, as a Zarr array with chunks of whole rows.
 
         Returns
         -------
@@ -134,13 +134,13 @@ class PCA(decomposition.PCA):  # type: ignore[misc]
         Raises
         ------
         MemoryLimitError
-            They do not fit in memory, and there is no `store`.
+            The scores do not fit in memory, and there is no `store`.
         """
         check_is_fitted(self)
-        return self._project(opened(self, X, reset=False), store)
+        return self._project(open_data(self, X, reset=False), store)
 
     def __sklearn_tags__(self) -> Any:
-        # Those of PCA's own parent: PCA's depend on its solver, and there is none here.
+        # The tags of PCA's parent, because PCA's own depend on a solver, which is absent here.
         tags = super(decomposition.PCA, self).__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.sparse = True
@@ -152,7 +152,7 @@ class PCA(decomposition.PCA):  # type: ignore[misc]
             deviations = np.sqrt(self.explained_variance_)
             V = V / np.maximum(deviations, np.finfo(deviations.dtype).eps)
         moved = centered(data.matrix, means=self.mean_)
-        return projected(self, data, moved, V, store)
+        return project(self, data, moved, V, store)
 
     def _fit(self, data: Data) -> None:
         m, n = data.matrix.shape
@@ -216,7 +216,7 @@ class PCA(decomposition.PCA):  # type: ignore[misc]
 def _share(
     frobenius: float | None, lower: float, upper: float, rounding: float
 ) -> tuple[float, float]:
-    """Return an interval of ``sigma^2 / ||A||_F^2``: the inverse of that of the stable rank."""
+    """Return an interval of ``sigma^2 / ||A||_F^2``, the inverse of the stable rank's."""
     ratio = stable_rank(frobenius, lower, upper, rounding)
     if ratio is None or ratio.upper == 0.0:
         return np.nan, np.nan

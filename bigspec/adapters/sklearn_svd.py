@@ -10,7 +10,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted
 
-from bigspec.adapters.sklearn_data import Data, opened, projected, relative, triplets
+from bigspec.adapters.sklearn_data import Data, open_data, project, relative, triplets
 from bigspec.api.matrices import centered, sums_of_columns
 from bigspec.api.scores import adjoint_product
 from bigspec.matrices import OperatorMatrix
@@ -20,7 +20,7 @@ __all__ = ["TruncatedSVD"]
 Array = np.ndarray[Any, Any]
 
 CANCELLED = 1e-2
-"""Of the mean squares: below it, variances have lost digits, and cost a second pass."""
+"""Below this share of the mean squares variances have lost digits, and cost a second pass."""
 
 
 class TruncatedSVD(decomposition.TruncatedSVD):  # type: ignore[misc]
@@ -29,16 +29,16 @@ class TruncatedSVD(decomposition.TruncatedSVD):  # type: ignore[misc]
     Parameters
     ----------
     n_components : int
-        Components, at most ``min(n_samples, n_features)``.
+        Number of components, at most ``min(n_samples, n_features)``.
     tol : float
-        Relative width of the interval of each singular value at which a run stops; 0: as narrow
-        as rounding lets it be.
+        The run stops when the interval of each singular value has this relative width; 0 means as
+        narrow as rounding allows.
     n_iter : int, optional
-        Most passes over the matrix. By default until `tol`.
+        Most passes over the matrix. By default the run goes on until `tol`.
     n_oversamples : int, optional
         Random columns of the start block besides `n_components`; see `bigspec.svds`.
     random_state : int, RandomState instance or None
-        What the start block is drawn from.
+        Source of the random start block.
     failure_probability, memory_limit, time_limit, checkpoint, progress
         See `bigspec.svds`.
 
@@ -47,13 +47,13 @@ class TruncatedSVD(decomposition.TruncatedSVD):  # type: ignore[misc]
     components_ : ndarray (n_components, n_features)
     singular_values_ : ndarray (n_components,)
     singular_values_lower_, singular_values_upper_ : ndarray (n_components,)
-        Intervals of the singular values of X, all of them together with probability at least
+        Intervals of the singular values of X, which all hold together with probability at least
         ``1 - failure_probability``.
     explained_variance_, explained_variance_ratio_ : ndarray (n_components,)
-        Of the scores ``X components_^H``, as in scikit-learn. They belong to these components, and
-        no interval of a singular value is one of them: `PCA` has intervals. The ratio is NaN for
-        operators, whose entries nobody can square. Out of core a variance is the difference of two
-        means of squares: where the square of the mean is most of it, it has fewer digits.
+        Variances of the scores ``X components_^H``, as in scikit-learn. They have no intervals; see
+        `PCA` for these. The ratio is NaN for operators, whose entries nobody can square. Out of
+        core a variance is the difference of two means of squares; it has fewer digits if the
+        square of the mean is most of it.
     n_features_in_ : int
     triplets_ : Triplets
         The whole answer of `bigspec.svds`.
@@ -98,7 +98,7 @@ class TruncatedSVD(decomposition.TruncatedSVD):  # type: ignore[misc]
         Parameters
         ----------
         X : path, URL or object (n_samples, n_features)
-            What scikit-learn takes, and all that `bigspec.open_matrix` takes.
+            Anything that scikit-learn or `bigspec.open_matrix` takes.
         y : None
 
         Raises
@@ -106,12 +106,12 @@ class TruncatedSVD(decomposition.TruncatedSVD):  # type: ignore[misc]
         ArgumentError, MemoryLimitError, SourceError, DataError, ChunkError, ClusterError
             See `bigspec.svds`.
         """
-        self._fit(opened(self, X, reset=True))
+        self._fit(open_data(self, X, reset=True))
         return self
 
     def fit_transform(self, X: Any, y: Any = None, *, store: Any = None) -> Any:
         """Find the components, then return the scores of X; see `transform`."""
-        data = opened(self, X, reset=True)
+        data = open_data(self, X, reset=True)
         self._fit(data)
         return self._project(data, store)
 
@@ -122,7 +122,7 @@ class TruncatedSVD(decomposition.TruncatedSVD):  # type: ignore[misc]
         ----------
         X : path, URL or object (n_samples, n_features)
         store : path or URL, optional
-            Write them there, panel by panel, as a Zarr array with chunks of whole rows.
+            Write the scores there, panel by panel, as a Zarr array with chunks of whole rows.
 
         Returns
         -------
@@ -131,13 +131,13 @@ class TruncatedSVD(decomposition.TruncatedSVD):  # type: ignore[misc]
         Raises
         ------
         MemoryLimitError
-            They do not fit in memory, and there is no `store`.
+            The scores do not fit in memory, and there is no `store`.
         """
         check_is_fitted(self)
-        return self._project(opened(self, X, reset=False), store)
+        return self._project(open_data(self, X, reset=False), store)
 
     def _project(self, data: Data, store: Any) -> Any:
-        return projected(self, data, data.matrix, self.components_.conj().T, store)
+        return project(self, data, data.matrix, self.components_.conj().T, store)
 
     def _fit(self, data: Data) -> None:
         tri = triplets(self, data, data.matrix, self.n_components)
@@ -150,7 +150,7 @@ class TruncatedSVD(decomposition.TruncatedSVD):  # type: ignore[misc]
 
 
 def _variances(estimator: TruncatedSVD, data: Data) -> tuple[Array, float]:
-    """Return the variances of the scores, and the sum of those of all columns."""
+    """Return the variances of the scores, and the sum of all columns' variances."""
     if data.entries is not None:
         Y = data.entries @ estimator.components_.T
         if hasattr(data.entries, "format"):

@@ -21,7 +21,7 @@ Rows = Sequence[str] | str | None
 
 @xarray.register_dataarray_accessor("bigspec")
 class BigspecAccessor:
-    """What bigspec says of a DataArray, which stays lazy if it is.
+    """bigspec's functions for a DataArray; a lazy one stays lazy.
 
     Parameters
     ----------
@@ -32,14 +32,14 @@ class BigspecAccessor:
         self._array = array
 
     def matrix(self, rows: Rows = None, *, fill: complex | None = None) -> Matrix:
-        """Return it as a matrix, for expressions; see `bigspec.open_matrix`.
+        """Return the array as a matrix, for expressions; see `bigspec.open_matrix`.
 
         Parameters
         ----------
         rows : sequence of str or str, optional
-            Dimensions that make the rows; needed where there are more than two.
+            Dimensions that make the rows; needed if there are more than two.
         fill : number, optional
-            Taken for NaN.
+            The value of NaN entries.
 
         Raises
         ------
@@ -48,21 +48,21 @@ class BigspecAccessor:
         return open_matrix(self._array, rows=rows, fill=fill)
 
     def norm(self, rows: Rows = None, *, fill: complex | None = None, **options: Any) -> Estimate:
-        """Bracket its spectral norm.
+        """Bracket the spectral norm.
 
         Parameters
         ----------
         rows, fill
             See `matrix`.
         **options
-            Of `bigspec.norm`, which see for the result, the errors and the cost.
+            Options of `bigspec.norm`; see there for the result, the errors and the cost.
         """
         return norm(self.matrix(rows, fill=fill), **options)
 
     def svds(
         self, k: int, rows: Rows = None, *, fill: complex | None = None, **options: Any
     ) -> Triplets:
-        """Compute its k largest singular triplets.
+        """Compute the k largest singular triplets.
 
         Parameters
         ----------
@@ -70,6 +70,6 @@ class BigspecAccessor:
         rows, fill
             See `matrix`.
         **options
-            Of `bigspec.svds`, which see for the result, the errors and the cost.
+            Options of `bigspec.svds`; see there for the result, the errors and the cost.
         """
         return svds(self.matrix(rows, fill=fill), k, **options)

@@ -1,4 +1,4 @@
-"""The algorithms: each one file and one row here, without a loop."""
+"""The algorithms: each is one file and one row here, without a loop."""
 
 from bigspec.algorithms.block_lanczos import LanczosState
 from bigspec.algorithms.contract import Algorithm, BlockStore, State, StoredBlock

@@ -104,14 +104,14 @@ class LanczosState:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """The steps of the recurrence; what becomes of the basis is for its algorithms to say.
+    """The steps of the recurrence; the algorithms say which blocks of the basis stay.
 
     Parameters
     ----------
     block_size : int
         Gaussian columns b of the start block.
     basis_bytes : int
-        Keep the basis in memory while it takes at most so many bytes.
+        Keep the basis in memory while it takes at most this many bytes.
     """
 
     block_size: int = 16
@@ -152,12 +152,12 @@ class Recurrence:
         W = iterates.difference(Z, V, A)
         if state.passes:
             iterates.subtract(W, state.V_last, state.B.conj().T)
-        T = _bordered(state.T, state.B, A)
+        T = _append(state.T, state.B, A)
         eps = max(state.eps, rounding(passes, state.facts or result.facts, result, T))
-        basis = self._kept(state, V)
+        basis = self._basis_with(state, V)
         # Without the basis, three blocks in a row are kept orthonormal: an ill-conditioned B
         # would otherwise lose even that, and with it the relation.
-        near = self._near(basis) if basis else [state.V_last, V]
+        near = self._blocks_of(basis) if basis else [state.V_last, V]
         W = iterates.orthogonalize(W, near)
         room = passes.length - sum(block.shape[1] for block in basis or near)
         tolerance = eps / (8 * np.sqrt(state.passes + 1))  # below rounding: nothing is lost
@@ -176,22 +176,22 @@ class Recurrence:
             eps=eps,
             narrowest=min(state.narrowest, _smallest(state.B)),
         )
-        return self._finished(after)
+        return self._complete(after)
 
-    def _near(self, basis: Basis) -> Iterable[Array]:
-        """Return the blocks of the basis, to be gone through several times."""
+    def _blocks_of(self, basis: Basis) -> Iterable[Array]:
+        """Return the blocks of the basis, which may be iterated several times."""
         return basis
 
-    def _finished(self, state: LanczosState) -> LanczosState:
-        """Add to the state what a bound keeps from pass to pass."""
+    def _complete(self, state: LanczosState) -> LanczosState:
+        """Add the best bound so far to the state."""
         return state
 
-    def _kept(self, state: LanczosState, V: Array) -> Basis:
-        """Return the basis with V, or what is left of it."""
+    def _basis_with(self, state: LanczosState, V: Array) -> Basis:
+        """Return the basis after the pass over V."""
         raise NotImplementedError
 
 
-def _bordered(T: Array, B: Array, A: Array) -> Array:
+def _append(T: Array, B: Array, A: Array) -> Array:
     """Append a diagonal block A, tied to the last one by B."""
     N, b, last = len(T), len(A), B.shape[1]
     out = np.zeros((N + b, N + b), A.dtype)

@@ -98,13 +98,13 @@ S = TypeVar("S")
 class Algorithm(Protocol, Generic[S]):
     """The contract. `init` makes the first pass, each `step` one more.
 
-    An object of this contract may be given as `algorithm`. It has a `name` that no algorithm of
-    bigspec has, and the columns that it multiplies as `block_size`. It may also say, and need not:
+    You may pass an object of this contract as `algorithm`. It has a `name` that no algorithm of
+    bigspec has, and `block_size`, the columns that it multiplies. These attributes are optional:
 
     - ``blocks``: blocks of the iterate's size that a run holds (6);
-    - ``basis_bytes``: what it may come to hold besides them (0);
-    - ``entries``: that it calls ``passes.run(None)``, for H itself, and has no block size (False);
-    - ``states``: a tuple of `StateType`, without which a run of it has no checkpoint.
+    - ``basis_bytes``: bytes of its basis, at most (0);
+    - ``entries``: whether it asks for H itself by ``passes.run(None)``, and has no block (False);
+    - ``states``: a tuple of `StateType`; without it, a run has no checkpoint.
     """
 
     name: ClassVar[str]
@@ -128,4 +128,4 @@ class Algorithm(Protocol, Generic[S]):
         """
 
     def leading(self, state: S, count: int) -> Array | None:
-        """Return at most `count` columns that a later run starts from, if the state has them."""
+        """Return at most `count` columns for the start of a later run, if the state has them."""

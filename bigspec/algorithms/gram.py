@@ -72,7 +72,7 @@ class Gram:
         return GramState(1, result.exponent, result.facts, values[::-1].copy(), top, eps)
 
     def step(self, passes: Products, state: GramState) -> GramState:
-        """Return the state as it is: one pass has told everything."""
+        """Return the state unchanged, because one pass tells everything."""
         return state
 
     def bounds(self, state: GramState, delta: float, *, complex_: bool) -> Bounds:
@@ -92,5 +92,5 @@ class Gram:
         return state.top
 
     def leading(self, state: GramState, count: int) -> Array | None:
-        """Return the leading eigenvector, which alone is kept."""
+        """Return the leading eigenvector, the only one that is stored."""
         return state.top[:, None]

@@ -1,9 +1,9 @@
-"""All that is computed with n x b blocks, the iterates: the only code that looks inside one.
+"""Everything that bigspec computes with n x b blocks, the iterates.
 
-These functions are the protocol. To an algorithm a block is opaque: it has ``shape``, ``dtype``
-and ``nbytes``, comes from `draw_block` or from a pass, and goes through the functions here. So
-blocks that lie in a store or on a GPU need no other algorithm, only other functions. Small
-matrices, with no side of length n, are NumPy arrays everywhere; a vector of length n is a block.
+Only this code looks inside a block. To an algorithm a block is opaque: it has ``shape``, ``dtype``
+and ``nbytes``, comes from `draw_block` or a pass, and goes through these functions. So blocks in a
+store or on a GPU need no other algorithm, only other functions here. Small matrices, with no side
+of length n, are NumPy arrays everywhere; a vector of length n is a block.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 
-# Sets bigspec's streams apart from any a user would seed with: a matrix made by
+# It separates bigspec's random streams from a user's: a matrix made by
 # numpy.random.default_rng(s) and a start block from seed s must be independent, or the
 # certificate is void.
 _STREAM = 0x62696773706563
@@ -100,18 +100,18 @@ def rank_revealing_qr(W: Array, tolerance: float, most: int) -> tuple[Array, Arr
     """
     Q, R = np.linalg.qr(W)
     U, s, Vh = np.linalg.svd(R)
-    kept = min(int(np.count_nonzero(s > tolerance)), most)
-    dropped = float(s[kept]) if kept < len(s) else 0.0
-    if kept == len(s):
+    rank = min(int(np.count_nonzero(s > tolerance)), most)
+    dropped = float(s[rank]) if rank < len(s) else 0.0
+    if rank == len(s):
         return Q, R, dropped
-    return Q @ U[:, :kept], s[:kept, None] * Vh[:kept], dropped
+    return Q @ U[:, :rank], s[:rank, None] * Vh[:rank], dropped
 
 
 def orthogonalize(W: Array, basis: Iterable[Array]) -> Array:
     """Subtract from W its components along the blocks of an orthonormal basis, twice.
 
-    Twice is enough (Kahan's remark in Parlett, The Symmetric Eigenvalue Problem, 6.9). Blocks
-    that lie in a store are read each time.
+    Twice is enough (Kahan's remark in Parlett, The Symmetric Eigenvalue Problem, 6.9). Blocks in
+    a store are read each time.
     """
     for _ in range(2):
         for V in basis:

@@ -1,9 +1,9 @@
 """Randomized block Lanczos on ``H = A^H A``: the fewest passes for an interval.
 
-The relation is that of `bigspec.algorithms.block_lanczos`. Three blocks of memory carry it. While
-the basis fits it is kept: residual blocks are orthogonalised against all of it, twice, and
-singular vectors can be formed. When it no longer fits it is dropped, and the certificate uses
-``||f|| <= 1`` alone, which needs no orthogonality.
+The relation is that of `bigspec.algorithms.block_lanczos`, and needs three blocks of memory. While
+the basis fits in memory, residual blocks are orthogonalised against all of it, twice, and singular
+vectors can be formed. When it no longer fits, it is dropped. The certificate then uses only
+``||f|| <= 1``, which needs no orthogonality.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Lanczos(Recurrence):
 
     name: ClassVar[str] = "lanczos"
 
-    def _finished(self, state: LanczosState) -> LanczosState:
+    def _complete(self, state: LanczosState) -> LanczosState:
         return replace(state, collatz=min(state.collatz, _collatz(state)))
 
-    def _kept(self, state: LanczosState, V: Array) -> Basis:
+    def _basis_with(self, state: LanczosState, V: Array) -> Basis:
         """Return the basis with V, or nothing if it does not fit (then for good)."""
         if state.passes and not state.basis:
             return ()
@@ -64,7 +64,7 @@ class Lanczos(Recurrence):
         return v
 
     def leading(self, state: LanczosState, count: int) -> Array | None:
-        """Form so many leading Ritz vectors, `vector` for the first, if the basis was kept."""
+        """Form the leading Ritz vectors if the basis was kept; `vector` takes the first's place."""
         v = self.vector(state)
         if v is None:
             return None

@@ -10,12 +10,12 @@ from bigspec.algorithms.contract import Algorithm
 
 __all__ = ["Registry", "Row", "StateType"]
 
-BLOCKS = 6  # of an algorithm that does not say: the recurrence, the image, temporaries
+BLOCKS = 6  # if an algorithm does not say: the recurrence, the image, temporaries
 
 
 @dataclass(frozen=True)
 class StateType:
-    """A class of which states are made, and what a checkpoint calls it and its fields.
+    """A class in states, with its name and its fields' names in a checkpoint.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class StateType:
     name : str
         Its name in a checkpoint. It never changes, whatever Python calls the class later.
     fields : str
-        Names of its fields there, with a space between two, in the order they are written.
+        Names of its fields there, separated by spaces, in the order of writing.
     renamed : mapping, optional
         From a name in `fields` to the Python field, where the two differ.
     """
@@ -37,15 +37,15 @@ class StateType:
 
 @dataclass(frozen=True)
 class Row:
-    """An algorithm as the planner, the checkpoint, a warm start and the command see it.
+    """What the planner, the checkpoint, a warm start and the command know of an algorithm.
 
     Attributes
     ----------
     name : str
-        What a user calls it.
+        The name that users give.
     kind : type
     make : callable
-        From block size, bytes for a basis and k to the algorithm; None for an object given.
+        Takes block size, bytes for a basis and k; None for a user's object.
     states : tuple of StateType
     blocks : int
         Blocks of the iterate's size that a run holds.
@@ -56,12 +56,12 @@ class Row:
     basis : bool
         Whether it keeps a basis where that fits.
     event : str
-        What the failure probability is spent on; empty for nothing.
+        The random event of its failure probability; empty if nothing is random.
     passes, flat : mapping of int to int
-        Passes to a relative width of 1e-3, by block size: typical ones, and those that a flat
-        spectrum needs (that of a Gaussian matrix).
+        Passes to a relative width of 1e-3, by block size: for a typical spectrum, and for a flat
+        one (a Gaussian matrix's).
     always : int
-        Order of H up to which it is chosen whatever it costs.
+        Up to this order of H it is chosen whatever it costs.
     """
 
     name: str
@@ -95,14 +95,14 @@ class Registry:
         return tuple(state for row in self.rows for state in row.states)
 
     def named(self, name: str, *, several: bool = False) -> Row:
-        """Return the row of a name, of those for one value or for several; `KeyError` if none."""
+        """Return the row with a name, for one value or for several; `KeyError` if there is none."""
         for row in self.rows:
             if (row.name, row.several) == (name, several):
                 return row
         raise KeyError(name)
 
     def of(self, algorithm: Algorithm[Any]) -> Row:
-        """Return the row of an object: that of its class, or one from its own attributes."""
+        """Return the row of an object: its class's, or one made from its own attributes."""
         for row in self.rows:
             if type(algorithm) is row.kind:
                 return row

@@ -1,9 +1,9 @@
-"""Block Lanczos for the k largest singular triplets: the same steps, all of the basis kept.
+"""Block Lanczos for the k largest singular triplets: the same steps, with the whole basis.
 
-The relation and the step are those of `bigspec.algorithms.block_lanczos`. Vectors are wanted, and
-the counting bounds need an orthonormal basis, so it is kept whole and every residual block is
-orthogonalised against all of it, twice. What exceeds the memory limit goes to a store (the
-checkpoint) and is read block by block: four times a step, and once for the vectors.
+The relation and the step are those of `bigspec.algorithms.block_lanczos`. The vectors and the
+counting bounds need an orthonormal basis. So the whole basis stays, and every residual block is
+orthogonalised against it, twice. Blocks that exceed the memory limit go to a store (the
+checkpoint) and are read one by one: four times a step, and once for the vectors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TopState(LanczosState):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the Krylov space is invariant: whatever it does not hold is rounding."""
+        """Whether the Krylov space is invariant, so that all outside it is rounding."""
         return bool(self.V_next.shape[1] == 0)
 
     @cached_property
@@ -70,23 +70,23 @@ class TopLanczos(Recurrence):
     def _empty(self, **fields: Any) -> LanczosState:
         return TopState(**fields)
 
-    def _kept(self, state: LanczosState, V: Array) -> Basis:
-        held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
-        kept: Any = V
-        if self.store is not None and held + V.nbytes > self.basis_bytes:
-            kept = self.store.put(V)
-        return (*state.basis, kept)
+    def _basis_with(self, state: LanczosState, V: Array) -> Basis:
+        nbytes = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
+        block: Any = V
+        if self.store is not None and nbytes + V.nbytes > self.basis_bytes:
+            block = self.store.put(V)
+        return (*state.basis, block)
 
-    def _near(self, basis: Basis) -> Iterable[Array]:
+    def _blocks_of(self, basis: Basis) -> Iterable[Array]:
         return _Blocks(basis, self.store)
 
-    def _finished(self, state: LanczosState) -> LanczosState:
+    def _complete(self, state: LanczosState) -> LanczosState:
         return state
 
     def has_room(self, state: LanczosState) -> bool:
         """Whether the next block of the basis fits in memory, or goes to the store."""
-        held = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
-        return self.store is not None or held + state.V_next.nbytes <= self.basis_bytes
+        nbytes = sum(block.nbytes for block in state.basis if not isinstance(block, StoredBlock))
+        return self.store is not None or nbytes + state.V_next.nbytes <= self.basis_bytes
 
     def bounds(self, state: LanczosState, delta: float, *, complex_: bool) -> Bounds:
         """Bound l_1 .. l_k from the relation and the facts."""
@@ -101,18 +101,18 @@ class TopLanczos(Recurrence):
         y = relation.ritz[1] @ coordinates[:N]
         V = iterates.apply(state.V_next, coordinates[N:])
         start = 0
-        for block in self._near(state.basis):
+        for block in self._blocks_of(state.basis):
             stop = start + block.shape[1]
             iterates.add(V, block, y[start:stop])
             start = stop
         missing = self.count - V.shape[1]
         if missing > 0:
-            # The Krylov space is smaller than k. If it is invariant, the other values are zero, or
-            # as small as rounding, or repeated more often than the block is wide. If not, the run
+            # The Krylov space is smaller than k. If it is invariant, the other values are zero, as
+            # small as rounding, or more often repeated than the block is wide. If not, the run
             # was stopped early, and V has a part outside the basis.
             more = iterates.draw_block(V.shape[0], missing, N, complex_=V.dtype.kind == "c")
             invariant = state.V_next.shape[1] == 0
-            near = self._near(state.basis) if invariant else [V]
+            near = self._blocks_of(state.basis) if invariant else [V]
             more = iterates.orthonormal(iterates.orthogonalize(more, near))
             if not invariant:  # where little room is left, the first factorisation amplifies V
                 more = iterates.orthonormal(iterates.orthogonalize(more, near))

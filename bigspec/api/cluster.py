@@ -30,8 +30,8 @@ def connect(
 ) -> Iterator[None]:
     """Make `norm` run on a Dask cluster while inside; with no argument, do nothing.
 
-    See `bigspec.passes.connect`. A `memory_limit` here is bigspec's (half of what a process
-    has), so local workers are started with twice that.
+    See `bigspec.passes.connect`. `memory_limit` is bigspec's limit, half of what a process has, so
+    local workers are started with twice as much.
     """
     limit = as_bytes(memory_limit)
     with passes.connect(

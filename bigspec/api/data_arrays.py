@@ -16,7 +16,7 @@ from bigspec.sources.variable import axes_of
 __all__ = ["is_xarray", "open_data_array"]
 
 CHUNK_BYTES = 32 << 20
-"""Of what a file has no chunks for, so much is read at once."""
+"""How much to read at once of a file without chunks."""
 
 
 def is_xarray(a: Any) -> bool:
@@ -33,27 +33,27 @@ def open_data_array(
     raw: bool,
     missing_chunks: str,
 ) -> Matrix:
-    """Open a DataArray; values are those that xarray shows, decoded.
+    """Open a DataArray with the decoded values that xarray shows.
 
     Parameters
     ----------
     a : xarray.DataArray
-        In memory, of dask's chunks, or not loaded yet: then it is read in the chunks of its file,
-        and nothing is kept of it.
+        In memory, in dask's chunks, or not loaded: then bigspec reads it in the chunks of its
+        file, and does not load it.
     memory : int
     rows : sequence of str or str, optional
-        Dimensions that make the rows, in this order; needed where there are more than two.
+        Dimensions that make the rows, in this order; needed if there are more than two.
     fill : number, optional
-        Taken for NaN.
+        The value of NaN entries.
     raw, missing_chunks
-        Not for what xarray has opened.
+        Refused, because xarray has opened the array.
 
     Raises
     ------
     UnsupportedTypeError
-        A Dataset, or another of xarray's objects.
+        `a` is a Dataset, or another object of xarray.
     ArgumentError, DataError
-        `rows` are not dimensions of it, or missing.
+        `rows` are not dimensions of the array, or missing.
     """
     if not hasattr(a, "variable"):  # asking for its `data` would load it
         there = ", ".join(map(repr, list(getattr(a, "data_vars", ()))[:10]))

@@ -1,4 +1,4 @@
-"""The product of a matrix with a few columns: in memory, or written to a store panel by panel."""
+"""The product of a matrix with a few columns, in memory or written to a store panel by panel."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def scores(
     MemoryLimitError
         The product does not fit, and there is no `store`.
     ArgumentError, CheckpointInUseError
-        The place of `store` is not free, or has another owner.
+        `store` has other contents or another owner.
     NonFiniteError, ChunkError, StoreUnavailableError
     """
     executor = find_executor(matrix.resident)
@@ -90,7 +90,7 @@ def adjoint_product(matrix: Matrix, W: Array, limit: int | None = None) -> Array
 
 
 def matrix_kind(matrix: Matrix) -> str:
-    """Return the kind of the type that products are made in."""
+    """Return the kind of the working type of products."""
     return working_dtype(matrix.dtype).kind
 
 

@@ -81,7 +81,7 @@ def _highest_shift(relation: Relation, q: float, drop: int) -> float:
     if goal <= 0.0:
         return np.inf
     if relation.power:
-        # ||Y^H a|| <= 1 alone (section 7): t^{-p} scale 3 c <= goal / 2, and each of the p past
+        # From ||Y^H a|| <= 1 (section 7): t^{-p} scale 3 c <= goal / 2, and each of the p past
         # errors <= goal / 2p.
         p = relation.power
         steps = np.arange(1, p + 1)
@@ -115,7 +115,7 @@ def christoffel_bound(
     ceiling : float
         A known bound. The search stays below it, and returns it if it finds nothing better.
     useless : float
-        A bound that is not below this may be returned as infinity.
+        If the bound is not below this, infinity may be returned.
     """
     base = float(relation.theta[drop])
     unit = max(float(relation.theta[0]), relation.eps)
@@ -126,7 +126,7 @@ def christoffel_bound(
             return ceiling
     if high <= 0.0:
         return base
-    if not np.isfinite(high):  # no known shift where w is below q, so no place to start
+    if not np.isfinite(high):  # no shift is known where w is below q, so no place to start
         return ceiling
     octaves = OCTAVES + max(0.0, np.log2(high / unit))
     points = int(octaves * POINTS_AN_OCTAVE)
@@ -176,7 +176,7 @@ def at_rounding_floor(relation: Relation) -> bool:
     """Whether the residual adds less to w than the rounding margin does, near theta_1.
 
     Near means from eps to ``2^27 eps`` beyond theta_1. The margin alone puts the bound there,
-    unless the quantile is below 1e-16. Then further passes cannot narrow the interval.
+    unless the quantile is below 1e-16. Further passes then cannot narrow the interval.
     """
     theta, C, F = relation.theta, relation.C, relation.F
     shifts = relation.eps * 2.0 ** np.arange(28)

@@ -6,9 +6,9 @@ F), ``p_j = ||c_j|| (||f_j|| + eps)``. b is the number of Gaussian columns.
 
 **The event.** Let M >= k + 1. For every window J of at most r consecutive indices in 1 .. M,
 ``sigma_min(G^H X_J)^2 >= q_|J|``. ``X_J`` has orthonormal columns that do not depend on G, so
-``G^H X_J`` is a Gaussian b x |J| matrix; with the quantiles at ``delta / (r M)`` a union over
-sizes and positions makes the event hold with probability at least 1 - delta. It does not depend
-on the pass: all passes hold together.
+``G^H X_J`` is a Gaussian b x |J| matrix. With quantiles at ``delta / (r M)``, a union over sizes
+and positions gives the event a probability of at least 1 - delta. It does not depend on the pass:
+all passes hold together.
 
 **Columns without their own Ritz values.** Let D be a set of Ritz indices, and l an eigenvalue
 with unit eigenvector x. Outside D, ``(Y^H V^H x)_j = (f_j f + (Y^H R^H x)_j) / (l - theta_j)``
@@ -22,16 +22,16 @@ where ``w_s`` is the Christoffel function of the Ritz pairs after the s-th, marg
 **Counting.** Cut ``[tau, ceiling]``, ceiling >= l_1, into intervals at points between
 theta_1 .. theta_s, so that interval g holds the Ritz values of ``D_g``, d_g of them. If
 ``(d_g + 1) ||e||^2 < q_{d_g + 1}`` for every l in interval g, then at most d_g of l_1 .. l_M lie in
-it: those in an interval have consecutive indices, and d_g + 1 of them would make
+it. For those in an interval have consecutive indices, and d_g + 1 of them would make
 ``G^H X_J = (rank <= d_g) + E`` with ``sigma_min <= ||E||_2 <= (d_g + 1)^(1/2) max ||e||``. If this
-holds for all intervals, at most s of l_1 .. l_M are >= tau, hence
+is so for all intervals, at most s of l_1 .. l_M are >= tau, hence
 
     l_{s+1} <= tau.
 
 One interval gives the bound of section 3 of the method, which needs q_{s+1} and so b > s. With
 cuts in the gaps of the spectrum, each interval needs only the much larger q_2 or q_3. So the block
-need not be wider than the largest cluster, and wide blocks gain as well (measured: see
-``docs/method.md``). Dynamic programming finds such cuts, if there are any.
+need only be wider than the largest cluster, and wide blocks gain too (``docs/method.md``). Dynamic
+programming finds such cuts, if there are any.
 
 **Lehmann, restricted.** If ``l_{s+1} <= tau < theta_s``, put ``D = Theta_s - tau > 0`` (the s
 largest pairs only). For z in ``(H - tau) V Y_s``, the Rayleigh quotient of ``(H - tau)^{-1}`` is
@@ -40,9 +40,9 @@ reverse order, and Ritz values on a subspace lie below them. Substituting ``y ->
 
     l_i <= tau + lambda_i( D + D^{-1/2} F_s F_s^H D^{-1/2} ),    i <= s:
 
-one Hermitian eigenproblem of order s for all i, backward stable. (The full pencil of order N has
-slightly smaller excess and a squared condition number.) With ``R``, the relation is exact for a
-Hermitian matrix within 2 eps of H: tau and the result are both moved by that much.
+one backward stable Hermitian eigenproblem of order s for all i. (The full pencil of order N has a
+slightly smaller excess, and a squared condition number.) With ``R``, the relation is exact for a
+Hermitian matrix within 2 eps of H, so tau and the result are both moved by that much.
 
 **Lower bounds.** ``theta_i <= l_i`` (Courant-Fischer). The half step: the singular values of
 ``H V Y_s Theta_s^{-1/2}`` are within ``eps theta_s^{-1/2}`` of ``lambda_i(Theta_s + K K^H)^(1/2)``,
@@ -66,11 +66,11 @@ __all__ = ["Windows", "counting_bound", "lehmann_values", "promising_gaps", "win
 Array = np.ndarray[Any, Any]
 
 POINTS_AN_OCTAVE = 8
-NARROWEST = 1e-5  # nor than this share of ||F||, where the scan would lose its digits
+NARROWEST = 1e-5  # and not below this share of ||F||, where the scan would lose its digits
 LARGE = 1e300
 BATCH = 1 << 18  # entries at once in the scan
 GAPS = (3, 1)  # gaps to try: behind l_k, and before it
-NEAREST = 0.02  # tau no nearer to theta_{s+1} than this share of the gap above it
+NEAREST = 0.02  # tau lies at least this share of the gap above theta_{s+1}
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _finite(value: float) -> float:
 
 
 def _cuts(theta: Array, p: Array) -> Array:
-    """Cut every gap, nearer to the side that has converged further; cut 0 is not set."""
+    """Cut every gap, nearer to the side that converged further; cut 0 is not set."""
     share = p[1:] / np.maximum(p[1:] + p[:-1], np.finfo(float).tiny)
     return np.append(np.inf, theta[1:] + np.clip(share, 0.1, 0.9) * (theta[:-1] - theta[1:]))
 

@@ -13,12 +13,12 @@ rounds the diagonal alone, by ``u`` times its largest entry. So
 
     l_1(H) <= t + g / (1 - g) tr(t I - H) + u max_i |t - h_ii|.
 
-This is a worst case over all roundings, not a model of them. `GUARD` times c leaves room for a
-triangular solve that multiplies by reciprocals, and for complex arithmetic.
+This is a worst case over all roundings, not a model. `GUARD` times c leaves room for a triangular
+solve that multiplies by reciprocals, and for complex arithmetic.
 
 *Lower end.* ``l_1 >= x^H H x / x^H x`` at any x. Sums of n products, twice, err by at most
 ``2 g |x|^H |H| |x| <= 2 g tr(H) x^H x``, as ``|| |H| ||_2 <= ||H||_F <= tr H`` for a positive
-semidefinite H; half of `GUARD` is left for one that is so only up to rounding.
+semidefinite H; half of `GUARD` is for an H that is semidefinite only up to rounding.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Array = np.ndarray[Any, Any]
 
 GUARD = 4
 SMALL = 96  # up to this order all eigenvalues cost less than a dozen calls from Python
-STEPS = 12, 24, 48  # of Lanczos, before a factorisation is tried
+STEPS = 12, 24, 48  # Lanczos steps before each try of a factorisation
 AIM = 0.8  # share of the requested width between the Rayleigh quotient and the first t
-FINEST = 8.0  # a width below so many margins is left to the eigenvalues
+FINEST = 8.0  # a width below this many margins is left to the eigenvalues
 TINY = float(np.finfo(np.float64).tiny)
 
 

@@ -31,7 +31,7 @@ class Relation:
         Whether ``[V, V_+]`` is orthonormal to working precision as a whole. If not, only
         ``||f|| <= 1`` is used (method of section 6).
     power : int
-        Exponent p of that header.
+        Exponent p of the header.
     log_scale : float
         Natural logarithm of the factor that `start` was divided by.
     start_defect : float

@@ -97,31 +97,31 @@ def half_step(relation: Relation) -> tuple[float, Array]:
     theta, F = relation.theta, relation.F
     best, coordinates = -np.inf, np.zeros(0)
     # Two cuts with the same pairs give the same bound.
-    for kept in dict.fromkeys(int(np.count_nonzero(theta > cut * theta[0])) for cut in HALF_CUTS):
-        root = np.sqrt(theta[:kept])
-        K = F[:kept] / root[:, None]
-        values, vectors = np.linalg.eigh(np.diag(theta[:kept]) + K @ K.conj().T)
-        least = theta[kept - 1]
+    for pairs in dict.fromkeys(int(np.count_nonzero(theta > cut * theta[0])) for cut in HALF_CUTS):
+        root = np.sqrt(theta[:pairs])
+        K = F[:pairs] / root[:, None]
+        values, vectors = np.linalg.eigh(np.diag(theta[:pairs]) + K @ K.conj().T)
+        least = theta[pairs - 1]
         reached = max(np.sqrt(values[-1]) - relation.eps / np.sqrt(least), 0.0)
         with np.errstate(over="ignore"):  # a margin far above all Ritz values leaves nothing
             lower = reached**2 / (1 + relation.eps / least) - 2 * relation.eps
         if lower > best:
             z = vectors[:, -1] / root
-            head = np.concatenate([theta[:kept] * z, np.zeros(len(theta) - kept, z.dtype)])
-            best, coordinates = float(lower), np.concatenate([head, F[:kept].conj().T @ z])
+            head = np.concatenate([theta[:pairs] * z, np.zeros(len(theta) - pairs, z.dtype)])
+            best, coordinates = float(lower), np.concatenate([head, F[:pairs].conj().T @ z])
     return best, coordinates / np.linalg.norm(coordinates)
 
 
-def half_steps(relation: Relation, kept: int) -> tuple[Array, Array]:
-    """Lower bounds of l_1, l_2, .. from the left Ritz space of the first `kept` Ritz pairs.
+def half_steps(relation: Relation, pairs: int) -> tuple[Array, Array]:
+    """Lower bounds of l_1, l_2, .. from the left Ritz space of the first `pairs` Ritz pairs.
 
     Returns
     -------
-    lower : ndarray (kept,)
-    coordinates : ndarray (N + b_next, kept)
+    lower : ndarray (pairs,)
+    coordinates : ndarray (N + b_next, pairs)
         In ``[V Y, V_+]``: right vectors ``A^H u_i``, not normalised.
     """
-    theta, F = relation.theta[:kept], relation.F[:kept]
+    theta, F = relation.theta[:pairs], relation.F[:pairs]
     root = np.sqrt(theta)
     K = F / root[:, None]
     values, vectors = np.linalg.eigh(np.diag(theta) + K @ K.conj().T)
@@ -130,7 +130,7 @@ def half_steps(relation: Relation, kept: int) -> tuple[Array, Array]:
     reached = np.maximum(np.sqrt(np.maximum(values, 0)) - relation.eps / np.sqrt(least), 0.0)
     lower = reached**2 / (1 + relation.eps / least) - 2 * relation.eps
     z = vectors / root[:, None]
-    blank = np.zeros((len(relation.theta) - kept, kept), z.dtype)
+    blank = np.zeros((len(relation.theta) - pairs, pairs), z.dtype)
     return lower, np.concatenate([theta[:, None] * z, blank, F.conj().T @ z])
 
 
@@ -157,10 +157,10 @@ def right_coordinates(relation: Relation, k: int) -> Array:
     """
     N, b = relation.F.shape
     count = min(k, N)
-    kept = _best_cut(relation, count)
-    if not kept:
+    pairs = _best_cut(relation, count)
+    if not pairs:
         return np.eye(N + b, count, dtype=relation.T.dtype)
-    _, half = half_steps(relation, kept)
+    _, half = half_steps(relation, pairs)
     half = half[:, :count] / np.linalg.norm(half[:, :count], axis=0)
     others = np.eye(N + b, count, dtype=half.dtype)[:, half.shape[1] :]
     return np.asarray(np.linalg.qr(np.concatenate([half, others], axis=1))[0])
@@ -178,8 +178,8 @@ def lower_ends(relation: Relation, k: int) -> tuple[Array, Array]:
     theta = relation.theta[:k]
     lower, left = np.zeros(k), np.zeros(k, bool)
     lower[: len(theta)] = theta - 2 * relation.eps
-    for kept in pairs_above_rounding(relation, k):
-        half = half_steps(relation, kept)[0][:k]
+    for pairs in pairs_above_rounding(relation, k):
+        half = half_steps(relation, pairs)[0][:k]
         better = half > lower[: len(half)]
         lower[: len(half)][better] = half[better]
         left[: len(half)] |= better
@@ -190,15 +190,15 @@ def _best_cut(relation: Relation, count: int) -> int:
     """Return how many Ritz pairs give the best lower ends; the fewest, of equals up to rounding."""
     lower, _ = lower_ends(relation, count)
     chosen, least = 0, np.inf
-    for kept in pairs_above_rounding(relation, count):
-        half = half_steps(relation, kept)[0][:count]
+    for pairs in pairs_above_rounding(relation, count):
+        half = half_steps(relation, pairs)[0][:count]
         attained = np.concatenate([half, relation.theta[len(half) : count] - 2 * relation.eps])
         missing = np.maximum(lower - np.maximum(attained, 0.0), 0.0)
         if np.all(missing <= relation.eps):
-            return kept
+            return pairs
         worst = float(np.max(missing / np.maximum(lower, relation.eps)))
         if worst < least:
-            chosen, least = kept, worst
+            chosen, least = pairs, worst
     return chosen
 
 

@@ -24,7 +24,7 @@ def hermitian(X: Array) -> Array:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about the entries that the first pass collects for free, in the units of A (scaled).
+    """Facts about the entries, which the first pass collects for free, in (scaled) units of A.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
 """Checkpoints: any state of arrays and numbers, complete or invisible, on any store."""
 
-from bigspec.checkpoint.codec import Codec, Former, Wire, array_digest
+from bigspec.checkpoint.codec import INLINE, Codec, Former, Wire, array_digest
 from bigspec.checkpoint.contents import describe, load_latest
 from bigspec.checkpoint.documents import Documents
 from bigspec.checkpoint.lease import Lease
@@ -8,6 +8,7 @@ from bigspec.checkpoint.options import Checkpoint
 from bigspec.checkpoint.writer import Writer
 
 __all__ = [
+    "INLINE",
     "Checkpoint",
     "Codec",
     "Documents",

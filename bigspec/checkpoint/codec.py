@@ -1,10 +1,10 @@
 """A saved value as JSON and arrays: frozen dataclasses, tuples, numbers, text. No pickle.
 
-Every object in the JSON carries one tag that says what it is, and only dataclasses on the
-codec's list can come out of it, so that a checkpoint from anywhere can be opened safely.
+Every object in the JSON has one tag that says what it is, and only dataclasses on the codec's list
+come out of it. So a checkpoint from anywhere can be opened safely.
 
-Classes and fields have names of their own in a record (`Wire`). Python may rename them; a record
-that was written before the change still loads.
+In a record, classes and fields have names of their own (`Wire`). Python may rename them, and older
+records still load.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint.fields import check_fields
+from bigspec.checkpoint.annotations import check_fields
 
 __all__ = ["INLINE", "Codec", "Former", "UnknownClassError", "Wire", "array_digest", "restored"]
 
 Array = np.ndarray[Any, Any]
 
 INLINE = 16 << 10
-"""Arrays of at most so many bytes lie in the record itself."""
+"""Arrays of at most this many bytes lie in the record itself."""
 
 
 @dataclass(frozen=True)
 class Wire:
-    """What a dataclass and its fields are called in a record.
+    """The names of a dataclass and its fields in a record.
 
-    A name that a record holds never changes. Rename the class, and only `kind` changes here.
-    Rename a field, and `renamed` says which Python field its old name means. Give a new field a
-    default, and add its name at the end: records without it then load with the default.
+    A name in a record never changes. If you rename the class, only `kind` changes here. If you
+    rename a field, `renamed` maps its old name to it. Give a new field a default, and add its name
+    at the end: records without it then load with the default.
 
     Parameters
     ----------
@@ -43,14 +43,14 @@ class Wire:
     name : str
         Its name in a record.
     fields : str
-        Names of its fields in a record, with a space between two, in the order they are written.
+        Names of its fields in a record, separated by spaces, in the order of writing.
     renamed : mapping, optional
         From a name in `fields` to the Python field, where the two differ.
 
     Raises
     ------
     ValueError
-        Not exactly one name for every field of the class.
+        `fields` does not have exactly one name for every field of the class.
     """
 
     kind: type
@@ -74,13 +74,13 @@ class Wire:
 
     @property
     def table(self) -> dict[str, str]:
-        """From the names in a record to the Python fields, in the order they are written."""
+        """From the names in a record to the Python fields, in the order of writing."""
         return {name: self.renamed.get(name, name) for name in self.fields.split()}
 
 
 @dataclass(frozen=True)
 class Former:
-    """A class that older records hold, and that is another one by now; none is written any more.
+    """A class in older records, which another class has replaced; it is only read.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Former:
     fields : str
         Names of its fields there.
     read : callable
-        Takes the fields by their names, and returns the value as it is now.
+        Takes the fields by their names, and returns a value of today's class.
     """
 
     name: str
@@ -98,12 +98,12 @@ class Former:
 
     @property
     def table(self) -> dict[str, str]:
-        """From the names in a record to those that `read` takes: the same."""
+        """From the names in a record to the arguments of `read`, which are the same."""
         return {name: name for name in self.fields.split()}
 
 
 class UnknownClassError(KeyError):
-    """A record holds an object of a class that is not on the list."""
+    """A record has an object of a class that is not on the list."""
 
 
 class Codec:
@@ -112,12 +112,12 @@ class Codec:
     Parameters
     ----------
     types : iterable of Wire or Former
-        The dataclasses that may occur, and those that older records may hold.
+        The dataclasses of records, and those of older records.
 
     Raises
     ------
     ValueError
-        Two of them have the same name, or the same class.
+        Two of them share a name or a class.
     """
 
     def __init__(self, types: Iterable[Wire | Former]) -> None:
@@ -140,7 +140,7 @@ class Codec:
         if isinstance(value, float):  # Python's JSON keeps every bit of a finite float
             return value if math.isfinite(value) else {"float": repr(value)}
         if isinstance(value, np.ndarray):
-            return {"array": _described(value, put)}
+            return {"array": _describe(value, put)}
         if isinstance(value, (tuple, list)):
             items = [self.encode(item, put) for item in value]
             return {"tuple": items} if isinstance(value, tuple) else items
@@ -148,8 +148,8 @@ class Codec:
             return {"dict": {key: self.encode(item, put) for key, item in value.items()}}
         if type(value) in self.by_kind:
             name, table = self.by_kind[type(value)]
-            held = {key: self.encode(getattr(value, own), put) for key, own in table.items()}
-            return {"object": name, "fields": held}
+            values = {key: self.encode(getattr(value, own), put) for key, own in table.items()}
+            return {"object": name, "fields": values}
         msg = f"expected numbers, text, arrays or a listed dataclass, got {type(value).__name__}"
         raise TypeError(msg)
 
@@ -159,7 +159,7 @@ class Codec:
         Raises
         ------
         ValueError, KeyError, TypeError
-            The data was not made by `encode`.
+            `encode` did not make the data.
         """
         if isinstance(data, list):
             return [self.decode(item, get) for item in data]
@@ -173,24 +173,24 @@ class Codec:
             value = read(**{table[key]: self.decode(item, get) for key, item in items})
             check_fields(value)
             return value
-        ((tag, held),) = data.items()
+        ((tag, content),) = data.items()
         if tag == "float":
-            if held not in ("inf", "-inf", "nan"):
-                msg = f"expected an infinity or NaN, got {held!r}"
+            if content not in ("inf", "-inf", "nan"):
+                msg = f"expected an infinity or NaN, got {content!r}"
                 raise ValueError(msg)
-            return float(held)
+            return float(content)
         if tag == "tuple":
-            return tuple(self.decode(item, get) for item in held)
+            return tuple(self.decode(item, get) for item in content)
         if tag == "dict":
-            return {key: self.decode(item, get) for key, item in held.items()}
+            return {key: self.decode(item, get) for key, item in content.items()}
         if tag == "array":
-            return _array(held, get)
+            return _array(content, get)
         msg = f"unknown tag {tag!r}"
         raise ValueError(msg)
 
 
-def _described(array: Array, put: Callable[[Array], str]) -> dict[str, Any]:
-    """Describe an array; its memory order decides the last bits of later products."""
+def _describe(array: Array, put: Callable[[Array], str]) -> dict[str, Any]:
+    """Describe an array and its memory order, which decides the last bits of later products."""
     order = _order(array)
     if array.nbytes > INLINE:
         return {"block": put(array), "order": order}
@@ -213,7 +213,7 @@ def _array(data: dict[str, Any], get: Callable[[str], Array]) -> Array:
 
 
 def _order(array: Array) -> Any:
-    """Tell the memory order; states hold contiguous arrays, so that it can be restored."""
+    """Return the memory order; arrays of states are contiguous, so it can be restored."""
     return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the newest whole record, and what is damaged."""
+"""The newest whole record of a checkpoint, and the damage to later ones."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["block_names", "describe", "load_latest", "newest"]
 Array = np.ndarray[Any, Any]
 
 ADVICE = {"Scan": "use `bigspec scan`", "Progress": "use `bigspec norm` or `bigspec svds`"}
-"""By the name in a record of what another command saves."""
+"""The command to use, by the name in its records."""
 
 NOT_ENCODED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What decoding raises of data that no run encoded."""
+"""What decoding raises if no run encoded the data."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A whole record: its value, its number, and what else it says."""
+    """A whole record: its number, its value, and its other data."""
 
     value: Any
     number: int
@@ -40,12 +40,12 @@ class Found:
 def newest(
     store: Store, codec: Codec, read_block: Callable[[str], Array]
 ) -> tuple[Found | None, list[str]]:
-    """Return the newest whole record, and what is wrong with later ones.
+    """Return the newest whole record, and the damage to later ones.
 
     Raises
     ------
     CheckpointError
-        There are records, and not one can be used.
+        There are records, but all are damaged.
     """
     numbers: list[int] = []
     while True:
@@ -61,7 +61,7 @@ def newest(
                     damage.append(f"records/{number:06d} does not say what it is")
                     continue
                 return Found(value, number, data["kind"], data["saved"]), damage
-            except UnknownClassError as error:  # the checksum is right: it was written so
+            except UnknownClassError as error:  # the checksum is right, so it is no damage
                 advice = ADVICE.get(error.args[0], "give the algorithm that made it, as an object")
                 msg = (
                     f"{store.where}: expected states of a known algorithm, got {error.args[0]!r}. "
@@ -76,7 +76,7 @@ def newest(
                 )
         if not damage:
             return None, damage
-        if numbers == before:  # else its owner may have replaced them while they were read
+        if numbers == before:  # else the owner may have replaced records during the read
             break
     msg = (
         f"{store.where}: every saved step is damaged: {'; '.join(damage)}. Remove it, or name "
@@ -95,7 +95,7 @@ def load_latest(
     Raises
     ------
     CheckpointError
-        Nothing there, or nothing whole.
+        No record is there, or none is whole.
     """
     store = Store(where, read_only=True, storage=storage)
     found, _ = newest(store, Codec(types), store.read_block)
@@ -107,10 +107,10 @@ def describe(
     types: Iterable[Wire | Former],
     storage: Options | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the newest value without its blocks, and facts about where it lies.
+    """Return the newest value without its blocks, and facts about the checkpoint.
 
-    When it was saved, who owns it and whether that process is known to be gone, how many
-    blocks it has; the blocks are not read.
+    The facts are the time of the save, the owner, whether its process is known to be gone, and
+    the number of blocks.
     """
     store = Store(where, read_only=True, storage=storage)
     found, damage = newest(store, Codec(types), lambda _: np.zeros((0, 0)))
@@ -142,11 +142,11 @@ def _there(found: Found | None, store: Store) -> Found:
 
 
 def block_names(data: Any) -> list[str]:
-    """Return the names of the blocks that encoded data refers to."""
+    """Return the names of the blocks in encoded data."""
     if isinstance(data, list):
         return [name for item in data for name in block_names(item)]
     if isinstance(data, dict):
-        if data.get("object") == "StoredBlock":  # its name in a record, whatever Python calls it
+        if data.get("object") == "StoredBlock":  # the name in a record
             return [data["fields"]["block"]]
         if isinstance(data.get("array"), dict) and "block" in data["array"]:
             return [data["array"]["block"]]

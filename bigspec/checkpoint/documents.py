@@ -1,4 +1,4 @@
-"""Documents on any store: Zarr groups whose attributes say something, each in one write."""
+"""Documents on any store: attributes of Zarr groups, each written at once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Damaged", "Documents", "document_key"]
 
 T = TypeVar("T")
 
-LITTER = ".partial"  # what a local store calls a file until it is whole; a kill leaves it so
+LITTER = ".partial"  # how a local store's unfinished files end; a kill leaves them
 
 
 class Damaged(Exception):  # noqa: N818
-    """A record or a block is not what was written; the text says which and how."""
+    """A record or a block is damaged; the text says which and how."""
 
     tag: Any = None
 
@@ -33,7 +33,7 @@ class Documents:
     ----------
     files : zarr.abc.store.Store
     where : str
-        What messages call it.
+        Its name in messages.
     local : bool
         Whether it lies in a file system of this machine.
     """
@@ -44,7 +44,7 @@ class Documents:
         self.files, self.where, self.local = files, where, local
 
     def names(self, path: str) -> list[str]:
-        """List what lies directly under `path`, without documents and litter, sorted."""
+        """List the names directly under `path`, sorted, without documents and litter."""
         return [name for name in self._listed(path) if not name.endswith(LITTER)]
 
     def _listed(self, path: str) -> list[str]:
@@ -117,7 +117,7 @@ class Documents:
         return retries.with_retries(lambda: sync(self.files.put_if(key, value, tag)))
 
     def remove_document(self, path: str) -> None:
-        """Remove a group that has nothing but its document."""
+        """Remove a group that has only its document."""
         self._remove(path)
 
     def _remove(self, path: str) -> None:
@@ -131,7 +131,7 @@ class Documents:
         prototype = default_buffer_prototype()
         try:
             value = self._reading(lambda: sync(self.files.get(key, prototype=prototype)))
-        except FileNotFoundError:  # a read-only store of a folder that is not there
+        except FileNotFoundError:  # a read-only store whose folder is missing
             return None
         return None if value is None else value.to_bytes()
 

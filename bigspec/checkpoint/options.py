@@ -1,4 +1,4 @@
-"""How a run is saved: where, how often, and how many steps stay."""
+"""Where a run is saved, how often, and how many steps stay."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["Checkpoint"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run is saved, and how.
+    """Where and how a run is saved.
 
     Parameters
     ----------
     where : str or path
-        A local path, or any fsspec URL. A Zarr group that `zarr.open` can read; it is made if
-        it is not there. If it holds an unfinished run, that run goes on.
+        A local path, or any fsspec URL, of a Zarr group. It is made if it does not exist. If it
+        holds an unfinished run, that run goes on.
     interval : float
-        Seconds of work that a failure may cost at most: partial sums of a pass are saved after
-        0.6 of it, and the rounds in flight and the save itself have the rest. Finished steps are
+        Seconds of work that a failure may cost at most. Partial sums of a pass are saved after
+        0.6 of it; the rest is for rounds in flight and the save itself. Finished steps are
         saved as soon as that costs at most 2 % of the time.
     keep_blocks : bool
         Keep the blocks of all steps (the Krylov basis) and all steps' records. By default only

@@ -25,29 +25,28 @@ Array = np.ndarray[Any, Any]
 
 NAME_LENGTH = 40
 KEPT = 2
-EARLY = 0.6  # of an interval, so that rounds in flight and the save itself fit into it
+EARLY = 0.6  # share of an interval; rounds in flight and the save take the rest
 SHARE = 50  # a step is saved at once if the last save took less than 1/50 of the time since
-CLOSING = 5.0  # seconds that the end of a run waits for a save that it has given up
+CLOSING = 5.0  # seconds that the end of a run waits for a save that is given up
 PATIENCE = 60.0  # seconds that the end of a run waits for its last save
 
 
 class _Closed(Exception):  # noqa: N818
-    """The run has ended; what still waited is not written."""
+    """The run has ended; saves that still wait are not made."""
 
 
 class Writer:
     """Owns a checkpoint for the length of a run.
 
-    Saving happens in a thread of its own, so that a slow store delays nothing; of several
-    saves that wait only the newest is made. A save that fails leaves a message in `messages`,
-    and the next one tries again: nothing that happens to a checkpoint ends a run, but for
-    another owner.
+    A thread of its own saves, so a slow store delays nothing. If several saves wait, only the
+    newest is made. A save that fails leaves a message in `messages`, and the next one tries
+    again. A checkpoint never ends a run, unless another process has taken it over.
 
     Parameters
     ----------
     options : Checkpoint
     types : iterable of Wire or Former
-        Dataclasses that a saved value is made of.
+        The dataclasses of saved values.
 
     Attributes
     ----------
@@ -63,7 +62,7 @@ class Writer:
         self.messages: deque[str] = deque()
         self._kept: dict[int, tuple[str, set[str]]] = {}  # record -> its kind, its blocks
         self._present: set[str] = set()
-        self._shelved: set[str] = set()  # blocks that the run itself put there
+        self._shelved: set[str] = set()  # blocks that this run put there
         self._digests: dict[int, tuple[Array, str]] = {}
         self._number = 0
         self._cleaned = False
@@ -79,7 +78,7 @@ class Writer:
 
     @property
     def complete(self) -> bool:
-        """Whether the newest value that was offered or loaded has been saved."""
+        """Whether the newest value, offered or loaded, is saved."""
         with self._change:
             waits = self._busy or self._queue
             return bool(self._kept) and not waits and not self._failing and not self._refused
@@ -90,9 +89,9 @@ class Writer:
         Raises
         ------
         CheckpointInUseError
-            Another process lives on it.
+            Another process is using it.
         CheckpointError
-            There are records, and not one can be used.
+            There are records, but all are damaged.
         """
         try:
             self.store.start()
@@ -119,26 +118,26 @@ class Writer:
         return None if found is None else found.value
 
     def due(self, *, step: bool) -> bool:
-        """Whether it is time to save: a step that is cheap to save, or anything after a while."""
+        """Whether it is time to save: at once for a step that is cheap to save, else later."""
         since = time.monotonic() - self._saved_at
         cheap = self.options.keep_blocks or since >= SHARE * self._took
         return since >= EARLY * self.options.interval or (step and cheap)
 
     def offer(self, kind: str, value: Any) -> None:
-        """Save `value` soon, in the background, in place of any that still waits.
+        """Save `value` soon in the background, in place of an older one that still waits.
 
-        With `keep_blocks` steps do not take one another's place; this waits while two wait.
+        With `keep_blocks` every step is saved; while two wait, this waits too.
 
         Raises
         ------
         CheckpointInUseError
             Another process has taken the checkpoint over.
         CheckpointError
-            The value holds an object that no record has a name for.
+            An object in the value has no name for records.
         """
         if self._refused is not None:
             raise self._refused
-        try:  # here, and not in the background, where it would look like a store that fails
+        try:  # in the background, the error would look like a failing store
             self.codec.encode(value, lambda _: "")
         except TypeError as error:
             msg = (
@@ -156,19 +155,19 @@ class Writer:
             self.flush()
 
     def put_block(self, array: Array) -> str:
-        """Write a block now, for as long as a record refers to it, and return its name.
+        """Write a block now, and return its name. It stays as long as a record refers to it.
 
         Raises
         ------
         CheckpointInUseError, CheckpointError
-            Unlike a save, this one cannot be done later: the run needs the block.
+            It cannot be written. Unlike a save, this cannot wait: the run needs the block.
         """
         with self._blocks_lock:
             self._own()
             name = array_digest(array)[:NAME_LENGTH]
             try:
                 if not self._safe(name):
-                    if name in self._present:  # what a run that died left of it
+                    if name in self._present:  # a run that died left a part of it
                         self.store.remove_block(name)
                     self.store.write_block(array, name, on_chunk=self._progress)
             except OSError as error:
@@ -183,16 +182,16 @@ class Writer:
             return name
 
     def _safe(self, name: str) -> bool:
-        """Whether a block is there and whole, and will stay."""
+        """Whether a block is there, whole, and will stay."""
         return name in self._shelved or any(name in kept for _, kept in self._kept.values())
 
     def get_block(self, name: str) -> Array:
-        """Read a block that a record or this run refers to.
+        """Read a block of a record or of this run.
 
         Raises
         ------
         CheckpointError
-            It is not what was written.
+            It is damaged.
         """
         try:
             return self.store.read_block(name)
@@ -204,14 +203,14 @@ class Writer:
             raise CheckpointError(msg) from error
 
     def flush(self, patience: float | None = None, *, strict: bool = False) -> bool:
-        """Wait until all that was offered is written; return whether it is.
+        """Wait until every offered value is written; return whether it is.
 
         Parameters
         ----------
         patience : float
-            Seconds without progress after which the store is given up; `PATIENCE` by default.
+            Seconds to wait for the store without progress; `PATIENCE` by default.
         strict : bool
-            Always give it up after so many seconds.
+            Wait no longer than that even if there is progress.
         """
         patience = PATIENCE if patience is None else patience
         with self._change:
@@ -259,7 +258,7 @@ class Writer:
                 self._refused = error
             except _Closed:
                 break
-            except Exception as error:  # noqa: BLE001, RUF100 - a run that could finish goes on
+            except Exception as error:  # noqa: BLE001, RUF100 - the run itself can go on
                 failing = self._trouble(error)
             with self._change:
                 self._failing = failing
@@ -278,11 +277,11 @@ class Writer:
         def put(array: Array) -> str:
             held = self._digests.get(id(array))
             name = array_digest(array)[:NAME_LENGTH] if held is None else held[1]
-            digests[id(array)] = (array, name)  # holds the array, so that its id stays its own
+            digests[id(array)] = (array, name)  # the array stays alive, so its id is not reused
             if name not in blocks and not self._safe(name):
                 written.append(name)
                 self._check_open()
-                if name in self._present:  # what a run that died left of it
+                if name in self._present:  # a run that died left a part of it
                     self.store.remove_block(name)
                 self.store.write_block(array, name, on_chunk=self._progress)
                 self._present.add(name)
@@ -291,11 +290,11 @@ class Writer:
 
         try:
             data = {"kind": kind, "value": self.codec.encode(value, put), "saved": _now()}
-            self.lease.check()  # writing blocks may have taken long
+            self.lease.check()  # because writing blocks may take long
             self._check_open()
             self.store.write_record(number, data)
         except (CheckpointInUseError, _Closed):
-            raise  # what was written may be another owner's by now
+            raise  # without removing anything: it may be another owner's by now
         except BaseException as error:
             self.lease.check()
             with suppress(Exception):
@@ -313,11 +312,11 @@ class Writer:
             raise _Closed
 
     def _own(self) -> None:
-        """Make sure that this process owns the checkpoint, and that nobody has changed it."""
+        """Make sure that this process owns the checkpoint, and nobody else has changed it."""
         self.lease.check()
         if self.lease.claimed:
             return
-        # It could not be written when the run began, or somebody removed the owner's document.
+        # It was not writable when the run began, or somebody removed the owner's document.
         self.store.start()
         self.lease.claim()
         numbers, self._present = self.store.records(), set(self.store.names("blocks"))
@@ -334,7 +333,7 @@ class Writer:
         }
 
     def _drop_old(self) -> None:
-        """Remove what no kept record needs: the record first, so that none lacks its blocks."""
+        """Remove old records, then the blocks that only they needed."""
         newest = sorted(self._kept)[-KEPT:]
         for number in sorted(self._kept):
             kind, _ = self._kept[number]
@@ -342,7 +341,7 @@ class Writer:
                 continue
             self.store.remove_record(number)
             del self._kept[number]
-        if not self._cleaned:  # records of a run that died, damaged or never complete
+        if not self._cleaned:  # a run that died left damaged or incomplete records
             for number in set(self.store.records()) - set(self._kept):
                 self.store.remove_record(number)
             self.store.remove_litter()
@@ -353,7 +352,7 @@ class Writer:
             self._present.discard(name)
 
     def _make_room(self, written: list[str], *, full: bool) -> None:
-        """After a save that failed: take back what it wrote; on a full disk, the older step too."""
+        """Remove what a failed save wrote; on a full disk, the older step too."""
         for name in written:
             with suppress(Exception):
                 self.store.remove_block(name)

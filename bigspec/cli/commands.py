@@ -81,7 +81,10 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 @json_option
 @debug_option
 def show_command(run: str, storage_options: dict[str, Any] | None, json_file: str | None) -> None:
-    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next."""
+    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next.
+
+    Of a scan: how many of its rows are done.
+    """
     saved = bigspec.show(run, storage_options=storage_options)
     deliver(str(saved), saved.to_dict(), json_file)
 
@@ -121,17 +124,19 @@ def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
 RUNS = "Runs"
 SHOWN = 1000
 """Runs of a history that a person is shown if nobody says how many."""
+DRAWN = 50_000
+"""And those in the charts of networks."""
 
 
 @main.command("history", cls=Command)
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
-@option(RUNS, "--series", metavar="NAME", help="Only runs of this series.")
+@option(RUNS, "--series", metavar="NAME", help="Show only runs of this series.")
 @option(
     RUNS,
     "--last",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Only the newest N runs. [default: 1000, in JSON all]",
+    help="Show only the newest N runs. [default: 1000, in JSON all]",
 )
 @option(
     RUNS, "--accept", metavar="RUN", help="Accept this run first: it becomes the next reference."
@@ -178,7 +183,12 @@ def history_command(
     )  # fmt: skip
     text = history.table(rows, ascii_only=not shows_blocks())
     deliver(f"{text}\n{left_out}" if left_out else text, data, json_file)
+    # A chart of a network has a point for each of hundreds of tensors in each run.
+    wide = count > len(rows) and last is None and (html is not None or plot is not None)
+    wide = wide and bool(history.layers_by_source(rows))
+    drawn = past.rows(series, DRAWN) if wide else rows
+    said = "" if len(drawn) == count else left_out.replace(str(SHOWN), str(len(drawn)))
     if html is not None:
-        write(html, history.page(rows, left_out=left_out))
+        write(html, history.page(drawn, left_out=said))
     if plot is not None:
-        write_figure(plot, history.figure(rows))
+        write_figure(plot, history.figure(drawn))

@@ -40,20 +40,20 @@ CONVERSION = "Conversion"
     "--columns",
     metavar="ROW,COL,VALUE",
     help="Columns of a Parquet or Arrow table, by name or position. Without VALUE every value is 1."
-    " [default: the columns of a table of three]",
+    " [default: the columns of a table that has three]",
 )
 @option(
     CONVERSION,
     "--renumber",
     is_flag=True,
-    help="Number whole-number ids of a table by their place among the distinct ones, as text is.",
+    help="Number whole-number ids by their place among the distinct ones, like text ids.",
 )
 @option(
     WHERE,
     "--memory-limit",
     callback=count_or_text,
     metavar="SIZE",
-    help="Memory that the conversion may use, such as 512MiB. [default: half of what it has]",
+    help="Memory that the conversion may use, such as 512MiB. [default: half of the process's]",
 )
 @option(
     WHERE,
@@ -73,7 +73,7 @@ CONVERSION = "Conversion"
     type=click.Choice(["fill", "error"]),
     default="fill",
     show_default=True,
-    help="Treat a missing chunk of values as the fill value, or as an error.",
+    help="Count a missing chunk of values as the fill value (fill), or refuse it (error).",
 )
 @storage_option
 @option(CONVERSION, "--overwrite", is_flag=True, help="Replace DST once the new one is complete.")

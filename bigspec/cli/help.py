@@ -27,7 +27,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "norm": (
         ("an interval of relative width 1e-6", "bigspec norm A.zarr --rtol 1e-6"),
-        ("a run that survives a kill: type it again",
+        ("a run that goes on after a kill if you type it again",
          "bigspec norm s3://bucket/A.zarr --checkpoint s3://bucket/run"),
         ("a step of a pipeline that fails above 2.5",
          "bigspec norm A.h5ad --max-norm 2.5 --report run.html"),
@@ -52,7 +52,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "show": (("what a checkpoint holds", "bigspec show s3://bucket/run"),),
     "history": (
         ("the last ten runs, and their page", "bigspec history h.sqlite --last 10 --html h.html"),
-        ("a change that was meant", "bigspec history h.sqlite --accept 3f2a"),
+        ("accept an intended change", "bigspec history h.sqlite --accept 3f2a"),
     ),
     "convert": (
         ("Matrix Market to compressed rows", "bigspec convert A.mtx.gz A.zarr"),

@@ -214,8 +214,8 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                help="Use the stored numbers and ignore scale, offset and missing values."),
         option(MATRIX, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
-               help="Treat a chunk that is not in the store as the fill value, and count it, or as "
-                    "an error."),
+               help="Count a chunk that is not in the store as the fill value and report it "
+                    "(fill), or refuse it (error)."),
     ],
     ViewFlags: [
         option(MATRIX, "--minus", metavar="SRC", help="Another matrix to subtract."),
@@ -225,8 +225,8 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                help="Divide the columns by their standard deviations (by their root mean squares "
                     "without --center), or multiply them by the weights in a file."),
         option(MATRIX, "--ddof", type=int, metavar="N",
-               help="Standard deviations have the denominator m - N: 1 as R and pandas (the "
-                    "default), 0 as NumPy and scikit-learn. With --center --scale std."),
+               help="With --center --scale std, divide sums of squares by m - N: 1 (the default) "
+                    "as in R and pandas, 0 as in NumPy and scikit-learn."),
     ],
     AccuracyFlags: [
         option(ACCURACY, "--rtol", type=float, default=1e-3, show_default=True, metavar="F",
@@ -249,8 +249,8 @@ OPTIONS: dict[type, list[Option[Any]]] = {
     ],
     PlaceFlags: [
         option(WHERE, "--memory-limit", callback=count_or_text, metavar="SIZE",
-               help="Memory that one process may use, such as 4GiB. [default: half of what it "
-                    "has]"),
+               help="Memory that one process may use, such as 4GiB. [default: half of its "
+                    "memory]"),
         option(WHERE, "--scheduler", metavar="ADDRESS",
                help="Address of the Dask scheduler whose workers make the passes."),
         option(WHERE, "--scheduler-file", metavar="F",

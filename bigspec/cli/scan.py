@@ -64,11 +64,11 @@ def _own_options(function: Any) -> Any:
     return with_options(function, [
         click.argument("model", metavar="MODEL"),
         option(ROWS, "--minus", metavar="OTHER",
-               help="Another model: the rows are of the differences, tensor by tensor."),
+               help="Another model to subtract, tensor by tensor."),
         option(ROWS, "--only", multiple=True, metavar="GLOB",
-               help="Only rows whose names match; may be given several times."),
+               help="Take only rows whose names match; may be given several times."),
         option(ROWS, "--not", "leave_out", multiple=True, metavar="GLOB",
-               help="No rows whose names match; may be given several times."),
+               help="Leave out rows whose names match; may be given several times."),
         option(ROWS, "--split", multiple=True, metavar="PATTERN=N",
                help="Cut fused weights into N equal parts, or give the rows of each: "
                     "qkv=4096,1024,1024. Well-known names are cut without it."),
@@ -76,8 +76,8 @@ def _own_options(function: Any) -> Any:
                help="Also list what is no matrix: vectors, integers, scales."),
         option(ROWS, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
-               help="Treat a chunk that is not in the store as the fill value, and say so in the "
-                    "row, or as an error."),
+               help="Count a chunk that is not in the store as the fill value and say so in the "
+                    "row (fill), or refuse it (error)."),
         option(ROWS, "--sort", type=click.Choice(["name", *COLUMNS]), metavar="COLUMN",
                help=f"Sort the table: name, or by size of {', '.join(COLUMNS)}."),
         option(ROWS, "--top", type=click.IntRange(min=1), metavar="N",
@@ -92,18 +92,19 @@ def _own_options(function: Any) -> Any:
         option(ACCURACY, "--time-limit", callback=seconds_or_text, metavar="T",
                help="Stop after this time, such as 90 (seconds) or 30min."),
         option(SAVING, "--checkpoint", metavar="URL",
-               help="Save each row there as soon as it is done; the same command goes on there."),
+               help="Save each row there when it is done; the same command goes on from there."),
         option(SAVING, "--steal", is_flag=True,
                help="Take the checkpoint over from the process that is using it."),
         option(PAST, "--max-norm", type=float, callback=limit, metavar="X",
-               help="Fail (exit status 3) if a norm exceeds X. 4 if that is undecided at --rtol, "
-                    "65 if entries are NaN or infinite."),
+               help="Fail (exit status 3) if a norm exceeds X. The exit status is 4 if that is "
+                    "undecided at --rtol, 65 if entries are NaN or infinite."),
         option(PAST, "--gate", type=click.Path(exists=True, dir_okay=False), metavar="FILE.toml",
                help="Limits by patterns of names."),
         option(PAST, "--history", type=click.Path(dir_okay=False), metavar="FILE",
-               help="SQLite file to record a row in for each tensor, as series MODEL:TENSOR."),
+               help="SQLite file to record a row in for each tensor, as series MODEL:TENSOR; the "
+                    "report then draws each tensor over the runs in it."),
         option(PAST, "--series", metavar="NAME",
-               help="Name in the place of MODEL there: of a training whose steps are compared."),
+               help="Name in place of MODEL in the series, to compare the steps of a training."),
         option(OUTPUT, "--csv", "csv_file", metavar="FILE", help="Write all rows as CSV.", **place),
     ])  # fmt: skip
 
@@ -149,16 +150,20 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
                 raise
             stopped = explained(error)  # there is no checkpoint: what is done is the result
     status, message = stopped or _ending(found, own["checkpoint"])
-    try:
-        _deliver(found, own, flags)
-    except CannotWriteError as error:
+    failure: CannotWriteError | None = None
+    for step in (_deliver, _report):
+        try:
+            step(found, own, flags)
+        except CannotWriteError as error:
+            failure = failure or error
+        if step is _deliver:  # the report shows the history, with this scan in it
+            if message:
+                say(ctx, message, status, error=stopped is not None)
+            status = _record(ctx, found, past, own, status)
+    if failure is not None:
         if not status:
-            raise
-        say(ctx, str(error), status, error=True)  # what the gate says matters more
-    finally:
-        if message:
-            say(ctx, message, status, error=stopped is not None)
-        status = _record(ctx, found, past, own, status)
+            raise failure
+        say(ctx, str(failure), status, error=True)  # what the gate says matters more
     raise click.exceptions.Exit(status)
 
 
@@ -200,12 +205,19 @@ def _deliver(found: Scan, own: dict[str, Any], flags: ScanFlags) -> None:
     try:
         deliver(text, found.to_dict(), flags.json.json_file)
     finally:
-        try:
-            if own["csv_file"] is not None:
-                write(own["csv_file"], found.to_csv())
-        finally:
-            if flags.output.report is not None:
-                write(flags.output.report, found.to_html())
+        if own["csv_file"] is not None:
+            write(own["csv_file"], found.to_csv())
+
+
+def _report(found: Scan, own: dict[str, Any], flags: ScanFlags) -> None:
+    if flags.output.report is None:
+        return
+    past = None if own["history"] is None else history.History(own["history"])
+    try:
+        text = found.to_html(past, own["series"] or shown(own["model"]))
+    except HistoryError:  # it could not be written either, and that was said
+        text = found.to_html()
+    write(flags.output.report, text)
 
 
 def _width() -> int | None:

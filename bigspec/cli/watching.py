@@ -48,7 +48,7 @@ def watching_options(function: Function) -> Function:
         option(
             "Output", "--heartbeat", type=click.FloatRange(min=0, min_open=True), default=60.0,
             show_default=True, metavar="S", expose_value=False, callback=_remember_heartbeat,
-            help="Say every S seconds of a long pass how far it is.",
+            help="Report the progress of a long pass every S seconds.",
         ),
     ))  # fmt: skip
 

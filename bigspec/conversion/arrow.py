@@ -29,18 +29,18 @@ Array = np.ndarray[Any, Any]
 SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "feather",
             ".ipc": "ipc"}  # fmt: skip
 LOOK = 10_000
-"""Names in a folder to look at before it counts as one without tables."""
+"""How many names of a folder are looked at before it counts as one without tables."""
 SCAN = 1 << 17
-"""Rows read together in search of the extents, or of the distinct ids."""
+"""Rows to read at once in search of the extents or the distinct ids."""
 
 
 def is_arrow_path(text: str) -> bool:
-    """Whether a name, or the names in a local folder, are those of Parquet or Arrow files."""
+    """Whether a name, or the names in a local folder, mean Parquet or Arrow files."""
     return _format(text) is not None
 
 
 def is_arrow_object(a: Any) -> bool:
-    """Whether an object gives an Arrow stream, as tables of PyArrow, Polars, DuckDB, pandas do."""
+    """Whether an object gives an Arrow stream, like tables of PyArrow, Polars, DuckDB, pandas."""
     return hasattr(a, "__arrow_c_stream__")
 
 
@@ -69,7 +69,7 @@ class Unit:
         Its name in messages.
     rows : int
     read : callable
-        Takes names of columns and a number of rows; yields record batches of at most so many rows.
+        Takes names of columns and a number of rows; yields record batches of at most that many.
     statistics : dict
         Least and largest values of columns, if the file has them.
     """
@@ -160,7 +160,7 @@ def open_arrow(
 ) -> ArrowStream:
     """Open Parquet or Arrow files, or an Arrow stream, as triplets.
 
-    It reads the two columns of ids once before, for their extents or their distinct values.
+    The two columns of ids are read once more, for their extents or distinct values.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def open_arrow(
     shape : tuple of int, optional
         By default one more than the largest ids, or the numbers of distinct ids.
     renumber : bool
-        Number ids that are whole numbers too, by their place among the distinct ids.
+        Number whole-number ids too, by their place among the distinct ids.
     limit : int
         Bytes that the work may hold.
     storage : dict, optional
@@ -305,7 +305,7 @@ def _of_object(src: Any) -> tuple[str, Any, list[Unit], dict[str, Any]]:
     reader = pa.RecordBatchReader.from_stream(src)
     schema = reader.schema
     rows = sum(batch.num_rows for batch in reader)
-    # Work for it is not continued: another object may not have the same rows in the same order.
+    # A later call does not go on with this work: its object may have other rows or another order.
     identity = {"where": "memory", "token": uuid.uuid4().hex}
     return name, schema, [Unit("the stream", rows, read)], identity
 
@@ -362,7 +362,7 @@ def _reader(fragment: Any, dataset: Any, place: str) -> Any:
                 batch_size=rows,
                 batch_readahead=1,
                 fragment_readahead=0,
-                use_threads=False,  # in the order of the file
+                use_threads=False,  # for the order of the file
             )
         except pa.ArrowException as error:
             msg = f"{place}: cannot be read ({type(error).__name__}: {error}); write it again"

@@ -26,7 +26,7 @@ class Column:
     name : str
     role : {"row ids", "column ids", "values"}
     kind : pyarrow.DataType
-        Of its entries; for a dictionary, the type of its values.
+        Type of its entries; for a dictionary, of its values.
     text : bool
         Whether they are text.
     signed : bool
@@ -69,7 +69,7 @@ class Column:
         raise UnsupportedTypeError(msg)
 
 
-def indices_of(column: Any, said: Column, place: str, first: int | None) -> Any:
+def indices_of(column: Any, spec: Column, place: str, first: int | None) -> Any:
     """Return ids as int64 numbers, or text as an Arrow array of large strings.
 
     Raises
@@ -80,36 +80,36 @@ def indices_of(column: Any, said: Column, place: str, first: int | None) -> Any:
     import pyarrow as pa
     import pyarrow.types as kinds
 
-    column = _whole(column, said, place, first)
-    if said.text:
+    column = _whole(column, spec, place, first)
+    if spec.text:
         return column.cast(pa.large_string())
     numbers = column.to_numpy(zero_copy_only=False)
-    large = kinds.is_uint64(said.kind)
+    large = kinds.is_uint64(spec.kind)
     bad = numbers > np.uint64(LARGEST) if large else numbers < 0
-    if bad.any() and (large or not said.signed):
+    if bad.any() and (large or not spec.signed):
         row = int(np.argmax(bad))
         advice = "cast them to text" if large else "--renumber (renumber=True) numbers them"
         msg = (
-            f"{place}: expected ids from 0 to {LARGEST} in {said.name!r} ({said.role}), "
+            f"{place}: expected ids from 0 to {LARGEST} in {spec.name!r} ({spec.role}), "
             f"got {numbers[row]}{_at(row, first)}; {advice}"
         )
         raise DataError(msg)
     return numbers.astype(np.int64, copy=False)
 
 
-def values_type(said: Column) -> np.dtype[Any]:
+def values_type(spec: Column) -> np.dtype[Any]:
     """Return the NumPy type of the values: float64 for decimals, float32 for float16."""
     import pyarrow.types as kinds
 
-    if kinds.is_decimal(said.kind):
+    if kinds.is_decimal(spec.kind):
         return np.dtype(np.float64)
-    if kinds.is_float16(said.kind):
+    if kinds.is_float16(spec.kind):
         return np.dtype(np.float32)
-    kind: np.dtype[Any] = np.dtype(said.kind.to_pandas_dtype())
+    kind: np.dtype[Any] = np.dtype(spec.kind.to_pandas_dtype())
     return kind
 
 
-def values_of(column: Any, said: Column, place: str, first: int) -> Array:
+def values_of(column: Any, spec: Column, place: str, first: int) -> Array:
     """Return values as numbers; decimals are rounded to float64.
 
     Raises
@@ -122,22 +122,22 @@ def values_of(column: Any, said: Column, place: str, first: int) -> Array:
     import pyarrow as pa
     import pyarrow.types as kinds
 
-    column = _whole(column, said, place, first)
-    if kinds.is_decimal(said.kind):
+    column = _whole(column, spec, place, first)
+    if kinds.is_decimal(spec.kind):
         column = column.cast(pa.float64())
     values: Array = column.to_numpy(zero_copy_only=False)
-    values = values.astype(values_type(said), copy=False)
+    values = values.astype(values_type(spec), copy=False)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         row = int(np.argmax(~np.isfinite(values)))
         msg = (
-            f"{place}: expected finite numbers in {said.name!r} ({said.role}), got "
+            f"{place}: expected finite numbers in {spec.name!r} ({spec.role}), got "
             f"{values[row]}{_at(row, first)}; filter such rows out"
         )
         raise NonFiniteError(msg)
     return values
 
 
-def _whole(column: Any, said: Column, place: str, first: int | None) -> Any:
+def _whole(column: Any, spec: Column, place: str, first: int | None) -> Any:
     """Return a column without its dictionary; nulls are refused."""
     import pyarrow.types as kinds
 
@@ -146,7 +146,7 @@ def _whole(column: Any, said: Column, place: str, first: int | None) -> Any:
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         msg = (
-            f"{place}: expected no nulls in {said.name!r} ({said.role}), got "
+            f"{place}: expected no nulls in {spec.name!r} ({spec.role}), got "
             f"{column.null_count} of them, the first{_at(row, first)}; fill them, or filter such "
             "rows out"
         )
@@ -155,5 +155,5 @@ def _whole(column: Any, said: Column, place: str, first: int | None) -> Any:
 
 
 def _at(row: int, first: int | None) -> str:
-    """Say which row of its row group it is, if that is known."""
+    """Name the row of its row group, if that is known."""
     return "" if first is None else f" in row {first + row} of it"

@@ -1,9 +1,9 @@
 """An external bucket sort of triplets: ranges of rows (columns), each sorted alone in memory.
 
-Entries are read once, and scattered over equal ranges of the compressed axis. A bucket may not fit
-in memory, as when columns follow a power law. Then it is scattered again by its own histogram, over
-ranges of the compressed axis, or for a single row (column) over ranges of the other axis. Every
-step appends to files of known lengths, or makes new ones, so that it can be repeated.
+Entries are read once, and scattered over equal ranges of the compressed axis. If a bucket does not
+fit in memory, as when columns follow a power law, it is scattered again by its own histogram; a
+single row (column) is scattered over ranges of the other axis. Every step appends to files of
+known lengths, or makes new ones, so it can be repeated.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 FAN_OUT = 256
-"""Files that are open at once."""
+"""Files to have open at once."""
 BINS = 1 << 16
-"""Of the histogram of a bucket that is split."""
+"""Bins in the histogram of a bucket that is split."""
 BUFFER = 64 << 10
 
 
@@ -94,7 +94,7 @@ class Scatter:
         self.whole, self.buckets = whole, list(buckets)
         self.bounds = np.array([whole_range(whole, bucket)[0] for bucket in buckets], np.int64)
         self.files: list[BinaryIO] = []
-        # All buffers together take as much as one bucket may.
+        # All buffers together may take as much as one bucket.
         buffering = max(512, min(BUFFER, capacity * kind.itemsize // len(buckets)))
         for bucket in buckets:
             path = folder / bucket.name
@@ -141,7 +141,7 @@ def read_records(path: Path, kind: np.dtype[Any], entries: int) -> Iterator[Arra
 def split_bucket(
     folder: Path, bucket: Bucket, kind: np.dtype[Any], capacity: int, entries: int
 ) -> list[Bucket]:
-    """Scatter a bucket by its own histogram; its file stays, so that a kill loses nothing."""
+    """Scatter a bucket by its own histogram; its file stays, in case of a kill."""
     start, stop = bucket.range()
     bins = min(BINS, stop - start)
     width = -(-(stop - start) // bins)
@@ -151,16 +151,16 @@ def split_bucket(
         counts += np.bincount(places, minlength=bins)
     bounds = [start]
     wide = max(1, max(capacity, 2) // width) if bucket.range() is bucket.majors else bins
-    held = first = 0
+    entries = first = 0
     for k in range(bins):
         if (
             k > first
             and len(bounds) < FAN_OUT
-            and (held + counts[k] > capacity or k - first >= wide)
+            and (entries + counts[k] > capacity or k - first >= wide)
         ):
             bounds.append(start + k * width)
-            held, first = 0, k
-        held += int(counts[k])
+            entries, first = 0, k
+        entries += int(counts[k])
     if len(bounds) == 1:  # all in one bin: halve it; the next histogram is finer
         full = int(np.argmax(counts))
         edges = {start + full * width, min(start + (full + 1) * width, stop)}

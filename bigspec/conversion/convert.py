@@ -1,4 +1,4 @@
-"""A conversion: open the source as triplets, sort them if need be, write, publish."""
+"""A conversion: open the source as triplets, sort them if necessary, write, publish."""
 
 from __future__ import annotations
 
@@ -65,35 +65,33 @@ def convert(
     Parameters
     ----------
     src : path, URL or object
-        Any sparse matrix that `open_matrix` takes, read in panels. A Matrix Market file or an
-        .npz of SciPy's, read as a stream. A SciPy sparse array. ``(data, (row, col))`` with
-        `shape`, three vectors that may be memory maps. Triplets in Parquet, Feather or Arrow: one
-        file, a folder, partitioned or not, or a URL, read by row groups. Any object with
+        Any sparse matrix that `open_matrix` takes; a Matrix Market file; SciPy's .npz; a SciPy
+        sparse array; ``(data, (row, col))`` with `shape`, which may be memory maps. Triplets in
+        Parquet, Feather or Arrow: a file, a folder, partitioned or not, or a URL. Any object with
         ``__arrow_c_stream__``: PyArrow's tables, Polars, DuckDB, pandas.
     dst : path
-        A local place, by custom ``*.zarr``: a Zarr v3 group in AnnData's encoding 0.1.0.
+        A local path, usually ``*.zarr``: a Zarr v3 group in AnnData's encoding 0.1.0.
     format : {"csr", "csc"}, optional
-        Compressed rows or columns; by default those of the source, and CSR for triplets.
+        Compressed rows or columns; by default the source's, and CSR for triplets.
     dtype : dtype, optional
-        Of the values; by default that of the source. Duplicates are summed in it.
+        Type of the values; by default the source's. Duplicates are summed in it.
     shape : tuple of int, optional
-        Of ``(data, (row, col))`` or Arrow triplets; for Arrow triplets by default one more than
-        the largest ids.
+        Shape of ``(data, (row, col))`` or Arrow triplets; for Arrow triplets by default one more
+        than the largest ids.
     columns : str or sequence of str or int, optional
-        Of Arrow triplets: names or positions of row, column and value, such as
-        ``"user,item,rating"``. Without the third every value is 1. By default the three columns of
-        a table that has three. Text ids are numbered in sorted order, and stored in the arrays
+        Names or positions of row, column and value in Arrow triplets, such as
+        ``"user,item,rating"``. Without the third every value is 1. By default the columns of a
+        table that has three. Text ids are numbered in sorted order, and stored in the arrays
         ``row_ids`` and ``column_ids`` of the result.
     renumber : bool
-        Number ids that are whole numbers, too.
+        Number whole-number ids too.
     memory_limit : int or str, optional
-        Memory of the work, besides Python and its libraries. Default: half of the memory of the
-        process.
+        Memory of the work, besides Python and its libraries; by default half of the process's.
     scratch : path, optional
         A folder for triplets that wait to be sorted; by default beside `dst`. Sorting needs
         ``itemsize + 8`` (16 for extents beyond 2^31) bytes an entry there.
     raw : bool
-        Take the stored numbers of a sparse group although its attributes state a scale, an offset
+        Take the stored numbers of a sparse group even if its attributes state a scale, an offset
         or missing values. Otherwise such a group is refused.
     missing_chunks : {"fill", "error"}
         See `bigspec.open_matrix`.
@@ -121,8 +119,8 @@ def convert(
     Notes
     -----
     After a kill, the same call goes on, to the same bytes. `dst` appears when it is complete. Cost:
-    one read of the source. If it is not in the order of `format`, the triplets are also written and
-    read once, or twice where their distribution is steep.
+    one read of the source. If its order is not that of `format`, the triplets are also written and
+    read once, or twice if their distribution is steep.
 
     Examples
     --------

@@ -52,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class EntryStream(ABC):
-    """Entries in any order, with duplicates; reading can begin at any batch.
+    """Entries in any order, perhaps with duplicates; reading can begin at any batch.
 
     Attributes
     ----------
@@ -84,11 +84,11 @@ class EntryStream(ABC):
         return 0
 
     def keep(self, folder: Path) -> tuple[str, ...]:
-        """Write further arrays into the group of the matrix, and return their names."""
+        """Write more arrays into the group of the matrix, and return their names."""
         return ()
 
     def check(self, batch: Batch, first: int) -> Batch:
-        """Return the batch if its indices lie inside; `first` is the number of its first entry."""
+        """Return the batch if its indices are in range; `first` numbers its first entry."""
         for axis, (what, indices) in enumerate((("row", batch.rows), ("column", batch.columns))):
             extent = self.shape[axis]
             if indices.size and (indices.min() < 0 or indices.max() >= extent):
@@ -131,8 +131,8 @@ class MatrixStream(EntryStream):
                 f"longest row or column is read at once, got {format_bytes(limit)}; give it more"
             )
             raise MemoryLimitError(msg)
-        held = matrix if hasattr(matrix, "format") else getattr(matrix, "entries", None)
-        form = getattr(held, "format", None)
+        compressed = matrix if hasattr(matrix, "format") else getattr(matrix, "entries", None)
+        form = getattr(compressed, "format", None)
         if form not in ("csr", "csc"):
             msg = (
                 f"{matrix.name}: expected a sparse matrix (AnnData's groups, 10x, .npz, .mtx, "
@@ -143,14 +143,14 @@ class MatrixStream(EntryStream):
             raise DataError(msg)
         axis = 0 if form == "csr" else 1
         stored = matrix.entries.nnz if isinstance(matrix, SparseMatrix) else matrix.stored  # type: ignore[attr-defined]
-        said = matrix.name, matrix.shape, matrix.dtype, int(stored), matrix.identity, form
-        return cls(*said, matrix=matrix, axis=axis)
+        common = matrix.name, matrix.shape, matrix.dtype, int(stored), matrix.identity, form
+        return cls(*common, matrix=matrix, axis=axis)
 
     def cuts(self, entries: int) -> Iterator[tuple[int, int, int]]:
         """Yield ranges of cells of the grid, ``(first cell, start, stop)``."""
         grid = self.matrix.grids[self.axis]
         # Cells of an irregular grid already have about equal numbers of entries. Those of a
-        # regular grid do not, so several are taken together by the mean length of their rows.
+        # regular grid do not, so their mean length decides how many are read together.
         step = 1 if grid.cuts is not None else max(1, entries * grid.count // max(1, self.most))
         for k in range(0, grid.count, step):
             yield k, grid.cut(k), grid.cut(min(k + step, grid.count))
@@ -184,7 +184,7 @@ class ArrayStream(EntryStream):
     values: Array = field(repr=False, kw_only=True)
 
     def batches(self, entries: int, position: Position) -> Iterator[Batch]:
-        """Slice them."""
+        """Slice the arrays."""
         begin = position[0] if position else 0
         for start in range(begin, self.most, entries):
             cut = slice(start, min(start + entries, self.most))

@@ -101,8 +101,8 @@ def found_ids(parts: Iterable[Any], source: str, column: str, limit: int) -> Num
     pending: list[Any] = []
 
     def merged() -> Any:
-        held = pending if distinct is None else [distinct, *pending]
-        whole = pc.unique(pa.chunked_array(held))
+        arrays = pending if distinct is None else [distinct, *pending]
+        whole = pc.unique(pa.chunked_array(arrays))
         if whole.nbytes > limit:
             msg = (
                 f"memory_limit: expected room for the distinct ids of column {column!r} in "

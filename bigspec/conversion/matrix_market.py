@@ -9,7 +9,7 @@ from pathlib import Path
 from bigspec.conversion.entries import Batch, EntryStream, Position
 from bigspec.conversion.identity import file_identity
 from bigspec.sources import matrix_market
-from bigspec.sources.matrix_market import Market, expanded
+from bigspec.sources.matrix_market import Market, expand
 
 __all__ = ["MarketStream", "open_market"]
 
@@ -24,7 +24,7 @@ class MarketStream(EntryStream):
         """Parse blocks of lines."""
         wanted = min(matrix_market.BLOCK_BYTES, max(64, 16 * entries))
         for found in self.market.blocks(wanted, position):
-            parts = expanded(found, self.market.header.symmetry)
+            parts = expand(found, self.market.header.symmetry)
             yield Batch(*parts, found.after, found.nbytes)
 
 

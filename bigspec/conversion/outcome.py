@@ -1,4 +1,4 @@
-"""What a conversion did."""
+"""The outcome of a conversion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Conversion"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """A matrix that was converted.
+    """The outcome of a conversion.
 
     Attributes
     ----------
@@ -22,9 +22,9 @@ class Conversion:
     format : {"csr", "csc"}
     shape : tuple of int
     dtype : str
-        Of the values.
+        Type of the values.
     stored, read : int
-        Entries written, and entries read. More were read if duplicates were summed.
+        Entries written, and entries read; the latter are more if duplicates were summed.
     sorted : bool
         Whether the entries went through buckets, because they were not in order.
     bytes_read, bytes_written : int
@@ -32,10 +32,10 @@ class Conversion:
     seconds : float
         Wall time, in all processes.
     missing_chunks : int
-        Chunks of values that are not in the store: their entries were written as the fill value.
+        Chunks of values that are not in the store; their entries were written as the fill value.
     ids : tuple of str
-        Arrays in the destination that say which id a row (``row_ids``) or column (``column_ids``)
-        had in the source.
+        Arrays in the destination with the source's id of each row (``row_ids``) or column
+        (``column_ids``).
     """
 
     source: str

@@ -30,16 +30,16 @@ __all__ = ["SHARE", "Run", "Target"]
 Array = np.ndarray[Any, Any]
 
 SHARE = 8
-"""Part of the memory for one bucket: sorting needs about four copies, writing one more."""
+"""Share of the memory for one bucket: sorting needs about four copies, writing one more."""
 CAPACITY_BYTES = 256 << 20
 """Larger buckets do not sort faster."""
 MOST_BUCKETS = 4096
 """The bookkeeping of more buckets takes longer than the sort."""
 HARMLESS = 1 << 20  # bytes of pointers that are always written
 POINTERS_AN_ENTRY = 64
-"""Rows (columns) for each stored entry; with more, most of the output would be pointers."""
+"""Most rows (columns) for each stored entry; beyond it, most of the output would be pointers."""
 SAVE_ENTRIES = 1 << 23
-"""Entries that are read again after a kill while scattering."""
+"""Entries to read again after a kill during the scattering."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Target:
 
     @property
     def capacity(self) -> int:
-        """Entries of a bucket; more than sort fast only if there would be too many buckets."""
+        """Entries of a bucket; more than sort fast only to avoid too many buckets."""
         size, least = self.kind.itemsize, -(-self.source.most // MOST_BUCKETS)
         return max(1, min(self.limit // SHARE // size, max(CAPACITY_BYTES // size, least)))
 
@@ -108,7 +108,7 @@ class Target:
         Raises
         ------
         DataError
-            The type is of integers and cannot hold them.
+            The type is an integer type that cannot hold them.
         """
         if self.dtype.kind not in "iu" or np.can_cast(values.dtype, self.dtype):
             return values.astype(self.dtype, copy=False)
@@ -212,7 +212,7 @@ class Run:
         scatter = Scatter(self.work.buckets, whole, buckets, target.kind, target.capacity)
         read, size, since = state["read"], state["bytes_read"], 0
         entries = max(1, min(target.capacity // 4, 1 << 18))
-        self._shows("reading")
+        self._show_stage("reading")
         try:
             for batch in self.source.batches(entries, state["at"]):
                 records = np.empty(batch.values.size, target.kind)
@@ -221,7 +221,7 @@ class Run:
                 records["value"] = target.cast(batch.values)
                 scatter.put(records)
                 read, size, since = read + records.size, size + batch.nbytes, since + records.size
-                self._shown(read, size)
+                self._show_progress(read, size)
                 if since >= SAVE_ENTRIES:
                     since = 0
                     scatter.flush()
@@ -239,7 +239,7 @@ class Run:
         writer = self._writer(state["position"])
         capacity = target.capacity
         pending = [_bucket(plain) for plain in state["pending"]]
-        self._shows("sorting")
+        self._show_stage("sorting")
         while pending:
             bucket, *rest = pending
             if is_too_large(bucket, capacity):
@@ -250,7 +250,7 @@ class Run:
             self.save(pending=[_plain(other) for other in rest], position=writer.position)
             (folder / bucket.name).unlink(missing_ok=True)
             pending = rest
-            self._shown(state["read"] - sum(bucket.entries for bucket in pending), 0)
+            self._show_progress(state["read"] - sum(bucket.entries for bucket in pending), 0)
         writer.finish(target.form)
         self.observer.close()
         self.save(stage="publish")
@@ -267,14 +267,14 @@ class Run:
         writer.put(*bucket.majors, block.indptr, block.indices, block.data)
 
     def _copy(self) -> None:
-        """Write panels that are in order already, several at once."""
+        """Write panels that are already in order, several at once."""
         state, source, target = self.work.state, self.source, self.target
         assert isinstance(source, MatrixStream)
         writer = self._writer(state["position"])
         read, size = state["read"], state["bytes_read"]
         panels: list[tuple[int, int, Any]] = []
         count, at = 0, state["at"]
-        self._shows("copying")
+        self._show_stage("copying")
         entries = max(1, target.capacity // 4)
         for start, stop, block, at in source.blocks(entries, state["at"]):
             # Copied, because the next read overwrites its buffers.
@@ -286,17 +286,17 @@ class Run:
                 _write(writer, panels)
                 panels, count = [], 0
                 self.save(at=at, position=writer.position, read=read, bytes_read=size)
-                self._shown(read, size)
+                self._show_progress(read, size)
         _write(writer, panels)
         writer.finish(target.form)
         self.observer.close()
         self.save(stage="publish", at=at, position=writer.position, read=read, bytes_read=size)
 
-    def _shows(self, stage: str) -> None:
+    def _show_stage(self, stage: str) -> None:
         self._stage_began = time.monotonic()
         self.observer.stage_started(stage, self.source.most)
 
-    def _shown(self, entries: int, size: int) -> None:
+    def _show_progress(self, entries: int, size: int) -> None:
         took = time.monotonic() - self._stage_began
         self.observer.stage_advanced(entries, self.source.most, size, took)
 

@@ -152,12 +152,12 @@ class Work:
         half.replace(path)
 
     def publish(self) -> None:
-        """Put the finished group in its place in one step, and remove the rest.
+        """Move the finished group to its place in one step, and remove the rest.
 
         Raises
         ------
         ArgumentError
-            The destination has come into being meanwhile; the work stays.
+            The destination exists by now; the work stays.
         """
         old = self.folder / "old"
         if self.matrix.exists():  # else the process died after the replacement
@@ -172,7 +172,7 @@ class Work:
         """Remove the partial work."""
         for path in (self.buckets, self.matrix, self.folder / "old"):
             shutil.rmtree(path, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)  # last, because it has the progress
+        shutil.rmtree(self.folder, ignore_errors=True)  # last, because the progress is in it
 
     def close(self) -> None:
         """Let another process work."""

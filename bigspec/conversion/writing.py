@@ -1,4 +1,4 @@
-"""The group that is written: AnnData's CSR or CSC encoding 0.1.0 in Zarr v3."""
+"""Writes the group: AnnData's CSR or CSC encoding 0.1.0 in Zarr v3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CHUNK", "GroupWriter"]
 Array = np.ndarray[Any, Any]
 
 CHUNK = 1 << 18
-"""Entries of a chunk: a slab of 32 MiB decodes few that it does not need, a store has few files."""
+"""Entries of a chunk: few files in a store, and few useless entries in a slab of 32 MiB."""
 CODEC: tuple[Literal["lz4", "zstd"], int] = ("lz4", 5)
 """Blosc's compressor and level, with byte shuffle; `benchmarks/convert.py codecs` compares them."""
 POINTERS = 1 << 20
@@ -26,7 +26,7 @@ class GroupWriter:
     Parameters
     ----------
     folder : Path
-        Of the group.
+        Folder of the group.
     shape : tuple of int
         (majors, minors).
     dtype : numpy.dtype
@@ -95,7 +95,7 @@ class GroupWriter:
 
     def finish(self, form: str) -> None:
         """Cut the arrays to the stored entries, and write the attributes of the group."""
-        for half in self.folder.rglob("*.partial"):  # left by a kill during zarr's writes
+        for half in self.folder.rglob("*.partial"):  # a kill during zarr's writes leaves them
             half.unlink()
         for name in ("data", "indices"):
             self.parts[name].resize((self.position,))

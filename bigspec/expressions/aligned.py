@@ -1,4 +1,4 @@
-"""Reading a range that does not lie on a matrix's cuts, without reading chunks twice in a row."""
+"""Reads ranges that do not lie on a matrix's cuts, without reading chunks twice in a row."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bigspec.matrices import Block, Grid, Matrix
 __all__ = ["ask_ahead", "common_grid", "join", "read_range"]
 
 COARSER = 4
-"""A grid of common multiples is taken up to so many times the largest step."""
+"""A grid of common multiples may be this many times coarser than the largest step."""
 
 
 def read_range(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) -> Block:
-    """Read any rectangle: whole chunks, cut to the rectangle.
+    """Read any rectangle: read whole chunks, and cut them to the rectangle.
 
     The thread keeps the entries beyond the end, because the next range usually begins there. So a
-    panel reads each chunk once, and only the chunks at its beginning twice.
+    panel reads each chunk once; only the chunks at its beginning are read twice.
     """
     wanted = (rows, columns)
     covered = (_covering(matrix, 0, rows), _covering(matrix, 1, columns))
@@ -40,17 +40,17 @@ def read_range(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) ->
 
 
 def ask_ahead(matrix: Matrix, rows: slice, columns: slice, buffers: Buffers) -> None:
-    """Ask for a range that is read next, where it is one of whole chunks."""
+    """Request the range that is read next, if it has whole chunks."""
     if (_covering(matrix, 0, rows), _covering(matrix, 1, columns)) == (rows, columns):
         matrix.ahead(rows, columns, buffers)
 
 
 def _covering(matrix: Matrix, axis: int, wanted: slice) -> slice:
-    """Return the least range on the cuts that holds the one wanted."""
+    """Return the smallest range on the cuts that contains the wanted one."""
     if matrix.anywhere[axis]:
         return wanted
     grid = matrix.grids[axis]
-    first, last = grid.piece(wanted.start), grid.piece(wanted.stop - 1) + 1
+    first, last = grid.cell(wanted.start), grid.cell(wanted.stop - 1) + 1
     return slice(grid.cut(first), grid.cut(last))
 
 
@@ -84,7 +84,7 @@ def _continued(
 
 
 def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
-    """Put blocks one after another along an axis: sparse if all are, else dense."""
+    """Join blocks along an axis; the result is sparse if all of them are."""
     if all(sp.issparse(block) for block in blocks):
         stack = sp.vstack if axis == 0 else sp.hstack
         return stack([*blocks], format=blocks[0].format)  # type: ignore[no-any-return]
@@ -106,7 +106,7 @@ def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
             part[...] = block
         start = stop
     sums = [block for block in blocks if isinstance(block, (Composed, SparseSum))]
-    if any(block.rounded for block in sums):  # what rounding is relative to goes along
+    if any(block.rounded for block in sums):  # their sum bounds what rounding is relative to
         terms = math.hypot(*(frobenius(block) for block in blocks))
         return Composed(
             (shape[0], shape[1]), dtype, (TermBlock(out),), None, exact=False, terms=terms
@@ -123,10 +123,10 @@ def _along(block: Any, axis: int, start: int, stop: int) -> Any:
 
 
 def common_grid(members: Sequence[tuple[Matrix, int]]) -> Grid:
-    """Return where matrices of one extent can all be cut.
+    """Return a grid on which all matrices of one extent can be cut.
 
-    Common multiples of regular steps where those are not much coarser; else the cuts of the
-    coarsest grid, and the others are read across (`read_range`).
+    It has common multiples of regular steps if these are not much coarser. Otherwise it is the
+    coarsest grid, and the other matrices are read across its cuts (`read_range`).
 
     Parameters
     ----------
@@ -149,11 +149,11 @@ def common_grid(members: Sequence[tuple[Matrix, int]]) -> Grid:
 
 
 def _advised(grids: list[Grid], extent: int) -> Grid:
-    """Join cuts that are advice: those of stores that can be cut anywhere."""
-    told = [grid for grid in grids if grid.step > 1 or grid.count == 1]
-    if not told:
+    """Join the grids of stores that can be cut anywhere; their cuts are only advice."""
+    fixed = [grid for grid in grids if grid.step > 1 or grid.count == 1]
+    if not fixed:
         return Grid(extent, 1)
-    return told[0] if len(set(told)) == 1 else _through(set.union(*(_cuts(g) for g in told)))
+    return fixed[0] if len(set(fixed)) == 1 else _through(set.union(*(_cuts(g) for g in fixed)))
 
 
 def _cuts(grid: Grid) -> set[int]:

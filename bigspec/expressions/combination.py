@@ -47,7 +47,7 @@ class Term:
     right: Array | None = field(default=None, repr=False, compare=False)
 
     def axis(self, axis: int) -> int:
-        """Return which axis of the operand an axis of the sum is."""
+        """Return the axis of the operand that is this axis of the sum."""
         return 1 - axis if self.adjoint else axis
 
     @property
@@ -60,7 +60,7 @@ class Term:
 
     @property
     def text(self) -> str:
-        """How messages call it, without its sign."""
+        """Its name in messages, without its sign."""
         size = -self.scalar if _negative(self.scalar) else self.scalar
         name = self.matrix.name + (".H" if self.adjoint else "")
         name = name if size == 1 else f"{size:g} * {name}"
@@ -92,12 +92,12 @@ class Combination(Matrix):
 
     @property
     def copied_nbytes(self) -> int:
-        """Those of the terms."""
+        """Bytes that the terms copy."""
         return sum(term.matrix.copied_nbytes for term in self.terms)
 
     @property
     def carried_nbytes(self) -> int:
-        """What the operands carry, the factors and the weights."""
+        """Bytes that the operands carry, the factors and the weights included."""
         parts = [] if self.factors is None else [self.factors.U, self.factors.W]
         parts += [w for term in self.terms for w in (term.left, term.right) if w is not None]
         carried = sum(term.matrix.carried_nbytes for term in self.terms)
@@ -124,7 +124,7 @@ class Combination(Matrix):
 
     @property
     def missing_as(self) -> str:
-        """What all operands say."""
+        """The value that missing entries count as, for all operands."""
         return missing_as(term.matrix for term in self.terms)
 
     @property
@@ -136,12 +136,12 @@ class Combination(Matrix):
         return rows, columns
 
     def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
-        """Ask for what each term reads next."""
+        """Request the rectangles that the terms read next."""
         for term in self.terms:
             ask_ahead(term.matrix, *((columns, rows) if term.adjoint else (rows, columns)), buffers)
 
     def ahead_nbytes(self, slab: int) -> int:
-        """Bytes of all terms together, none of which reads more than the slab."""
+        """Bytes that all terms together request; none reads more than the slab."""
         return sum(term.matrix.ahead_nbytes(slab) for term in self.terms)
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
@@ -241,7 +241,7 @@ def as_combination(matrix: Matrix) -> Combination:
 def combination(
     shape: tuple[int, int], terms: tuple[Term, ...], factors: Factors | None, name: str = ""
 ) -> Combination:
-    """Build a sum; nothing is read, but pointers of sparse stores beside dense chunks."""
+    """Build a sum. It reads at most the pointers of sparse stores beside dense chunks."""
     complex_ = any(
         part.dtype.kind == "c"
         for term in terms
@@ -254,7 +254,7 @@ def combination(
         if terms else Grid(shape[axis], 1) for axis in (0, 1)
     )  # fmt: skip
     alone = len(terms) == 1 and factors is None
-    # A multiple of one term is rounded once; of two, their difference is, if they are not.
+    # Rounded once: a multiple of one term, or the difference of two exact ones.
     inner = all(getattr(term.matrix, "exact", True) for term in terms)
     exact = factors is None and (
         (alone and inner) or (len(terms) == 2 and all(term.exact for term in terms))
@@ -273,7 +273,7 @@ def combination(
 
 
 def _memory(terms: Sequence[Term], grids: tuple[Grid, Grid]) -> dict[str, Any]:
-    """Plan what a task holds besides the operands' entries, and the largest cell."""
+    """Return the bytes of a task besides the operands' entries, and those of the largest cell."""
     axis = 0 if grids[0].count >= grids[1].count else 1
     uneven = any(term.matrix.cell_nbytes is not None for term in terms)
     most = sum(term.matrix.most_nbytes(term.axis(axis), grids[axis]) for term in terms)
@@ -281,11 +281,11 @@ def _memory(terms: Sequence[Term], grids: tuple[Grid, Grid]) -> dict[str, Any]:
     for term in terms:
         matrix, own = term.matrix, term.axis(axis)
         extra += matrix.transient_nbytes
-        if not matrix.anywhere[own] and matrix.grids[own] != grids[axis]:  # joined, and its tail
+        if not matrix.anywhere[own] and matrix.grids[own] != grids[axis]:  # blocks to join, a tail
             share = matrix.most_nbytes(own, grids[axis])
-            strip = matrix.most_nbytes(own, matrix.grids[own])
-            extra += min(max(SLAB_BYTES, share), matrix.nbytes) + strip
-    if uneven:  # the sum of sparse blocks, and one of them in the working type
+            cell = matrix.most_nbytes(own, matrix.grids[own])
+            extra += min(max(SLAB_BYTES, share), matrix.nbytes) + cell
+    if uneven:  # for the sum of sparse blocks, and one of them in the working type
         extra += 4 * min(max(most, SLAB_BYTES), sum(term.matrix.nbytes for term in terms))
     return {"transient_nbytes": extra, "cell_nbytes": most if uneven else None}
 
@@ -338,7 +338,7 @@ def total(matrices: Sequence[Matrix]) -> Combination:
 
 
 def _check_cuts(terms: Sequence[Term]) -> None:
-    """Refuse sparse stores of which one can be cut along rows only and another along columns."""
+    """Refuse sparse stores if one can only be cut along rows, another only along columns."""
     stored: dict[int, str] = {}
     for term in terms:
         anywhere = term.matrix.anywhere

@@ -32,7 +32,7 @@ def low_rank(U: Any, s: Any = None, Vh: Any = None) -> Combination:
     Returns
     -------
     Matrix
-        To be subtracted from others: ``bigspec.open_matrix(a) - bigspec.low_rank(U, s, Vh)``.
+        Subtract it from others: ``bigspec.open_matrix(a) - bigspec.low_rank(U, s, Vh)``.
 
     Raises
     ------

@@ -50,29 +50,29 @@ class Part(Matrix):
 
     @property
     def missing_as(self) -> str:
-        """What the matrix says."""
+        """The value that missing entries of the matrix count as."""
         return self.matrix.missing_as
 
     @property
     def copied_nbytes(self) -> int:
-        """Those of the matrix."""
+        """Bytes that the matrix copies."""
         return self.matrix.copied_nbytes
 
     @property
     def carried_nbytes(self) -> int:
-        """All that the matrix carries."""
+        """Bytes that the matrix carries to every worker."""
         return self.matrix.carried_nbytes
 
     @property
     def identity(self) -> dict[str, Any]:
-        """That of the matrix, and the range."""
-        held = self.matrix.identity
+        """The identity of the matrix, and the range."""
+        identity = self.matrix.identity
         return {
-            "where": f"{held['where']}[{_text(self.rows)}, {_text(self.columns)}]",
+            "where": f"{identity['where']}[{_text(self.rows)}, {_text(self.columns)}]",
             "shape": list(self.shape),
-            "dtype": held["dtype"],
-            "chunks": held["chunks"],
-            "token": held["token"],
+            "dtype": identity["dtype"],
+            "chunks": identity["chunks"],
+            "token": identity["token"],
         }
 
     @property
@@ -86,7 +86,7 @@ class Part(Matrix):
         return getattr(self.matrix, "exact", True)
 
     def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
-        """Ask for the rectangle of the matrix."""
+        """Request the rectangle of the matrix."""
         ask_ahead(self.matrix, *self._place(rows, columns), buffers)
 
     def ahead_nbytes(self, slab: int) -> int:
@@ -117,9 +117,9 @@ def part(matrix: Matrix, key: Any) -> Part:
     Raises
     ------
     ArgumentError
-        Not one or two slices of step 1, or an empty range.
+        The key is not one or two slices of step 1, or the range is empty.
     UnsupportedTypeError
-        An operator has no rows.
+        The matrix is an operator, which has no rows to read.
     """
     if isinstance(matrix, OperatorMatrix):
         msg = f"{matrix.name}: expected a matrix with entries to take a range of, got an operator"
@@ -129,7 +129,7 @@ def part(matrix: Matrix, key: Any) -> Part:
     if not ok:
         msg = (
             f"A[rows, columns]: expected ranges such as A[:1000, 10:20], got {key!r}; single rows, "
-            "steps and lists are not there"
+            "steps and lists are not supported"
         )
         raise ArgumentError(msg)
     ranges = [cut.indices(extent)[:2] for cut, extent in zip(cuts, matrix.shape, strict=True)]
@@ -167,7 +167,7 @@ def _within(grid: Grid, cut: tuple[int, int]) -> Grid:
         return grid
     if grid.cuts is None and start % grid.step == 0:
         return Grid(stop - start, min(grid.step, stop - start))
-    first, last = grid.piece(start) + 1, grid.piece(stop - 1)
+    first, last = grid.cell(start) + 1, grid.cell(stop - 1)
     inside = [grid.cut(k) for k in range(first, last + 1)]
     return Grid.irregular(tuple(b - a for a, b in pairwise([start, *inside, stop])))
 
@@ -195,38 +195,38 @@ class Stack(Matrix):
 
     @property
     def missing_as(self) -> str:
-        """What all members say."""
+        """The value that missing entries count as, for all members."""
         return missing_as(self.members)
 
     @property
     def copied_nbytes(self) -> int:
-        """Those of the members."""
+        """Bytes that the members copy."""
         return sum(member.copied_nbytes for member in self.members)
 
     @property
     def carried_nbytes(self) -> int:
-        """What the members carry."""
+        """Bytes that the members carry to every worker."""
         return sum(member.carried_nbytes for member in self.members)
 
     @property
     def exact(self) -> bool:
-        """Whether all members are."""
+        """Whether all members are exact."""
         return all(getattr(member, "exact", True) for member in self.members)
 
     @property
     def identity(self) -> dict[str, Any]:
         """The members' identities."""
-        held = [member.identity for member in self.members]
+        identities = [member.identity for member in self.members]
         return {
             "where": self.name,
             "shape": list(self.shape),
             "dtype": self.dtype.str,
-            "chunks": [part["chunks"] for part in held],
-            "token": [part["token"] for part in held],
+            "chunks": [part["chunks"] for part in identities],
+            "token": [part["token"] for part in identities],
         }
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
-        """Read what lies in each member; a range within one member is that member's block."""
+        """Read the range from its members; within one member it is that member's block."""
         wanted = (rows, columns)[self.axis]
         blocks = []
         first = bisect_right(self.starts, wanted.start) - 1
@@ -298,11 +298,11 @@ def stack(matrices: Sequence[Matrix], axis: int) -> Stack:
 
 
 def _sizes(matrix: Matrix, axis: int) -> list[int]:
-    """Return the pieces of a member along the axis; of what can be cut anywhere, a few."""
+    """Return the cells of a member along the axis; a few if it can be cut anywhere."""
     grid, extent = matrix.grids[axis], matrix.shape[axis]
     if matrix.anywhere[axis] and grid.step == 1:
-        pieces = max(1, min(extent, matrix.nbytes // PANEL_BYTES[0]))
-        edges = [extent * k // pieces for k in range(pieces + 1)]
+        cells = max(1, min(extent, matrix.nbytes // PANEL_BYTES[0]))
+        edges = [extent * k // cells for k in range(cells + 1)]
     else:
         edges = [grid.cut(k) for k in range(grid.count + 1)]
     return [b - a for a, b in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""Products of matrices, ``A @ B``: never formed, multiplied one factor after the other."""
+"""Chains ``A @ B``, which are never formed: a block is multiplied by one factor after the other."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Product(OperatorMatrix):
 
     @property
     def missing_as(self) -> str:
-        """What both factors say."""
+        """The value that missing entries count as, for both factors."""
         return missing_as((self.left, self.right))
 
     @property
     def has_operator(self) -> bool:
-        """Whether a factor is known by its products alone, its adjoint among them."""
+        """Whether a factor, or its adjoint, is an operator."""
         return any(
             part.has_operator if isinstance(part, Product) else isinstance(part, OperatorMatrix)
             for part in (self.left, self.right)
@@ -50,21 +50,21 @@ class Product(OperatorMatrix):
     @property
     def identity(self) -> dict[str, Any]:
         """The factors' identities."""
-        held = [self.left.identity, self.right.identity]
+        identities = [self.left.identity, self.right.identity]
         return {
             "where": self.name,
             "shape": list(self.shape),
             "dtype": self.dtype.str,
-            "chunks": [part.get("chunks") for part in held],
-            "token": hashlib.sha256(repr(held).encode()).hexdigest()[:32],
+            "chunks": [part.get("chunks") for part in identities],
+            "token": hashlib.sha256(repr(identities).encode()).hexdigest()[:32],
         }
 
     def apply(self, V: Array) -> Array:
-        """Not here: `bigspec.passes` multiplies the factors."""
+        """Not used: `bigspec.passes` multiplies the factors."""
         raise TypeError(self.name)
 
     def apply_adjoint(self, Y: Array) -> Array:
-        """Not here: `bigspec.passes` multiplies the factors."""
+        """Not used: `bigspec.passes` multiplies the factors."""
         raise TypeError(self.name)
 
 

@@ -1,4 +1,4 @@
-"""Weights of rows and columns, checked."""
+"""Checks weights of rows and columns."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from bigspec.history.row import Row
-from bigspec.results.axes import BAD, OPEN, UPPER, Scale, beam, fitted, tick
+from bigspec.results.axes import BAD, OPEN, UPPER, Scale, beam, fitted, levels
 from bigspec.results.text import interval_text
 
 __all__ = ["chart", "colour", "word"]
@@ -40,7 +40,7 @@ def chart(name: str, rows: Sequence[Row]) -> str:
         return ""
     step = (RIGHT - LEFT) / len(rows)
     marks = [_mark(row, LEFT + step * (k + 0.5), step, scale) for k, row in enumerate(rows)]
-    levels = _levels(scale)
+    lines = levels(scale, LEFT, RIGHT, TOP, BOTTOM)
     said = (
         f"Intervals of {len(rows)} runs of {name}, {_span(rows)}"
         + "".join(f", {limit} {value:g}" for limit, value in limits)
@@ -50,7 +50,7 @@ def chart(name: str, rows: Sequence[Row]) -> str:
         f'<svg viewBox="0 0 420 250" role="img" aria-label="{escape(said)}" font-size="15" '
         'xmlns="http://www.w3.org/2000/svg" font-family="system-ui,sans-serif" '
         'fill="currentColor" style="width:100%;max-width:540px;height:auto;display:block">'
-        f"{levels}{_band(rows, scale)}{_limit_lines(limits, scale)}{''.join(marks)}"
+        f"{lines}{_band(rows, scale)}{_limit_lines(limits, scale)}{''.join(marks)}"
         f"{_dates(rows)}{_legend(rows)}</svg>"
     )
 
@@ -99,20 +99,6 @@ def _mark(row: Row, x: float, step: float, scale: Scale) -> str:
     reach, tip = min(step * 0.3, 6.0), max(above - 4, TOP)
     corners = f"{x:.1f},{tip:.1f} {x - reach:.1f},{tip - 9:.1f} {x + reach:.1f},{tip - 9:.1f}"
     return f'{drawn}<polygon points="{corners}" fill="{OPEN}"/>'
-
-
-def _levels(scale: Scale) -> str:
-    drawn: list[str] = []
-    taken: list[float] = []
-    for level, name in scale.ticks:
-        y = BOTTOM - (BOTTOM - TOP) * (level - scale.bottom) / (scale.top - scale.bottom)
-        if all(abs(y - other) >= 21 for other in taken):
-            taken.append(y)
-            drawn.append(
-                f'<line x1="{LEFT}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
-                f'stroke="currentColor" stroke-opacity=".15"/>{tick(LEFT - 6, y + 5, name)}'
-            )
-    return "".join(drawn)
 
 
 def _band(rows: Sequence[Row], scale: Scale) -> str:

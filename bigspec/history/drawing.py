@@ -8,11 +8,20 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from bigspec.history.chart import chart, colour, word
+from bigspec.history.layers import (
+    LAYERS_STYLE,
+    kinds_of,
+    layers_by_source,
+    layers_of,
+    layers_section,
+    moved_most,
+    plot_layers,
+)
 from bigspec.history.row import Row
 from bigspec.results.axes import BAD
 from bigspec.results.figures import new_figure
-from bigspec.results.html import document, interval, whole
-from bigspec.results.html import table as grid
+from bigspec.results.markup import document, headline, interval, whole
+from bigspec.results.markup import table as grid
 from bigspec.results.text import interval_text, seconds_text, width_text
 
 if TYPE_CHECKING:
@@ -22,6 +31,7 @@ __all__ = ["figure", "page", "table"]
 
 HEADS = ("run", "ended", "norm", "width", "passes", "time", "start", "gate", "exit", "trend")
 LONGEST = 2000  # characters of an error; bigspec's own are shorter
+MOST_TABLES = 400  # runs in all, up to which the layers of a network have a table each
 CELLS = 24  # of the trend column
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "12345678"
 BAR, PLAIN_BAR = ("·", "█"), (".", "#")
@@ -31,8 +41,8 @@ def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
     """Return one line a run and, for each series, its trend.
 
     The last column shows the interval on the scale of its series, from the smallest lower to the
-    largest upper end of accepted runs; the line below, the height of each middle, ``x`` where there
-    is none.
+    largest upper end of accepted runs. The line below shows the height of each middle, or ``x``
+    for none.
     """
     parts = []
     for series, mine in _by_series(rows).items():
@@ -55,12 +65,12 @@ def table(rows: Sequence[Row], *, ascii_only: bool = False) -> str:
 
 
 def _brief(text: str) -> str:
-    """Cut a text off: a file from elsewhere may hold any amount."""
+    """Cut off a long text, because a file from elsewhere may have any length."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def _by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each series, in the order in which these come."""
+    """Return the rows of each series, in the order of their first rows."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row.series, []).append(row)
@@ -130,12 +140,24 @@ def page(rows: Sequence[Row], *, left_out: str = "") -> str:
     ----------
     rows : sequence of Row
     left_out : str
-        What the page says of rows that it does not show.
+        The sentence about rows that the page does not show.
     """
-    sections = "".join(_section(name, mine) for name, mine in _by_series(rows).items())
+    networks = layers_by_source(rows)
+    drawn = "".join(_network(source, mine) for source, mine in networks.items())
+    whole = len(rows) <= MOST_TABLES
+    layers = {row.series for mine in networks.values() for row in mine}
+    alone = {n: mine for n, mine in _by_series(rows).items() if whole or n not in layers}
+    sections = drawn + "".join(_section(name, mine) for name, mine in alone.items())
     said = f"<p>{escape(left_out)}</p>" if left_out else ""
     head = f"<header><h1>Spectral norms, run by run</h1>{said}</header>"
-    return document("Spectral norms, run by run", head + (sections or "<p>No runs.</p>"))
+    body = head + (sections or "<p>No runs.</p>")
+    return document("Spectral norms, run by run", body, style=LAYERS_STYLE if networks else "")
+
+
+def _network(source: str, rows: Sequence[Row]) -> str:
+    """Draw all layers of a network over the runs, before the tables of each."""
+    drawn = layers_section(layers_of(rows))
+    return f"<section><h2>{escape(source)}: every layer</h2>{drawn}</section>" if drawn else ""
 
 
 def _section(name: str, rows: Sequence[Row]) -> str:
@@ -147,13 +169,11 @@ def _section(name: str, rows: Sequence[Row]) -> str:
 
 
 def _latest(rows: Sequence[Row]) -> str:
-    """Say the last answer large, and what became of the last run if it is another one."""
+    """Show the last answer in large letters, and the end of the last run if it is another one."""
     last = next((row for row in reversed(rows) if row.accepted), None)
     said = ""
     if last is not None and last.lower is not None and last.upper is not None:
-        said = (
-            f'<p class="interval">&sigma;<sub>1</sub> &isin; {interval(last.lower, last.upper)}</p>'
-        )
+        said = headline(last.lower, last.upper)
         said += '<p class="soft">the last accepted run</p>'
     newest = rows[-1]
     if not newest.accepted:
@@ -175,17 +195,29 @@ def _page_cells(row: Row) -> list[str]:
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """Draw the intervals of each series with matplotlib.
+    """Draw the intervals of each series with matplotlib; layers of a network by kind, as lines.
 
     Raises
     ------
     ImportError
         Matplotlib is missing: ``pip install matplotlib``.
     """
-    parts: dict[str, list[Row]] = _by_series(rows) or {"": []}
-    drawn = new_figure("the plot of a history", (9, 3.2 * len(parts)))
-    every = drawn.subplots(len(parts), squeeze=False)[:, 0]
-    for (name, mine), axes in zip(parts.items(), every, strict=True):
+    networks = layers_by_source(rows)
+    kinds = [
+        (f"{source}: {kind}", mine)
+        for source, own in networks.items()
+        for kind, mine in kinds_of(moved_most(layers_of(own)))
+    ]
+    inside = {row.series for own in networks.values() for row in own}
+    parts = {name: mine for name, mine in _by_series(rows).items() if name not in inside}
+    parts = parts or ({} if kinds else {"": []})
+    count = len(parts) + len(kinds)
+    drawn = new_figure("the plot of a history", (9, 3.2 * count))
+    every = drawn.subplots(count, squeeze=False)[:, 0]
+    for (name, layers), axes in zip(kinds, every, strict=False):
+        plot_layers(axes, layers)
+        axes.set(title=name, ylabel="norm", xlabel="run")
+    for (name, mine), axes in zip(parts.items(), every[len(kinds) :], strict=True):
         for kind in ("accepted", "not accepted"):
             held = [(k, r) for k, r in enumerate(mine) if r.upper is not None and word(r) == kind]
             finite = [(k, r) for k, r in held if math.isfinite(r.upper or 0.0)]

@@ -25,25 +25,25 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One run: its answer, or the error that ended it.
+    """A run: its answer, or the error that ended it.
 
     Attributes
     ----------
     run_id : str
     series : str
-        What it is compared with: runs of the same series. By default the name of the source.
+        Runs of one series are compared with each other. By default the name of the source.
     source : str
-        The path or URL as it was given.
+        The path or URL, as the user gave it.
     ended : str
-        UTC.
+        Time of the end, in UTC.
     exit_status : int
-        Of the command line; 0 for a run that answered and passed its gate.
+        Exit status of the command; 0 for a run that answered and passed its gate.
     accepted : bool
         Whether later runs may be compared with it and start from its vector.
     attempts : int
         How often this run was started or continued.
     error : str or None
-        What ended a run that did not answer.
+        The error that ended a run without an answer.
     lower, upper : float or None
         The interval; None if there is no answer. The upper end may be infinite.
     frobenius, stable_rank_lower, stable_rank_upper : float or None
@@ -55,7 +55,7 @@ class Row:
     algorithm : str or None
     block_size : int or None
     seed : str or None
-        Decimal: it may have 128 bits.
+        In decimal, because it may have 128 bits.
     warm_from : str or None
         The run whose vector it started from.
     checkpoint : str or None
@@ -94,8 +94,8 @@ class Row:
     versions: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        # Of rows that an older version wrote, too: the series of a URL keeps its name when the
-        # password is renewed.
+        # Rows of older versions may have a password in the URL. The series of a URL keeps its name
+        # when the password changes.
         for name in ("series", "source", "error", "checkpoint"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -111,7 +111,7 @@ class Row:
         exit_status: int,
         warm_from: str | None,
     ) -> Row:
-        """Make the row of a run that answered; it is accepted if `exit_status` is 0."""
+        """Make the row of a run with an answer; it is accepted if `exit_status` is 0."""
         plain, first = answer.to_dict(), answer.intervals[0]  # JSON-ready
         rank = answer.stable_rank
         same = (
@@ -150,8 +150,8 @@ class Row:
             for key, value in values.items()
         }
 
-    def stored(self) -> tuple[Any, ...]:
-        """Return the values of `COLUMNS` as SQLite holds them."""
+    def to_sql(self) -> tuple[Any, ...]:
+        """Return the values of `COLUMNS` as SQLite stores them."""
         values = vars(self)
         return tuple(
             json.dumps(values[name]) if name in AS_JSON and values[name] is not None
@@ -160,15 +160,15 @@ class Row:
         )  # fmt: skip
 
     @classmethod
-    def loaded(cls, stored: tuple[Any, ...]) -> Row:
-        """Make the row of what `stored` returned.
+    def from_sql(cls, row: tuple[Any, ...]) -> Row:
+        """Make the row from what `to_sql` returned.
 
         Raises
         ------
         TypeError, ValueError, RecursionError
-            That is not what bigspec writes.
+            bigspec did not write these values.
         """
-        values = dict(zip(COLUMNS, stored, strict=True))
+        values = dict(zip(COLUMNS, row, strict=True))
         for name, value in values.items():
             if value is not None and name in AS_JSON:
                 values[name] = json.loads(value)
@@ -176,7 +176,7 @@ class Row:
                 values[name] = bool(value)
             _check(name, values[name], values["run_id"])
         ends = values["lower"], values["upper"]
-        # An interval of an answer; one that was accepted is a reference.
+        # An answer has an interval, and an accepted one is a reference.
         wrong = None not in ends and not 0 <= ends[0] <= ends[1]
         if wrong or (values["accepted"] and None in ends):
             msg = f"run {values['run_id']} with the interval {list(ends)}"
@@ -194,7 +194,7 @@ TYPES = {
 
 
 def _check(name: str, value: Any, run_id: Any) -> None:
-    """Hold a value to the type that a row writes."""
+    """Refuse a value of another type than a row writes."""
     kinds, optional = TYPES[name]
     right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     if name == "gate" and isinstance(value, dict):

@@ -36,15 +36,15 @@ LAYOUT = 1
 PATIENCE = 30.0
 """Seconds that a write waits for other writers."""
 VECTOR_BYTES = 64 << 20
-"""Of a run's vectors as many are kept as this has room for: all 8 up to n = 2e6, none beyond 1.6e7;
-a checkpoint of the run is the place for longer ones."""
+"""Room for the vectors of a run: all 8 fit up to n = 2e6, none beyond 1.6e7. For longer ones keep a
+checkpoint of the run."""
 VECTORS = 3
-"""Of a series' newest accepted runs: one to start from, and those before, which a run that was
-preempted may have started from."""
+"""How many accepted runs of a series keep vectors: the newest to start from, and those before it,
+from which a preempted run may have started."""
 FEW = 10
-"""Runs that are read to say that an id names several."""
+"""How many runs to read before the message says that an id names several."""
 OPERATIONS = 100_000
-"""Of SQLite's machine, between two looks at the clock."""
+"""Instructions of SQLite's machine between two looks at the clock."""
 TYPES = {"<f4", "<c8"}
 
 SCHEMA = f"""
@@ -60,8 +60,7 @@ class History:
     Parameters
     ----------
     path : str or path
-        A local file; it is made by the first write if it is not there. On a network file system
-        its locks must work.
+        A local file, which the first write makes. On a network file system locks must work.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -75,13 +74,13 @@ class History:
         self.path = Path(text)
 
     def prepare(self) -> None:
-        """Make the file if it is not there, and see that it can be written.
+        """Make the file if it does not exist, and check that it can be written.
 
         Raises
         ------
         HistoryError
         """
-        with self._connected(write=True):
+        with self._connection(write=True):
             pass
 
     def record(
@@ -93,24 +92,24 @@ class History:
         exit_status: int | None = None,
         warm_from: str | None = None,
     ) -> Row:
-        """Write the row of a run that answered, with what a later one starts from.
+        """Write the row of a run with an answer, and the vectors for later starts.
 
         Parameters
         ----------
         estimate : Estimate or Triplets
-            Of triplets, the row is of the largest value.
+            For triplets, the row has the largest value.
         series : str
         source : str
             The path or URL; by default the matrix's.
         exit_status : int, optional
-            By default that of its gate, 0 without one.
+            By default its gate's, or 0 without one.
         warm_from : str, optional
-            Id of the run whose vector was the start.
+            Id of the run whose vectors started this one.
 
         Raises
         ------
         HistoryError
-            The row is not there; the estimate is as it was.
+            The row was not written; the estimate is unchanged.
         """
         if exit_status is None:
             exit_status = 0 if estimate.gate is None else estimate.gate.exit_status
@@ -121,8 +120,8 @@ class History:
         return row
 
     def write(self, row: Row, *, right: Array | None = None, left: Array | None = None) -> None:
-        """Write a row in the place of an earlier one of the same run, whole or not at all."""
-        with self._connected(write=True) as db:
+        """Write a row, or replace the earlier one of the same run, whole or not at all."""
+        with self._connection(write=True) as db:
             _put(db, row)
             for side, block in (("right", right), ("left", left)):
                 if block is not None:
@@ -130,27 +129,36 @@ class History:
             _drop_vectors(db, row.series)
 
     def write_all(self, rows: Iterable[Row]) -> None:
-        """Write many rows in one transaction: all of them, or none."""
-        with self._connected(write=True) as db:
+        """Write many rows in one transaction, all or none."""
+        with self._connection(write=True) as db:
             for row in rows:
                 _put(db, row)
 
-    def rows(self, series: str | None = None, last: int | None = None) -> list[Row]:
-        """Return the rows, oldest first; of one series, or the newest `last`."""
-        where, values = ("", ()) if series is None else ("WHERE series = ?", (shown(series),))
+    def rows(
+        self, series: str | None = None, last: int | None = None, *, begin: str = ""
+    ) -> list[Row]:
+        """Return the rows, oldest first; of one series, or the newest `last`.
+
+        With `begin`, of the series whose names begin so: those of one network.
+        """
+        clauses = ["substr(series, 1, length(?)) = ?"]
+        values: list[Any] = [begin, begin]
+        if series is not None:
+            clauses.append("series = ?")
+            values.append(shown(series))
         limit = -1 if last is None else last
-        found = self._selected(f"{where} ORDER BY number DESC LIMIT ?", (*values, limit))
-        return found[::-1]
+        where = f"WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?"
+        return self._selected(where, (*values, limit))[::-1]
 
     def count(self, series: str | None = None) -> int:
-        """Return how many rows there are, of all series or of one."""
+        """Return the number of rows, of all series or of one."""
         where, values = ("", ()) if series is None else (" WHERE series = ?", (series,))
-        with self._connected() as db:
+        with self._connection() as db:
             (count,) = db.execute(f"SELECT COUNT(*) FROM runs{where}", values).fetchone()
         return int(count)
 
     def last_accepted(self, series: str, *, but: str | None = None) -> Row | None:
-        """Return the newest accepted row of a series, passing over the run `but`."""
+        """Return the newest accepted row of a series, except that of the run `but`."""
         found = self._selected(
             "WHERE series = ? AND accepted AND run_id IS NOT ? ORDER BY number DESC LIMIT 1",
             (series, but),
@@ -159,11 +167,11 @@ class History:
 
     def _selected(self, clause: str, values: tuple[Any, ...]) -> list[Row]:
         """Return the rows that the database finds."""
-        with self._connected() as db:
+        with self._connection() as db:
             names = ", ".join(COLUMNS)
             found = db.execute(f"SELECT {names} FROM runs {clause}", values).fetchall()
         try:
-            return [Row.loaded(stored) for stored in found]
+            return [Row.from_sql(values) for values in found]
         except (TypeError, ValueError, RecursionError) as error:
             msg = (
                 f"history {self.path}: expected rows as bigspec writes them, got others ({error}). "
@@ -172,17 +180,17 @@ class History:
             raise HistoryError(msg) from error
 
     def accept(self, run_id: str) -> Row:
-        """Accept a run by hand: after a change that was meant, it is the new reference.
+        """Accept a run by hand: after an intended change, it is the new reference.
 
         Parameters
         ----------
         run_id : str
-            The id, or as much of it as names one run.
+            The id, or enough of its beginning to name one run.
 
         Raises
         ------
         ArgumentError
-            No such run, several, or one without an interval that others can be compared with.
+            There is no such run, there are several, or its interval cannot be compared with.
         """
         named = "WHERE ? != '' AND substr(run_id, 1, length(?)) = ?"
         found = self._selected(f"{named} LIMIT {FEW}", (run_id,) * 3)
@@ -203,7 +211,7 @@ class History:
                 "--max-change: it goes on to --rtol, and is accepted"
             )
             raise ArgumentError(msg)
-        with self._connected(write=True) as db:
+        with self._connection(write=True) as db:
             db.execute("UPDATE runs SET accepted = 1 WHERE run_id = ?", (found[0].run_id,))
         return found[0]
 
@@ -221,22 +229,22 @@ class History:
         return Gate(max_norm, min_norm, max_change, reference)
 
     def start(self, series: str, *, digest: str | None = None) -> tuple[Start, str] | None:
-        """Return what the next run of a series starts from, and the run that it is from.
+        """Return the start of the next run of a series, and the id of the run it comes from.
 
         The start knows the seeds of the whole series: a vector depends on the start blocks of
-        all runs that led to it, and none of these seeds may be used again.
+        all runs that led to it, and no new run may use one of these seeds.
 
         Parameters
         ----------
         series : str
         digest : str, optional
-            Of the vector that a run to be gone on with was started from; by default that of the
+            Digest of the vector that an unfinished run was started from; by default that of the
             last accepted run.
         """
         series = shown(series)
-        with self._connected() as db:
+        with self._connection() as db:
             kept = db.execute(
-                # CROSS: the few vectors first, then their runs; not every run of the series.
+                # CROSS makes SQLite go through the few vectors, not through all runs of the series.
                 "SELECT run_id, side, dtype, columns, data FROM vectors CROSS JOIN runs "
                 "USING (run_id) WHERE series = ? AND accepted ORDER BY number DESC",
                 (series,),
@@ -266,8 +274,8 @@ class History:
             raise HistoryError(msg) from error
 
     @contextmanager
-    def _connected(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-        """Yield the file, checked; a write is one transaction."""
+    def _connection(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """Check the file and yield its connection; a write is one transaction."""
         mode = "rwc" if write else "ro"
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         try:
@@ -278,7 +286,7 @@ class History:
                 # network file systems do not have.
                 db.execute("PRAGMA trusted_schema = OFF")
                 db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                until = time.monotonic() + PATIENCE  # a file from anywhere may compute for ever
+                until = time.monotonic() + PATIENCE  # a stranger's file may compute for ever
                 db.set_progress_handler(lambda: time.monotonic() > until, OPERATIONS)
                 self._check(db, write=write)
                 yield db
@@ -289,7 +297,7 @@ class History:
             doing = "written" if write else "read"
             if isinstance(error, sqlite3.OperationalError) and not self.path.exists():
                 msg = f"history {self.path}: nothing lies there, or its folder cannot be {doing}"
-            elif type(error) is sqlite3.DatabaseError:  # not its subclasses: damage
+            elif type(error) is sqlite3.DatabaseError:  # damage; subclasses mean other things
                 msg = (
                     f"history {self.path}: expected a bigspec history, got a file that is none or "
                     f"is damaged ({error}). Move it away, or name another file"
@@ -321,7 +329,7 @@ class History:
             raise HistoryError(msg)
 
     def _check_tables(self, db: sqlite3.Connection) -> None:
-        """Refuse what runs code of its own when it is read or written: views, triggers, modules."""
+        """Refuse views, triggers and modules, which run code when they are read or written."""
         found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
         plain = {
             name for kind, name, _, sql in found
@@ -339,9 +347,9 @@ class History:
 
 
 def _put(db: sqlite3.Connection, row: Row) -> None:
-    """Put a row in the place of an earlier one of the same run."""
+    """Write a row, or replace the earlier one of the same run."""
     before = db.execute("SELECT attempts FROM runs WHERE run_id = ?", (row.run_id,)).fetchone()
-    values = dict(zip(COLUMNS, row.stored(), strict=True))
+    values = dict(zip(COLUMNS, row.to_sql(), strict=True))
     values["attempts"] = 1 if before is None else before[0] + 1
     db.execute("DELETE FROM runs WHERE run_id = ?", (row.run_id,))
     marks = ", ".join("?" * len(COLUMNS))
@@ -355,7 +363,7 @@ def _interval(row: Row) -> tuple[float, float]:
 
 
 def _keep_vectors(db: sqlite3.Connection, run_id: str, side: str, block: Array) -> None:
-    """Keep vectors in single precision: the rest of their digits would not save a pass."""
+    """Keep vectors in single precision, because more digits would not save a pass."""
     dtype = np.dtype("<c8" if np.iscomplexobj(block) else "<f4")
     columns = min(block.shape[1], VECTOR_BYTES // (dtype.itemsize * len(block)))
     if columns:
@@ -367,7 +375,7 @@ def _keep_vectors(db: sqlite3.Connection, run_id: str, side: str, block: Array) 
 
 
 def _drop_vectors(db: sqlite3.Connection, series: str) -> None:
-    """Keep few: of the newest accepted runs, and of the newest other one, which may yet be."""
+    """Drop old vectors; those of the newest accepted runs and of the newest other run stay."""
     mine = "SELECT run_id FROM vectors CROSS JOIN runs USING (run_id) WHERE series = ?"
     newest, order = f"{mine} AND", "ORDER BY number DESC LIMIT"
     db.execute(

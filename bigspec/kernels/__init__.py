@@ -1,4 +1,4 @@
-"""The innermost products: what one task does with the entries it has read."""
+"""The innermost products: what a task does with the entries that it read."""
 
 from bigspec.kernels.accumulator import Accumulator
 from bigspec.kernels.entries import (

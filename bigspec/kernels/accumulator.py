@@ -1,4 +1,4 @@
-"""The innermost products: what one task does with the entries it has read.
+"""The innermost products: what a task does with the entries that it read.
 
 A *slab* is a block of rows of the operator ``S``: ``S = A`` when panels are rows,
 ``S = A^H`` when they are columns. The accumulator adds ``S_i^H (S_i V)`` and the free facts,
@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.chains import Chains, repeated
+from bigspec.kernels.chains import Chains, repeats
 from bigspec.kernels.compiled import NUMPY, Compiled
 from bigspec.kernels.composed import Composed, Factors, SparseSum, peak
 from bigspec.kernels.entries import (
@@ -163,7 +163,7 @@ class Accumulator:
 
     @property
     def _values(self) -> Values:
-        """How entries are loaded now: the exponent may rise in the first pass."""
+        """How to load entries now; the exponent may rise in the first pass."""
         return Values(self.work, self.exponent, self.transposed, self.buffers)
 
     def partial(self) -> Partial:
@@ -349,7 +349,7 @@ class Accumulator:
         Y.fill(0)
         add_forward(tile, np.ascontiguousarray(self.V, self.work), Y, values, rows)
         Y += L @ inner.projected
-        # Summed by itself first: the bits are those of a product of these rows.
+        # These rows are summed by themselves first, so that the bits are those of their product.
         product = self.buffers.take("kernel.product", self.Z.shape, self.work)
         product.fill(0)
         add_backward(tile, Y, product, values, rows)
@@ -368,7 +368,7 @@ class Accumulator:
     def _note_sparse_sum(self, X: Any, L: Array, R: Array) -> None:
         """Collect facts: the squares, bounds of the sums and of the largest entry."""
         self.squares += squares_of_sum(X, L, R)
-        if repeated(X.data):
+        if repeats(X.data):
             self.chains.add_columns(np.bincount(X.indices))
             self.chains.add_row(int(np.diff(X.indptr).max(initial=0)))
         self.largest = max(self.largest, peak(X) + Factors(L, R).bound)

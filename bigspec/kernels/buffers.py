@@ -51,7 +51,7 @@ class Buffers(threading.local):
         return memory[:size].view(dtype).reshape(shape)
 
     def name(self, name: str) -> str:
-        """Return `name` with the operands that `within` has entered in front."""
+        """Return `name` after the operands of `within`."""
         return self._scope + name
 
     @contextmanager
@@ -65,7 +65,7 @@ class Buffers(threading.local):
             self._scope = before
 
     def drop_ahead(self) -> None:
-        """Cancel what is on its way and was not read."""
+        """Cancel requests whose answers nobody has read."""
         while self.ahead:
             self.ahead.popitem()[1].cancel()
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Chains", "repeated"]
+__all__ = ["Chains", "repeats"]
 
 Array = np.ndarray[Any, Any]
 
 SAMPLE, REPEATS = 1024, 4  # size of the sample, and how often a value must occur to repeat
 
 
-def repeated(values: Array) -> bool:
+def repeats(values: Array) -> bool:
     """Whether values repeat, judged by a sample."""
     sample = values[:: max(1, len(values) // SAMPLE)][:SAMPLE]
     _, counts = np.unique(sample, return_counts=True)

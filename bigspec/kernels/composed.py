@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 SAFE_EXPONENT = 200  # |entries| within 2^+-200: squares summed over 2^100 entries stay finite
 CANCELLED = 2.0**-60  # a sum below this share of its terms is rounding
-NORM_ENTRIES = 1 << 17  # entries converted at once to sum their squares
+NORM_ENTRIES = 1 << 17  # entries to convert at once for the sum of their squares
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Composed:
-    """A block that is a sum with a dense term, written out where it is needed.
+    """A block that is a sum with a dense term; it is written out where it is needed.
 
     Attributes
     ----------
@@ -325,7 +325,7 @@ def _nbytes(block: Any) -> int:
 
 def times_power(X: Array, exponent: Any) -> Array:
     """Return ``2**exponent X``; the exponent is an int, or one for each column."""
-    half = np.asarray(exponent) // 2  # in two steps, so that neither over- nor underflows
+    half = np.asarray(exponent) // 2  # two steps, so that neither over- nor underflows
     return np.asarray(X * np.ldexp(1.0, half) * np.ldexp(1.0, exponent - half))
 
 

@@ -1,4 +1,4 @@
-"""The place of the first NaN or infinity of a slab, sought once a product has shown one."""
+"""The place of the first NaN or infinity in a slab, after a product has shown that there is one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 class NonFiniteFound(Exception):  # noqa: N818
-    """Carries the place of a NaN or infinity, relative to the slab: (row, column) of A."""
+    """A NaN or infinity, with its place relative to the slab: (row, column) of A."""
 
 
 def first_non_finite(blocks: Sequence[tuple[int, Any]], transposed: bool) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Partial sums of a pass and how they are added: in a fixed order, with their exponents."""
+"""Partial sums of a pass, which are added in a fixed order, with their exponents."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Products of a sparse slab: both from one visit, or one way only; facts and sums of its entries.
+"""Products of a sparse slab, both at once or one alone; facts and sums of its entries.
 
-For both, ``Y = S_i V`` and ``Z += S_i^H Y`` go over ranges of rows whose Y takes at most
-`ROWS_BYTES`. Y is written and read in order, which costs little. V and Z are read at random, and
-take most of the time. Long ranges let the cache hold mostly V during the first product and mostly
-Z during the second. Short ranges (the tiles of dense slabs) make both compete for it, which took
-twice the time where V alone fits (n = 1e5, b = 16). If both are small (`SMALL_BYTES`), a short
-range is better: its entries are still in the cache for the second product, which saves a sixth of
-the time at n = 7e3, b = 1.
+Both products, ``Y = S_i V`` and ``Z += S_i^H Y``, go over ranges of rows whose Y takes at most
+`ROWS_BYTES`. Y is read in order, which costs little. V and Z are read at random, which takes most
+of the time. Long ranges let the cache hold mostly V in the first product, and mostly Z in the
+second. In short ranges both compete for the cache, which took twice the time where V alone fits
+(n = 1e5, b = 16). But if both are small (`SMALL_BYTES`), a short range is better: its entries are
+still cached for the second product, which saves a sixth of the time at n = 7e3, b = 1.
 
 The loops are SciPy's own (`scipy.sparse._sparsetools`, the routines behind ``A @ V``). Called
 directly, they *add* to an output, take ranges of a matrix without copies, and release the GIL. The
@@ -25,7 +24,7 @@ import scipy.sparse as sp
 from scipy.sparse import _sparsetools
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.chains import Chains, repeated
+from bigspec.kernels.chains import Chains, repeats
 from bigspec.kernels.entries import Values
 
 __all__ = [
@@ -41,9 +40,9 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-ROWS_BYTES = 16 << 20  # of Y; at n = 1e5, b = 16 a tenth to a fourth more than with 128 MiB
-ENTRIES = 2 << 20  # converted at once; a quarter as many rows, which may be nearly empty
-SMALL_BYTES = 512 << 10  # of V and Z together: half of a core's own cache
+ROWS_BYTES = 16 << 20  # of Y; 10 to 25 % slower than 128 MiB at n = 1e5, b = 16
+ENTRIES = 2 << 20  # entries to convert at once, and four times the rows, which may be empty
+SMALL_BYTES = 512 << 10  # V and Z together: half of a core's own cache
 SHORT = 1 << 18  # entries of a short range: 3 MB, which stay in the shared cache
 
 
@@ -103,16 +102,16 @@ class SparseTile:
 
     @classmethod
     def along_rows(cls, block: Any, *, transposed: bool) -> SparseTile:
-        """View a block compressed along the rows of S, converted to that if need be."""
+        """View a block as compressed along the rows of S; convert it if necessary."""
         wanted = "csc" if transposed else "csr"
         return cls.of(0, block.asformat(wanted), transposed=transposed, distinct=False)
 
     def rows(self, start: int, stop: int) -> SparseTile:
-        """Return some rows, of a tile compressed along them, as a view."""
+        """Return a view of some rows; the tile must be compressed along them."""
         return replace(self, height=stop - start, indptr=self.indptr[start : stop + 1])
 
     def cut(self, rows: tuple[int, int], values: Values) -> Any:
-        """Return some rows, of a tile compressed along them, as a CSR block in the working type."""
+        """Return some rows, compressed in the tile, as a CSR block in the working type."""
         part = _Part.of(self, *rows)
         entries = values.entries(part.stored).copy()
         shape = rows[1] - rows[0], self.width
@@ -132,14 +131,14 @@ class SparseTile:
 
 @dataclass
 class SparseFacts:
-    """Facts of a slab, collected entry by entry.
+    """The facts of a slab.
 
     Attributes
     ----------
     column_sums, row_sums : ndarray
         Sums of magnitudes, added to in place.
     chains : Chains
-        Counts the entries of columns. Those of rows are counted here until the slab is complete.
+        Counts the entries of columns. Entries of rows are counted here until the slab is complete.
     squares, largest : float
     nonnegative : bool
     row_count : int
@@ -168,7 +167,7 @@ class SparseFacts:
         along, across = (self.row_sums, columns) if tile.by_rows else (columns, self.row_sums)
         part.add_along(sizes, along)
         part.add_across(sizes, across)
-        if repeated(values):
+        if repeats(values):
             compressed, others = np.diff(part.pointers), np.bincount(part.indices)
             rows, columns = (compressed, others) if tile.by_rows else (others, compressed)
             self.chains.add_columns(columns, tile.offset + (0 if tile.by_rows else part.start))
@@ -218,9 +217,9 @@ class _Part:
 
     def add_along(self, entries: Array, out: Array) -> None:
         """Add to `out` the sum of `entries` of each row (column) that is compressed."""
-        kept = np.flatnonzero(np.diff(self.pointers))
-        if kept.size:
-            out[self.start + kept] += np.add.reduceat(entries, self.pointers[kept])
+        lines = np.flatnonzero(np.diff(self.pointers))
+        if lines.size:
+            out[self.start + lines] += np.add.reduceat(entries, self.pointers[lines])
 
     def add_across(self, entries: Array, out: Array) -> None:
         """Add to `out` the sums of `entries` along the other axis."""

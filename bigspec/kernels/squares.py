@@ -1,4 +1,4 @@
-"""The squares of ``X + L R^H``, X sparse, without writing it out, even if most of it cancels."""
+"""The squares of ``X + L R^H``, X sparse, without writing it out, even if it mostly cancels."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def _squares_of_rows(U: Array, W: Array) -> Array:
 def _squares_beside(X: Any, own: Array, L: Array, R: Array) -> float:
     """Sum the squares of ``L R^H`` where the CSR array X stores nothing.
 
-    A row (a column) that has most of its squares at stored places is written out. From the others
-    the stored ones are subtracted. It goes by rows or by columns, whichever writes fewer entries.
+    A row (column) with most of its squares at stored places is written out. For the others, the
+    squares at stored places are subtracted. Rows or columns are chosen to write fewer entries.
 
     Parameters
     ----------

@@ -10,23 +10,23 @@ import numpy as np
 __all__ = ["LEAST", "STRIDE", "block_token"]
 
 STRIDE = 1021
-"""Entries from one sampled entry to the next. Prime, so that samples drift over the columns.
-Any change of so many neighbouring entries is seen; one of a few entries may be missed."""
+"""Distance of sampled entries. It is prime, so that samples drift over the columns. A change of
+this many neighbouring entries is always seen; a change of a few may be missed."""
 LEAST = 4096
-"""Samples of a small block at least: all or nearly all of its entries."""
+"""The fewest samples of a small block: all or nearly all of its entries."""
 
 
 def block_token(block: Any, token: int = 0) -> int:
     """Fold a block, dense or sparse, into a CRC-32 of sampled entries.
 
-    Reads one entry in `STRIDE` in the order of rows, so that it costs next to nothing beside
-    the products (benchmarks/README.md), and is the same for every memory order.
+    One entry in `STRIDE` is read, in the order of rows. That costs next to nothing beside the
+    products (benchmarks/README.md), and the token is the same for every memory order.
 
     Parameters
     ----------
     block : ndarray, SciPy CSR/CSC block, or a sum of such
     token : int
-        Of the blocks before this one.
+        Token of the blocks before this one.
     """
     if hasattr(block, "leaves"):
         for leaf in block.leaves():

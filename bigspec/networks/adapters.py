@@ -9,6 +9,7 @@ from typing import Any
 from bigspec.networks.companions import scales_of
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Kronecker, Product
+from bigspec.networks.made import Hadamard
 from bigspec.networks.tensors import Model, Tensor
 
 __all__ = ["pairs_of"]
@@ -107,15 +108,37 @@ def _refusal(up: Tensor, down: Tensor, middle: str, model: Model) -> tuple[str, 
 
 
 def _loha(name: str, model: Model) -> tuple[Entry | None, dict[str, str]]:
-    """Refuse an entrywise product of two low-rank products: it is of full rank."""
+    """Find an entrywise product of two low-rank products."""
     stem = name.removesuffix(".hada_w1_a")
     ends = ("hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha", "dora_scale")
     taken = {f"{stem}.{end}": "part of LoHa" for end in ends if f"{stem}.{end}" in model}
-    if len(taken) < 3:
-        return None, {}
+    found = [model.get(f"{stem}.hada_w{k}_{side}") for k in (1, 2) for side in "ab"]
     first = model[name]
-    note = f"an entrywise product of two low-rank products has no norm here: {WHOLE}"
-    return Entry(f"{stem} (LoHa)", first.file, first.dtype, (), "refused", note=note), taken
+    factors = [tensor for tensor in found if tensor is not None]
+    if len(factors) < 4:
+        return None, {}
+    (a, b, c, d), core = factors, any(f"{stem}.hada_t{k}" in model for k in (1, 2))
+    fits = all(len(t.shape) == 2 and t.size for t in factors)
+    fits = fits and a.shape[1] == b.shape[0] and c.shape[1] == d.shape[0]
+    fits = fits and (a.shape[0], b.shape[1]) == (c.shape[0], d.shape[1])
+    integers = any(t.dtype.startswith(("int", "uint", "bool")) for t in factors)
+    integers |= any(scales_of(t.name, model) for t in factors)
+    if core or not fits or integers:
+        why = "a core (hada_t1, hada_t2) between its factors" if core else (
+            "quantised factors" if integers else "factors that do not fit"
+        )  # fmt: skip
+        note = f"LoHa with {why} has no norm here: {WHOLE}"
+        return Entry(f"{stem} (LoHa)", first.file, first.dtype, (), "refused", note=note), taken
+    alpha = model.get(f"{stem}.alpha")
+    note = UNSCALED if alpha is None else ""
+    if f"{stem}.dora_scale" in model:
+        note = "; ".join(filter(None, [note, DORA]))
+    shape = a.shape[0], b.shape[1]
+    form = Hadamard((a, b), (c, d), alpha)
+    entry = Entry(
+        f"{stem} (LoHa)", first.file, first.dtype, shape, "LoHa product", form, shape, note
+    )
+    return entry, taken
 
 
 def _fit(up: tuple[int, ...], down: tuple[int, ...]) -> bool:

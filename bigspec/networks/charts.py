@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from bigspec.names import shown
 from bigspec.networks.row import Row
+from bigspec.results.depth import kind_and_depth
 from bigspec.results.text import interval_text
 
 __all__ = ["Group", "bar", "depth_chart", "groups_of", "levels_of"]
 
 BLUE, ORANGE = "#3a86c8", "#d9732b"  # both are seen on white and on near-black
-NUMBER = re.compile(r"(?<=[._/\[])\d+(?=[._/\]]|$)|(?<=layers)\d+|(?<=layer)\d+|(?<=block)\d+")
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,8 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
     for row in rows:
         if row.lower is None or row.tied_to:
             continue
-        number = NUMBER.search(row.name)
-        kind = row.name if number is None else (
-            f"{row.name[: number.start()]}*{row.name[number.end() :]}"
-        )  # fmt: skip
-        found.setdefault(kind, []).append((0 if number is None else int(number[0]), row))
+        kind, depth = kind_and_depth(row.name)
+        found.setdefault(kind, []).append((depth or 0, row))
     deep = [Group(kind, tuple(mine)) for kind, mine in found.items() if len(mine) > 1]
     alone = [row for mine in found.values() if len(mine) == 1 for _, row in mine]
     if alone:

@@ -1,4 +1,4 @@
-"""Tensors that only mean something together: scales, vectors of a normalisation, its lengths."""
+"""Tensors that mean something only together: scales, vectors of a normalisation, its lengths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUANTISED = (
 
 
 def companions_of(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Return rows that stand in the place of a tensor, and the tensors that these use up."""
+    """Return rows in place of tensors, and the other tensors that these rows use."""
     rows: dict[str, Entry] = {}
     taken: dict[str, str] = {}
     for name, tensor in tensors.items():
@@ -70,12 +70,12 @@ def _scaled(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found:
 
 
 def scales_of(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names beside a tensor that are, or may be, those of its scales."""
+    """Return the names beside a tensor that are, or may be, its scales."""
     return [other for other in _names(name, SCALES + ODD_SCALES) if other in tensors]
 
 
 def _names(name: str, patterns: tuple[str, ...]) -> list[str]:
-    """Return names made of that of a weight, and of its layer where it is called weight."""
+    """Return names built from a weight's name, or from its layer's if it is called weight."""
     layer = name.removesuffix(".weight")
     wanted = [text for text in patterns if layer != name or "{0}" in text]
     return list(dict.fromkeys(text.format(name, layer) for text in wanted))
@@ -86,10 +86,10 @@ def _real(tensor: Tensor) -> bool:
 
 
 def _block(shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return the rows and columns that share a scale; None if the shapes do not say.
+    """Return the rows and columns that share a scale; None if the shapes do not tell.
 
-    Blocks of 128 x 128 may be cut off at the ends. Others are squares, or parts of a row, that
-    divide the weight.
+    Blocks of 128 x 128 may be cut off at the ends. Other blocks are squares, or parts of a row,
+    and divide the weight.
     """
     m, n = shape
     product = 1
@@ -164,7 +164,7 @@ def _masked(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Found:
 
 
 def _unsaid(name: str, tensor: Tensor, _: Mapping[str, Tensor]) -> Found:
-    """Find a tensor that a layer makes its weight of, in a way that the file does not say."""
+    """Find a tensor from which a layer makes its weight, in a way that the file does not say."""
     made = re.search(r"(?:^|\.)parametrizations\.[^.]+\.original$|(?:^|[._])weight\w*_orig$", name)
     floating = not tensor.dtype.startswith(("int", "uint", "bool"))
     if made is None or len(tensor.shape) < 2 or not tensor.size or not floating:
@@ -193,7 +193,7 @@ def _weight_norm(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> Fo
     if g is None or len(tensor.shape) < 2 or not tensor.size:
         return None
     taken = {g.name: "lengths of a weight normalisation"}
-    # One length for a slice; a lone number is the length of all.
+    # One length for each slice; a single number is the length of all.
     long = [k for k, length in enumerate(g.shape) if length > 1]
     fits = len(g.shape) == len(tensor.shape) and all(g.shape[k] == tensor.shape[k] for k in long)
     if not fits or len(long) > 1:

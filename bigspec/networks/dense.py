@@ -48,6 +48,11 @@ class Entries(ABC):
         """The type of products: float64 or complex128."""
         return np.dtype(working_dtype(self.dtype))
 
+    @property
+    def tall(self) -> bool:
+        """Whether tiles are ranges of rows."""
+        return self.shape[0] >= self.shape[1]
+
     def tiles(self, exponent: int = 0, least: int = 1) -> Iterator[tuple[slice, Array]]:
         """Yield ranges of the longer side and their entries times ``2**-exponent``.
 
@@ -196,7 +201,8 @@ def look(entries: Entries, *, gram: bool) -> Looked:
         with np.errstate(invalid="ignore", over="ignore"):
             peaks = [_peak(tile) for _, tile in entries.tiles()]
         exponent = safe_exponent(max(peaks)) if all(map(math.isfinite, peaks)) else 0
-    short, tall = min(entries.shape), entries.shape[0] >= entries.shape[1]
+    tall = entries.tall
+    short = entries.shape[1 if tall else 0]
     sums = _Sums(short, entries.work if gram else None, tall=tall)
     bad = 0
     with np.errstate(invalid="ignore", over="ignore"):

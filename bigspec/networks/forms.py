@@ -25,10 +25,12 @@ __all__ = [
     "Scaled",
     "Spectral",
     "WeightNorm",
+    "lengthened",
     "normalised",
     "packed",
     "scale_of",
     "wide",
+    "with_alpha",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -194,13 +196,24 @@ class WeightNorm(Form):
         """Return ``g v / ||v||`` in float64, its first axis against the others."""
         v, g = (wide(read(t)) for t in (self.v, self.g))
         others = tuple(k for k in range(v.ndim) if g.shape[k] == 1)
-        # A slice of zeros has no direction: NaN, as its layer computes it.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            peak = np.maximum(np.abs(v.real), np.abs(v.imag)).max(axis=others, keepdims=True)
-            v /= np.where(np.isfinite(peak) & (peak > 0.0), peak, 1.0)
-            sizes = np.abs(v)
-            weight = g * (v / np.sqrt(np.sum(sizes * sizes, axis=others, keepdims=True)))
+        weight = lengthened(v, g, others)
         return np.asarray(weight.reshape(len(weight), -1))
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether each row has a length of its own, which needs that row alone."""
+        one = all(length == 1 for length in self.g.shape[1:])
+        return one and self.g.shape[0] == self.v.shape[0]
+
+
+def lengthened(v: Array, g: Array, others: tuple[int, ...]) -> Array:
+    """Return ``g v / ||v||``, the norms along the axes `others`. `v` is overwritten."""
+    # A slice of zeros has no direction: NaN, as its layer computes it.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        peak = np.maximum(np.abs(v.real), np.abs(v.imag)).max(axis=others, keepdims=True)
+        v /= np.where(np.isfinite(peak) & (peak > 0.0), peak, 1.0)
+        sizes = np.abs(v)
+        return np.asarray(g * (v / np.sqrt(np.sum(sizes * sizes, axis=others, keepdims=True))))
 
 
 @dataclass(frozen=True)
@@ -225,8 +238,7 @@ class Product(Form):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All factors, and alpha where it is one."""
-        alpha = (self.alpha,) if isinstance(self.alpha, Tensor) else ()
-        return (self.up, self.down, *alpha)
+        return with_alpha(self.up, self.down, alpha=self.alpha)
 
     @property
     def rank(self) -> int:
@@ -262,8 +274,7 @@ class Kronecker(Form):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All factors, and alpha where it is one."""
-        alpha = (self.alpha,) if isinstance(self.alpha, Tensor) else ()
-        return (*self.first, *self.second, *alpha)
+        return with_alpha(*self.first, *self.second, alpha=self.alpha)
 
     @property
     def nbytes(self) -> int:
@@ -281,6 +292,11 @@ class Kronecker(Form):
         scale, g = math.frexp(scale_of(self.alpha, self.rank, read))
         first, error = first * scale, abs(scale) * (error + 2 * UNIT_ROUNDOFF * _size(first))
         return (first, error), (second, other), e + f + g
+
+
+def with_alpha(*factors: Tensor, alpha: float | Tensor | None) -> tuple[Tensor, ...]:
+    """Return the factors, and alpha where it is a tensor."""
+    return (*factors, alpha) if isinstance(alpha, Tensor) else factors
 
 
 def scale_of(alpha: float | Tensor | None, rank: int, read: Read, *, rooted: bool = False) -> float:

@@ -1,4 +1,4 @@
-"""Weights that hold several matrices one above the other: which, and where they are cut."""
+"""Weights with several matrices one above the other, and where they are cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Cut", "Split", "cut_of", "fits", "split_of"]
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether a pattern is a name, or fits it: ``w[q]`` as a pattern alone would mean ``wq``."""
+    """Whether a pattern is a name or fits it; as a pattern alone, ``w[q]`` would mean ``wq``."""
     return name == pattern or fnmatchcase(name, pattern)
 
 
@@ -25,9 +25,9 @@ class Cut:
     ----------
     axis : int
     names : tuple of str
-        Of the parts.
+        Names of the parts.
     ends : tuple of int
-        Where each part ends along the axis.
+        The end of each part along the axis.
     """
 
     axis: int
@@ -43,14 +43,14 @@ class Cut:
 
 @dataclass(frozen=True)
 class Split:
-    """A cut that a user asks for: of every matrix whose name matches.
+    """A cut that a user asks for, for every matrix whose name matches.
 
     Attributes
     ----------
     pattern : str
-        With ``*``, ``?`` or ``[`` a pattern for the whole name, else a part of it.
+        With ``*``, ``?`` or ``[`` a pattern for the whole name, else a part of the name.
     counts : tuple of int
-        One number: so many equal parts. Several: the rows of each part.
+        One number is the number of equal parts; several are the rows of each part.
     """
 
     pattern: str
@@ -63,12 +63,12 @@ class Split:
         return self.pattern in name
 
     def cut(self, name: str, rows: int) -> Cut:
-        """Cut so many rows.
+        """Return the cut of a matrix with this number of rows.
 
         Raises
         ------
         ArgumentError
-            They cannot be cut so.
+            The rows cannot be cut like this.
         """
         counts = self.counts
         if len(counts) == 1:
@@ -138,7 +138,7 @@ def cut_of(name: str, shape: tuple[int, int], shapes: Mapping[str, tuple[int, ..
     name : str
     shape : tuple of int
     shapes : mapping
-        Of all tensors: the number of gates of a recurrent layer shows in its other weight.
+        Shapes of all tensors; the other weight of a recurrent layer shows its number of gates.
     """
     m, n = shape
     if QKV.search(name):

@@ -1,4 +1,7 @@
-"""A tensor that is too large for the memory of a task: an ordinary run over its file."""
+"""A tensor that is too large for the memory of a task: an ordinary run over its file.
+
+It is decoded, scaled or masked a rectangle at a time (`bigspec.networks.tiles`).
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,22 @@ import numpy as np
 
 from bigspec.api.norm import norm
 from bigspec.errors import DataError, MemoryLimitError, SourceError, format_bytes
-from bigspec.networks.dense import Difference, Looked, Stored, look
-from bigspec.networks.forms import Part, Spectral, packed
+from bigspec.networks.dense import look
+from bigspec.networks.forms import Form, Part, Spectral, wide
 from bigspec.networks.norms import Asked, Norm
 from bigspec.networks.row import Row
-from bigspec.networks.work import Request, blank, filled, memory_of, missing_note
+from bigspec.networks.stale import joined, with_ratio
+from bigspec.networks.tensors import Tensor, called
+from bigspec.networks.tiles import TiledMatrix, Tiles, listed, tiled, times
+from bigspec.networks.work import (
+    Request,
+    blank,
+    filled,
+    memory_of,
+    missing_text,
+)
 from bigspec.passes import DeadlinePassed
 from bigspec.results import Estimate, Interval
-from bigspec.sources import open_source
 
 __all__ = ["large_row"]
 
@@ -35,7 +46,6 @@ def large_row(request: Request, asked: Asked, deadline: float | None) -> Row:
         raise DeadlinePassed
     try:
         row = _row(request, asked, deadline)
-        row = replace(row, note="; ".join(filter(None, [row.note, missing_note(request)])))
     except (DataError, SourceError, MemoryLimitError) as error:
         row = replace(blank(request.entry), kind="refused", matrix=None, note=str(error))
     return replace(row, seconds=time.perf_counter() - began)
@@ -43,33 +53,33 @@ def large_row(request: Request, asked: Asked, deadline: float | None) -> Row:
 
 def _row(request: Request, asked: Asked, deadline: float | None) -> Row:
     entry, form = request.entry, request.entry.form
+    assert form is not None
     forms = [form] if request.other is None else [form, request.other]
-    if not all(isinstance(one, Part) and not packed(one.tensor) for one in forms):
-        msg = (
-            f"{entry.name}: expected a memory_limit with room for the decoded tensor, "
-            f"{format_bytes(memory_of(request))}, got {format_bytes(asked.memory)}"
-        )
-        raise MemoryLimitError(msg)
-    arrays = [_matrix(one) for one in forms if isinstance(one, Part)]
     if entry.matrix is None:
-        flat = Stored(arrays[0]) if len(arrays) == 1 else Difference(arrays[0], arrays[1])
-        return filled(blank(entry), look(flat, gram=False), None)
-    looks = [look(Stored(array), gram=False) for array in arrays]
+        flat = _together([_tiled(listed(one), request, asked) for one in forms])
+        row = filled(blank(entry), look(flat, gram=False), None)
+        return _with_missing(row, flat)
+    forms = [_chosen(one) for one in forms]
+    matrices = [_tiled(one, request, asked) for one in forms]
+    entries = [Tiles(matrix) for matrix in matrices]
+    looks = [look(one, gram=False) for one in entries]
+    row = _with_missing(blank(entry), *entries)
     bad = sum(one.non_finite for one in looks)
     if bad:
-        return replace(blank(entry), non_finite=bad)
-    matrices = [open_source(array) for array in arrays]
-    answers = [_norm(matrix, request, asked, deadline) for matrix in matrices[-1:]]
+        return replace(row, non_finite=bad)
+    # The limits are for the difference.
+    own = request if request.other is None else replace(request, gate=None)
+    answer = _norm(matrices[-1], own, asked, deadline)
     if len(matrices) == 1:
-        row = filled(blank(entry), looks[0], _told(answers[0]), asked)
+        row = filled(row, looks[0], _told(answer), asked)
         if isinstance(form, Spectral):
-            said = "u and v are not compared: the tensor does not fit the memory limit"
-            row = replace(row, note="; ".join(filter(None, [row.note, said])))
+            row = with_ratio(row, form, _whole, lambda x, adjoint: times(
+                matrices[0], x, adjoint=adjoint))  # fmt: skip
         return row
     told = _norm(matrices[0] - matrices[1], request, asked, deadline)
-    looked: Looked = look(Difference(arrays[0], arrays[1]), gram=False)
-    row = filled(blank(entry), looked, _told(told), asked)
-    return replace(row, other_lower=answers[0].lower, other_upper=answers[0].upper)
+    looked = look(_together(matrices), gram=False)
+    row = filled(row, looked, _told(told), asked)
+    return replace(row, other_lower=answer.lower, other_upper=answer.upper)
 
 
 def _norm(matrix: Any, request: Request, asked: Asked, deadline: float | None) -> Estimate:
@@ -101,6 +111,46 @@ def _told(answer: Estimate) -> Norm:
     return Norm(inside, answer.passes, answer.converged)
 
 
-def _matrix(form: Part) -> np.ndarray[Any, Any]:
-    array = form.load(lambda tensor: tensor.read())
-    return array if array.ndim == 2 else array.reshape(array.shape[0], -1)
+def _together(matrices: list[TiledMatrix]) -> Tiles:
+    """Return the entries of one matrix, or of the difference of two."""
+    return Tiles(matrices[0], matrices[1] if len(matrices) > 1 else None)
+
+
+def _with_missing(row: Row, *entries: Tiles) -> Row:
+    """Return the row with a note on the chunks that its store lacks."""
+    found = (missing_text(called(one.matrix.name), one.buffers.missing_chunks) for one in entries)
+    return replace(row, note=joined(row.note, *found))
+
+
+def _tiled(form: Form, request: Request, asked: Asked) -> TiledMatrix:
+    matrix = tiled(form)
+    if matrix is None:
+        packed = [tensor for tensor in form.tensors if not tensor.streams]
+        what = f"; or save {called(packed[0].name)} without compression" if packed else ""
+        msg = (
+            f"{request.entry.name}: expected a memory_limit with room for all of it, "
+            f"{format_bytes(memory_of(request))}, since it can only be read whole, got "
+            f"{format_bytes(asked.memory)}{what}"
+        )
+        raise MemoryLimitError(msg)
+    return matrix
+
+
+def _chosen(form: Form) -> Form:
+    """Return the kernel along the one of two axes that u and v fit better."""
+    if not isinstance(form, Spectral) or not form.either or form.u is None or form.v is None:
+        return form
+    ways = [Part(form.tensor, form.view, first=axis) for axis in (form.first, 1)]
+    u, v = wide(form.u.read()), wide(form.v.read())
+    values = []
+    with np.errstate(invalid="ignore", over="ignore"):
+        for way in ways:
+            matrix = tiled(way)
+            if matrix is None:
+                return form
+            values.append(abs(np.vdot(u, times(matrix, v))))
+    return ways[1] if values[1] > values[0] else ways[0]
+
+
+def _whole(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return tensor.read()

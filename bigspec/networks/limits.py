@@ -29,8 +29,8 @@ class Limits:
     Attributes
     ----------
     rules : tuple of (str, dict)
-        Pattern, and its limits. All that match a name count; of two for the same limit the
-        later one.
+        Each pattern with its limits. All patterns that match a name count; if two set the same
+        limit, the later one does.
     """
 
     rules: tuple[tuple[str, dict[str, float]], ...]
@@ -67,16 +67,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ruling:
-    """What limits say of all rows.
+    """The decision of limits on all rows.
 
     Attributes
     ----------
     verdicts : dict of str to Verdict
-        Of the rows that have an interval and a limit.
+        Verdicts on the rows with an interval and a limit.
     non_finite : tuple of str
-        Rows that have a limit, and NaN or infinite entries.
+        Rows with a limit and NaN or infinite entries.
     open_rows : tuple of str
-        Rows that have a limit and no interval for another reason.
+        Rows with a limit, but without an interval for another reason.
     """
 
     verdicts: dict[str, Verdict]
@@ -131,7 +131,7 @@ class Ruling:
 
 
 def rule(limits: Limits, rows: Mapping[str, Row], missing: Iterable[str]) -> Ruling:
-    """Judge all rows; `missing` are names that have no row, or one that the time ran out for."""
+    """Judge all rows; `missing` are names without a row, or whose row ran out of time."""
     verdicts: dict[str, Verdict] = {}
     bad, unknown = [], []
     for name, row in rows.items():
@@ -154,9 +154,9 @@ def as_limits(max_norm: float | None, gate: Any) -> Limits | None:
     Parameters
     ----------
     max_norm : float, optional
-        For all rows.
+        Limit for all rows.
     gate : path, mapping or Gate, optional
-        A TOML file, or what it holds: a table for each pattern, with `max_norm`, `min_norm`.
+        A TOML file, or its contents: a table for each pattern, with `max_norm`, `min_norm`.
 
     Raises
     ------

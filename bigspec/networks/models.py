@@ -30,6 +30,11 @@ class ArrayTensor(Tensor):
     held: Any = field(repr=False)
     file: str = IN_MEMORY
 
+    @property
+    def streams(self) -> bool:
+        """It is held already."""
+        return True
+
     def read(self) -> Array:
         """Return the array, without a copy where that is possible."""
         return _array(self.held, self.name)

@@ -91,7 +91,7 @@ def norm_of(
     matrix: Callable[[], Matrix],
     asked: Asked,
     *,
-    entropy: int,
+    entropy: Callable[[], int],
     gate: Gate | None,
     limit: Limit,
 ) -> Norm:
@@ -105,8 +105,8 @@ def norm_of(
     matrix : callable
         Opens it for passes.
     asked : Asked
-    entropy : int
-        Of the start block.
+    entropy : callable
+        Returns that of the start block.
     gate : Gate or None
         Passes end as soon as it is decided.
     limit : Limit
@@ -116,7 +116,7 @@ def norm_of(
         return Norm(Interval(0.0, 0.0, "zero", "zero", deterministic=True), 1, converged=True)
     if looked.gram is not None:
         return by_gram(looked, asked.rtol, entries.rounding)
-    return by_passes(matrix(), asked, entropy=entropy, gate=gate, limit=limit)
+    return by_passes(matrix(), asked, entropy=entropy(), gate=gate, limit=limit)
 
 
 def by_gram(looked: Looked, rtol: float, rounding: float = 0.0) -> Norm:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from bigspec.history import LAYERS_STYLE
 from bigspec.names import shown
 from bigspec.networks.charts import bar, depth_chart, groups_of, levels_of
 from bigspec.networks.row import Row
 from bigspec.networks.table import COLUMNS, brief, in_order, notes, number
 from bigspec.results import Range
-from bigspec.results.html import document, table, whole
+from bigspec.results.markup import document, folded, shown_in_notebook, side_by_side, table, whole
 from bigspec.results.text import counted, rounded_up, seconds_text
 
 if TYPE_CHECKING:
@@ -23,16 +24,16 @@ __all__ = ["page"]
 MOST_CHARTS, MOST_ROWS = 24, 12
 SPIKE = 1.5  # times the edge of noise: from here on a row is called spiked
 
-STYLE = """
-.charts{display:grid;gap:1.2em;grid-template-columns:repeat(auto-fit,minmax(min(18em,100%),1fr))}
-.charts figure{margin:0;min-width:0}figcaption{font-weight:600;overflow-wrap:anywhere}
+STYLE = (
+    LAYERS_STYLE
+    + """
 .bar{width:100%;min-width:4rem;height:.8em;display:block}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer;
 text-align:left;text-decoration:underline dotted}
 th[aria-sort=descending] button::after{content:" \\2193"}
 th[aria-sort=ascending] button::after{content:" \\2191"}
-.rows th[scope=row]{overflow-wrap:anywhere;min-width:9rem}
 """
+)
 
 SCRIPT = """
 document.querySelectorAll('#every table').forEach(function(t){
@@ -52,13 +53,21 @@ return(down?-o:o)||a[1]-b[1]}).forEach(function(e){body.appendChild(e[2])})})})}
 """
 
 
-def page(scan: Scan) -> str:
-    """Return the page of a scan; every number is taken from its rows."""
+def page(scan: Scan, over_runs: str = "") -> str:
+    """Return the page of a scan; every number is taken from its rows.
+
+    Parameters
+    ----------
+    scan : Scan
+    over_runs : str
+        The charts of its layers over the runs of a history; see `layers_over_runs`.
+    """
     rows = list(scan.rows.values())
-    title = f"Spectral norms of {scan.model}" + (f" minus {scan.other}" if scan.other else "")
+    title = _title(scan)
     sections = [
         ("By depth and kind", _depths(rows)),
         (f"Changes against {escape(scan.other)}", _changes(rows) if scan.other else ""),
+        ("Over the runs", over_runs),
         ("Spikes", _spikes(rows)),
         ("What to know", _notes(scan, rows)),
         ("Every row", f'<div id="every">{_every(rows)}</div>'),
@@ -67,29 +76,68 @@ def page(scan: Scan) -> str:
     return document(title, _head(scan, title, rows) + body, style=STYLE, script=SCRIPT)
 
 
+def fragment(scan: Scan, *, begun: bool) -> str:
+    """Return what a notebook shows; of a scan that has not begun what it would compute."""
+    if not begun:
+        names = counted(len(scan), "row")
+        state = "not begun: <code>run()</code> computes all rows, and so does asking for one"
+        return shown_in_notebook(names, [_breakable(_title(scan)), state])
+    rows = list(scan.rows.values())
+    said = [text for text, _ in _sentences(scan, rows)]
+    return shown_in_notebook(
+        _norms(rows),
+        [_breakable(_title(scan)), *said],
+        _drawn(rows),
+        folded("Every row", f'<div style="max-height:32em;overflow:auto">{_every(rows)}</div>'),
+    )
+
+
+def _title(scan: Scan) -> str:
+    return f"Spectral norms of {scan.model}" + (f" minus {scan.other}" if scan.other else "")
+
+
+def _known(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.lower is not None and not row.tied_to]
+
+
+def _norms(rows: Sequence[Row]) -> str:
+    return counted(len(_known(rows)), "norm")
+
+
 def _head(scan: Scan, title: str, rows: Sequence[Row]) -> str:
-    known = [row for row in rows if row.lower is not None and not row.tied_to]
+    lines = [f'<p class="{kind}">{said}</p>' for said, kind in _sentences(scan, rows)]
+    head = f'<h1>{escape(title)}</h1><p class="interval">{_norms(rows)}</p>'
+    return f"<header>{head}{''.join(lines)}</header>"
+
+
+def _sentences(scan: Scan, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return what is said of the whole scan, escaped, and the class of each sentence."""
+    known = _known(rows)
     certain = sum(row.deterministic for row in known)
     sure = f"{certain} certain"
     if certain < len(known):
         chance = rounded_up(scan.failure_probability)
         sure += f", {len(known) - certain} with probability of error &le; {chance} for all together"
     bad = [row for row in rows if row.non_finite]
-    lines = [f'<p class="soft">{sure}; {seconds_text(scan.seconds)}</p>']
+    lines = [(f"{sure}; {seconds_text(scan.seconds)}", "soft")]
     ruling = scan.ruling
     if ruling is not None:
         word = "" if ruling.exit_status == 0 else " open"
-        said = escape(f"gate: {ruling.outcome}: {ruling.reason}")
-        lines.append(f'<p class="status{word}">{said}</p>')
+        lines.append((escape(f"gate: {ruling.outcome}: {ruling.reason}"), f"status{word}"))
     if bad:
         names = escape(", ".join(shown(row.name) for row in bad))
-        lines.append(f'<p class="status open">NaN or Inf in {names}</p>')
+        lines.append((f"NaN or Inf in {names}", "status open"))
     if scan.missing:
-        count = counted(len(scan.missing), "row")
-        lines.append(f'<p class="status open">{count} not reached</p>')
-    norms = counted(len(known), "norm")
-    head = f'<h1>{escape(title)}</h1><p class="interval">{norms}</p>'
-    return f"<header>{head}{''.join(lines)}</header>"
+        lines.append((f"{counted(len(scan.missing), 'row')} not reached", "status open"))
+    return lines
+
+
+def _drawn(rows: Sequence[Row]) -> str:
+    """Return the charts of a notebook, which has not the style of the page."""
+    groups = groups_of(rows)
+    levels = levels_of([row for group in groups for _, row in group.rows])
+    charts = ((_breakable(g.name), depth_chart(g, levels)) for g in groups[:MOST_CHARTS])
+    return side_by_side(*charts)
 
 
 def _depths(rows: Sequence[Row]) -> str:

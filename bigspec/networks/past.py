@@ -16,7 +16,7 @@ from bigspec.run.identity import versions
 if TYPE_CHECKING:
     from bigspec.networks.rows import Scan
 
-__all__ = ["record_scan"]
+__all__ = ["layers_over_runs", "record_scan"]
 
 
 def record_scan(scan: Scan, past: History, source: str) -> int:
@@ -51,11 +51,10 @@ def _stored(scan: Scan, row: Row, source: str, status: int) -> history.Row:
     rank = row.stable_rank
     finite = row.upper is not None and math.isfinite(row.upper)
     verdict = None if scan.ruling is None else scan.ruling.verdicts.get(row.name)
-    minus = f" minus {scan.other}" if scan.other else ""
     key = hashlib.sha256(f"{scan.run_id} {row.name}".encode(errors="surrogateescape"))
     return history.Row(
         run_id=key.hexdigest()[:32],
-        series=_plain(f"{source}{minus}:{row.name}"),
+        series=_plain(f"{_begin(scan, source)}:{row.name}"),
         source=_plain(source),
         exit_status=status,
         accepted=status == 0 and finite,
@@ -74,10 +73,36 @@ def _stored(scan: Scan, row: Row, source: str, status: int) -> history.Row:
         algorithm=row.upper_bound or None,
         seed=None if scan.seed is None else str(scan.seed),
         checkpoint=scan.checkpoint,
-        matrix={"name": _plain(row.name), "shape": list(row.matrix or row.shape)},
+        matrix={
+            "name": _plain(row.name),
+            "shape": list(row.matrix or row.shape),
+            "scan": scan.run_id,
+        },
         gate=None if verdict is None else verdict.to_dict(),
         versions=versions(),
     )
+
+
+def _begin(scan: Scan, source: str) -> str:
+    """Return what the series of a scan begin with."""
+    return f"{source} minus {scan.other}" if scan.other else source
+
+
+def layers_over_runs(scan: Scan, past: History, source: str) -> str:
+    """Return the charts of the tensors of a scan over the runs of a history; empty for one run.
+
+    Raises
+    ------
+    HistoryError
+        It cannot be read.
+    """
+    begin = _plain(_begin(scan, source))
+    rows = past.rows(begin=f"{begin}:", last=MOST)
+    mine = history.layers_by_source(rows).get(begin, [])
+    return history.layers_section(history.layers_of(mine))
+
+
+MOST = 50_000
 
 
 def _plain(name: str) -> str:

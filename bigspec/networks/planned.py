@@ -11,9 +11,10 @@ from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product
 from bigspec.networks.fused import Split, fits
 from bigspec.networks.limits import Limits
+from bigspec.networks.made import Hadamard
 from bigspec.networks.norms import Asked
 from bigspec.networks.roles import entries_of
-from bigspec.networks.sharing import entropy_of, random_norms, share
+from bigspec.networks.sharing import random_norms, share
 from bigspec.networks.tensors import Model
 from bigspec.networks.work import Request, Task, shared
 from bigspec.results.text import counted
@@ -170,11 +171,7 @@ def _pair(entry: Entry, mate: Entry) -> tuple[Entry, Form | None]:
         reason = entry.note or mate.note
     elif entry.shape != mate.shape:
         reason = f"the shapes differ: {list(entry.shape)} and {list(mate.shape)}"
-    elif isinstance(entry.form, Kronecker) or isinstance(mate.form, Kronecker):
-        reason = "a difference of Kronecker products has no norm here"
-    elif entry.matrix != mate.matrix or (
-        isinstance(entry.form, Product) != isinstance(mate.form, Product)
-    ):
+    elif entry.matrix != mate.matrix or _family(entry.form) != _family(mate.form):
         reason = f"a {entry.kind} cannot be compared with a {mate.kind}"
     elif _axis(entry.form) != _axis(mate.form):
         reason = "one file has the channels of its kernels last, the other first"
@@ -183,6 +180,13 @@ def _pair(entry: Entry, mate: Entry) -> tuple[Entry, Form | None]:
         return refused, None
     tied = entry.tied_to if entry.tied_to == mate.tied_to else ""
     return replace(entry, tied_to=tied), mate.form
+
+
+def _family(form: Form) -> str:
+    """Return what a form can be subtracted from."""
+    if isinstance(form, Product):
+        return "product"
+    return "made" if isinstance(form, (Kronecker, Hadamard)) else "read"
 
 
 def _axis(form: Form) -> int:
@@ -201,8 +205,7 @@ def tasks_of(
         if entry.name not in wanted or entry.form is None or entry.tied_to:
             continue
         gate = None if limits is None or entry.hidden else limits.gate(entry.name)
-        own = entropy_of(entropy, entry.name)
-        request = Request(entry, planned.others.get(entry.name), own, gate)
+        request = Request(entry, planned.others.get(entry.name), entropy, gate)
         key = shared(request)
         keep.append(key)
         groups.setdefault(id(key), []).append(request)

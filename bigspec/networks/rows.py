@@ -14,8 +14,8 @@ from bigspec.networks.large import large_row
 from bigspec.networks.limits import Limits, Ruling, rule
 from bigspec.networks.models import IN_MEMORY
 from bigspec.networks.norms import Asked
-from bigspec.networks.page import page
-from bigspec.networks.past import record_scan
+from bigspec.networks.page import fragment, page
+from bigspec.networks.past import layers_over_runs, record_scan
 from bigspec.networks.planned import Choice, Planned, plan_scan, tasks_of
 from bigspec.networks.row import Row
 from bigspec.networks.saved import Saver, saver_of
@@ -257,8 +257,10 @@ class Scan(Mapping[str, Row]):
                 mates = () if other is None else other.tensors
                 tokens[entry.name] = " ".join(t.token() for t in (*own, *mates))
         limits = None if options.limits is None else options.limits.to_list()
+        computed = [e for e in self._planned.entries if e.form is not None and not e.tied_to]
         return {
             "model": self.model,
+            "rows": len(computed),
             "tensors": tokens,
             "entropy": options.seed,
             "options": {
@@ -340,9 +342,26 @@ class Scan(Mapping[str, Row]):
         """Return one line a row, with a line of heads."""
         return csv_text(self.rows.values())
 
-    def to_html(self) -> str:
-        """Return one self-contained page."""
-        return page(self)
+    def to_html(self, past: History | None = None, series: str = "") -> str:
+        """Return one self-contained page.
+
+        Parameters
+        ----------
+        past : History, optional
+            Also draw each tensor over the runs in this history.
+        series : str
+            As in `record`.
+
+        Raises
+        ------
+        HistoryError
+            The history cannot be read.
+        """
+        return page(self, layers_over_runs(self, past, series or self.model) if past else "")
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows; it begins nothing."""
+        return fragment(self, begun=self._begun)
 
 
 UNREACHED = "not reached: the scan ended first"

@@ -6,53 +6,22 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bigspec.checkpoint import Wire, Writer
+from bigspec.checkpoint import Writer
 from bigspec.errors import CheckpointError, CheckpointInUseError, ResumeError
 from bigspec.names import shown
 from bigspec.networks.row import Row
+from bigspec.networks.state import SCAN_TYPES, Batches, ScanState, as_bytes
 from bigspec.run.identity import as_checkpoint
 from bigspec.watch import Observer
 
-__all__ = ["SCAN_TYPES", "Saver", "ScanState", "saver_of"]
+__all__ = ["Saver", "check_scan", "saver_of"]
 
 GRACE = 20.0  # seconds that an interrupt waits for the last save
-MANY = 300
 NAMED = 5  # of the tensors that differ, so many are named
-
-
-@dataclass(frozen=True)
-class ScanState:
-    """All that a scan knows.
-
-    Attributes
-    ----------
-    run : dict
-        Which scan it is.
-    rows : dict
-        Name to `Row`, of the rows that are done.
-    """
-
-    run: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, Any] = field(default_factory=dict)
-
-
-SCAN_TYPES = (
-    Wire(ScanState, "Scan", "run rows"),
-    Wire(
-        Row,
-        "ScanRow",
-        "name file shape dtype kind matrix lower upper deterministic failure_probability "
-        "upper_bound lower_bound passes frobenius largest largest_row largest_column deviation "
-        "tied_to non_finite seconds converged note stack hidden other_lower other_upper "
-        "ratio_lower ratio_upper",
-    ),
-)
-"""By the names in records: see `Wire` before you rename anything."""
 
 
 class Saver:
@@ -69,9 +38,15 @@ class Saver:
     """
 
     def __init__(
-        self, writer: Writer | None, run: dict[str, Any], rows: dict[str, Row], observer: Observer
+        self, writer: Writer | None, run: dict[str, Any], state: ScanState, observer: Observer
     ) -> None:
-        self.writer, self.run, self.rows, self.observer = writer, run, dict(rows), observer
+        self.writer, self.run, self.observer = writer, run, observer
+        self.rows = dict(state.rows)
+        self._batches = Batches(state.batches)
+        self._tokens = as_bytes(run["tensors"])
+        if writer is not None:
+            for row in state.first.values():
+                self._batches.add(row)
 
     @property
     def where(self) -> str | None:
@@ -79,13 +54,13 @@ class Saver:
         return self.writer.store.where if self.writer is not None and self.writer.complete else None
 
     def add(self, row: Row) -> None:
-        """Save a row that is done, in the background.
+        """Save a row that is done at once, in the background.
 
-        At once, as long as that is cheap: each save writes all rows. From `MANY` rows on, saves
-        take at most 2 % of the time.
+        While a save is being written, the next one waits, and takes all rows until then along.
         """
         self.rows[row.name] = row
-        if self.writer is not None and (len(self.rows) < MANY or self.writer.due(step=True)):
+        if self.writer is not None:
+            self._batches.add(row)
             self._offer("step")
 
     def finish(self, *, complete: bool) -> None:
@@ -114,7 +89,9 @@ class Saver:
 
     def _offer(self, kind: str) -> None:
         if self.writer is not None:
-            self.writer.offer(kind, ScanState(self.run, dict(self.rows)))
+            plain = {key: value for key, value in self.run.items() if key != "tensors"}
+            state = ScanState(plain, batches=self._batches.arrays(), tokens=self._tokens)
+            self.writer.offer(kind, state)
             self._tell()
 
     def _tell(self) -> None:
@@ -147,7 +124,7 @@ def saver_of(checkpoint: Any, run: dict[str, Any], observer: Observer) -> Iterat
     if run["entropy"] is None:
         fresh["entropy"] = int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
     if options is None:
-        yield Saver(None, run | fresh, {}, observer)
+        yield Saver(None, run | fresh, ScanState(), observer)
         return
     writer = Writer(options, SCAN_TYPES)
     try:
@@ -155,23 +132,34 @@ def saver_of(checkpoint: Any, run: dict[str, Any], observer: Observer) -> Iterat
         while writer.messages:
             observer.warned(shown(writer.messages.popleft()))
         if state is None:
-            yield Saver(writer, run | fresh, {}, observer)
+            yield Saver(writer, run | fresh, ScanState(), observer)
             return
-        _check(state, writer.store.where)
-        _compare(state.run, run)
-        yield Saver(writer, state.run, state.rows, observer)
+        was = check_scan(state, writer.store.where)
+        _compare(was, run)
+        yield Saver(writer, was, state, observer)
     finally:
         writer.close()
 
 
-def _check(state: Any, where: str) -> None:
-    whole = isinstance(state, ScanState) and all(
-        isinstance(row, Row) and row.name == name for name, row in state.rows.items()
-    )
-    keys = {"id", "begun", "tensors", "options", "entropy", "model"}
+def check_scan(state: Any, where: str) -> dict[str, Any]:
+    """Return which scan a record holds, with its tokens.
+
+    Raises
+    ------
+    CheckpointError
+        It holds no scan.
+    """
+    keys = {"id", "begun", "options", "entropy", "model"}
+    try:
+        tensors, rows = state.tensors, state.rows
+        whole = all(isinstance(row, Row) and row.name == name for name, row in rows.items())
+        whole = whole and all(isinstance(text, str) for text in tensors.values())
+    except (ValueError, TypeError, LookupError, AttributeError):
+        whole = False
     if not whole or not keys <= state.run.keys() or not isinstance(state.run["entropy"], int):
         msg = f"{where}: expected a scan, got another record; name another place"
         raise CheckpointError(msg)
+    return {**state.run, "tensors": tensors}
 
 
 def _compare(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -34,7 +34,8 @@ def random_norms(entries: Iterable[Entry], *, differences: bool) -> int:
     """
     count = 0
     for entry in entries:
-        small = isinstance(entry.form, (Product, Kronecker))
+        small = isinstance(entry.form, Product)
+        small |= isinstance(entry.form, Kronecker) and not differences
         if entry.runs and not small and entry.matrix and not takes_gram(entry.matrix):
             count += 2 if differences else 1
     return count

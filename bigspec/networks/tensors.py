@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import SourceError
+from bigspec.kernels.buffers import Buffers
 
 __all__ = ["Model", "Tensor", "called"]
 
@@ -74,6 +75,40 @@ class Tensor(ABC):
         bigspec.errors.SourceError
             The bytes are not there, or are not what the header says. The message names the tensor.
         """
+
+    @property
+    def streams(self) -> bool:
+        """Whether `rectangle` holds about what it returns, and not the whole tensor."""
+        return False
+
+    def steps(self, depth: int) -> tuple[int, int]:
+        """Return where `rectangle` begins at no extra cost: multiples of these.
+
+        Along axis `depth`, and along what is behind it, folded.
+        """
+        return 1, 1
+
+    def rectangle(
+        self, lead: tuple[int, ...], rows: slice, columns: slice, buffers: Buffers
+    ) -> np.ndarray:
+        """Read a part of the tensor as a matrix.
+
+        Parameters
+        ----------
+        lead : tuple of int
+            Places along the first axes.
+        rows, columns : slice
+            Along the axis after these, and along all that is behind it, folded; with integer ends.
+        buffers : Buffers
+            Count missing chunks, and may hold the result until the next read.
+
+        Raises
+        ------
+        bigspec.errors.SourceError, bigspec.errors.ChunkError
+            See `read`.
+        """
+        part: np.ndarray = self.read()[lead][rows]
+        return part.reshape(len(part), -1)[:, columns]
 
     @abstractmethod
     def token(self) -> str:

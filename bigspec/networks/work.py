@@ -20,14 +20,17 @@ from bigspec.errors import (
 from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral, wide
+from bigspec.networks.made import Hadamard, dense_of, difference_of
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
 from bigspec.networks.row import Row
+from bigspec.networks.sharing import entropy_of
 from bigspec.networks.small import (
     kronecker_looked,
     kronecker_norm,
     product_looked,
     product_norm,
 )
+from bigspec.networks.stale import joined, with_ratio
 from bigspec.networks.tensors import Tensor, called
 from bigspec.results import Interval
 from bigspec.results.gate import Gate
@@ -35,8 +38,8 @@ from bigspec.results.text import counted
 from bigspec.sources import open_source
 
 __all__ = [
-    "Request", "Task", "blank", "filled", "memory_of", "missing_note", "shared", "tensors_of",
-    "work",
+    "Request", "Task", "blank", "filled", "memory_of", "missing_text", "shared",
+    "tensors_of", "work",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
@@ -54,14 +57,20 @@ class Request:
     entry : Entry
     other : Form or None
         What is subtracted.
-    entropy : int
+    seed : int
+        Of the scan.
     gate : Gate or None
     """
 
     entry: Entry
     other: Form | None = None
-    entropy: int = 0
+    seed: int = 0
     gate: Gate | None = None
+
+    @property
+    def entropy(self) -> int:
+        """Of the row's own start block; most rows need none."""
+        return entropy_of(self.seed, self.entry.name)
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,12 @@ def memory_of(request: Request) -> int:
     if request.entry.matrix is None:
         return held
     short = min(request.entry.matrix)
-    if isinstance(form, (Product, Kronecker)):
+    if isinstance(form, Product):
         return held
+    if isinstance(form, Kronecker):
+        if request.other is None:
+            return held
+        held += 32 * math.prod(request.entry.matrix)  # both, made, and their difference
     return held + (24 * short**2 if takes_gram(request.entry.matrix) else 8 * short * COLUMNS)
 
 
@@ -128,7 +141,7 @@ def work(task: Task, limit: Limit) -> list[Row]:
         began = time.perf_counter()
         try:
             row = _row(request, task.asked, read, limit)
-            row = replace(row, note=_joined(row.note, missing_note(request)))
+            row = replace(row, note=joined(row.note, missing_note(request)))
         except StoreUnavailableError:
             raise  # another try may well read it
         except (DataError, SourceError, MemoryLimitError) as error:
@@ -161,8 +174,10 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
     assert form is not None
     if isinstance(form, Product):
         return _product(request, form, asked, read)
-    if isinstance(form, Kronecker):
+    if isinstance(form, Kronecker) and request.other is None:
         return _kronecker(entry, form, asked, read)
+    if isinstance(form, (Hadamard, Kronecker)):
+        return _made(request, form, asked, read, limit)
     array = _matrix(form, read)
     if entry.matrix is None:
         flat = Stored(array) if request.other is None else (
@@ -175,7 +190,12 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
         norm, looked = _bracketed(entries, lambda: open_source(array), request, asked, limit)
         row = filled(blank(entry), looked, norm, asked)
         if isinstance(form, Spectral) and norm is not None:
-            row = _with_ratio(row, array, form, read)
+            weight = wide(array)
+
+            def times(x: Array, adjoint: bool) -> Array:
+                return np.asarray((weight.conj().T if adjoint else weight) @ x)
+
+            row = with_ratio(row, form, read, times)
         return row
     other = _matrix(request.other, read)
     plain = replace(request, gate=None)  # the limits are for the difference
@@ -188,7 +208,7 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
     if base is not None:
         row = replace(row, other_lower=base.interval.lower, other_upper=base.interval.upper)
     elif told.non_finite:
-        row = replace(row, note=_joined(row.note, f"{told.non_finite} entries of B are NaN or Inf"))
+        row = replace(row, note=joined(row.note, f"{told.non_finite} entries of B are NaN or Inf"))
     return row
 
 
@@ -210,7 +230,13 @@ def _bracketed(
     # What this row was counted with, or more if there is more for each task.
     asked = replace(asked, share=max(asked.share, memory_of(request)))
     norm = norm_of(
-        entries, looked, matrix, asked, entropy=request.entropy, gate=request.gate, limit=limit
+        entries,
+        looked,
+        matrix,
+        asked,
+        entropy=lambda: request.entropy,
+        gate=request.gate,
+        limit=limit,
     )
     return norm, looked
 
@@ -276,6 +302,34 @@ def _kronecker(entry: Entry, form: Kronecker, asked: Asked, read: _Reader) -> Ro
     return filled(blank(entry), looked, _exact(kronecker_norm(a, b, exponent), asked))
 
 
+def _made(
+    request: Request, form: Hadamard | Kronecker, asked: Asked, read: _Reader, limit: Limit
+) -> Row:
+    """Bracket the norm of a matrix that is made in memory, with its rounding."""
+    other, row = request.other, blank(request.entry)
+    if other is None:
+        array, error = dense_of(form, read)
+    else:
+        assert isinstance(other, (Hadamard, Kronecker))
+        array, base, error, own = difference_of(form, other, read)
+        plain = replace(request, gate=None)
+        norm, _ = _bracketed(Stored(base), lambda: open_source(base), plain, asked, limit)
+        if norm is not None:
+            inside = _widened(norm, own, asked).interval
+            row = replace(row, other_lower=inside.lower, other_upper=inside.upper)
+    norm, looked = _bracketed(Stored(array), lambda: open_source(array), request, asked, limit)
+    return filled(row, looked, None if norm is None else _widened(norm, error, asked), asked)
+
+
+def _widened(norm: Norm, error: float, asked: Asked) -> Norm:
+    """Return the norm of a matrix that is off by at most `error`."""
+    inside = norm.interval
+    up = 1 + 2 * UNIT_ROUNDOFF
+    lower, upper = max(inside.lower / up - error, 0.0), (inside.upper + error) * up
+    inside = replace(inside, lower=lower, upper=upper)
+    return Norm(inside, norm.passes, converged=upper <= lower * (1 + asked.rtol))
+
+
 def _factor(looked: Looked, rtol: float, error: float) -> Interval:
     """Bracket the norm of a factor whose entries are off by `error` in the Frobenius norm."""
     if looked.largest == 0.0:
@@ -288,59 +342,18 @@ def _exact(inside: Interval, asked: Asked) -> Norm:
     return Norm(inside, 1, converged=inside.upper <= inside.lower * (1 + asked.rtol))
 
 
-def _with_ratio(row: Row, array: Array, form: Spectral, read: _Reader) -> Row:
-    """Compare the stored vectors of a spectral normalisation with the norm."""
-    assert form.u is not None
-    weight, u = wide(array), wide(read(form.u))
-    with np.errstate(invalid="ignore", over="ignore"):
-        if form.v is None:
-            image = weight.conj().T @ u
-            v = image / (np.linalg.norm(image) or 1.0)
-        else:
-            v = wide(read(form.v))
-        value = float(abs(np.vdot(u, weight @ v)))
-    if not math.isfinite(value):
-        return replace(row, note=_joined(row.note, "NaN or Inf in u or v"))
-    assert row.lower is not None
-    assert row.upper is not None
-    if row.lower == 0.0:
-        return row
-    sizes = float(np.linalg.norm(u) * np.linalg.norm(v))
-    m, n = weight.shape
-    error = 16 * (math.sqrt(m) + math.sqrt(n) + 4) * UNIT_ROUNDOFF * sizes * (row.frobenius or 0.0)
-    low, high = max(value - error, 0.0) / row.upper, (value + error) / row.lower
-    row = replace(row, ratio_lower=low, ratio_upper=high)
-    if high < STALE:
-        said = (
-            f"u is stale: u^T W v is at most {high:.4g} of the norm, so the layer's own norm is at "
-            f"least {1 / high if high else math.inf:.4g}, not 1"
-        )
-        return replace(row, note=_joined(row.note, said))
-    if low > 1 / STALE:
-        said = f"u or v is no unit vector: u^T W v is at least {low:.4g} times the norm"
-        return replace(row, note=_joined(row.note, said))
-    return row
-
-
-STALE = 0.99  # below it, a stack of 70 such layers is off by a factor of 2
-
-
 def missing_note(request: Request) -> str:
     """Say which chunks of the tensors of a row, now read, are not in their store."""
-    return "; ".join(
-        f"{counted(tensor.missing_chunks, 'chunk')} of {called(tensor.name)} "
-        + (
-            "is not in the store and counts as its fill value"
-            if tensor.missing_chunks == 1
-            else "are not in the store and count as its fill value"
-        )
-        for tensor in tensors_of(request)
-        if tensor.missing_chunks
-    )
+    tensors = tensors_of(request)
+    return joined(*(missing_text(called(t.name), t.missing_chunks) for t in tensors))
 
 
-def _joined(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
+def missing_text(what: str, count: int) -> str:
+    """Say how many chunks are not in the store; empty if none."""
+    if not count:
+        return ""
+    verbs = "is not in the store and counts" if count == 1 else "are not in the store and count"
+    return f"{counted(count, 'chunk')} of {what} {verbs} as its fill value"
 
 
 def tensors_of(request: Request) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ __all__ = ["BackwardContext"]
 
 @dataclass(frozen=True, eq=False)
 class BackwardContext(Context):
-    """What all tasks of ``S^H W`` share; V holds W (rows of S, b)."""
+    """The context of a pass ``S^H W``; V is W (rows of S, b)."""
 
     def work(self, index: int, chunks: Chunks | None = None) -> Partial:
         """Read one panel slab by slab and add ``S_i^H W_i``."""
@@ -35,12 +35,12 @@ class BackwardContext(Context):
 
 
 def _joined(slabs: Iterable[Slab], transposed: bool) -> Iterator[Slab]:
-    """Join dense chunks to one slab, as a read would. The last bits depend on it."""
-    held = list(slabs)
-    tiles = [list(slab.tiles()) for slab in held]
+    """Join dense chunks to one slab, as a read does, because the last bits depend on it."""
+    parts = list(slabs)
+    tiles = [list(slab.tiles()) for slab in parts]
     blocks = [[block for _, block in slab] for slab in tiles]
     if not all(isinstance(block, np.ndarray) for slab in blocks for block in slab):
-        for slab, own in zip(held, tiles, strict=True):
+        for slab, own in zip(parts, tiles, strict=True):
             yield Slab(slab.start, slab.stop, partial(iter, own))
         return
     whole = blocks[0][0]
@@ -48,4 +48,4 @@ def _joined(slabs: Iterable[Slab], transposed: bool) -> Iterator[Slab]:
         whole = np.block(
             [list(line) for line in zip(*blocks, strict=True)] if transposed else blocks
         )
-    yield Slab(held[0].start, held[-1].stop, partial(iter, [(0, whole)]))
+    yield Slab(parts[0].start, parts[-1].stop, partial(iter, [(0, whole)]))

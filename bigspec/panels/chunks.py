@@ -81,16 +81,16 @@ def _as_block(chunk: Any, name: str) -> Any:
     raise DataError(msg)
 
 
-def _check_kind(dtype: np.dtype[Any], said: np.dtype[Any], name: str) -> None:
+def _check_kind(dtype: np.dtype[Any], declared: np.dtype[Any], name: str) -> None:
     """Refuse entries that the array's dtype cannot hold.
 
     The plan counts bytes by that dtype. The kernels look for entries whose squares overflow only
     in types that have such entries. A sum of integers is exact only up to 32 bits.
     """
-    if np.can_cast(dtype, said, "safe"):
+    if np.can_cast(dtype, declared, "safe"):
         return
     msg = (
-        f"{name}: expected entries of the array's dtype {said}, got {dtype}, which it cannot "
+        f"{name}: expected entries of the array's dtype {declared}, got {dtype}, which it cannot "
         f"hold. Say map_blocks(..., dtype={str(dtype)!r}), or convert each chunk"
     )
     raise DataError(msg)

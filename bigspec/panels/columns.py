@@ -22,8 +22,8 @@ __all__ = ["SumsContext"]
 Array = np.ndarray[Any, Any]
 
 UNIT_ROUNDOFF = float(np.finfo(np.float64).eps) / 2
-ROWS = 512  # added in one chain
-CHANCE = 4.0  # standard deviations of the rounding of a chain, by the rounding model
+ROWS = 512  # rows added in one chain
+CHANCE = 4.0  # standard deviations of a chain's rounding, by the rounding model
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def _add(Z: Array, block: Any, work: np.dtype[Any], buffers: Buffers) -> None:
 
 
 def _sums_of_dense(X: Array) -> tuple[Array, Array]:
-    """Sum the columns and their squares, of many rows in parts."""
+    """Sum the columns and their squares; many rows are summed in parts."""
     sums, squares = _sums(X)
     if len(X) <= ROWS:
         return sums, squares
@@ -83,7 +83,7 @@ def _sums(X: Array) -> tuple[Array, Array]:
 
 
 def _sums_of_sparse(tile: SparseTile, values: Values) -> tuple[Array, Array]:
-    """Sum the columns and their squares, of many compressed rows in parts.
+    """Sum the columns and their squares; many compressed rows are summed in parts.
 
     Compressed columns are added pairwise (`numpy.add.reduceat`), not in one chain.
     """

@@ -34,7 +34,7 @@ class FirstSlab:
     ) -> None:
         self.rectangle, self._block, self._lock = rectangle, block, threading.Lock()
         self._left = 0 if rectangle is None else _size(rectangle)
-        # The counts are copied now, because each thread sees only its own.
+        # The counts are copied now, because another thread does not see them.
         read = buffers or Buffers()
         self._counts = read.retries, read.chunks, read.missing_chunks
 

@@ -88,7 +88,7 @@ def run_operator(context: FusedContext) -> Partial:
 def _first_product(
     multiply: Callable[[Array], Array], V: Array, known: int | None
 ) -> tuple[Array, int, int]:
-    """Return ``2**lift A V``, the exponent of A, and and a lift for the digits of tiny ones."""
+    """Return ``2**lift A V``, the exponent of A, and the lift, which saves the digits of tiny A."""
     lift = LIFT if known is not None and known < -LIFT else 0
     Y = multiply(times_power(V, lift) if lift else V)
     if known is not None:

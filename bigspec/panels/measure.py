@@ -1,4 +1,4 @@
-"""Measure for the planner how long reading and multiplying the first slab take.
+"""Measures for the planner how long reading and multiplying the first slab take.
 
 Products are timed on a sample of the slab, because a few tiles show the cost of all. The slab
 goes on to the first pass, which does not read it again.
@@ -26,7 +26,7 @@ __all__ = ["Measurement", "measure"]
 
 Array = np.ndarray[Any, Any]
 
-SECONDS = 0.1  # of products; no measurement begins that would end later
+SECONDS = 0.1  # for products; no measurement begins that would end later
 # Share of the entries in a sample. Three products of each width with it cost 3 % of the shortest
 # run (8 passes of 4 columns).
 SHARE = 0.005
@@ -80,8 +80,8 @@ def measure(
     layout : Layout
         A layout that reads a slab at once.
     sizes : sequence of int
-        Widths, tried in this order until one costs, with its reading, `STEEP` times the cheapest.
-        Wider blocks cost more than the passes that they save. It takes at most `SECONDS`.
+        Widths to try in this order, until reading and products cost `STEEP` times the cheapest:
+        wider blocks then cost more than the passes that they save. It takes at most `SECONDS`.
     gram : bool
         Whether to time the Gram matrix, too.
     keep : bool
@@ -140,13 +140,13 @@ class _Timer:
         self.scale = slabs * _entries(block) / max(1, _entries(self.part))
 
     def _dense(self, most: int) -> Any:
-        """Cut a part of so many entries: whole rows of S, or parts of 256 rows if rows are long."""
+        """Cut `most` entries: whole rows of S, or parts of 256 rows if rows are long."""
         n, height = self.layout.iterate_length, self.block.shape[0 if self.rows else 1]
         rows = min(height, max(most // n, 256))
         return self._cut(self.block, rows, min(n, max(1, most // rows)))
 
     def _sparse(self, most: int) -> Any:
-        """Cut a part of about so many entries along the axis that is compressed."""
+        """Cut about `most` entries along the compressed axis."""
         block = self.block
         if isinstance(block, SparseSum):
             height = block.shape[0 if self.rows else 1]
@@ -193,10 +193,10 @@ class _Timer:
             n = self.part.shape[1 if self.rows else 0]
         V = np.zeros((n, b), self.work)
         # Only the pages of a long V that the sample needs are allocated.
-        V[self._met() if _is_sparse(self.part) and V.nbytes > CACHED else slice(None)] = 1.0
+        V[self._rows_read() if _is_sparse(self.part) and V.nbytes > CACHED else slice(None)] = 1.0
         return self._seconds(self.part, V, n) * self.scale
 
-    def _met(self) -> Any:
+    def _rows_read(self) -> Any:
         """Return the rows of V that a product with the sparse sample reads."""
         part = self.part.S if isinstance(self.part, SparseSum) else self.part
         by_rows = (part.format == "csr") == self.rows
@@ -213,9 +213,9 @@ class _Timer:
             entries = self._seconds(some, None, side)
             # The dense sum of a slab costs the same however few entries there are.
             empty = self._seconds(sp.csr_array(some.shape, dtype=some.dtype), None, side)
-            made = max(entries - empty, 0.0) * self.scale + empty * self.slabs
-            return float(made * (n / side) ** 2)
-        # As high as the tiles of the matrix, because each tile is added to all of Z.
+            seconds = max(entries - empty, 0.0) * self.scale + empty * self.slabs
+            return float(seconds * (n / side) ** 2)
+        # The sample is as high as the matrix's tiles, because each tile is added to all of Z.
         height = int(np.clip(TILE_BYTES // self.work.itemsize // n, 64, 1024))
         height = min(height, self.block.shape[0 if self.rows else 1])
         flops = min(GRAM_FLOPS, GRAM_SHARE * self.allowed)

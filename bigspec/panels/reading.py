@@ -40,7 +40,7 @@ class Cost(TypedDict):
 
 @dataclass(frozen=True)
 class Slab:
-    """What a task reads at once: ``start <= k < stop`` of the axis that panels divide.
+    """A range that a task reads at once: ``start <= k < stop`` on the axis that panels divide.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Reader:
     ----------
     context : Context
     index : int
-        Of the panel.
+        Number of the panel.
     chunks : sequence of sequences, optional
         The chunks of the panel, if other tasks have computed them.
 
@@ -75,7 +75,7 @@ class Reader:
     ----------
     index : int
     token : int
-        Of all blocks so far, in the order of reading.
+        Token of all blocks so far, in the order of reading.
     bytes_read : int
     """
 
@@ -124,7 +124,7 @@ class Reader:
             yield tile[0], block
 
     def _ask(self, slab: tuple[int, int]) -> None:
-        """Ask for the slab that comes next, which travels while this one is multiplied."""
+        """Request the next slab, which travels while this one is multiplied."""
         context, whole = self.context, (0, self.context.layout.iterate_length)
         rectangle = context.layout.rectangle(slab, whole)
         if not context.first.holds(rectangle):

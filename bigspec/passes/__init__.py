@@ -19,7 +19,7 @@ from bigspec.passes.inline import InlineExecutor
 from bigspec.passes.mapping import Job, map_jobs
 from bigspec.passes.on_cluster import find_executor
 from bigspec.passes.performance import Recording, recorded
-from bigspec.passes.persisted import check_persisted
+from bigspec.passes.persistence import check_persisted
 from bigspec.passes.products.images import Carried
 from bigspec.passes.products.product import passes_over, where, with_factors
 from bigspec.passes.single import Pass

@@ -13,7 +13,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Block, Grid, Matrix
 from bigspec.panels.chunks import checked_chunk
 from bigspec.panels.layout import Layout
-from bigspec.passes.futures import computed
+from bigspec.passes.futures import compute
 from bigspec.sources.checks import check_dtype
 
 __all__ = ["DaskMatrix", "is_dask_array", "open_dask_array"]
@@ -58,11 +58,11 @@ class DaskMatrix(Matrix):
         are tasks in the graph of the pass.
         """
         cuts = [
-            slice(grid.piece(axis.start), grid.piece(axis.stop - 1) + 1)
+            slice(grid.cell(axis.start), grid.cell(axis.stop - 1) + 1)
             for grid, axis in zip(self.grids, (rows, columns), strict=True)
         ]
         (blocks,) = dask.optimize(self.array.blocks[cuts[0], cuts[1]])
-        chunks = computed(self.array, dict(blocks.__dask_graph__()), blocks.__dask_keys__())
+        chunks = compute(self.array, dict(blocks.__dask_graph__()), blocks.__dask_keys__())
         dense = [
             [self._dense(chunk, (i, j)) for j, chunk in enumerate(line, cuts[1].start)]
             for i, line in enumerate(chunks, cuts[0].start)

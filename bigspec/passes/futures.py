@@ -9,7 +9,7 @@ import dask
 
 from bigspec.errors import DataError
 
-__all__ = ["computed", "futures_in"]
+__all__ = ["compute", "futures_in"]
 
 
 def futures_in(array: Any) -> list[Any]:
@@ -24,16 +24,16 @@ def futures_in(array: Any) -> list[Any]:
     return [future for layer in there for future in futures_of(list(layer.values()))]
 
 
-def computed(array: Any, graph: dict[Any, Any], keys: Any) -> Any:
+def compute(array: Any, graph: dict[Any, Any], keys: Any) -> Any:
     """Compute chunks here and now, one after another, perhaps in a task on a worker.
 
     Parameters
     ----------
     array : dask array
     graph : dict
-        Of some of its chunks, optimized. Keys that it does not define are those of futures.
+        The optimized graph of some chunks. Keys that it does not define are those of futures.
     keys : nested list
-        Of the chunks to return.
+        The keys of the chunks to return.
 
     Raises
     ------

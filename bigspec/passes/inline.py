@@ -23,8 +23,8 @@ from bigspec.passes.executor import (
 
 __all__ = ["InlineExecutor", "nearest"]
 
-MOST_FLOPS = 1e8  # of a pass: 5 ms on one core, where a graph of a few panels costs 2 to 6 ms
-SPARSE = 10  # a flop of a sparse product takes about so many times as long
+MOST_FLOPS = 1e8  # a pass of 5 ms on one core; a graph of a few panels costs 2 to 6 ms
+SPARSE = 10  # a flop of a sparse product takes about 10 times as long
 
 
 class InlineExecutor(ThreadExecutor):

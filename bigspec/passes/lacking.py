@@ -35,10 +35,10 @@ def naming_what_workers_lack(client: Any) -> Iterator[None]:
     except BigspecError:
         raise
     except Exception as error:
-        said = _lacking(client, error)
-        if said is None:
+        message = _lacking(client, error)
+        if message is None:
             raise
-        raise ClusterError(said) from error
+        raise ClusterError(message) from error
 
 
 def _lacking(client: Any, error: BaseException) -> str | None:

@@ -20,7 +20,7 @@ from bigspec.passes.on_cluster import ClusterExecutor, lost_scheduler
 __all__ = ["Job", "map_jobs"]
 
 LOOK = 0.2  # seconds between two checks of the deadline
-ATTEMPTS = 4  # of one job, when workers die during it
+ATTEMPTS = 4  # tries of a job whose workers die
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +56,8 @@ def map_jobs(
     Parameters
     ----------
     function : callable
-        It calls the `check` of its second argument now and then, which raises when nobody waits
-        for the result.
+        It must call `check` of its second argument now and then, which raises when nobody waits
+        for the result any more.
     jobs : sequence of Job
     executor : Executor
         From `find_executor`.
@@ -98,10 +98,13 @@ class _Room:
     def __init__(self, threads: int, memory: int) -> None:
         self.threads, self.memory, self.in_use, self.running = threads, memory, 0, 0
 
+    @property
+    def full(self) -> bool:
+        """Whether every thread has a job: then thousands that wait need not be asked."""
+        return self.running >= self.threads
+
     def takes(self, job: Job) -> bool:
-        """Whether one more fits."""
-        if self.running >= self.threads:
-            return False
+        """Whether there is memory for one more."""
         return self.running == 0 or self.in_use + job.nbytes <= self.memory
 
     def add(self, job: Job, sign: int = 1) -> None:
@@ -111,7 +114,7 @@ class _Room:
 
 
 class _Places:
-    """Places for jobs, which begin where there is room and are collected as they end."""
+    """The places where jobs run: a job begins where there is room."""
 
     def run(
         self,
@@ -126,7 +129,10 @@ class _Places:
         while waiting or running:
             limit.check()
             for room in self.rooms():
-                while (job := next((j for j in waiting if room.takes(j)), None)) is not None:
+                while not room.full:
+                    job = next((j for j in waiting if room.takes(j)), None)
+                    if job is None:
+                        break
                     waiting.remove(job)
                     room.add(job)
                     running[self.begin(room, function, job, limit)] = job, room

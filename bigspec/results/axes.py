@@ -6,11 +6,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import takewhile
 
-__all__ = ["BAD", "LOWER", "OPEN", "UPPER", "Axes", "Scale", "beam", "fitted", "label", "words"]
+__all__ = [
+    "BAD", "LOWER", "OPEN", "UPPER", "Axes", "Scale", "beam", "fitted", "label", "levels",
+    "shortened", "tick", "words",
+]  # fmt: skip
 
 UPPER, LOWER = "#3a86c8", "#d9732b"
 OPEN, BAD = "#b07d0e", "#d9432b"  # all four legible on white and on near-black
+
+LONGEST = 10
+"""Letters of a label that fit beside an axis."""
 
 Points = Sequence[tuple[float, float]]
 Ticks = Sequence[tuple[float, str]]
@@ -145,9 +152,44 @@ class Axes:
         )
 
 
+def levels(scale: Scale, left: float, right: float, top: float, bottom: float) -> str:
+    """Draw the marks of a scale across a box, as many as keep clear of one another."""
+    drawn: list[str] = []
+    taken: list[float] = []
+    shared, ticks = shortened(scale.ticks)
+    if shared:
+        place = f'x="4" y="{bottom + 41:.0f}" font-size="13"'
+        drawn.append(f"<text {place}>.. is {escape(shared)}</text>")
+    for level, name in ticks:
+        y = bottom - (bottom - top) * (level - scale.bottom) / (scale.top - scale.bottom)
+        if all(abs(y - other) >= 21 for other in taken):
+            taken.append(y)
+            drawn.append(
+                f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" '
+                f'stroke="currentColor" stroke-opacity=".15"/>{tick(left - 6, y + 5, name)}'
+            )
+    return "".join(drawn)
+
+
+def shortened(ticks: Ticks) -> tuple[str, Ticks]:
+    """Return what long labels begin with, all of them, and the rest of each; else nothing.
+
+    Labels of ten letters would have to be squeezed: ``26.96880964129`` becomes ``..29`` below
+    ``26.968809641``.
+    """
+    names = [name for _, name in ticks]
+    both = zip(*names, strict=False)
+    shared = "".join(one[0] for one in takewhile(lambda one: len(set(one)) == 1, both))
+    shared = shared.rstrip(".-")
+    rest = max((len(name) - len(shared) for name in names), default=0)
+    if max(map(len, names), default=0) <= LONGEST or rest > LONGEST - 2 or "e" in "".join(names):
+        return "", ticks
+    return shared, [(level, f"..{name[len(shared) :]}") for level, name in ticks]
+
+
 def tick(x: float, y: float, name: str) -> str:
     """Write a label left of `x`; one of many digits is kept inside the drawing."""
-    squeezed = ' textLength="84" lengthAdjust="spacingAndGlyphs"' if len(name) > 10 else ""
+    squeezed = ' textLength="84" lengthAdjust="spacingAndGlyphs"' if len(name) > LONGEST else ""
     return f'<text x="{x}" y="{y:.1f}" text-anchor="end"{squeezed}>{escape(name)}</text>'
 
 

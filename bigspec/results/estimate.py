@@ -32,9 +32,9 @@ SCHEMA = "bigspec.estimate/1"
 
 
 class _MadeOnce:
-    """An attribute that may be given as a function, called when somebody first asks for it.
+    """An attribute that may be given as a function, which is called at the first access.
 
-    The function, and all that it holds, is let go then.
+    After that the function, and all that it refers to, can be freed.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -59,33 +59,33 @@ class Estimate:
     ``float(est)`` is `value`, ``format(est, ".4g")`` formats it, and ``print(est)`` prints the
     interval in one line. The interval holds with probability at least
     ``1 - failure_probability`` over the random start, for every matrix; if `deterministic`
-    is true it holds whatever the start was.
+    is true, it holds for every start.
 
     Attributes
     ----------
     lower, upper : float
         ``lower <= sigma_1 <= upper``, rounding margin included.
     failure_probability : float
-        Over the random start alone.
+        Probability, over the random start alone, that the interval misses.
     converged : bool
         Whether ``upper / lower - 1 <= rtol``.
     stopped_by : str
         ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (the rounding margin is
         reached), ``"passes"`` or ``"time"`` (the budget is used up), or ``"interrupted"``.
     checkpoint : str or None
-        Where the run is saved, so that it can continue; None if it is not saved.
+        Where the end of the run is saved; None if it is not.
     status : str
-        One or two sentences: what was reached, or what stopped the run and what is missing.
+        One or two sentences about what the run reached, or what stopped it.
     rtol : float
         The relative width that the caller asked for.
     right : ndarray (n,) or None
-        Unit vector v with ``||A v|| >= value`` up to rounding. None if the basis did not fit
-        the memory given, and for panels of columns, which give the left vector, unless one more
-        pass was made for it (see `norm`).
+        Unit vector v with ``||A v|| >= value`` up to rounding. None if the basis did not fit in
+        memory. Panels of columns give the left vector instead; this one takes one more pass (see
+        `norm`).
     left : ndarray (m,) or None
         For panels of columns: unit vector u with ``||A^H u|| >= value``.
     frobenius : float or None
-        Frobenius norm; None for operators, whose entries cannot be seen.
+        Frobenius norm; None for operators, whose entries nobody sees.
     upper_bound, lower_bound : str
         Names of the active bounds.
     deterministic : bool
@@ -97,7 +97,7 @@ class Estimate:
     block_size : int
         Random columns of the start block.
     choices : tuple of str
-        What bigspec chose, and why; one sentence each.
+        The choices of bigspec, each a sentence with its reason.
     seed : int
         The entropy of the start block.
     matrix : dict
@@ -109,9 +109,9 @@ class Estimate:
     seconds : float
         Wall time of the whole run.
     bytes_read : int
-        Decoded bytes read from the matrix in the whole run, also by measurements.
+        Decoded bytes read from the matrix in the whole run, measurements included.
     versions : dict
-        Versions of Python and of the libraries that computed it.
+        Versions of Python and of the libraries in use.
     start_columns : int
         Old vectors in the start block (a warm start).
     gate : Verdict or None
@@ -119,11 +119,10 @@ class Estimate:
     run_id : str
         Names the run in logs, checkpoint and history; a run that goes on keeps it.
     ritz_vectors : ndarray (n, s) or None
-        For later runs to start from: up to 8 leading Ritz vectors, s at most half of
-        `block_size`; the first one is `right` (or `left`). Formed when first asked for, where what
-        they are formed of is small.
+        Leading Ritz vectors for the start of later runs, at most 8 and half of `block_size`; the
+        first one is `right` (or `left`). From a small state they are formed at the first access.
     missing_as : str
-        What the entries of missing chunks count as, such as ``"0"``; see `missing_chunks`.
+        The value that entries of missing chunks count as, such as ``"0"``; see `missing_chunks`.
     vector_missing_chunks : int
         Chunks that were not in the store in the pass for the vectors.
     """
@@ -162,7 +161,7 @@ class Estimate:
 
     @property
     def value(self) -> float:
-        """The lower end of the interval: a vector attains it."""
+        """The lower end of the interval, which a vector attains."""
         return self.lower
 
     @property
@@ -182,7 +181,7 @@ class Estimate:
 
     @property
     def missing_chunks(self) -> int:
-        """How many of `chunks` are not in the store, of the pass that missed most."""
+        """Chunks that are not in the store, in the pass where most were missing."""
         return max(chunk_counts(self.history)[1], self.vector_missing_chunks)
 
     @property

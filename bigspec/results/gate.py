@@ -17,8 +17,8 @@ PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 EXIT_STATUSES = {PASSED: 0, FAILED: 3, UNDECIDED: 4}
 NARROWER = "narrow it with a smaller rtol, or with more passes or time"
 REFERENCE_SHARE = 8
-"""A run that passes `max_change` goes on until its interval is this much narrower than the limit:
-it is the reference of the next one, whose decision its width would blur."""
+"""A run that passes `max_change` goes on until its interval is this much narrower than the limit.
+It is the reference of the next run, and its width would blur that decision."""
 
 
 class Check(NamedTuple):
@@ -32,8 +32,8 @@ class Check(NamedTuple):
     outcome : str
         ``"passed"``, ``"failed"`` or ``"undecided"``.
     lower, upper : float
-        Interval of what is compared with the limit: the norm, or its relative change. Zero and
-        infinity for a change from nothing known.
+        Interval of the norm, or of its relative change; zero and infinity for a change without a
+        reference.
     reason : str
         A sentence with the decisive number in full.
     """
@@ -55,7 +55,7 @@ class Verdict:
     checks : tuple of Check
         One for each limit of the gate.
     reference : tuple of float or None
-        The interval that a change was measured from.
+        The old interval that a change is measured from.
     """
 
     checks: tuple[Check, ...]
@@ -69,7 +69,7 @@ class Verdict:
 
     @property
     def exit_status(self) -> int:
-        """What the command line exits with: 0 passed, 3 failed, 4 undecided."""
+        """Exit status of the command: 0 passed, 3 failed, 4 undecided."""
         return EXIT_STATUSES[self.outcome]
 
     @property
@@ -79,7 +79,7 @@ class Verdict:
         return "; ".join(check.reason for check in self.checks if check.outcome == decisive)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as values that JSON can hold, but for infinities."""
+        """Return it as values for JSON, though some may be infinite."""
         limits = {check.name: check.limit for check in self.checks}
         return {
             "outcome": self.outcome,
@@ -97,28 +97,27 @@ class Verdict:
 class Gate:
     """Limits that a norm must keep; `bigspec.norm` stops as soon as its interval decides them.
 
-    A limit is passed or failed only if every norm in the interval passes or fails it. A run ends
-    when one limit has failed or all have passed, which takes far fewer passes than a narrow
-    interval where the norm is far from the limits; it ends undecided when `rtol` is reached or
-    the budget is used up first.
+    A limit passes (fails) only if every norm in the interval passes (fails) it. A run ends when
+    one limit has failed or all have passed. Far from the limits this takes far fewer passes than a
+    narrow interval. A run ends undecided if it reaches `rtol` or uses up its budget first.
 
     Parameters
     ----------
     max_norm, min_norm : float, optional
-        Failed if the norm is above, or below.
+        The gate fails if the norm is above, or below.
     max_change : float, optional
-        Failed if ``|s1 - s0| / s0 > max_change``, with s1 the norm and s0 any number in
+        The gate fails if ``|s1 - s0| / s0 > max_change``, with s1 the norm and s0 any number in
         `reference`. A run that passes goes on until its own relative width is at most
         ``max_change / 8`` (or `rtol`), because it is the reference of the next one.
     reference : (float, float), optional
-        Interval of an earlier run. Without one, `max_change` has nothing to compare with and
-        passes, and says so: the first run of a series.
+        Interval of an earlier run. Without one, as in the first run of a series, `max_change` has
+        nothing to compare with: it passes, and says so.
 
     Raises
     ------
     ArgumentError
-        No limit, one out of range, limits that contradict each other, or a reference that is no
-        interval.
+        There is no limit, one is out of range, limits contradict each other, or the reference is
+        not an interval.
 
     Examples
     --------
@@ -208,7 +207,7 @@ def _exact_change(
     a, b = reference
     if b == 0.0:
         return (0 if lower == 0.0 else math.inf), (0 if upper == 0.0 else math.inf)
-    least = Fraction(lower) / Fraction(b)  # of s1 / s0
+    least = Fraction(lower) / Fraction(b)  # s1 / s0
     if a == 0.0 or math.isinf(upper):
         return max(least - 1, Fraction(0)), math.inf
     largest = Fraction(upper) / Fraction(a)

@@ -18,7 +18,18 @@ from bigspec.results.charts import (
     spectrum_chart,
     width_chart,
 )
-from bigspec.results.markup import document, folded, interval, prose, table, whole
+from bigspec.results.markup import (
+    document,
+    folded,
+    headline,
+    interval,
+    pairs,
+    prose,
+    shown_in_notebook,
+    side_by_side,
+    table,
+    whole,
+)
 from bigspec.results.text import (
     cost,
     dtype_text,
@@ -58,11 +69,7 @@ def _cell(value: Any) -> str:
 
 def _pairs(rows: Iterable[tuple[str, Any]], kind: str = "facts") -> str:
     """Return a two-column table of labels and values, escaped."""
-    body = "".join(
-        f'<tr><th scope="row">{escape(str(key).replace("_", " "))}</th><td>{_cell(value)}</td></tr>'
-        for key, value in rows
-    )
-    return f'<table class="{kind}">{body}</table>'
+    return pairs(((key, _cell(value)) for key, value in rows), kind)
 
 
 def _intervals_table(est: Answer) -> str:
@@ -124,7 +131,7 @@ def _figures(est: Estimate) -> str:
     """Return the charts over the passes; one pass makes no curve."""
     if len(est.history) < 2:
         return ""
-    return _side_by_side(
+    return side_by_side(
         ("Relative width", width_chart(est)),
         ("Both ends, relative to the value", ends_chart(est)),
         ("Ritz values, the largest in orange", ritz_chart(est)),
@@ -134,24 +141,11 @@ def _figures(est: Estimate) -> str:
 def _triplet_figures(tri: Triplets) -> str:
     """Return the values, and the charts over the passes; one pass makes no curve."""
     several = len(tri.history) > 1
-    return _side_by_side(
+    return side_by_side(
         ("Singular values with their intervals", spectrum_chart(tri)),
         ("Largest relative width", width_chart(tri) if several else ""),
         ("Ritz values, the largest in orange", ritz_chart(tri) if several else ""),
     )
-
-
-def _side_by_side(*charts: tuple[str, str]) -> str:
-    """Return the charts side by side, as many as fit."""
-    figures = "".join(
-        f'<figure style="margin:0"><figcaption style="font-weight:600;margin-bottom:.3em">{head}'
-        f"</figcaption>{chart}</figure>"
-        for head, chart in charts if chart
-    )  # fmt: skip
-    grid = (
-        "display:grid;gap:1.2em;grid-template-columns:repeat(auto-fit,minmax(min(18em,100%),1fr))"
-    )
-    return f'<div style="{grid}">{figures}</div>' if figures else ""
 
 
 def _layout_rows(est: Answer) -> list[tuple[str, Any]]:
@@ -209,28 +203,37 @@ def _verdict(answer: Answer) -> str:
 
 def fragment(est: Estimate) -> str:
     """Return what a notebook shows: the interval, the sentence, the charts, the passes folded."""
-    lacking, drawn = missing_text(est), _figures(est)
-    return (
-        '<div style="max-width:60rem">'
-        f'<div style="font-size:1.6em;font-weight:600">&sigma;<sub>1</sub> &isin; '
-        f"{interval(est.lower, est.upper)}</div>"
-        f"<div>relative width {width_text(est.lower, est.upper)}, {prose(guarantee(est))}</div>"
-        f"<div>{prose(est.status)}</div><div>{prose(cost(est))}</div>"
-        + (f"<div>{prose(lacking)}</div>" if lacking else "")
-        + (f'<div style="margin-top:.8em">{drawn}</div>' if drawn else "")
-        + _ritz_table(est)
-        + folded("Passes", _intervals_table(est) + _cost_table(est))
-        + "</div>"
+    return shown_in_notebook(
+        f"&sigma;<sub>1</sub> &isin; {interval(est.lower, est.upper)}",
+        [
+            f"relative width {width_text(est.lower, est.upper)}, {prose(guarantee(est))}",
+            prose(est.status),
+            prose(cost(est)),
+            prose(missing_text(est)),
+        ],
+        _figures(est),
+        _ritz_table(est) + folded("Passes", _intervals_table(est) + _cost_table(est)),
     )
 
 
 def triplets_fragment(tri: Triplets) -> str:
-    """Return what a notebook shows of k triplets: one interval a row, the sentence, the cost."""
-    return (
-        f'<div style="max-width:60rem"><div>{prose(tri.status)}</div>'
-        f'<div style="max-height:24em;overflow:auto">{_values_table(tri)}</div>'
-        f'{_pairs(triplet_facts(tri))}<div style="margin-top:.8em">{_triplet_figures(tri)}</div>'
-        f"{_ritz_table(tri)}{folded('Passes', _intervals_table(tri) + _cost_table(tri))}</div>"
+    """Return what a notebook shows of k triplets: the first interval, all values, the charts."""
+    first = tri.intervals[0]
+    values = f"{tri.k} value{'' if tri.k == 1 else 's'}"
+    rests = [fact for fact in triplet_facts(tri) if fact[0] not in _COSTS | _SAID]
+    return shown_in_notebook(
+        f"&sigma;<sub>1</sub> &isin; {interval(first.lower, first.upper)}",
+        [
+            f"{values}, largest relative width {rounded_up(tri.width)}, {prose(guarantee(tri))}",
+            prose(tri.status),
+            prose(cost(tri)),
+            prose(missing_text(tri)),
+        ],
+        f'<div style="max-height:24em;overflow:auto">{_values_table(tri)}</div>',
+        _triplet_figures(tri),
+        _ritz_table(tri)
+        + folded("Passes", _intervals_table(tri) + _cost_table(tri))
+        + folded("What it rests on", _pairs(rests)),
     )
 
 
@@ -306,12 +309,12 @@ def _page(
     body = "".join(f"<section><h2>{head}</h2>{text}</section>" for head, text in sections if text)
     body += "".join(folded(f"<b>{head}</b>", text) for head, text in rest if text)
     one, lacking = answer.intervals[0], missing_text(answer)
+    calm = answer.converged or (answer.gate is not None and answer.gate.outcome == "passed")
     head = (
-        f'<header><h1>{escape(title)}</h1><p class="interval">&sigma;<sub>1</sub> &isin; '
-        f"{interval(one.lower, one.upper)}</p>"
+        f"<header><h1>{escape(title)}</h1>{headline(one.lower, one.upper)}"
         f'<p class="promise">{_promise(answer)}</p><p class="soft">{soft}</p>'
         + _verdict(answer)
-        + f'<p class="status{"" if answer.converged else " open"}">{prose(answer.status)}</p>'
+        + f'<p class="status{"" if calm else " open"}">{prose(answer.status)}</p>'
         + (f'<p class="status open">{prose(lacking)}</p>' if lacking else "")
         + "</header>"
     )

@@ -8,7 +8,18 @@ from html import escape
 
 from bigspec.results.text import outward
 
-__all__ = ["document", "folded", "interval", "prose", "table", "whole"]
+__all__ = [
+    "document",
+    "folded",
+    "headline",
+    "interval",
+    "pairs",
+    "prose",
+    "shown_in_notebook",
+    "side_by_side",
+    "table",
+    "whole",
+]
 
 _STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#59636e;--rule:#d5dbe1;
@@ -43,6 +54,10 @@ h2,summary{break-after:avoid}details::details-content{content-visibility:visible
 """
 
 
+_PLAIN = 'cellpadding="4"'
+"""For notebooks, which have not the style of a page: any style sheet overrides it."""
+
+
 def prose(text: str) -> str:
     """Escape, set `<=` as one sign, and keep numbers such as 1e-06 from breaking over lines."""
     kept = re.sub(r"\b\d[\d.]*e[-+]\d+", lambda number: whole(number[0]), escape(text))
@@ -60,6 +75,14 @@ def interval(lower: float, upper: float) -> str:
     return f"{whole(f'[{low},')} {whole(f'{high}]')}"
 
 
+def headline(lower: float, upper: float) -> str:
+    """Return the interval as the head of a page: on one line of it, however many digits it has."""
+    letters = 9 + sum(map(len, outward(lower, upper)))
+    fits = f"font-size:clamp(1.5rem,6vw,{min(2.9, 97 / letters):.2f}rem)"
+    said = interval(lower, upper)
+    return f'<p class="interval" style="{fits}">&sigma;<sub>1</sub> &isin; {said}</p>'
+
+
 def table(
     label: str, heads: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()
 ) -> str:
@@ -70,7 +93,8 @@ def table(
     number = ' style="text-align:right"'
     aligned = [number if k in right else "" for k in range(len(heads))]
     top = "".join(
-        f'<th scope="col"{at}>{head}</th>' for head, at in zip(heads, aligned, strict=True)
+        f'<th scope="col" align="left"{at}>{head}</th>'
+        for head, at in zip(heads, aligned, strict=True)
     )
     body = "".join(
         f'<tr><th scope="row"{aligned[0]}>{row[0]}</th>'
@@ -80,9 +104,52 @@ def table(
     )
     return (
         f'<div class="wide" style="overflow-x:auto" role="region" aria-label="{escape(label)}" '
-        f'tabindex="0"><table class="rows"><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
-        "</table></div>"
+        f'tabindex="0"><table class="rows" {_PLAIN}><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def pairs(rows: Iterable[tuple[str, str]], kind: str = "facts") -> str:
+    """Return a two-column table of labels and values; the values are HTML."""
+    body = "".join(
+        f'<tr><th scope="row" align="left">{escape(str(key).replace("_", " "))}</th>'
+        f"<td>{value}</td></tr>"
+        for key, value in rows
+    )
+    return f'<table class="{kind}" {_PLAIN}>{body}</table>'
+
+
+def shown_in_notebook(head: str, lines: Iterable[str], *parts: str) -> str:
+    """Return what a notebook shows of any result: what matters, sentences, then the rest.
+
+    It stands in pages of others, so its style is in its elements.
+
+    Parameters
+    ----------
+    head : str
+        HTML, shown large.
+    lines : iterable of str
+        Sentences, escaped; empty ones are left out.
+    *parts : str
+        HTML; empty ones are left out.
+    """
+    said = "".join(f"<div>{line}</div>" for line in lines if line)
+    rest = "".join(f'<div style="margin-top:.8em">{part}</div>' for part in parts if part)
+    large = f'<div style="font-size:1.6em;font-weight:600">{head}</div>'
+    return f'<div style="max-width:60rem">{large}{said}{rest}</div>'
+
+
+def side_by_side(*charts: tuple[str, str]) -> str:
+    """Return the charts side by side, as many as fit."""
+    figures = "".join(
+        f'<figure style="margin:0"><figcaption style="font-weight:600;margin-bottom:.3em">{head}'
+        f"</figcaption>{chart}</figure>"
+        for head, chart in charts if chart
+    )  # fmt: skip
+    grid = (
+        "display:grid;gap:1.2em;grid-template-columns:repeat(auto-fit,minmax(min(18em,100%),1fr))"
+    )
+    return f'<div style="{grid}">{figures}</div>' if figures else ""
 
 
 def folded(head: str, body: str) -> str:

@@ -1,4 +1,4 @@
-"""What `bigspec.svds` returns: k singular triplets, an interval for each value."""
+"""The answer of `bigspec.svds`: k singular triplets, with an interval for each value."""
 
 from __future__ import annotations
 
@@ -38,43 +38,43 @@ class Triplets:
     """The k largest singular triplets of a matrix; ``u, s, vh = tri``.
 
     All k intervals hold together with probability at least ``1 - failure_probability`` over the
-    random start, for every matrix. They say where the singular values are. The vectors are
-    orthonormal as `u` and `vh` say, and satisfy ``A vh^H = u diag(s)`` to rounding; made from
-    panels of columns (``layout["orientation"]``), ``A^H u = vh^H diag(s)`` instead, and the other
-    equation as far as the run converged. How near each is to a singular vector depends on the
-    gaps around its value, and is not certified.
+    random start, for every matrix. The vectors are orthonormal (see `u` and `vh`), and satisfy
+    ``A vh^H = u diag(s)`` to rounding. If panels are columns (``layout["orientation"]``), they
+    satisfy ``A^H u = vh^H diag(s)`` instead, and the other equation as far as the run converged.
+    How near a vector is to a singular vector depends on the gaps around its value, and is not
+    certified.
 
     Attributes
     ----------
     u : ndarray (m, k) or zarr.Array (m, k) or None
-        Left vectors; the Zarr array if they were written to `u_store`; None if they were not
-        asked for, or if `time_limit` ended the run before its last pass. In memory orthonormal to
-        rounding. Written, column i is so to about ``1e-16 s[0] / s[i]``, and columns whose
-        ``s[i]`` is rounding (below ``1e-16 sqrt(m) s[0]``) are zero.
+        Left vectors; a Zarr array if they were written to `u_store`; None without `left`, or if
+        `time_limit` ended the run before its last pass. In memory they are orthonormal to
+        rounding. In a store column i is so to about ``1e-16 s[0] / s[i]``, and zero if ``s[i]`` is
+        rounding (below ``1e-16 sqrt(m) s[0]``).
     s : ndarray (k,)
         Values, descending, ``lower <= s <= upper``.
     vh : ndarray (k, n) or None
         Right vectors, conjugated, as rows; orthonormal to rounding. None for panels of columns
-        if `time_limit` ended the run before its last pass. The sign (phase) of each
-        triplet makes the entry of largest magnitude of its right vector positive.
+        if `time_limit` ended the run before its last pass. The sign (phase) of each triplet makes
+        the largest entry of its right vector positive.
     lower, upper : ndarray (k,)
         ``lower[i] <= sigma_{i+1} <= upper[i]``, rounding margin included.
     failure_probability : float
-        Of all k intervals together, over the random start alone.
+        Probability, over the random start alone, that any of the k intervals misses.
     converged : bool
         Whether ``upper / lower - 1 <= rtol`` for all k.
     stopped_by : str
-        ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (values that are zero or
-        below the rounding margin cannot be told better), ``"memory"`` (the basis no longer fits),
+        ``"converged"``, ``"gate"`` (the gate is decided), ``"exhausted"`` (rounding keeps the
+        intervals of zero or very small values wide), ``"memory"`` (the basis no longer fits),
         ``"passes"``, ``"time"`` or ``"interrupted"``.
     checkpoint : str or None
-        Where the run is saved, with all that is needed to go on; None if it is not.
+        Where the end of the run is saved; None if it is not.
     status : str
-        One or two sentences: what was reached, or what stopped the run and what is missing.
+        One or two sentences about what the run reached, or what stopped it.
     rtol : float
         The relative width that the caller asked for.
     u_store : str or None
-        Where `u` lies, if it was written.
+        The place of `u`, if it was written to a store.
     upper_bounds, lower_bounds : tuple of str
         Names of the active bounds, one a value.
     certain : tuple of bool
@@ -82,13 +82,13 @@ class Triplets:
     rounding : tuple of float
         Share of each relative width that covers floating-point error.
     frobenius : float or None
-        Frobenius norm; None for operators, whose entries cannot be seen.
+        Frobenius norm; None for operators, whose entries nobody sees.
     algorithm : str
         ``"lanczos"``.
     block_size : int
         Random columns of the start block.
     choices : tuple of str
-        What bigspec chose, and why; one sentence each.
+        The choices of bigspec, each a sentence with its reason.
     seed : int
         The entropy of the start block.
     matrix, layout : dict
@@ -102,17 +102,17 @@ class Triplets:
     bytes_read : int
         Decoded bytes read from the matrix in the whole run, the last pass included.
     versions : dict
-        Versions of Python and of the libraries that computed it.
+        Versions of Python and of the libraries in use.
     gate : Verdict or None
-        What the gate says of the interval of sigma_1; None without a gate.
+        The gate's decision on the interval of sigma_1; None without a gate.
     run_id : str
         Names the run in logs, checkpoint and history; a run that goes on keeps it.
     start_columns : int
         Old vectors in the start block (a warm start).
     iterates : ndarray (m, k) or None
-        For panels of columns whose `u` is not in memory: orthonormal left vectors of the run.
+        Orthonormal left vectors of the run, for panels of columns if `u` is not in memory.
     missing_as : str
-        What the entries of missing chunks count as, such as ``"0"``; see `missing_chunks`.
+        The value that entries of missing chunks count as, such as ``"0"``; see `missing_chunks`.
     vector_missing_chunks : int
         Chunks that were not in the store in the pass for the vectors.
     """
@@ -199,7 +199,7 @@ class Triplets:
 
     @property
     def missing_chunks(self) -> int:
-        """How many of `chunks` are not in the store, of the pass that missed most."""
+        """Chunks that are not in the store, in the pass where most were missing."""
         return max(chunk_counts(self.history)[1], self.vector_missing_chunks)
 
     @property
@@ -210,14 +210,14 @@ class Triplets:
 
     @property
     def ritz_vectors(self) -> Array | None:
-        """Vectors for a later run to start from: right for panels of rows, left for columns."""
+        """Vectors for the start of a later run: right for panels of rows, left for columns."""
         if self.layout["orientation"] == "rows":
             return None if self.vh is None else self.vh.conj().T
         return self.u if isinstance(self.u, np.ndarray) else self.iterates
 
     @property
     def deterministic(self) -> bool:
-        """Whether all upper ends hold whatever the random start was."""
+        """Whether all upper ends hold for every random start."""
         return all(self.certain)
 
     def to_dict(self) -> dict[str, Any]:

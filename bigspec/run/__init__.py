@@ -1,4 +1,4 @@
-"""One run: its plan, its start, its loop, what is known so far, and when it is saved."""
+"""One run: its plan, start, loop, interval so far, and saves."""
 
 from bigspec.run.known import Known
 from bigspec.run.loop import Outcome, solve

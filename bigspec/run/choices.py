@@ -1,4 +1,4 @@
-"""The best choice where the caller made none, and the sentence that says why."""
+"""What bigspec chooses where the caller left it open, and the sentence that says why."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = [
 ]
 
 DEFAULT_BLOCK = 16
-PREFER_DEFAULT = 0.85  # what was measured must be this much cheaper, or noise would choose
-WHOLE = 256  # order up to which the block for triplets spans the whole space
+PREFER_DEFAULT = 0.85  # another block must cost less than this share, or noise would choose
+WHOLE = 256  # up to this order, the block for triplets spans the whole space
 
 
 def block_choice(setting: Setting) -> tuple[int, str]:
-    """Choose a block size by what reading and multiplying cost."""
+    """Choose a block size by the cost of reading and multiplying."""
     wished, order, measured = setting.wishes.block_size, setting.order, setting.measured
     if wished is not None:
         return min(wished, order), ""
@@ -49,7 +49,7 @@ def block_choice(setting: Setting) -> tuple[int, str]:
 def algorithm_choice(setting: Setting, b: int, fits: Callable[[Row], bool]) -> tuple[Row, str]:
     """Choose between lanczos with a block of b and gram; `fits` tells whether H fits in memory.
 
-    Nothing is known of the spectrum, so gram is compared with the passes that a flat one needs.
+    The spectrum is unknown, so gram is compared with the passes that a flat spectrum needs.
     """
     lanczos, gram, n = REGISTRY.named("lanczos"), REGISTRY.named("gram"), setting.order
     if isinstance(setting.matrix, OperatorMatrix):
@@ -86,7 +86,7 @@ def widest_block(k: int, order: int) -> int:
 
 
 def triplet_choices(setting: Setting, b: int, layout: Layout) -> list[str]:
-    """Say why triplets take this block, and what their vectors cost."""
+    """Say why triplets take this block, and that their vectors cost a pass."""
     n = setting.order
     why = f"block of {b}: the largest that fits the memory limit"
     if b == widest_block(setting.wishes.count, n):
@@ -94,31 +94,31 @@ def triplet_choices(setting: Setting, b: int, layout: Layout) -> list[str]:
         if n <= WHOLE:
             why = f"block of {b}: one pass over the whole space of order {n}"
     rows = layout.orientation == "rows"
-    said = [why] if setting.wishes.block_size is None else []
+    reasons = [why] if setting.wishes.block_size is None else []
     if not rows or setting.wishes.left:
-        said.append(f"the {'left' if rows else 'right'} vectors take one more pass")
-    return said
+        reasons.append(f"the {'left' if rows else 'right'} vectors take one more pass")
+    return reasons
 
 
 def layout_choices(setting: Setting, layout: Layout) -> list[str]:
-    """Say why a pass runs in another way than the shape would suggest."""
+    """Say why a pass does not run as the shape would suggest."""
     m, n = setting.matrix.shape
     natural: Literal["rows", "columns"] = "rows" if n <= m else "columns"
-    said = []
+    reasons = []
     if layout.orientation != natural:
         other = layout.orientation
         why = f"a slab of {natural} does not fit the memory limit, a slab of {other} does"
         if one_panel(setting.matrix, natural):
             why = f"nothing cuts the matrix into {natural}: its chunks are as long as its {other}"
-        said.append(f"panels of {other}: {why}")
+        reasons.append(f"panels of {other}: {why}")
     if layout.reads_per_pass == 2:
-        said.append("two reads a pass: no slab fits the memory limit")
+        reasons.append("two reads a pass: no slab fits the memory limit")
     operator = isinstance(setting.matrix, OperatorMatrix)
     if layout.memory.tasks < min(setting.tasks, layout.panels) and not operator:
-        said.append(
+        reasons.append(
             f"{layout.memory.tasks} of {setting.tasks} threads: more slabs at once do not fit "
             "the memory limit"
         )
     if setting.matrix.advice:
-        said.append(setting.matrix.advice)
-    return said
+        reasons.append(setting.matrix.advice)
+    return reasons

@@ -13,18 +13,18 @@ from bigspec.run.plan import Wishes
 
 __all__ = ["Setting", "gram_seconds", "lanczos_seconds"]
 
-# Of one core, seen on x86 with AVX-512; where all are slower, the choice stays the same.
+# Per core, measured on x86 with AVX-512; where all are slower, the choice stays the same.
 WIDE_FLOPS = 5e10  # a second: products of the Gram matrix, and its eigenproblem
-NARROW_FLOPS = 1e10  # a second: products with a block, which memory rules
+NARROW_FLOPS = 1e10  # a second: products with a block, where memory is the limit
 SUM = 2e-9  # seconds to add an entry of the Gram matrix of a tile to the sum
 LOAD = 1e-9  # seconds to convert an entry
 READ = 1e-9  # seconds to read and decode a byte of a store
-BETWEEN = 8e-3  # seconds that a pass takes besides: recurrence, bounds, tasks
+BETWEEN = 8e-3  # seconds of a pass for the rest: recurrence, bounds, tasks
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What choices rest on."""
+    """The facts that choices rest on."""
 
     matrix: Matrix
     wishes: Wishes
@@ -48,7 +48,7 @@ class Setting:
 
     @property
     def flops(self) -> float:
-        """Flops of a multiplication and an addition: complex ones are four."""
+        """Flops of a multiplication and an addition; a complex pair counts four times."""
         return 8.0 if working_dtype(self.matrix.dtype).kind == "c" else 2.0
 
     @property
@@ -60,12 +60,12 @@ class Setting:
 
 
 def passes_expected(setting: Setting, b: int) -> tuple[int, str]:
-    """Return how many passes lanczos with a block of b needs, and what spectrum needs as many.
+    """Return how many passes lanczos with a block of b needs, and the spectrum assumed for it.
 
-    A flat one for matrices in memory and small stores, where gram loses little if the spectrum
-    decays; a typical one after old vectors, and for stores large enough to be measured, where
-    gram would lose minutes (docs/performance.md). Counted at a relative width of 1e-3, where a
-    digit more or less is a third more or less of that, down to the rounding of exhausted spaces.
+    A flat spectrum is assumed for matrices in memory and small stores: there gram loses little if
+    the spectrum decays. A typical one is assumed after a warm start, and for stores large enough to
+    be measured, where gram would lose minutes (docs/performance.md). The tables hold for a relative
+    width of 1e-3; each further digit takes a third more, until the space is exhausted.
     """
     row = REGISTRY.named("lanczos")
     typical = setting.wishes.extra > 0 or setting.measured is not None
@@ -88,13 +88,13 @@ def pass_seconds(setting: Setting, b: int) -> float:
 
 
 def lanczos_seconds(setting: Setting, b: int) -> tuple[float, int, int, str]:
-    """Return the seconds of lanczos with b columns, its passes, b, and whose they are."""
+    """Return the seconds of lanczos with b columns, its passes, b, and the spectrum assumed."""
     passes, whose = passes_expected(setting, b)
     return passes * pass_seconds(setting, b), passes, b, whose
 
 
 def gram_seconds(setting: Setting) -> float | None:
-    """Return the seconds of gram; None of a sparse matrix that was not measured."""
+    """Return the seconds of gram; None for a sparse matrix that was not measured."""
     n, measured, cores = setting.order, setting.measured, max(1, setting.tasks)
     if measured is not None and measured.gram is not None:
         products = measured.gram

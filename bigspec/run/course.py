@@ -23,10 +23,10 @@ Answer = TypeVar("Answer")
 
 
 class LastPass(Protocol):
-    """Makes the vectors after the loop; see `bigspec.run.vectors`."""
+    """The pass for the vectors, after the loop; see `bigspec.run.vectors`."""
 
     def check(self, passes: Pass) -> None:
-        """Raise before the first pass if the last pass could not be made."""
+        """Raise before the first pass if the last pass would be impossible."""
 
     def make(self, passes: Pass, outcome: Outcome, observer: Observer) -> Vectors:
         """Return the vectors, after one more pass if they need it."""
@@ -34,14 +34,14 @@ class LastPass(Protocol):
 
 @dataclass(frozen=True)
 class Ending:
-    """A run that has ended, with all that an answer needs.
+    """The end of a run, with all that an answer needs.
 
     Attributes
     ----------
     plan : Plan
     options : RunOptions
     progress : RunState
-        The run as it was when this call began: which run it is, and its seconds so far.
+        The run when this call began: its description, and its seconds so far.
     outcome : Outcome
     vectors : Vectors
     layout : dict
@@ -60,7 +60,7 @@ class Ending:
 
     @property
     def run(self) -> dict[str, Any]:
-        """Which run it is; see `bigspec.run.identity`."""
+        """The description of the run; see `bigspec.run.identity`."""
         return self.progress.run
 
     @property
@@ -70,7 +70,7 @@ class Ending:
 
     @property
     def missing_as(self) -> str:
-        """What the entries of missing chunks count as; if there are any."""
+        """The value that entries of missing chunks count as; empty if no chunk is missing."""
         lacking = self.vectors.missing_chunks or any(
             record.missing_chunks for record in self.outcome.history
         )
@@ -78,7 +78,7 @@ class Ending:
 
     @property
     def bytes_read(self) -> int:
-        """Decoded bytes that measurements, all passes and the last pass have read."""
+        """Decoded bytes that measurements, passes and the last pass have read."""
         passes = sum(record.bytes_read for record in self.outcome.history)
         return self.plan.measured_bytes + passes + self.vectors.bytes_read
 
@@ -86,7 +86,7 @@ class Ending:
 def conduct(
     matrix: Matrix, options: RunOptions, last: LastPass, present: Callable[[Ending], Answer]
 ) -> Answer:
-    """Make a run, or the rest of one in a checkpoint, and return the answer.
+    """Make a run, or finish the one in a checkpoint, and return the answer.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def conduct(
     BigspecError
         See `bigspec.norm`.
     KeyboardInterrupt
-        Its ``estimate`` is the answer so far, if a pass is complete.
+        Its ``estimate`` is the answer so far, once a pass is complete.
     """
     check_persisted(matrix)
     observer, executor = options.observer, find_executor(matrix.resident)
@@ -127,7 +127,7 @@ def conduct(
                 algorithm = replace(algorithm, store=CheckpointBlocks(writer))
             columns = 0 if W is None else W.shape[1]
 
-            def answered(outcome: Outcome) -> Answer:
+            def answer_from(outcome: Outcome) -> Answer:
                 vectors = last.make(passes, outcome, observer)
                 return present(Ending(plan, options, progress, outcome, vectors, layout, columns))
 
@@ -144,11 +144,11 @@ def conduct(
                     progress=progress,
                     writer=writer,
                 )
-                answer = answered(outcome)
+                answer = answer_from(outcome)
             except KeyboardInterrupt as error:
-                known = _interrupted(outcome) if outcome else getattr(error, "outcome", None)
-                if known is not None:  # the interval was paid for, and holds
-                    error.estimate = answered(known)  # type: ignore[attr-defined]
+                known = _after_interrupt(outcome) if outcome else getattr(error, "outcome", None)
+                if known is not None:  # the interval holds
+                    error.estimate = answer_from(known)  # type: ignore[attr-defined]
                 raise
         observer.run_finished(answer)  # type: ignore[arg-type]
     finally:
@@ -156,7 +156,7 @@ def conduct(
     return answer
 
 
-def _interrupted(outcome: Outcome) -> Outcome:
-    """Return what is known of a run whose last pass, for the vectors, was interrupted."""
+def _after_interrupt(outcome: Outcome) -> Outcome:
+    """Return the outcome of a run that was interrupted in its last pass, for the vectors."""
     status = f"{outcome.status} The pass for the vectors was interrupted."
     return replace(outcome, stopped_by="interrupted", status=status)

@@ -16,11 +16,11 @@ from bigspec.errors import (
 from bigspec.names import bare, shown
 from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_text, width_text
 from bigspec.run import SAVED_TYPES
-from bigspec.run.checked import check_run_state
+from bigspec.run.checks import check_run_state
 from bigspec.run.identity import plain
 from bigspec.sources.storage_options import as_options
 
-__all__ = ["Saved", "run_in", "show"]
+__all__ = ["Saved", "owner_lines", "run_in", "saved_of"]
 
 
 def run_in(
@@ -30,7 +30,8 @@ def run_in(
     if checkpoint is None:
         return {}
     try:
-        return show(checkpoint, storage_options=storage_options).run
+        storage = as_options(storage_options, checkpoint)
+        return saved_of(*describe(checkpoint, SAVED_TYPES, storage)).run
     except BigspecError:  # whoever continues it says what is wrong
         return {}
 
@@ -87,7 +88,7 @@ class Saved:
         }
 
     def __str__(self) -> str:
-        run, owner = self.run, self.place["owner"]
+        run = self.run
         m, n = run["matrix"]["shape"]
         dtype = dtype_text(run["matrix"]["dtype"])
         ends = interval_text(self.lower, self.upper)
@@ -119,39 +120,33 @@ class Saved:
             f"  saved       {self.place['saved']}, record {self.place['record']}",
             f"  next        {after}",
         ]
-        if owner is not None:
-            who = f"by process {owner.get('pid')} on {owner.get('host')}"
-            left = f"  left        {who}, which is gone: the same command goes on"
-            lines.append(left if self.place["abandoned"] else f"  in use      {who}")
-        return "\n".join(lines + [f"  damaged     {text}" for text in self.place["damage"]])
+        return "\n".join(lines + owner_lines(self.place))
 
 
-def show(
-    where: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
-) -> Saved:
-    """Say what a checkpoint holds. It is not taken over, and the matrix is not opened.
+def owner_lines(place: dict[str, Any]) -> list[str]:
+    """Say who uses a checkpoint, and what is damaged in it."""
+    owner, lines = place["owner"], []
+    if owner is not None:
+        who = f"by process {owner.get('pid')} on {owner.get('host')}"
+        left = f"  left        {who}, which is gone: the same command goes on"
+        lines.append(left if place["abandoned"] else f"  in use      {who}")
+    return lines + [f"  damaged     {text}" for text in place["damage"]]
+
+
+def saved_of(progress: Any, place: dict[str, Any]) -> Saved:
+    """Say what the state of a run in a checkpoint is.
 
     Parameters
     ----------
-    where : str or path
-        A path or URL given as `checkpoint` to `bigspec.norm`.
-    storage_options : mapping, optional
-        Credentials, endpoint and settings of a URL; see `bigspec.open_matrix`.
+    progress : RunState
+    place : dict
+        See `bigspec.checkpoint.describe`.
 
     Raises
     ------
     CheckpointError
-        There is nothing, something else, or every saved step is damaged.
-
-    Examples
-    --------
-    >>> import numpy as np, zarr, bigspec
-    >>> store = zarr.create_array("A.zarr", data=np.eye(3))
-    >>> est = bigspec.norm("A.zarr", checkpoint="saved")
-    >>> bigspec.show("saved").passes == est.passes
-    True
+        It holds something else.
     """
-    progress, place = describe(where, SAVED_TYPES, as_options(storage_options, where))
     check_run_state(progress, place["where"], blocks=False)
     interval = progress.known.interval
     return Saved(

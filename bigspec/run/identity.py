@@ -1,4 +1,4 @@
-"""Which run a checkpoint holds, and whether this call may continue it."""
+"""The description of a run in a checkpoint, and whether this call may continue it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bigspec.names import NOWHERE, bare, shown
 from bigspec.passes import Executor
 from bigspec.results.text import counted
 from bigspec.run import Known, RunState, saved_types
-from bigspec.run.checked import check_run_state
+from bigspec.run.checks import check_run_state
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
 from bigspec.run.planner import make_plan, resume_plan
@@ -54,7 +54,7 @@ Array = np.ndarray[Any, Any]
 def checkpoint_of(
     checkpoint: Any, observer: Observer, algorithm: str | Algorithm[Any] = "auto"
 ) -> Iterator[tuple[Writer | None, RunState | None]]:
-    """Own a checkpoint while inside, and load the run that it holds. With None, do nothing."""
+    """Own a checkpoint while inside, and load its run. With None, do nothing."""
     options = as_checkpoint(checkpoint)
     if options is None:
         yield None, None
@@ -84,7 +84,7 @@ def as_checkpoint(checkpoint: Any, storage: dict[str, Any] | None = None) -> Che
 
 
 def check_place(matrix: Matrix) -> None:
-    """Refuse to save a run whose matrix no other process could recognise.
+    """Refuse to save a run if no other process could recognise its matrix.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def check_place(matrix: Matrix) -> None:
 
 
 def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) -> dict[str, Any]:
-    """Describe a new run, so that another process can continue this run and no other."""
+    """Describe a new run, so that another process can tell it from any other run."""
     event = REGISTRY.of(chosen.algorithm).event
     wishes, failure_probability = options.wishes, options.failure_probability
     return {
@@ -128,7 +128,7 @@ def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) 
 def prepare(
     old: RunState | None, matrix: Matrix, executor: Executor, options: RunOptions
 ) -> tuple[Plan, RunState, Array | None]:
-    """Plan the run of a checkpoint, or a new one, and check its warm start.
+    """Plan the rest of the run in a checkpoint, or a new run, and check its warm start.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def prepare(
     Plan
     RunState
     ndarray or None
-        The vectors to start from.
+        The vectors of a warm start.
     """
     if old is not None:
         chosen, old = resume(old, matrix, executor, options)
@@ -164,7 +164,7 @@ def prepare(
 
 
 def _fit_start(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
-    """Check the start vectors. If optional ones do not fit, leave them out and say so."""
+    """Check the start vectors. If they are optional and do not fit, start cold and say so."""
     try:
         return chosen, start_vectors(start, chosen)
     except ArgumentError as error:
@@ -177,12 +177,12 @@ def _fit_start(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
 def resume(
     progress: RunState, matrix: Matrix, executor: Executor, options: RunOptions
 ) -> tuple[Plan, RunState]:
-    """Check that this call asks for the run of the checkpoint, and plan the rest of it.
+    """Check that this call asks for the run in the checkpoint, and plan the rest of it.
 
     Raises
     ------
     ResumeError
-        Names everything that differs.
+        This call asks for another run; the message names every difference.
     MemoryLimitError
     """
     wishes, seed, start = options.wishes, options.seed, options.start
@@ -205,7 +205,7 @@ def resume(
         "start": _digest(vectors),
     }
     before = run | {"seed": run["entropy"], "k": run.get("count") or "none (the norm)"}
-    # A run that an older version saved may have a password in its URL.
+    # In a run that an older version saved, the URL may have a password.
     was, now = bare(plain(run["matrix"])), bare(plain(matrix.identity))
     differences = _differences("matrix", was, now)
     differences += [
@@ -242,7 +242,7 @@ def resume(
 
 
 def _check_fit(progress: RunState, chosen: Plan, options: RunOptions, same_cut: bool) -> None:
-    """Refuse a state that its own algorithm cannot read, and counts that are not those of the cut.
+    """Refuse a state that gives its algorithm no bounds, and counts that the layout does not have.
 
     Raises
     ------
@@ -262,7 +262,7 @@ def _check_fit(progress: RunState, chosen: Plan, options: RunOptions, same_cut: 
     try:
         with np.errstate(all="ignore"):
             chosen.algorithm.bounds(progress.state, options.failure_probability, complex_=complex_)
-    except Exception as error:  # whatever an algorithm makes of numbers that are not its own
+    except Exception as error:  # an algorithm may raise anything on numbers that are not its own
         msg = (
             f"checkpoint: expected a state that {chosen.algorithm.name} can go on from, got one "
             f"that gives no bounds ({type(error).__name__}: {error}); name another place"
@@ -271,7 +271,7 @@ def _check_fit(progress: RunState, chosen: Plan, options: RunOptions, same_cut: 
 
 
 def _block_size(wishes: Wishes, run: dict[str, Any]) -> int:
-    """Return the block size asked for; one above the order of the matrix is cut to it."""
+    """Return the block size that is asked for, at most the order of the matrix."""
     asked = wishes.block_size or wishes.own_block
     if asked is None:
         return int(run["block_size"])
@@ -299,12 +299,12 @@ def _digest(start: Array | None) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes an answer."""
+    """Return the versions of the packages that compute an answer."""
     return dict(_versions())
 
 
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
-    """Look the versions up, once a process: each parses a package's metadata, 3 ms in all."""
+    """Look the versions up once a process, because parsing the packages' metadata takes 3 ms."""
     packages = ("bigspec", "numpy", "scipy", "dask", "distributed", "zarr")
     return {name: version(name) for name in packages} | {"python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""What is certain so far of sigma_1 .. sigma_k; the norm is k = 1."""
+"""The intervals of sigma_1 .. sigma_k so far; the norm is k = 1."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ End = tuple[float, str]
 Ends = tuple[End, ...]
 
 NOTHING = (math.inf, "none")
-FLOOR = 1.5  # margins, as `Known.rounding` gives them, below which no width falls in practice
-FEW, MANY = 16.0, 1e3  # floors within which an interval is at its end, and near it
-LARGE = 1e-2  # of the value: a floor so large that more passes tell little
-STUCK = 2.0 / 3.0  # an interval near its floor that shrinks by less in a pass has reached it
+FLOOR = 1.5  # widths stay above this many margins (`Known.rounding`) in practice
+FEW, MANY = 16.0, 1e3  # an interval of this many floors is at its end, or near it
+LARGE = 1e-2  # with a floor of this share of the value, more passes tell little
+STUCK = 2.0 / 3.0  # an interval near its floor has reached it if a pass leaves more of it
 
 
 @dataclass(frozen=True)
 class Known:
     """The intervals of sigma_1 .. sigma_k so far, in the units of the matrix.
 
-    All passes' bounds hold together (one event for the probabilistic ones), so the best of
+    The bounds of all passes hold together (one event for the probabilistic ones), so the best of
     them may be combined. If a probabilistic bound falls below an attained value, the event of
-    probability `delta` has happened; then only deterministic bounds are kept.
+    probability `delta` has happened, and only deterministic bounds remain.
 
     Attributes
     ----------
@@ -40,12 +40,12 @@ class Known:
     failed : bool
         Whether the event of probability `delta` has happened.
     rounding : tuple of float
-        Share of each relative width that covers rounding. Both ends are moved by 2 eps, and with
-        ``l = theta - 2 eps`` a converged interval is ``((l + 4 eps) / l)^(1/2) - 1`` wide, which
-        is at most ``2 eps / l``, and that to first order.
+        Share of each relative width that covers rounding. Both ends are moved by 2 eps. With
+        ``l = theta - 2 eps``, a converged interval is ``((l + 4 eps) / l)^(1/2) - 1`` wide, which
+        is ``2 eps / l`` to first order, and never more.
     before : tuple of float
-        Upper ends one pass ago. Empty for the norm, whose algorithms notice themselves when
-        rounding dominates their bounds.
+        Upper ends one pass ago. Empty for the norm: its algorithms notice when rounding dominates
+        their bounds.
     """
 
     lower: Ends = ((0.0, "none"),)
@@ -64,7 +64,7 @@ class Known:
         return cls(((0.0, "none"),) * k, nothing, nothing, False, infinite, infinite)
 
     def updated(self, bounds: Bounds, exponent: int) -> Known:
-        """Return what is known with the bounds of one more pass."""
+        """Return the intervals after the bounds of one more pass."""
         values = bounds.lower.tolist()
         new = zip(values, bounds.lower_names, strict=True)
         attained = [(unscaled(value, exponent, down=True), name) for value, name in new]
@@ -97,7 +97,7 @@ class Known:
             deterministic = self.failed or certain[0] <= likely[0]
             upper, name = certain if deterministic else likely
             upper = max(upper, lower)
-            if found and found[-1].upper < upper:  # sigma_i <= sigma_{i-1}, and what bounds that
+            if found and found[-1].upper < upper:  # sigma_i <= sigma_{i-1} <= its upper end
                 before = found[-1]
                 upper, name, deterministic = before.upper, before.upper_bound, before.deterministic
             found.append(Interval(lower, upper, name, lower_name, deterministic, rounding))
@@ -110,7 +110,7 @@ class Known:
 
     @property
     def widest(self) -> Interval:
-        """The interval that the stop rule looks at."""
+        """The widest interval, which the stop rule looks at."""
         return max(self.intervals, key=lambda i: relative_width(i.lower, i.upper))
 
     @property
@@ -122,10 +122,10 @@ class Known:
     def stalled(self, rtol: float) -> bool:
         """Whether rounding keeps more passes from narrowing the intervals that are too wide.
 
-        A value whose floor (its rounding margin) exceeds `rtol` cannot reach it. It counts as done
-        at a width of a few floors. If the floor is as large as the value, or near it, it also
-        counts as done once the interval shrank by less than a third in the last pass. This only
-        decides when to stop; the intervals hold anyway.
+        An interval whose floor (the rounding margin) exceeds `rtol` counts as done at a width of
+        a few floors. If the floor is near the value itself, it also counts as done once it shrank
+        by less than a third in the last pass. This only decides when to stop; the intervals hold
+        anyway.
         """
         if not self.before:
             return False
@@ -142,7 +142,7 @@ class Known:
 def known_of_one(
     lower: float, lower_name: str, certain: End, likely: End, failed: bool, rounding: float
 ) -> Known:
-    """Read a record of the norm from before records had k values."""
+    """Read a record of the norm that was written before records had k values."""
     return Known(((lower, lower_name),), (certain,), (likely,), failed, (rounding,))
 
 
@@ -154,7 +154,7 @@ def known_of_k(
     rounding: tuple[float, ...],
     before: tuple[float, ...],
 ) -> Known:
-    """Read an old record of k values, which has the floor of the stop rule, not the margin."""
+    """Read an old record of k values, which has the floor in place of the margin."""
     return Known(lower, certain, likely, failed, tuple(r / FLOOR for r in rounding), before)
 
 
@@ -163,7 +163,7 @@ def _value(end: End) -> float:
 
 
 def _least(known: Ends, new: list[End]) -> Ends:
-    """Return the lower of each two ends; of two equal ones, the first by name."""
+    """Return the lower of each two ends; if they are equal, the first by name."""
     return tuple(
         min(old, end) if math.isfinite(end[0]) else old for old, end in zip(known, new, strict=True)
     )
@@ -171,7 +171,7 @@ def _least(known: Ends, new: list[End]) -> Ends:
 
 def unscaled(squared: float, exponent: int, *, down: bool) -> float:
     """Return ``sqrt(squared) * 2**exponent``, rounded outwards."""
-    if math.isnan(squared):  # says nothing: no bound at all
+    if math.isnan(squared):  # no bound at all
         return 0.0 if down else math.inf
     if squared <= 0.0:
         return 0.0

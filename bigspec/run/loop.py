@@ -1,4 +1,4 @@
-"""The only loop: step, certify, report, stop. The stop rule is the interval and nothing else."""
+"""The only loop: step, bound, report, stop. Only the interval decides when a run has converged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Outcome:
     Attributes
     ----------
     intervals : tuple of Interval
-        Of sigma_1, sigma_2 ..., as many as were asked for.
+        The intervals of sigma_1, sigma_2, ...
     history : tuple of PassRecord
     converged : bool
     status : str
@@ -51,16 +51,16 @@ class Outcome:
     exponent : int
         The algorithm worked on ``2**-exponent A``.
     saved : str or None
-        The checkpoint that holds this run.
+        The checkpoint, if it holds the end of this run.
     stopped_by : str
         ``"converged"``, ``"gate"``, ``"exhausted"``, ``"memory"``, ``"passes"``, ``"time"`` or
         ``"interrupted"``.
     state : State or None
-        Of the algorithm, after the last pass.
+        The state of the algorithm after the last pass.
     tokens : ndarray of uint32 or None
         Content tokens of the first pass.
     deadline : float or None
-        When the time limit of this call ends, on the clock of `time.monotonic`.
+        The end of this call's time limit, on the clock of `time.monotonic`.
     """
 
     intervals: tuple[Interval, ...]
@@ -108,7 +108,7 @@ def solve(
         Warm-start vectors.
     observer : Observer, optional
     progress : RunState, optional
-        Of an interrupted run, to continue from.
+        The progress of an interrupted run to continue.
     writer : Writer, optional
         Saves the run.
 
@@ -119,7 +119,7 @@ def solve(
     Raises
     ------
     KeyboardInterrupt
-        Its ``outcome`` is what is certain, if a pass is complete.
+        Its ``outcome`` is the outcome so far, once a pass is complete.
     """
     observer, progress = observer or Observer(), progress or RunState()
     deadline = None if budget.time_limit is None else time.monotonic() + budget.time_limit
@@ -128,8 +128,8 @@ def solve(
     reason = reason_to_stop(progress, algorithm, budget)
     accuracy = _accuracy(progress, budget, failure_probability)
     if reason in ("", "exhausted") and passes.outdated(progress.carried, accuracy):
-        # The relation holds their errors for good. The bounds so far stay: a new relation from
-        # the same start rests on the same event. What is saved stays until its first pass is done.
+        # Their errors would stay in the relation for good. The bounds so far stay: a new relation
+        # from the same start rests on the same event. The save stays until the new first pass.
         progress, reason = progress.anew(), ""
     try:
         while not reason:
@@ -163,7 +163,7 @@ def solve(
 
 
 class _OnePass:
-    """The pass that an algorithm is given: it may run once, with what the run knows so far.
+    """The pass that an algorithm gets. It runs once, with what the run knows so far.
 
     Attributes
     ----------
@@ -194,7 +194,7 @@ class _OnePass:
 def _after(
     progress: RunState, state: Any, bounds: Bounds, one: _OnePass, seconds: float
 ) -> RunState:
-    """Return what is known after a pass."""
+    """Return the progress after a pass."""
     result = one.result
     assert result is not None, "init and step make one pass each"
     if state.facts is not None and state.facts.largest == 0.0:
@@ -237,7 +237,7 @@ def _outcome(
 
 
 def _accuracy(progress: RunState, budget: Budget, failure_probability: float) -> Accuracy:
-    """Say what a pass may trade for reads. Errors have the size of l_1, widths are relative."""
+    """Say how much error a pass over a chain may trade for reads, relative to l_1."""
     intervals = progress.known.intervals
     largest, least = intervals[0].lower, intervals[-1].lower
     share = (least / largest) ** 2 if largest > 0 else 0.0

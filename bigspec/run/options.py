@@ -1,4 +1,4 @@
-"""The options of a run, checked."""
+"""The options of a run, after their checks."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class RunOptions:
     Attributes
     ----------
     wishes : Wishes
-        What the caller fixed of the plan.
+        The parts of the plan that the caller fixed.
     budget : Budget
-        When it stops.
+        When the run stops.
     failure_probability : float
     seed : int or None
-        None for a fresh one.
+        None draws a fresh seed.
     start : Start or None
         Old vectors.
     checkpoint : path, URL, Checkpoint or None

@@ -1,4 +1,4 @@
-"""What the caller fixed, and the plan: what a run reads, holds in memory and does."""
+"""The caller's wishes, and the plan: what a run reads, holds in memory and does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.choose_layout import memory_text
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import Layout
+from bigspec.results.markup import pairs, prose, shown_in_notebook, whole
 from bigspec.results.text import counted
 
 __all__ = ["ALGORITHMS", "Plan", "Wishes", "check_algorithm", "check_wishes"]
@@ -22,7 +23,7 @@ CONTRACT = ("name", "init", "step", "bounds", "has_room", "vector", "leading")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the caller fixed. None and "auto" leave the choice to the planner.
+    """The caller's wishes. None and "auto" leave the choice to the planner.
 
     Attributes
     ----------
@@ -32,17 +33,17 @@ class Wishes:
     extra : int
         Columns of a warm start.
     memory_limit : int or None
-        Bytes one process may hold; None for half of what it has.
+        Bytes that one process may hold; None for half of its memory.
     count : int
-        Singular triplets; 0 for the norm.
+        Number of singular triplets; 0 for the norm.
     basis_in_checkpoint : bool
-        Whether a checkpoint can hold the basis where memory cannot.
+        Whether a checkpoint can hold a basis that does not fit in memory.
     left : bool
-        Whether the left vectors of triplets are asked for.
+        Whether the caller wants the left vectors of triplets.
     left_in_store : bool
         Whether the left vectors are written to a store.
     rtol : float
-        Relative width that is asked for.
+        The relative width that the caller wants.
     """
 
     algorithm: str | Algorithm[Any] = "auto"
@@ -66,7 +67,7 @@ class Wishes:
 
     @property
     def own_block(self) -> int | None:
-        """Block size of an algorithm given as an object; None for a name, or if it has none."""
+        """Block size of an algorithm given as an object; None if there is none."""
         given: Any = self.algorithm
         if isinstance(given, str) or REGISTRY.of(given).entries:
             return None
@@ -80,7 +81,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would read, hold in memory and do.
+    """The plan of a run: what it reads, holds in memory and does.
 
     Attributes
     ----------
@@ -92,13 +93,13 @@ class Plan:
     where : str
         Where the passes run.
     choices : tuple of str
-        What was chosen, and why.
+        Each choice with its reason.
     measured_bytes : int
-        Bytes read to measure the first slab, which a pass reads again.
+        Bytes of the first slab, if it was measured and the first pass reads it again.
     vectors_bytes : int
-        Memory of the vectors of k triplets and of the work that makes them, beside the passes.
+        Memory for the vectors of k triplets, besides that of the passes.
     first_slab : FirstSlab or None
-        The first slab, where the first pass need not read it again.
+        The first slab, if the first pass need not read it again.
     """
 
     matrix: Matrix = field(repr=False)
@@ -113,7 +114,7 @@ class Plan:
 
     @property
     def bytes_per_pass(self) -> int:
-        """Decoded bytes that one pass reads; 0 for an operator, which has none."""
+        """Decoded bytes that one pass reads; 0 for an operator."""
         return _entries_nbytes(self.matrix) * self.layout.reads_per_pass
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,6 +132,22 @@ class Plan:
         }
 
     def __str__(self) -> str:
+        rows = [*self._rows(), *(("because", choice) for choice in self.choices)]
+        return "\n".join([self.matrix.name, *(f"  {key:11} {value}" for key, value in rows)])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what a pass reads, then the rest."""
+        rows = self._rows()
+        because = "".join(f"<li>{prose(choice)}</li>" for choice in self.choices)
+        read = f"{format_bytes(self.bytes_per_pass)} a pass" if self.bytes_per_pass else "products"
+        return shown_in_notebook(
+            whole(read),
+            [prose(self.matrix.name)],
+            pairs((key, prose(value)) for key, value in rows),
+            f"Because:<ul>{because}</ul>" if because else "",
+        )
+
+    def _rows(self) -> list[tuple[str, str]]:
         layout, memory = self.layout, self.layout.memory
         m, n = self.matrix.shape
         reads = "read once" if layout.reads_per_pass == 1 else "read TWICE (no slab fits)"
@@ -145,15 +162,13 @@ class Plan:
         cost += f": {format_bytes(self.bytes_per_pass)} a pass"
         if isinstance(self.matrix, OperatorMatrix) and not isinstance(self.matrix, Product):
             entries, cost = "", "one product with it and one with its adjoint"
-        lines = [
-            self.matrix.name,
-            f"  matrix      {m} x {n} {self.matrix.dtype}{entries}",
-            f"  pass        {cost}",
-            f"  runs on     {self.where}",
-            f"  algorithm   {self.algorithm.name}, block of {self.block_size}",
-            f"  memory      {size}",
+        return [
+            ("matrix", f"{m} x {n} {self.matrix.dtype}{entries}"),
+            ("pass", cost),
+            ("runs on", self.where),
+            ("algorithm", f"{self.algorithm.name}, block of {self.block_size}"),
+            ("memory", size),
         ]
-        return "\n".join(lines + [f"  because     {choice}" for choice in self.choices])
 
 
 def _entries_nbytes(matrix: Matrix) -> int:
@@ -163,7 +178,7 @@ def _entries_nbytes(matrix: Matrix) -> int:
 
 
 def check_algorithm(algorithm: Any) -> None:
-    """Raise `ArgumentError` unless it is a name or an object with the contract's methods."""
+    """Raise `ArgumentError` unless it is a known name, or an object that obeys the contract."""
     if isinstance(algorithm, str):
         if algorithm not in ALGORITHMS:
             msg = f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {algorithm!r}"
@@ -186,7 +201,7 @@ def check_algorithm(algorithm: Any) -> None:
     if row.make is None and row.name in ALGORITHMS:
         msg = (
             f"algorithm: expected an object with a name of its own, got {type(algorithm).__name__} "
-            f"with the name {row.name!r} of another one"
+            f"with the name {row.name!r}, which another one has"
         )
         raise ArgumentError(msg)
     size = getattr(algorithm, "block_size", None)
@@ -199,7 +214,7 @@ def check_algorithm(algorithm: Any) -> None:
 
 
 def check_wishes(matrix: Matrix, wishes: Wishes) -> None:
-    """Raise `ArgumentError` for wishes that contradict the matrix or one another."""
+    """Raise `ArgumentError` for wishes that contradict the matrix or each other."""
     check_algorithm(wishes.algorithm)
     order, given = min(matrix.shape), not isinstance(wishes.algorithm, str)
     if wishes.count < 0 or wishes.count > order:

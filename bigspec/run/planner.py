@@ -1,4 +1,4 @@
-"""Choose what the caller left open: one planner for the norm and for k triplets."""
+"""The planner, for the norm and for k triplets: it chooses what the caller left open."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from bigspec.run.plan import Plan, Wishes, check_wishes
 
 __all__ = ["make_plan", "resume_plan"]
 
-MEASURE_FROM = 256 << 20  # smaller matrices are done before a measurement pays
-MEASURE_SPARSE_FROM = 16 << 20  # there blocks differ by more, and a part is measured
-NARROWER, NARROWER_SEVERAL = (8, 4, 1), (64, 32, 16, 8)  # blocks where a wider one does not fit
+MEASURE_FROM = 256 << 20  # bytes; smaller matrices are done before a measurement pays
+MEASURE_SPARSE_FROM = 16 << 20  # sparse: block sizes matter more, and a part is measured
+NARROWER, NARROWER_SEVERAL = (8, 4, 1), (64, 32, 16, 8)  # blocks to try if wider ones do not fit
 
 
 def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool = True) -> Plan:
@@ -43,8 +43,7 @@ def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool 
     executor : Executor
     wishes : Wishes
     look : bool
-        Whether to read the first slab, to time reading and multiplying. `bigspec.plan` reads
-        nothing and passes False.
+        Whether to read the first slab and time it. `bigspec.plan` reads nothing and passes False.
 
     Raises
     ------
@@ -59,12 +58,12 @@ def make_plan(matrix: Matrix, executor: Executor, wishes: Wishes, *, look: bool 
 def resume_plan(
     matrix: Matrix, executor: Executor, wishes: Wishes, run: dict[str, Any]
 ) -> tuple[Plan, bool]:
-    """Plan the rest of an interrupted run, with the choices it has made.
+    """Plan the rest of an interrupted run, with the choices that it made.
 
     Parameters
     ----------
     matrix, executor, wishes
-        As in `make_plan`, but algorithm and block size come from `run`.
+        See `make_plan`; but algorithm and block size come from `run`.
     run : dict
         See `bigspec.run.identity`.
 
@@ -72,12 +71,12 @@ def resume_plan(
     -------
     Plan
     same : bool
-        Whether the panels are the same, so that the bits are.
+        Whether the panels are the same, which makes the bits the same.
 
     Raises
     ------
     MemoryLimitError
-        The run no longer fits, or only with panels along the other side.
+        The run no longer fits, or only fits with panels along the other side.
     ResumeError
         It multiplies with a kernel that is not installed.
     """
@@ -101,7 +100,7 @@ def resume_plan(
             msg = (
                 f"memory_limit: the run was started with panels of {cut['orientation']}, and "
                 f"{format_bytes(limit)} has room only for panels of {layout.orientation}. Give it "
-                "the memory it had"
+                "as much memory as before"
             )
             raise MemoryLimitError(msg)
         choices.append(
@@ -168,7 +167,7 @@ class _Planner:
         }
 
     def measure(self) -> Measurement | None:
-        """Time the first slab, if there is something to choose and the matrix is large."""
+        """Time the first slab, if the matrix is large and there is something to choose."""
         matrix, wishes, gram = self.matrix, self.wishes, REGISTRY.named("gram")
         own = not isinstance(wishes.algorithm, str) or wishes.count > 0
         closed = own or wishes.block_size is not None or wishes.algorithm == gram.name
@@ -190,7 +189,7 @@ class _Planner:
         forms = wishes.algorithm == "auto" and self.fits(gram)
         if forms:
             layout = _higher(layout, self.layout(gram, self.order))
-        # Products share the cores, however many tasks wait for a link.
+        # Products share the cores, no matter how many tasks wait for a link.
         cores = min(layout.memory.tasks, self.executor.tasks)
         memory = replace(layout.memory, tasks=cores)
         layout = replace(layout, memory=memory, kernel=self.kernel())
@@ -236,9 +235,9 @@ class _Planner:
     def first_slab(
         self, measured: Measurement | None, layout: Layout
     ) -> tuple[FirstSlab | None, int]:
-        """Return what the measurement read, if the first pass takes it, and what is read again.
+        """Return the measured slab, if the first pass takes it, and the bytes to read again.
 
-        Until its panels' turn it lies beside the slabs of all tasks, in the room that is left.
+        Until its panels' turn it lies beside the slabs of all tasks, in memory that is left over.
         """
         if measured is None or measured.slab is None or layout.reads_per_pass == 2:
             return None, 0 if measured is None else measured.bytes_read
@@ -281,7 +280,7 @@ class _Planner:
         return (row, b), [why, why_b] if why_b else [why]
 
     def candidates(self, first: tuple[Row, int]) -> Iterator[tuple[Row, int]]:
-        """Yield what to try in turn: smaller and smaller where the caller left it open."""
+        """Yield the candidates in turn; blocks get smaller if the caller fixed none."""
         (row, b), wishes = first, self.wishes
         own = not isinstance(wishes.algorithm, str)
         given = wishes.algorithm != "auto" or row.several or row.entries
@@ -294,7 +293,7 @@ class _Planner:
     def fit(self, first: tuple[Row, int]) -> tuple[Row, int, Layout, Algorithm[Any]]:
         """Return the first candidate that fits the memory limit.
 
-        If none fits, the error is that of the first one.
+        If none fits, raise the error of the first one.
         """
         error: MemoryLimitError | None = None
         for row, b in self.candidates(first):
@@ -319,7 +318,7 @@ class _Planner:
             basis = self.basis_beside_vectors(b, layout)
         if isinstance(given, str):
             assert row.make is not None
-            # The basis is kept in this process; a cluster's limit says nothing about it.
+            # The basis lies in this process; a cluster's limit says nothing about it.
             return row.make(b, basis, self.wishes.count)
         holds = getattr(given, "basis_bytes", 0)
         if holds > layout.memory.spare:
@@ -339,17 +338,17 @@ class _Planner:
             extent * wishes.count * item for extent in (layout.iterate_length, layout.along.extent)
         )
         rows = layout.orientation == "rows"
-        # The rows of the last pass, LAPACK's copy of them, its vectors, and these in C order.
+        # The rows of the last pass, LAPACK's copy of them, its vectors, and a copy in C order.
         elsewhere = rows and (wishes.left_in_store or not wishes.left)
         return 2 * short + (0 if elsewhere else 4 * long_)
 
     def basis_beside_vectors(self, b: int, layout: Layout) -> int:
-        """Return the bytes that are left for the basis, after the passes and the vectors.
+        """Return the bytes that passes and vectors leave for the basis.
 
         Raises
         ------
         MemoryLimitError
-            The vectors do not fit, or too little of the basis fits to give an answer.
+            The vectors do not fit, or too little of the basis fits for an answer.
         """
         k, memory = self.wishes.count, layout.memory
         item = working_dtype(self.matrix.dtype).itemsize
@@ -379,7 +378,7 @@ class _Planner:
 
 
 def _higher(one: Layout, other: Layout) -> Layout:
-    """Return the layout with the higher first slab, which the other's may be cut from."""
+    """Return the layout with the higher first slab; the other's may be cut from it."""
     if other.orientation != one.orientation:
         return one
     return max(one, other, key=lambda layout: next(layout.slabs(layout.panel(0)))[1])

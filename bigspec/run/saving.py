@@ -1,4 +1,4 @@
-"""When the loop saves, and what it tells the observer about it."""
+"""When the loop saves a run, and what the observer hears of it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Saving:
     def __init__(self, writer: Writer | None, observer: Observer, progress: RunState) -> None:
         self.writer, self.observer = writer, observer
         self.progress = progress
-        self.saved = progress  # as it was loaded, or nothing worth a save yet
+        self.saved = progress  # loaded from the checkpoint, or new and not worth a save
 
     @property
     def where(self) -> str | None:
-        """The checkpoint, if it holds all that is known; else None."""
+        """The checkpoint, if all progress is saved there; else None."""
         return self.writer.store.where if self.writer is not None and self.writer.complete else None
 
     def round_summed(self, rounds: FirstRounds) -> None:
@@ -38,22 +38,22 @@ class Saving:
             self._offer("partial")
 
     def pass_finished(self, progress: RunState) -> None:
-        """Called after every pass, with what is known now."""
+        """Called after every pass, with the progress so far."""
         self.progress = progress
 
     def step(self) -> None:
-        """Called between two passes: save if it is time to."""
+        """Called between two passes: save if it is time."""
         if self.writer is not None and self.writer.due(step=True):
             self._offer("step")
 
     def finish(self, reason: str) -> None:
-        """Called at the end: save the answer, or the rounds of the pass that was cut short."""
+        """Called at the end: save the answer, or the rounds of an unfinished pass."""
         if self.writer is None or not self._anything_new():
             return
         try:
             unfinished = {"time": "partial", "gate": "step", "passes": "step"}
             self._offer(unfinished.get(reason, "finished"))
-        except CheckpointInUseError as error:  # the answer is there all the same
+        except CheckpointInUseError as error:  # the answer is there anyway
             self.observer.warned(str(error))
         self.writer.flush()
         self._tell()

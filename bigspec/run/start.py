@@ -19,7 +19,7 @@ from bigspec.passes import one_blas_thread
 from bigspec.results import Estimate
 from bigspec.results.triplets import Triplets
 from bigspec.run import SAVED_TYPES
-from bigspec.run.checked import check_run_state
+from bigspec.run.checks import check_run_state
 from bigspec.run.plan import Plan
 from bigspec.sources.locations import locate, open_node
 from bigspec.sources.storage_options import Options
@@ -35,8 +35,8 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-MOST = 8  # at most so many old vectors start a run
-KEPT_BYTES = 16 << 20  # of a state, for vectors that are formed when somebody asks
+MOST = 8  # old vectors in a start block
+KEPT_BYTES = 16 << 20  # a state of at most this size stays, to form vectors when asked
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Start:
     Attributes
     ----------
     right, left : ndarray (n, s), (m, s) or None
-        For panels of rows, and for panels of columns.
+        `right` serves panels of rows, `left` panels of columns.
     seeds : frozenset of int
-        Seeds of the runs that made them. The next run must use another one.
+        Seeds of the runs that made them; the next run must not use any of these.
     optional : bool
-        If they do not fit, whether the run starts without them and says so.
+        Whether a run that they do not fit starts without them, and says so.
     """
 
     right: Array | None
@@ -60,7 +60,7 @@ class Start:
 
     @property
     def columns(self) -> int:
-        """The most columns that they add to a start block."""
+        """The number of columns that they add to a start block, at most."""
         return max(0 if part is None else part.shape[1] for part in (self.right, self.left))
 
     def side(self, *, rows: bool) -> Array | None:
@@ -146,20 +146,20 @@ def _of_estimate(estimate: Estimate) -> Start:
 
 
 def leading_vectors(algorithm: Algorithm[Any], state: Any, block_size: int) -> Array | None:
-    """Return a few leading Ritz vectors for a later run to start from, if the state has them.
+    """Return a few leading Ritz vectors for the warm start of a later run, if the state has them.
 
-    At most half as many as the block has columns, because each widens the later block by one. On
+    They are at most half the columns of the block, because each widens the later block by one. On
     matrices that had changed by a thousandth, 8 vectors beside 16 random columns reached 1e-3 in
-    one pass, and 1 vector in two.
+    one pass, and 1 vector needed two.
     """
     return None if state is None else algorithm.leading(state, max(1, min(MOST, block_size // 2)))
 
 
 def vectors_when_asked(algorithm: Any, state: Any, block_size: int) -> Any:
-    """Return `leading_vectors`, or a function that forms them if it keeps little memory alive."""
+    """Return `leading_vectors`, or for small states a function that forms them when asked."""
 
     def form() -> Array | None:
-        with one_blas_thread():  # as in the run: the same bits whenever it is called
+        with one_blas_thread():  # as in the run, so that the bits are the same
             return leading_vectors(algorithm, state, block_size)
 
     held = () if state is None else vars(state).values()

@@ -1,4 +1,4 @@
-"""All that a run saves, and the blocks of its basis in a checkpoint."""
+"""All that a run saves, its names in a checkpoint, and the blocks of its basis there."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class CheckpointBlocks:
-    """The blocks of a checkpoint as a shelf for a basis that does not fit in memory."""
+    """Stores blocks of a basis in a checkpoint if they do not fit in memory."""
 
     writer: Writer
 
     def put(self, V: np.ndarray[Any, Any]) -> StoredBlock:
-        """Write a block under the digest of its content, and wait until it is written."""
+        """Write a block under the digest of its content; return when it is written."""
         V = np.ascontiguousarray(V)
         return StoredBlock(self.writer.put_block(V), (V.shape[0], V.shape[1]))
 
     def get(self, stored: StoredBlock) -> np.ndarray[Any, Any]:
-        """Read a block and check that it is the one that was written."""
+        """Read a block, and check its digest."""
         return self.writer.get_block(stored.block)
 
 
 @dataclass(frozen=True)
 class RunState:
-    """All that a run knows. A checkpoint holds it, and another process can continue from it.
+    """All that a run knows. A checkpoint saves it, and another process can continue from it.
 
     Attributes
     ----------
     run : dict
-        Which run it is; see `bigspec.run.identity`.
+        The description of the run; see `bigspec.run.identity`.
     state : State or None
         State of the algorithm after the last complete pass.
     known : Known
@@ -54,7 +54,7 @@ class RunState:
     tokens : ndarray or None
         Content tokens (checksums) of the panels, from the first pass.
     carried : Carried or None
-        What the last pass over a chain ``A @ B`` hands to the next one.
+        The images that the last pass over a chain ``A @ B`` leaves for the next one.
     """
 
     run: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class RunState:
     carried: Carried | None = None
 
     def anew(self) -> RunState:
-        """Return the same with a relation that begins again: the bounds so far stay."""
+        """Return the same bounds without the state, so that a new relation begins."""
         return replace(self, state=None, carried=None, first_rounds=FirstRounds())
 
     @property
@@ -109,21 +109,21 @@ SAVED_TYPES: tuple[Wire | Former, ...] = (
     *(Wire(one.kind, one.name, one.fields, one.renamed) for one in REGISTRY.states),
     Wire(StoredBlock, "StoredBlock", "block shape"),
 )
-"""What a `RunState` is made of, by the names in records: see `Wire` before you rename anything."""
+"""The parts of a `RunState` by their names in records: read `Wire` before you rename anything."""
 
 
 def saved_types(algorithm: Any = "auto") -> tuple[Wire | Former, ...]:
-    """Return what a run with this algorithm saves.
+    """Return the types that a run with this algorithm saves.
 
     Parameters
     ----------
     algorithm : str or Algorithm
-        An object of a class that is not registered names its own state types.
+        An object of an unregistered class names its own state types.
 
     Raises
     ------
     ArgumentError
-        It names no states, misses a field of one, or uses a name that is taken.
+        It names no states, misses a field of one, or takes a name that is in use.
     """
     if isinstance(algorithm, str) or type(algorithm) in {row.kind for row in REGISTRY.rows}:
         return SAVED_TYPES

@@ -1,4 +1,4 @@
-"""The status of a run in a sentence or two."""
+"""The sentence or two about how a run ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def status_text(
     budget: Budget,
     failure_probability: float,
 ) -> str:
-    """Say in a sentence or two what was reached, or what ended the run and what is missing."""
+    """Say what the run reached, or what ended it and how much is missing."""
     if not history:
         return (
             f"Stopped by time_limit={budget.time_limit:g} s before the first pass was complete, so "
@@ -83,7 +83,7 @@ def _trust(known: Known, failure_probability: float) -> str:
 
 
 def _missing(history: tuple[PassRecord, ...], rtol: float) -> str:
-    """Guess from how fast the width has been falling how many passes are missing."""
+    """Extrapolate from the last widths how many passes are missing."""
     widths = [record.width for record in history if 0 < record.width < math.inf]
     seconds = float(np.median([record.seconds for record in history]))
     if len(widths) < 2 or not widths[-1] < widths[-2]:

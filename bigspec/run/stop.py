@@ -16,7 +16,7 @@ __all__ = ["Budget", "check_budget", "reason_to_stop"]
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop.
+    """The limits of a run.
 
     Attributes
     ----------
@@ -24,9 +24,9 @@ class Budget:
         Stop when ``upper / lower - 1 <= rtol``.
     max_passes : int or None
     time_limit : float or None
-        Seconds; a pass that is not complete by then is abandoned.
+        Seconds; an unfinished pass is abandoned then.
     gate : Gate or None
-        Stop as well when the interval decides it.
+        Stop as soon as the interval decides it.
     """
 
     rtol: float

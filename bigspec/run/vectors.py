@@ -1,4 +1,4 @@
-"""The last pass of a run, which makes the vectors: one of `norm`, k of `svds`."""
+"""The last pass of a run, which makes the vectors: one for `norm`, k for `svds`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 
 CHUNK_BYTES = 16 << 20
 NO_TIME = {"time", "interrupted"}
-"""Endings after which no further pass is made."""
+"""After these endings there is no last pass."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Vectors:
     Attributes
     ----------
     right, left : ndarray (n, k), (m, k) or None
-        As columns; the one vector of `norm` is (n,) or (m,). `left` is a zarr.Array if it was
-        written to a store.
+        The vectors as columns; for `norm` one vector, (n,) or (m,). `left` is a zarr.Array if it
+        was written to a store.
     s : ndarray (k,)
-        The values that they attain, in the units of the matrix.
+        The values that the vectors attain, in the units of the matrix.
     passes, bytes_read : int
         Their cost: 0, or one pass and its decoded bytes.
     missing_chunks : int
-        Chunks that were not in the store in that pass.
+        Chunks that were missing in that pass.
     """
 
     right: Array | None
@@ -60,13 +60,13 @@ class Vectors:
 
 @dataclass(frozen=True)
 class OneVector:
-    """The vectors of a norm: that of the run, and for panels of columns the right one on demand.
+    """The vectors of a norm: the run's own, and for panels of columns the right one on demand.
 
     Parameters
     ----------
     right : bool or None
-        Whether to make one more pass over panels of columns, ``A^H u``, whose direction attains at
-        least as much. None: only for arrays and sparse matrices in memory, and without a gate.
+        Whether to make one more pass, ``A^H u``, if panels are columns; its direction attains at
+        least as much. None: only for arrays and sparse matrices in memory, without a gate.
     gated : bool
         Whether the run has a gate.
     """
@@ -78,21 +78,21 @@ class OneVector:
         """Accept everything: one vector always fits."""
 
     def make(self, passes: Pass, outcome: Outcome, observer: Observer) -> Vectors:
-        """Return the vectors, after one more pass if the caller wants the right one."""
+        """Return the vectors, after one more pass for the right one if the caller wants it."""
         vector, s = outcome.vector, np.array([outcome.interval.lower])
         if passes.layout.orientation == "rows":
             return Vectors(vector, None, s)
         over = outcome.stopped_by in NO_TIME or outcome.interval.lower == 0.0
-        if vector is None or over or not self._wanted(passes):
+        if vector is None or over or not self._wants_right(passes):
             return Vectors(None, vector, s)
         observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
         with suppress(DeadlinePassed):
             done = _last_pass(passes, vector[:, None], outcome, observer)
             assert done.Y is not None
-            return Vectors(iterates.normalized(done.Y[:, 0]), vector, s, *_spent(done))
+            return Vectors(iterates.normalized(done.Y[:, 0]), vector, s, *_cost(done))
         return Vectors(None, vector, s)
 
-    def _wanted(self, passes: Pass) -> bool:
+    def _wants_right(self, passes: Pass) -> bool:
         if self.right is not None:
             return self.right
         entries = getattr(passes.matrix, "entries", None)
@@ -105,16 +105,15 @@ class KVectors:
     """The vectors of k triplets, from one last pass ``Y = S V`` over orthonormal iterates V.
 
     With ``Y = P diag(s) W^H``, the triplets of the matrix on span(V) are ``(P, s, V W)`` (Rayleigh
-    and Ritz once more). P comes from Y itself where it is in memory; written to a store it is
-    ``Y W diag(1/s)``, orthonormal to rounding times ``s_1 / s_i``, with W and s from the triangular
-    factor of Y.
+    and Ritz once more). P comes from Y if that is in memory. In a store it is ``Y W diag(1/s)``,
+    with W and s from the triangular factor of Y, and orthonormal to rounding times ``s_1 / s_i``.
 
     Parameters
     ----------
     u_store : Target or None
-        Where the left vectors are written.
+        The place for the left vectors.
     left : bool
-        Whether they are wanted.
+        Whether the caller wants them.
     """
 
     u_store: Target | None
@@ -132,7 +131,7 @@ class KVectors:
         raise ArgumentError(msg)
 
     def make(self, passes: Pass, outcome: Outcome, observer: Observer) -> Vectors:
-        """Make the last pass, if there is time left, and return the triplets."""
+        """Make the last pass, if time is left, and return the triplets."""
         lower = np.array([interval.lower for interval in outcome.intervals])
         V, rows = outcome.vector, passes.layout.orientation == "rows"
         if V is None:
@@ -141,7 +140,7 @@ class KVectors:
             observer.pass_started(len(outcome.history) + 1, passes.layout.panels)
             with suppress(DeadlinePassed):
                 if self.u_store is not None and rows:
-                    return self._stored(passes, V, outcome, observer)
+                    return self._to_store(passes, V, outcome, observer)
                 return self._in_memory(passes, V, outcome, observer)
         V = iterates.times_columns(V, iterates.phases(V))
         return Vectors(V if rows else None, None, lower)
@@ -155,10 +154,10 @@ class KVectors:
         phases = iterates.phases(v)
         u, v = iterates.times_columns(u, phases), iterates.times_columns(v, phases)
         if self.u_store is not None:
-            u = self._written(u)
-        return Vectors(v, u if self.left else None, _inside(s, outcome), *_spent(done))
+            u = self._write(u)
+        return Vectors(v, u if self.left else None, _inside(s, outcome), *_cost(done))
 
-    def _stored(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
+    def _to_store(self, passes: Pass, V: Array, outcome: Outcome, observer: Observer) -> Vectors:
         assert self.u_store is not None
         m, k = passes.layout.along.extent, V.shape[1]
         dtype = working_dtype(passes.matrix.dtype)
@@ -176,9 +175,9 @@ class KVectors:
         passes.multiply_target(target, W * (inverse * phases), done)
         u = self.u_store.complete(target)
         v = iterates.times_columns(v, phases)
-        return Vectors(v, u, _inside(s, outcome), *_spent(done))
+        return Vectors(v, u, _inside(s, outcome), *_cost(done))
 
-    def _written(self, u: Array) -> Any:
+    def _write(self, u: Array) -> Any:
         assert self.u_store is not None
         height = max(1, CHUNK_BYTES // (u.shape[1] * u.itemsize))
         target = self.u_store.create(u.shape, height, u.dtype)
@@ -191,7 +190,7 @@ class KVectors:
 def _last_pass(
     passes: Pass, V: Array, outcome: Outcome, observer: Observer, target: Any = None
 ) -> Forward:
-    """Multiply forward once more, with the time limit and the tokens of the run."""
+    """Multiply forward once more, with the run's time limit and tokens."""
     return passes.forward(
         V,
         exponent=outcome.exponent,
@@ -201,13 +200,13 @@ def _last_pass(
     )
 
 
-def _spent(done: Forward) -> tuple[int, int, int]:
-    """Return what the last pass cost, as `Vectors` has it."""
+def _cost(done: Forward) -> tuple[int, int, int]:
+    """Return the cost of the last pass, as `Vectors` has it."""
     return 1, done.cost.bytes_read, done.cost.missing_chunks
 
 
 def _inside(s: Array, outcome: Outcome) -> Array:
-    """Return values in the units of the matrix, each clipped to its interval against rounding."""
+    """Return values in the units of the matrix, clipped to their intervals against rounding."""
     lower = np.array([interval.lower for interval in outcome.intervals])
     upper = np.array([interval.upper for interval in outcome.intervals])
     return np.clip(np.ldexp(s, outcome.exponent), lower, upper)

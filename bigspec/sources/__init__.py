@@ -24,7 +24,7 @@ from bigspec.sources.checks import check_vectors, half_of_memory
 from bigspec.sources.duck import is_duck, open_duck
 from bigspec.sources.files import is_file_format, open_file, tenx_file
 from bigspec.sources.hdf5 import HDF5Matrix, is_hdf5, open_hdf5
-from bigspec.sources.locations import local_file, locate, open_failure, open_node
+from bigspec.sources.locations import indexed_file, local_file, locate, open_failure, open_node
 from bigspec.sources.matlab import is_matlab, open_matlab
 from bigspec.sources.memory import (
     ArrayMatrix,
@@ -40,6 +40,7 @@ from bigspec.sources.npz import holds_arrays, open_npz_array
 from bigspec.sources.objects import inner, is_hdf5_object, open_hdf5_object
 from bigspec.sources.operator import LinearOperatorMatrix, open_operator
 from bigspec.sources.packing import named_convention, packing_of
+from bigspec.sources.remote_hdf5 import open_remote_hdf5
 from bigspec.sources.sparse_store import (
     StoredSparse,
     open_sparse_group,
@@ -62,9 +63,9 @@ __all__ = [
 ]
 
 ACCEPTED = (
-    "a path or URL of a Zarr array or sparse group, a path of an HDF5, netCDF, .npy, .npz or .mtx "
-    "file or of a folder of 10x's, a zarr array or sparse group, an h5py data set or group, an "
-    "AnnData object, a dask array, a NumPy array, a SciPy or pydata sparse array, a "
+    "a path or URL of a Zarr array, a sparse group, or an HDF5 or netCDF file, a path of an .npy, "
+    ".npz or .mtx file or of a folder of 10x's, a zarr array or sparse group, an h5py data set or "
+    "group, an AnnData object, a dask array, a NumPy array, a SciPy or pydata sparse array, a "
     "scipy.sparse.linalg.LinearOperator or another operator with matvec and rmatvec, or a Matrix"
 )
 
@@ -90,8 +91,8 @@ def open_source(
     ----------
     a : str, os.PathLike, zarr.Array or Group, numpy.ndarray, SciPy sparse, LinearOperator, Matrix
         A path may be a Zarr directory, a zip archive of one (``A.zarr.zip``), any URL that
-        fsspec knows, or a local HDF5, .npy, .npz or .mtx file; ``::/X`` at its end points at a
-        matrix inside.
+        fsspec knows, an HDF5 or netCDF file, at a URL too, or a local .npy, .npz or .mtx file;
+        ``::/X`` at its end points at a matrix inside.
     memory : int, optional
         Bytes for a matrix that must be loaded, for pointers that are read when it is opened, and
         for a chunk; by default half of the memory of this machine.
@@ -175,11 +176,12 @@ def _open_object(a: Any, memory: int) -> Matrix:
     if is_duck(a):
         return open_duck(a)
     kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")
-    msg = f"expected {ACCEPTED}; got {kind}"
+    msg = f"expected a matrix, got {kind}"
     if isinstance(a, (list, tuple)) or hasattr(a, "__array__"):
         msg += ". If it fits in memory, pass numpy.asarray(a)"
     if hasattr(a, "__arrow_c_stream__"):
         msg += ". If it is a table of triplets: bigspec.convert(table, 'A.zarr', columns=...)"
+    msg += f". A matrix is {ACCEPTED}"
     raise UnsupportedTypeError(msg)
 
 
@@ -258,6 +260,8 @@ def _open_path(a: str | os.PathLike[str], memory: int, wanted: Wanted) -> Matrix
             return open_netcdf(path, inside, text, wanted)
         if is_hdf5(path):
             return _of_hdf5(open_hdf5(path, inside, text, wanted), memory, wanted)
+    if (remote := indexed_file(text)) is not None:
+        return _of_hdf5(open_remote_hdf5(remote, text, wanted), memory, wanted)
     return _open_store(text, memory, wanted)
 
 

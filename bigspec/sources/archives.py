@@ -80,8 +80,8 @@ def check_member(
     if dtype.hasobject or any(extent < 0 for extent in shape):
         msg = f"{info.filename} holds {dtype} {shape}, which are no numbers"
         raise ValueError(msg)
-    held = min(info.file_size, DEFLATED * info.compress_size)
-    if size > held + UNNOTICED:
+    capacity = min(info.file_size, DEFLATED * info.compress_size)
+    if size > capacity + UNNOTICED:
         msg = (
             f"{name}: expected {size} bytes in {info.filename!r} for {dtype} {shape}, got a member "
             f"of {info.compress_size} packed bytes, which cannot hold them; write it again"
@@ -153,5 +153,5 @@ def small_member(archive: zipfile.ZipFile, member: str) -> np.ndarray[Any, Any]:
 
 
 def _text(value: np.ndarray[Any, Any]) -> str:
-    held = value.reshape(-1)[0] if value.size else b""
-    return held.decode("latin-1") if isinstance(held, bytes) else str(held)
+    element = value.reshape(-1)[0] if value.size else b""
+    return element.decode("latin-1") if isinstance(element, bytes) else str(element)

@@ -1,8 +1,7 @@
-"""Attributes as numbers, from every form of them: a number, an array of one, text, base64.
+"""Attributes as numbers, whether stored as a number, an array of one, text or base64.
 
-JSON has no NaN and HDF5 has five kinds of text, so the same attribute comes in many forms. An
-attribute that cannot be read as a number is an error, because ignoring it would make another
-matrix.
+JSON has no NaN and HDF5 has five kinds of text, so one attribute comes in many forms. If it
+cannot be read as a number, that is an error: to ignore it would make another matrix.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ Array = np.ndarray[Any, Any]
 WHOLE = re.compile(r"[+-]?\d+")
 DECIMAL = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
 DOUBLE = re.compile(r"[A-Za-z0-9+/]{11}=")
-"""Eight bytes in base64: how xarray writes a float as the fill attribute of a Zarr v3 array."""
+"""Eight bytes in base64: so xarray writes the float of a Zarr v3 array's fill attribute."""
 
 
 def numbers(value: Any, key: str, name: str) -> Array | None:
-    """Return an attribute as a vector of numbers, in the type in which it was given.
+    """Return an attribute as a vector of numbers, in its own type.
 
     Parameters
     ----------
     value : object
         The attribute; None if there is none.
     key, name : str
-        Of the attribute and of the array, for messages.
+        The attribute and the array, for messages.
 
     Raises
     ------
     DataError
-        It does not have numbers.
+        Not all of it are numbers.
     """
     if value is None:
         return None
     given = np.asarray(value).reshape(-1)
     if given.dtype.kind in "SUO":
-        parsed = [_parsed(element) for element in given.tolist()]
+        parsed = [_parse(element) for element in given.tolist()]
         if None in parsed:
             refuse(value, key, name, "a number")
         given = np.asarray(parsed)
@@ -56,7 +55,7 @@ def numbers(value: Any, key: str, name: str) -> Array | None:
 
 
 def number(value: Any, key: str, name: str) -> float | None:
-    """Return an attribute that must be one finite real number.
+    """Return an attribute that must be one finite real number; None if it is absent.
 
     Raises
     ------
@@ -71,7 +70,7 @@ def number(value: Any, key: str, name: str) -> float | None:
 
 
 def flag(value: Any, key: str, name: str) -> bool | None:
-    """Return an attribute that must say true or false; None if there is none.
+    """Return an attribute that must say true or false; None if it is absent.
 
     Raises
     ------
@@ -79,10 +78,10 @@ def flag(value: Any, key: str, name: str) -> bool | None:
     """
     if value is None:
         return None
-    said = text_of(value).lower()
-    if said not in ("true", "false"):
+    word = text_of(value).lower()
+    if word not in ("true", "false"):
         refuse(value, key, name, "'true' or 'false'")
-    return said == "true"
+    return word == "true"
 
 
 def text_of(value: Any) -> str:
@@ -104,7 +103,7 @@ def refuse(value: Any, key: str, name: str, expected: str) -> NoReturn:
     raise DataError(msg)
 
 
-def _parsed(element: Any) -> Any:
+def _parse(element: Any) -> Any:
     """Return a number that was given as text or as an object, or None."""
     if isinstance(element, int) and not -(2**63) <= element < 2**64:
         return float(element)  # JSON's 1e30 without an exponent
@@ -114,7 +113,7 @@ def _parsed(element: Any) -> Any:
         return None
     text = text_of(element)
     if WHOLE.fullmatch(text):
-        return _parsed(int(text))
+        return _parse(int(text))
     if DECIMAL.fullmatch(text):
         return float(text)
     if DOUBLE.fullmatch(text):

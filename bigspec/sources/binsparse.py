@@ -22,7 +22,7 @@ from bigspec.sources.memory import open_sparse
 from bigspec.sources.missing import Missing
 from bigspec.sources.sparse_store import assemble
 from bigspec.sources.stored_vectors import stored_vector
-from bigspec.sources.typed_vectors import OneBased, typed
+from bigspec.sources.typed_vectors import OneBased, as_declared
 
 __all__ = ["is_binsparse", "open_binsparse"]
 
@@ -95,51 +95,51 @@ def open_binsparse(group: Any, name: str, memory: int, missing: Missing | None =
     UnsupportedTypeError
         The entries are not numbers.
     """
-    said = _descriptor(group, name)
-    if said.filled:
-        _check_fill(group, said, name, memory)
-    order, kind = FORMATS[said.format]
+    spec = _descriptor(group, name)
+    if spec.filled:
+        _check_fill(group, spec, name, memory)
+    order, kind = FORMATS[spec.format]
     values = stored_vector(group, "values", name, memory, missing)
-    data = typed(values, said.types, "values", said.stored, name)
-    indices = _index(group, "indices_1", said, name, memory)
+    data = as_declared(values, spec.types, "values", spec.stored, name)
+    indices = _index(group, "indices_1", spec, name, memory)
     lines: Pointers | ListedPointers | Coordinates
     if kind is Pointers:
-        lines = Pointers(_index(group, "pointers_to_1", said, name, memory), said.stored, name)
+        lines = Pointers(_index(group, "pointers_to_1", spec, name, memory), spec.stored, name)
     elif kind is ListedPointers:
         listed, pointers = (
-            _index(group, part, said, name, memory) for part in ("indices_0", "pointers_to_1")
+            _index(group, part, spec, name, memory) for part in ("indices_0", "pointers_to_1")
         )
-        lines = ListedPointers(listed, pointers, said.stored, name)
+        lines = ListedPointers(listed, pointers, spec.stored, name)
     else:
-        lines = Coordinates(_index(group, "indices_0", said, name, memory), said.stored, name)
-    if said.structure is not None:
-        why = f"only a triangle of it is stored ({said.structure})"
-        _check_room(name, why, (2 * said.stored, sum(said.shape)), data, memory)
+        lines = Coordinates(_index(group, "indices_0", spec, name, memory), spec.stored, name)
+    if spec.structure is not None:
+        why = f"only a triangle of it is stored ({spec.structure})"
+        _check_room(name, why, (2 * spec.stored, sum(spec.shape)), data, memory)
     try:
-        matrix = assemble(name, order, said.shape, (data, indices, lines), memory)
+        matrix = assemble(name, order, spec.shape, (data, indices, lines), memory)
     except Unsorted as found:
         part = lines.parts[0].name.rpartition("/")[2]
         why = f"its coordinates are not sorted ({part}[{found.args[0]}] is less than the one before"
-        _check_room(name, f"{why})", (said.stored, sum(said.shape)), data, memory)
-        return _loaded(_scattered(name, said, order, data, indices, lines.parts[0]), said, name)
-    if said.structure is None:
+        _check_room(name, f"{why})", (spec.stored, sum(spec.shape)), data, memory)
+        return _load(_scatter(name, spec, order, data, indices, lines.parts[0]), spec, name)
+    if spec.structure is None:
         return matrix
-    rows, columns = (slice(0, extent) for extent in said.shape)
-    return _loaded(matrix.read(rows, columns, Buffers()), said, name)
+    rows, columns = (slice(0, extent) for extent in spec.shape)
+    return _load(matrix.read(rows, columns, Buffers()), spec, name)
 
 
 def _descriptor(group: Any, name: str) -> Descriptor:
-    held: Any = group.attrs["binsparse"]
+    document: Any = group.attrs["binsparse"]
     try:
-        if isinstance(held, (str, bytes)):
-            held = json.loads(held)
-        held = held.get("binsparse", held)
-        version, types = str(held["version"]), dict(held["data_types"])
-        shape = tuple(int(extent) for extent in held["shape"])
-        stored = int(held["number_of_stored_values"])
-        base = int(held.get("index_base", 0))
-        structure, filled = held.get("structure"), bool(held.get("fill", False))
-        format_ = _format(held)
+        if isinstance(document, (str, bytes)):
+            document = json.loads(document)
+        document = document.get("binsparse", document)
+        version, types = str(document["version"]), dict(document["data_types"])
+        shape = tuple(int(extent) for extent in document["shape"])
+        stored = int(document["number_of_stored_values"])
+        base = int(document.get("index_base", 0))
+        structure, filled = document.get("structure"), bool(document.get("fill", False))
+        format_ = _format(document)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = (
             f"{name}: expected a binsparse descriptor with version, format, shape, "
@@ -163,31 +163,31 @@ def _descriptor(group: Any, name: str) -> Descriptor:
     return Descriptor(format_, check_shape(shape, name), stored, types, base, structure, filled)
 
 
-def _format(held: dict[str, Any]) -> str:
+def _format(document: dict[str, Any]) -> str:
     """Return the name of the format; a custom one may be one of these, spelled out."""
-    named = str(held["format"])
-    if "custom" not in held:
+    named = str(document["format"])
+    if "custom" not in document:
         return named
-    levels, level = [], held["custom"]["level"]
+    levels, level = [], document["custom"]["level"]
     while level["level_desc"] != "element":
         levels.append((level["level_desc"], int(level["rank"])))
         level = level["level"]
-    transpose = list(held["custom"].get("transpose", [0, 1]))
+    transpose = list(document["custom"].get("transpose", [0, 1]))
     both = CUSTOM.get(tuple(levels))
     return "custom" if both is None else both[transpose == [1, 0]]
 
 
-def _index(group: Any, part: str, said: Descriptor, name: str, memory: int) -> Vector:
-    minor = said.shape[FORMATS[said.format][0] == "csr"]
-    sure = said.stored == 0 or (part == "indices_1" and minor == 1)
+def _index(group: Any, part: str, spec: Descriptor, name: str, memory: int) -> Vector:
+    minor = spec.shape[FORMATS[spec.format][0] == "csr"]
+    sure = spec.stored == 0 or (part == "indices_1" and minor == 1)
     vector = stored_vector(group, part, name, memory, sure=sure)
-    checked = typed(vector, said.types, part, None, name)
-    return OneBased(checked) if said.base else checked
+    checked = as_declared(vector, spec.types, part, None, name)
+    return OneBased(checked) if spec.base else checked
 
 
-def _check_fill(group: Any, said: Descriptor, name: str, memory: int) -> None:
-    held = stored_vector(group, "fill_value", name, memory, sure=True)
-    fill = typed(held, said.types, "fill_value", 1, name)
+def _check_fill(group: Any, spec: Descriptor, name: str, memory: int) -> None:
+    fill_value = stored_vector(group, "fill_value", name, memory, sure=True)
+    fill = as_declared(fill_value, spec.types, "fill_value", 1, name)
     value = fill.read(0, 1, Buffers(), "fill")[0]
     if value != 0:
         msg = f"{name}: expected a fill_value of 0, got {value}: this matrix is dense; store it so"
@@ -206,40 +206,40 @@ def _check_room(name: str, why: str, counts: tuple[int, int], data: Vector, memo
         raise SourceError(msg)
 
 
-def _scattered(
-    name: str, said: Descriptor, order: str, data: Vector, indices: Vector, listed: Vector
+def _scatter(
+    name: str, spec: Descriptor, order: str, data: Vector, indices: Vector, listed: Vector
 ) -> Any:
     """Load unsorted coordinates."""
     buffers, places = Buffers(), []
     for axis, vector in enumerate((listed, indices)):
-        length = said.shape[axis if order == "csr" else 1 - axis]
+        length = spec.shape[axis if order == "csr" else 1 - axis]
         part = vector.name.rpartition("/")[2]
-        held = vector.read(0, said.stored, buffers, f"sparse.{axis}").astype(np.int64)
-        if held.min() < 0 or held.max() >= length:
-            bad = int(np.argmax((held < 0) | (held >= length)))
+        numbers = vector.read(0, spec.stored, buffers, f"sparse.{axis}").astype(np.int64)
+        if numbers.min() < 0 or numbers.max() >= length:
+            bad = int(np.argmax((numbers < 0) | (numbers >= length)))
             msg = (
                 f"{name}: expected indices from 0 to {length - 1}, got {part}[{bad}] = "
-                f"{held[bad]}; write the matrix again"
+                f"{numbers[bad]}; write the matrix again"
             )
             raise DataError(msg)
-        places.append(held)
-    values = data.read(0, said.stored, buffers, "sparse.data")
+        places.append(numbers)
+    values = data.read(0, spec.stored, buffers, "sparse.data")
     if order == "csc":
         places.reverse()
-    A = sp.coo_array((values, (places[0], places[1])), shape=said.shape)
+    A = sp.coo_array((values, (places[0], places[1])), shape=spec.shape)
     return A.tocsr() if order == "csr" else A.tocsc()
 
 
-def _loaded(A: Any, said: Descriptor, name: str) -> Matrix:
+def _load(A: Any, spec: Descriptor, name: str) -> Matrix:
     """Hold a matrix in memory, its other triangle filled in."""
-    if said.structure is None:
+    if spec.structure is None:
         return replace(open_sparse(A), name=name)
-    kind, _, part = said.structure.rpartition("_")
+    kind, _, part = spec.structure.rpartition("_")
     other = sp.triu(A, 1) if part == "lower" else sp.tril(A, -1)
-    if said.shape[0] != said.shape[1] or other.nnz:
+    if spec.shape[0] != spec.shape[1] or other.nnz:
         msg = (
             f"{name}: expected a square matrix with entries in the {part} triangle alone "
-            f"({said.structure}), got shape {said.shape} and {other.nnz} others; write it again"
+            f"({spec.structure}), got shape {spec.shape} and {other.nnz} others; write it again"
         )
         raise DataError(msg)
     strict = sp.tril(A, -1) if part == "lower" else sp.triu(A, 1)

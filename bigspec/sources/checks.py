@@ -1,4 +1,4 @@
-"""The first two checks of every source: entries are numbers, and the shape is that of a matrix."""
+"""The first checks of every source: entries are numbers, the shape is a matrix's, vectors fit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bigspec.errors import DataError, MemoryLimitError, UnsupportedTypeError, fo
 __all__ = ["check_dtype", "check_memory", "check_shape", "check_vectors", "half_of_memory"]
 
 LEAST_BLOCKS = 5
-"""Vectors as long as the shorter side that any run holds: power iteration with one column."""
+"""The fewest vectors of a run, each as long as the shorter side: power iteration, one column."""
 LONG = 1 << 24
-"""From this extent on, pointers take seconds to read or to make."""
+"""From this extent on, pointers take seconds to read or make."""
 
 
 def half_of_memory() -> int:
@@ -47,7 +47,7 @@ def check_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
     Raises
     ------
     UnsupportedTypeError
-        Anything else. That includes extended precision, which would be rounded silently.
+        Any other type; also extended precision, which would be rounded silently.
     """
     if dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8):
         return dtype
@@ -85,7 +85,7 @@ def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     Raises
     ------
     DataError
-        Another number of dimensions, or an empty matrix.
+        The matrix is empty, or does not have two dimensions.
     """
     shape = tuple(int(extent) for extent in shape)
     if len(shape) == 0:
@@ -114,13 +114,13 @@ def check_vectors(shape: tuple[int, int], vectors: int | None, name: str) -> Non
     ----------
     shape : tuple of int
     vectors : int or None
-        Bytes for its vectors; None if the matrix itself may never be multiplied.
+        Bytes for its vectors; None if the matrix may never be multiplied.
     name : str
 
     Raises
     ------
     MemoryLimitError
-        A run on it would not even hold the vectors of one column.
+        Not even the vectors of a run with one column fit.
     """
     needed = LEAST_BLOCKS * 8 * min(shape)
     if vectors is None or needed <= vectors or min(shape) < LONG:

@@ -70,13 +70,13 @@ def classic_variables(path: Path) -> dict[str, ClassicVariable]:
 
 
 def _mapped(variable: Any, whole: np.ndarray[Any, Any]) -> ClassicVariable:
-    held = variable.data
-    root = held
+    data = variable.data
+    root = data
     while isinstance(root.base, np.ndarray):
         root = root.base
-    start = held.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+    start = data.__array_interface__["data"][0] - root.__array_interface__["data"][0]
     entries = np.ndarray(
-        held.shape, held.dtype, whole.data, start if held.size else 0, held.strides
+        data.shape, data.dtype, whole.data, start if data.size else 0, data.strides
     )
     attrs = {key: getattr(variable, key) for key in ATTRIBUTES if hasattr(variable, key)}
     return ClassicVariable(tuple(variable.dimensions), entries, attrs)

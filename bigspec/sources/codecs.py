@@ -62,14 +62,14 @@ def check_codecs(array: zarr.Array[Any], name: str) -> None:
 def _names(array: zarr.Array[Any]) -> list[str]:
     metadata: Any = array.metadata
     if metadata.zarr_format == 2:
-        held = [*(metadata.filters or ()), metadata.compressor]
-        return [str(codec.codec_id) for codec in held if codec is not None]
+        codecs = [*(metadata.filters or ()), metadata.compressor]
+        return [str(codec.codec_id) for codec in codecs if codec is not None]
     return [name for codec in metadata.codecs for name in _names_v3(codec)]
 
 
 def _names_v3(codec: Any) -> list[str]:
     if isinstance(codec, ShardingCodec):
-        return [name for held in (*codec.codecs, *codec.index_codecs) for name in _names_v3(held)]
+        return [name for inner in (*codec.codecs, *codec.index_codecs) for name in _names_v3(inner)]
     return [_name(codec)]
 
 
@@ -85,7 +85,7 @@ def capped(array: zarr.Array[Any]) -> zarr.Array[Any]:
         size = elements * int(array.dtype.itemsize)
         filtered = bool(metadata.filters)
         most = elements * WIDEST + SPARE if filtered else size
-        filters = tuple(_capped_v2(held, most, False) for held in metadata.filters or ())
+        filters = tuple(_capped_v2(step, most, False) for step in metadata.filters or ())
         object.__setattr__(
             metadata, "compressor", _capped_v2(metadata.compressor, most, not filtered)
         )
@@ -103,11 +103,11 @@ def _capped_v2(codec: Any, most: int, exact: bool) -> Any:
 
 
 def _capped_v3(codecs: Any) -> tuple[Any, ...]:
-    made: list[Any] = []
+    chain: list[Any] = []
     exact = all(_name(codec) not in FILTERS for codec in codecs)
     for codec in codecs:
         if isinstance(codec, ShardingCodec):
-            made.append(
+            chain.append(
                 ShardingCodec(
                     chunk_shape=codec.chunk_shape,
                     codecs=_capped_v3(codec.codecs),
@@ -116,20 +116,20 @@ def _capped_v3(codecs: Any) -> tuple[Any, ...]:
                 )
             )
         elif _name(codec) in COMPRESSORS:
-            made.append(CappedCodec(codec, exact))
+            chain.append(CappedCodec(codec, exact))
             exact = False  # the size between two compressors is not declared
         else:
             exact = exact and _name(codec) not in CHECKSUMS  # these add bytes of their own
-            made.append(codec)
-    return tuple(made)
+            chain.append(codec)
+    return tuple(chain)
 
 
 def _decode(codec: Any, encoded: Any, most: int, exact: bool) -> np.ndarray[Any, Any]:
     """Decode to exactly `most` bytes, or at most to so many."""
     name = getattr(codec, "codec_id", None) or _name(codec)
     if name == "lzma":
-        held = getattr(codec, "_codec", codec)
-        fill: Callable[[Any, Any], int] = lzma_filler(held.format, held.filters)
+        inner = getattr(codec, "_codec", codec)
+        fill: Callable[[Any, Any], int] = lzma_filler(inner.format, inner.filters)
     else:
         fill = FILLERS[name]
     raw = np.frombuffer(encoded, np.uint8)
@@ -177,8 +177,8 @@ class CappedCodec(BytesBytesCodec):
         elements = math.prod(chunk_spec.shape)
         itemsize = int(chunk_spec.dtype.to_native_dtype().itemsize)
         most = elements * itemsize if self.exact else elements * WIDEST + SPARE
-        made = _decode(self.inner, chunk_bytes.as_numpy_array(), most, self.exact)
-        return chunk_spec.prototype.buffer.from_array_like(made)
+        decoded = _decode(self.inner, chunk_bytes.as_numpy_array(), most, self.exact)
+        return chunk_spec.prototype.buffer.from_array_like(decoded)
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)

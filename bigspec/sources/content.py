@@ -20,6 +20,7 @@ from zarr.storage import FsspecStore
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.names import shown
 from bigspec.sources import retries
+from bigspec.sources.file_parts import described_at, part_at
 from bigspec.sources.locations import Location, open_failure
 from bigspec.sources.object_store import RemoteStore, file_names
 
@@ -197,7 +198,7 @@ class RemoteContent(Content):
 
     def __init__(self, store: FsspecStore | RemoteStore, path: str, name: str) -> None:
         self.store, self.path, self.name = store, path, shown(name)
-        said = _asked(lambda: _described(store, path), self.name)
+        said = _asked(lambda: sync(described_at(store, path)), self.name)
         size = said.get("size")
         if said.get("type") == "directory":
             msg = f"{self.name}: expected a file, got a folder"
@@ -205,8 +206,7 @@ class RemoteContent(Content):
         if not isinstance(size, int):
             msg = f"{self.name}: its server does not say how long it is; copy it to a disk"
             raise SourceError(msg)
-        times = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
-        self.size, self.evidence = size, repr([size, *(str(said.get(key)) for key in times)])
+        self.size, self.evidence = size, _told_by(said)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (RemoteContent, (self.store, self.path, self.name))
@@ -219,8 +219,16 @@ class RemoteContent(Content):
             return RemoteContent(self.store.beside(name), "", _beside(self.name, name))
         return RemoteContent(self.store, _beside(self.path, name), _beside(self.name, name))
 
+    async def fetch(self, start: int, length: int) -> bytes:
+        """Fetch a range once, for a coroutine in zarr's event loop; nothing is checked."""
+        return await part_at(self.store, self.path, start, length)
+
+    async def asked_again(self) -> str:
+        """Return the evidence of now, for a coroutine in zarr's event loop."""
+        return _told_by(await described_at(self.store, self.path))
+
     def _range(self, start: int, length: int, what: str) -> Bytes:
-        got = _asked(lambda: _part(self.store, self.path, start, length), self.name)
+        got = _asked(lambda: sync(part_at(self.store, self.path, start, length)), self.name)
         if len(got) != length:
             msg = (
                 f"{self.name}: expected {length} bytes of {what}, got {len(got)}; it changed, or "
@@ -237,7 +245,7 @@ def remote_content(location: Location) -> RemoteContent | None:
         return None
     path = "" if isinstance(store, RemoteStore) else store.path
     try:
-        said = retries.with_retries(lambda: _described(store, path))
+        said = retries.with_retries(lambda: sync(described_at(store, path)))
     except FileNotFoundError:
         return None
     except Exception as error:
@@ -273,22 +281,6 @@ def file_in(location: Location, name: str) -> RemoteContent:
     return RemoteContent(store, within, f"{location.name.rstrip('/')}/{name}")
 
 
-def _described(store: FsspecStore | RemoteStore, path: str) -> dict[str, Any]:
-    if isinstance(store, RemoteStore):
-        if (said := store.described(path)) is None:
-            raise FileNotFoundError(path)
-        return said
-    told: dict[str, Any] = sync(store.fs._info(path))
-    return told
-
-
-def _part(store: FsspecStore | RemoteStore, path: str, start: int, length: int) -> bytes:
-    if isinstance(store, RemoteStore):
-        return store.part(path, start, length)
-    got: bytes = sync(store.fs._cat_file(path, start=start, end=start + length))
-    return got
-
-
 def _names_in(store: RemoteStore, name: str) -> list[str]:
     try:
         return retries.with_retries(lambda: sync(store.files()))
@@ -296,6 +288,14 @@ def _names_in(store: RemoteStore, name: str) -> list[str]:
         return []
     except Exception as error:
         raise open_failure(error, name) from error
+
+
+def _told_by(said: dict[str, Any]) -> str:
+    """Return the evidence in what a file system says of a file."""
+    times = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+    # The last is of servers without ETag; without it the evidence stays as it was.
+    served = [said[key] for key in ("Last-Modified",) if said.get(key) and not said.get("ETag")]
+    return repr([said.get("size"), *(str(said.get(key)) for key in times), *served])
 
 
 def _told(place: int) -> str:

@@ -1,7 +1,7 @@
-"""Decompressing one chunk into memory of a known size, and refusing any other size.
+"""How one chunk is decoded into memory of a known size; any other size is refused.
 
 The functions of numcodecs accept a destination that is too large, and leave its end unchanged. So
-headers are first compared with the size in the metadata of the array. That also keeps a corrupted
+each header is first compared with the size in the array's metadata. That also keeps a corrupted
 header from steering a read or a write.
 """
 
@@ -27,16 +27,16 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 _BLOSC, _LZ4, _ZSTD = numcodecs.Blosc(), numcodecs.LZ4(), numcodecs.Zstd()
 SMALL = 1 << 20
-"""Up to so many bytes the functions behind these classes are called directly, without checks of
-arguments: the checks of the classes take longer than the decoding of a small chunk."""
+"""Up to this many bytes the functions behind these classes are called directly: the classes take
+longer to check their arguments than to decode a small chunk."""
 _BLOSC_HEADER = 16
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = 0x184D2A50
 _ZSTD_BLOCK = 128 << 10
 FAR = 16 << 20
-"""A zstd frame without a size may decode to twice the expected bytes and so many more."""
+"""A zstd frame without a size may decode to twice the expected bytes, and this many more."""
 DICTIONARY_BYTES = 256 << 20
-"""Of lzma, which numcodecs' highest preset fills to a quarter."""
+"""The largest dictionary of lzma; numcodecs' highest preset takes a quarter of it."""
 
 
 class DamagedChunk(ValueError):  # noqa: N818 - never leaves this package: a ChunkError does
@@ -92,7 +92,7 @@ def _zstd(encoded: Bytes, out: Bytes) -> int:
         encoded.nbytes <= SMALL
         and _zstd_content_size(encoded[:18].tobytes()) == out.nbytes <= SMALL
     ):
-        # Nearly all small chunks end here. libzstd stays within both; errors are named below.
+        # Nearly all small chunks end here. libzstd stays within both; errors get names below.
         with suppress(RuntimeError, ValueError):
             zstd.decompress(encoded, out)
             return out.nbytes
@@ -117,8 +117,8 @@ def _zstd(encoded: Bytes, out: Bytes) -> int:
 def _zstd_unsized(encoded: Bytes, frame: _Frame, out: Bytes) -> int:
     """Decode a frame of a streaming writer, which does not state its size.
 
-    libzstd would decode the whole frame, of any length. If its blocks could be long, a header that
-    states the room in `out` makes libzstd stop there.
+    libzstd would decode the whole frame, of any length. If its blocks may be long, it gets a
+    header with the size of `out`, and stops there.
     """
     raw = encoded[: frame.length].tobytes()
     if frame.most > 2 * out.nbytes + FAR:
@@ -132,7 +132,7 @@ def _zstd_unsized(encoded: Bytes, frame: _Frame, out: Bytes) -> int:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A zstd frame: its length, its end, its decoded size if the header has it, and at most."""
+    """A zstd frame: its length, its end, its decoded size (or None), and a bound on that size."""
 
     length: int
     stop: int
@@ -141,7 +141,7 @@ class _Frame:
 
 
 def _zstd_frame(raw: bytes, at: int) -> _Frame | None:
-    """Walk over the blocks of a frame (RFC 8878, 3.1.1); None if it is not one, or cut short."""
+    """Walk over the blocks of a frame (RFC 8878, 3.1.1); None if there is no whole frame."""
     magic = int.from_bytes(raw[at : at + 4], "little")
     if magic & 0xFFFFFFF0 == _ZSTD_SKIPPED and len(raw) >= at + 8:
         stop = at + 8 + int.from_bytes(raw[at + 4 : at + 8], "little")
@@ -164,7 +164,7 @@ def _zstd_frame(raw: bytes, at: int) -> _Frame | None:
 
 
 def _zstd_fields(descriptor: int) -> tuple[int, int]:
-    """Return the bytes between the descriptor and the blocks, and those of the size in them."""
+    """Return the bytes between descriptor and blocks, and how many of them hold the size."""
     flag, single_segment, dictionary = descriptor >> 6, descriptor >> 5 & 1, descriptor & 3
     size = single_segment if flag == 0 else 1 << flag
     return (1 - single_segment) + (0, 1, 2, 4)[dictionary] + size, size
@@ -173,8 +173,8 @@ def _zstd_fields(descriptor: int) -> tuple[int, int]:
 def _sized(frame: bytes, size: int) -> bytes:
     """Return a frame whose header has its decoded size."""
     descriptor = frame[4]
-    length, held = _zstd_fields(descriptor)
-    if held:
+    length, width = _zstd_fields(descriptor)
+    if width:
         return frame
     head = bytes([descriptor | 0b11000000]) + frame[5 : 5 + length] + size.to_bytes(8, "little")
     return frame[:4] + head + frame[5 + length :]
@@ -184,15 +184,15 @@ def _zstd_content_size(header: bytes) -> int | None:
     """Return the decoded size that a zstd frame header declares (RFC 8878, 3.1.1.1)."""
     if len(header) < 6 or header[:4] != _ZSTD_MAGIC:
         return None
-    length, held = _zstd_fields(header[4])
-    if held == 0:
+    length, width = _zstd_fields(header[4])
+    if width == 0:
         return None
-    size = int.from_bytes(header[5 + length - held : 5 + length], "little")
-    return size + 256 if held == 2 else size
+    size = int.from_bytes(header[5 + length - width : 5 + length], "little")
+    return size + 256 if width == 2 else size
 
 
 def _zlib(encoded: Bytes, out: Bytes) -> int:
-    # Bytes behind the stream are ignored, as by zlib.decompress.
+    # Bytes behind the stream are ignored, as zlib.decompress ignores them.
     return _stream(lambda: zlib.decompressobj(zlib.MAX_WBITS), encoded, out, members=False)
 
 
@@ -205,17 +205,17 @@ def _bz2(encoded: Bytes, out: Bytes) -> int:
 
 
 def _stream(start: Callable[[], Any], encoded: Bytes, out: Bytes, *, members: bool = True) -> int:
-    """Decode one stream, or several with zeros as padding, never beyond the room in `out`."""
+    """Decode one stream, or several with zeros as padding, never past the end of `out`."""
     rest, filled = encoded.tobytes(), 0
     while True:
         stream = start()
         # One byte more than fits shows a stream that is too long; 0 would mean no limit.
-        piece = stream.decompress(rest, out.nbytes - filled + 1)
-        if filled + len(piece) > out.nbytes:
+        part = stream.decompress(rest, out.nbytes - filled + 1)
+        if filled + len(part) > out.nbytes:
             msg = f"it decodes to more than the {out.nbytes} bytes expected"
             raise DamagedChunk(msg)
-        out[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-        filled += len(piece)
+        out[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
         if not stream.eof:
             msg = "the compressed data ends early"
             raise DamagedChunk(msg)
@@ -229,7 +229,7 @@ def lzma_filler(
 ) -> Callable[[Bytes, Bytes], int]:
     """Return a filler for numcodecs' LZMA, with a dictionary of at most 256 MiB."""
     limit = None if format_ == lzma.FORMAT_RAW else DICTIONARY_BYTES
-    if any(int(held.get("dict_size", 0)) > DICTIONARY_BYTES for held in filters or ()):
+    if any(int(step.get("dict_size", 0)) > DICTIONARY_BYTES for step in filters or ()):
         msg = f"its dictionary is larger than {DICTIONARY_BYTES} bytes"
         raise DamagedChunk(msg)
 
@@ -258,4 +258,4 @@ def _exactly(fill: Callable[[Bytes, Bytes], int]) -> Callable[[Bytes, Bytes], No
 
 
 DECODERS = {name: _exactly(FILLERS[name]) for name in ("blosc", "gzip", "lz4", "zlib", "zstd")}
-"""Decoder of each compressor that can work without zarr: ``decode(encoded, out)`` fills `out`."""
+"""Compressors that work without zarr: ``decode(encoded, out)`` fills `out`."""

@@ -1,8 +1,8 @@
-"""The fast path: chunks of a plain local Zarr array, decoded straight into reused memory.
+"""The fast path: chunks of a plain local Zarr array are decoded straight into reused memory.
 
 zarr-python decodes every chunk into fresh memory, which the kernel clears page by page. Its one
-event-loop thread then copies it into place. Here the calling thread reads the file of the chunk
-and decodes it in place.
+event-loop thread then copies it into place. Here the calling thread reads the chunk's file and
+decodes it in place.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = ["DirectArray", "plan_direct"]
 
 
 MOST_EXTRA = 1 << 16
-"""An encoded chunk may take twice the bytes of a decoded one, and so many more."""
+"""An encoded chunk may take twice the bytes of a decoded one, and this many more."""
 
 
 @dataclass(frozen=True)
 class DirectArray:
-    """Names, storage and encoding of the chunks of a local array; it pickles small.
+    """Where the chunks of a local array lie, and how they are encoded; it pickles small.
 
     Attributes
     ----------
@@ -48,15 +48,15 @@ class DirectArray:
     chunk : tuple of int
         Chunk shape.
     dtype : numpy.dtype
-        Native byte order.
+        Type of the entries, in native byte order.
     fill : numpy.generic
-        Value of the entries of a chunk that does not exist.
+        The value of a missing chunk's entries.
     prefix, separator : str
         A chunk's key is the prefix and the two chunk numbers, joined by the separator.
     compressor : str or None
         A name in `DECODERS`, or None for stored bytes.
     checksum : bool
-        True if four bytes of CRC32C follow.
+        Whether four bytes of CRC32C follow.
     missing : Missing
         Rule for a chunk that does not exist.
     """
@@ -75,7 +75,7 @@ class DirectArray:
 
     @property
     def scratch_nbytes(self) -> int:
-        """Bytes held besides the result: a decoded chunk (or padding), and an encoded one."""
+        """Bytes besides the result: a decoded chunk (or padding), and an encoded one."""
         chunk = self.chunk[0] * self.chunk[1] * self.dtype.itemsize
         return chunk if self.compressor is None else 2 * chunk
 
@@ -85,7 +85,7 @@ class DirectArray:
         return self.separator.join(parts)
 
     def decode(self, stored: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
-        """Decode what is stored of a chunk into `target`, C-contiguous and of one chunk."""
+        """Decode a chunk's stored bytes into `target`, a C-contiguous array of one chunk."""
         out = target.reshape(-1).view(np.uint8)
         payload = stored.nbytes - 4 * self.checksum
         if payload < 0:
@@ -103,7 +103,7 @@ class DirectArray:
             out[...] = encoded
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> np.ndarray[Any, Any]:
-        """Read a rectangle of whole chunks; the result lies in `buffers`."""
+        """Read a rectangle of whole chunks into `buffers`."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
         tall, wide = self.chunk
         i0, j0 = rows.start // tall, columns.start // wide
@@ -141,7 +141,7 @@ class DirectArray:
             raise retries.named_failure(error, self.name, key) from error
         if not found:
             if not os.path.exists(self.document):  # noqa: PTH110 - as above
-                # The whole array is out of sight, not one chunk: zeros would be wrong.
+                # The whole array is out of sight, so zeros would be wrong.
                 msg = (
                     f"{self.name}: this process does not see {self.document}; every worker must "
                     "reach the same path, and it must stay while the run lasts"
@@ -227,7 +227,7 @@ def plan_direct(
     name : str
         Its name in messages.
     document : Path or None
-        Its metadata document, if that is a local file; else only `decode` can be used.
+        Its metadata document, if that is a local file; without it only `decode` works.
     missing : Missing
     """
     if not array.dtype.isnative:
@@ -278,7 +278,7 @@ def _plan_v3(layout: dict[str, Any]) -> _Plan | None:
     # None is for types of one byte.
     if endian is not None and endian != sys.byteorder:
         return None
-    # Only as the last codec is a checksum one of the whole file.
+    # A checksum covers the whole file only if it is the last codec.
     checksum = layout["codecs"][-1]["name"] == "crc32c"
     compressors = codecs[1:-1] if checksum else codecs[1:]
     if len(compressors) > 1 or any(codec not in DECODERS for codec in compressors):

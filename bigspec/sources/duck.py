@@ -90,10 +90,10 @@ def _is_shaped(a: Any) -> bool:
 
 def _of_shaped(a: Any) -> LinearOperator[Any]:
     """Flatten inputs and outputs. It has no dtype, and so counts as complex."""
-    given, made, adjoint = tuple(a.ishape), tuple(a.oshape), a.H
+    inputs, outputs, adjoint = tuple(a.ishape), tuple(a.oshape), a.H
     return LinearOperator(
-        (math.prod(made), math.prod(given)),
-        matvec=lambda v: np.asarray(a(v.reshape(given))).reshape(-1),
-        rmatvec=lambda v: np.asarray(adjoint(v.reshape(made))).reshape(-1),
+        (math.prod(outputs), math.prod(inputs)),
+        matvec=lambda v: np.asarray(a(v.reshape(inputs))).reshape(-1),
+        rmatvec=lambda v: np.asarray(adjoint(v.reshape(outputs))).reshape(-1),
         dtype=np.dtype(np.complex128),
     )

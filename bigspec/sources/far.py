@@ -1,4 +1,4 @@
-"""Plain dense arrays far away: chunks are decoded as they come, straight into reused memory."""
+"""Plain dense arrays far away: chunks are decoded when they come, straight into reused memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FarArray:
     plan : DirectArray
         Decodes a chunk.
     handle : ArrayHandle
-        Asks for chunks, and settles what becomes of those that are missing.
+        Requests chunks, and decides about missing ones.
     """
 
     plan: DirectArray
@@ -48,8 +48,8 @@ class FarArray:
         rows, columns : slice
         buffers : Buffers
         one : callable
-            Reads chunk ``(i, j)`` alone, with its retries, and names what fails: for each that
-            could not be read with the others. So one failure does not repeat them all.
+            Reads chunk ``(i, j)`` alone, with retries, if it failed among the others; its error
+            names the chunk. So one failure does not repeat them all.
         """
         array = self.handle.open(buffers)
         keys = chunk_keys(array, (rows, columns))
@@ -86,7 +86,7 @@ class FarArray:
     def _decoded(
         self, value: Any, place: tuple[int, ...], target: _Target, buffers: Buffers
     ) -> bool:
-        """Decode what came for a chunk; False if it is to be read again, alone."""
+        """Decode the bytes of a chunk; False if it must be read again, alone."""
         if isinstance(value, Exception):
             buffers.retries += retries.is_transient(value)
             return False
@@ -94,13 +94,13 @@ class FarArray:
         try:
             check_length(stored.nbytes)
             target.decode(stored, place)
-        except Exception:  # noqa: BLE001, RUF100 - reading it alone names what is wrong
+        except Exception:  # noqa: BLE001, RUF100 - the read of it alone names the error
             return False
         return True
 
 
 class _Target:
-    """The memory that chunks of a rectangle are decoded into."""
+    """The memory for the decoded chunks of a rectangle."""
 
     def __init__(self, plan: DirectArray, rows: slice, columns: slice, buffers: Buffers) -> None:
         self.plan, self.buffers = plan, buffers
@@ -110,7 +110,7 @@ class _Target:
             columns.stop - columns.start,
         )
         self.first = rows.start // tall, columns.start // wide
-        # Chunks of full width are one contiguous array, ragged edges as the store pads them.
+        # Chunks of full width are one contiguous array, with the store's padding at ragged edges.
         self.whole = width <= wide
         extent = (-(-height // tall) * tall, wide) if self.whole else (height, width)
         self._all = buffers.take("source.block", extent, plan.dtype)
@@ -122,7 +122,7 @@ class _Target:
         return memory[top : top + tall, left : left + wide]
 
     def decode(self, stored: Array, place: tuple[int, ...]) -> None:
-        """Decode a chunk where it belongs."""
+        """Decode a chunk into its place."""
         part = self._part(place, self._all)
         if self.whole:
             self.plan.decode(stored, part)

@@ -15,7 +15,7 @@ from bigspec.errors import BigspecError, DataError, MemoryLimitError, SourceErro
 from bigspec.matrices import Matrix
 from bigspec.sources.archives import UNREADABLE, loading_nbytes, stored_shape
 from bigspec.sources.checks import check_vectors
-from bigspec.sources.matrix_market import BLOCK_BYTES, Entries, Market, expanded, open_market
+from bigspec.sources.matrix_market import BLOCK_BYTES, Entries, Market, expand, open_market
 from bigspec.sources.memory import open_numpy, open_sparse
 
 __all__ = ["check_room", "is_file_format", "is_market", "open_file", "tenx_file"]
@@ -83,7 +83,7 @@ def open_file(path: Path, name: str, memory: int, vectors: int | None = None) ->
             check_vectors(market.header.shape, vectors, name)
             check_room(market.header.loading_nbytes, memory, name, market.header.coordinate)
             market.header.check_length(path, name)
-            a = _loaded(market)
+            a = _load(market)
         if hasattr(a, "check_format"):
             a.check_format(full_check=True)  # else SciPy's products would read out of bounds
     except BigspecError:
@@ -114,13 +114,13 @@ def check_room(needed: int, memory: int, name: str, sparse: bool = True) -> None
         raise MemoryLimitError(msg)
 
 
-def _loaded(market: Market) -> Any:
+def _load(market: Market) -> Any:
     """Read all entries, into a dense array or one in coordinates, with both triangles."""
     head = market.header
     if not head.coordinate:
         A = np.zeros(head.shape, head.dtype)
         for part in market.blocks(BLOCK_BYTES, []):
-            rows, columns, values = expanded(part, head.symmetry)
+            rows, columns, values = expand(part, head.symmetry)
             A[rows, columns] = values
         return A
     index = np.int32 if max(head.shape) <= np.iinfo(np.int32).max else np.int64
@@ -132,7 +132,7 @@ def _loaded(market: Market) -> Any:
         rows[cut], columns[cut], values[cut] = part.rows, part.columns, part.values
         done = cut.stop
     whole = Entries(rows, columns, values, [], 0)
-    rows, columns, values = expanded(whole, head.symmetry)
+    rows, columns, values = expand(whole, head.symmetry)
     return sp.coo_array((values, (rows, columns)), shape=head.shape)
 
 

@@ -26,7 +26,17 @@ from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, var
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["DatasetHandle", "HDF5Matrix", "HDF5Vector", "is_hdf5", "open_file_hdf5", "open_hdf5"]
+__all__ = [
+    "DatasetHandle",
+    "HDF5Matrix",
+    "HDF5Vector",
+    "dims_of",
+    "is_hdf5",
+    "is_turned",
+    "node_in",
+    "open_file_hdf5",
+    "open_hdf5",
+]
 
 SMALL_STEP = 64  # rows that a contiguous dataset is cut by
 MOST_HEADERS = 12  # sizes of a header to try: 512 bytes to 1 MiB
@@ -248,26 +258,49 @@ def open_hdf5(path: Path, inside: str, name: str, wanted: Wanted) -> Matrix | tu
     DataError, UnsupportedTypeError, ChunkError
     """
     file = open_file_hdf5(str(path), name)
+    node = node_in(file, inside, name, path.name)
+    if not _is_dataset(node):
+        return node, name
+    with readable(name, node.name):
+        matrix = _dense(node, name, wanted)
+    return replace(matrix.H, name=name) if is_turned(node, wanted) else matrix
+
+
+def is_turned(dataset: h5py.Dataset, wanted: Wanted) -> bool:
+    """Whether rows in the file are columns: MATLAB counts columns first."""
+    return "MATLAB_class" in dataset.attrs and len(dataset.shape) == 2 and wanted.rows is None
+
+
+def node_in(file: h5py.File, inside: str, name: str, label: str) -> h5py.Dataset | h5py.Group:
+    """Return the dataset or the sparse group at `inside`, or the one main matrix of a file.
+
+    Parameters
+    ----------
+    file : h5py.File
+    inside, name : str
+        See `open_hdf5`.
+    label : str
+        Name of the file in an example.
+
+    Raises
+    ------
+    SourceError, MissingSourceError
+        There is no matrix; the message lists the contents.
+    """
     with readable(name, inside or "its root"):
         inside = inside or ("" if "binsparse" in file.attrs else _only(file))
         node = file.get(inside) if inside else file
     if node is None:
         msg = f"{name}: {_nothing(file, inside)}; the file holds {_listed(file)}"
         raise MissingSourceError(msg)
-    if _is_dataset(node):
-        with readable(name, inside):
-            matrix = _dense(node, name, wanted)
-            # MATLAB counts columns first, so a row in HDF5 is a column there.
-            turned = "MATLAB_class" in node.attrs and len(node.shape) == 2 and wanted.rows is None
-            return replace(matrix.H, name=name) if turned else matrix
-    if not _sparse(node):
-        kind = "group" if hasattr(node, "keys") else "type"
-        msg = (
-            f"{name}: expected a matrix, got a {kind}; the file holds "
-            f"{_listed(file)}. Point at one with '::', as in {path.name}::/X"
-        )
-        raise SourceError(msg)
-    return node, name
+    if _is_dataset(node) or _sparse(node):
+        return node
+    kind = "group" if hasattr(node, "keys") else "type"
+    msg = (
+        f"{name}: expected a matrix, got a {kind}; the file holds "
+        f"{_listed(file)}. Point at one with '::', as in {label}::/X"
+    )
+    raise SourceError(msg)
 
 
 def _nothing(file: h5py.File, inside: str) -> str:
@@ -323,8 +356,8 @@ def _dense(dataset: h5py.Dataset, name: str, wanted: Wanted) -> Matrix:
         msg = f"{name}: expected a matrix, got an empty dataset (its dataspace is null)"
         raise DataError(msg)
     token = _token(dataset, name)  # before the shape: a virtual one may lose rows with its sources
-    flattened(_dims(dataset), dataset.shape, wanted, name)
-    axes = axes_of(_dims(dataset), dataset.shape, wanted.rows, name)
+    flattened(dims_of(dataset), dataset.shape, wanted, name)
+    axes = axes_of(dims_of(dataset), dataset.shape, wanted.rows, name)
     native = dtype.newbyteorder("=")
     packing = RAW if wanted.raw else packing_of(dataset.attrs, native, name)
     packing = packing.filled(wanted.fill, native, name)
@@ -347,7 +380,7 @@ def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (SMALL_STEP, shape[1]) if len(shape) == 2 else (1,) * len(shape)
 
 
-def _dims(dataset: h5py.Dataset) -> tuple[str, ...]:
+def dims_of(dataset: h5py.Dataset) -> tuple[str, ...]:
     """Return the names of the dimensions: their labels, their scales, or their numbers."""
     names = []
     for number, dim in enumerate(dataset.dims):

@@ -15,12 +15,12 @@ __all__ = ["Allocation"]
 
 
 class Allocation:
-    """The chunks of a dataset that are in its file, as one process has found so far.
+    """The chunks of a dataset that one process has found in its file so far.
 
     Parameters
     ----------
     missing : Missing
-        Rule for chunks that are not.
+        Rule for missing chunks.
     """
 
     def __init__(self, missing: Missing) -> None:
@@ -31,14 +31,14 @@ class Allocation:
     def count(
         self, dataset: Any, selection: tuple[slice, ...], name: str, buffers: Buffers
     ) -> None:
-        """Count the chunks of a selection, and those of them that are not stored.
+        """Count the chunks of a selection, and how many of them are not stored.
 
         For sources of virtual datasets see `bigspec.sources.hdf5_parts`.
 
         Raises
         ------
         ChunkError
-            A chunk is not stored, and either that is an error or there is no fill value.
+            A chunk is not stored, and the rule refuses that or there is no fill value.
         """
         if getattr(dataset, "id", None) is None or dataset.is_virtual or dataset.external:
             return
@@ -82,7 +82,7 @@ class Allocation:
 
 
 def _is_whole(dataset: Any) -> bool:
-    """Whether everything is stored: one query, which often makes all others needless."""
+    """Whether all chunks are stored: one query, which often makes all others needless."""
     if not dataset.size:
         return True
     if not dataset.chunks:

@@ -18,7 +18,7 @@ DEFLATE = 1
 DEFLATED = 1032
 """Most bytes that one byte of a deflated chunk can unpack to."""
 HARMLESS = 64 << 20
-"""A chunk is measured only if it could unpack to so many bytes more than declared."""
+"""A chunk is measured only if it could unpack to this many bytes more than declared."""
 SPARE = 1 << 16
 PIECE = 1 << 20
 
@@ -36,7 +36,7 @@ def check_chunks(dataset: Any, selection: tuple[slice, ...], checked: set[tuple[
     Raises
     ------
     DamagedChunk
-        Names the offset of the chunk.
+        A chunk unpacks to more; the message names its offset.
     """
     chunks = getattr(dataset, "chunks", None)
     if not chunks or dataset.compression is None:

@@ -19,7 +19,16 @@ from bigspec.errors import BigspecError, ChunkError, MissingSourceError, SourceE
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["SIGNATURE", "Parts", "final_failures", "parts_at", "parts_of", "readable"]
+__all__ = [
+    "SIGNATURE",
+    "Parts",
+    "check_filters",
+    "final_failures",
+    "has_filter",
+    "parts_at",
+    "parts_of",
+    "readable",
+]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FILTERS = {
@@ -152,7 +161,7 @@ def _collect(dataset: h5py.Dataset, name: str, above: tuple[Any, ...], found: Fo
     if key in above:
         msg = f"{name}: expected a virtual dataset with sources, got {key[1]}, its own source"
         raise SourceError(msg)
-    _check_filters(dataset, name)
+    check_filters(dataset, name)
     _check_external(dataset, name, found)
     if dataset.is_virtual:
         for source in dataset.virtual_sources():
@@ -166,13 +175,18 @@ def _note(path: Path, found: Found) -> int:
     return status.st_size
 
 
-def _check_filters(dataset: h5py.Dataset, name: str) -> None:
-    import h5py
+def check_filters(dataset: h5py.Dataset, name: str) -> None:
+    """Refuse a dataset with a filter that this process does not have.
 
+    Raises
+    ------
+    ChunkError
+        Names the filter.
+    """
     plist = dataset.id.get_create_plist()
     for number in range(plist.get_nfilters()):
         code, _, _, label = plist.get_filter(number)
-        if h5py.h5z.filter_avail(code) or (_plugins() and h5py.h5z.filter_avail(code)):
+        if has_filter(code):
             continue
         said = label.decode("latin1").split(";")[0].strip()
         known = FILTERS.get(code, said or "a filter without a name")
@@ -181,6 +195,14 @@ def _check_filters(dataset: h5py.Dataset, name: str) -> None:
             "process does not have; pip install hdf5plugin, on every worker"
         )
         raise ChunkError(msg)
+
+
+def has_filter(code: int) -> bool:
+    """Whether HDF5 in this process has a filter, or hdf5plugin brings it."""
+    import h5py
+
+    available = h5py.h5z.filter_avail
+    return bool(available(code) or (_plugins() and available(code)))
 
 
 def _plugins() -> bool:

@@ -58,17 +58,17 @@ def kind_of_file(path: Path, name: str) -> str | None:
         begin = b""
     for start, what in STARTS:
         if begin.startswith(start):
-            return _said(what, name)
+            return _describe(what, name)
     return kind_of_name(name)
 
 
 def kind_of_name(name: str) -> str | None:
     """Return the kind of a file by the ending of its name; None if unknown."""
     what = ENDINGS.get(PurePosixPath(name.rpartition("::")[2]).suffix.lower())
-    return None if what is None else _said(what, name)
+    return None if what is None else _describe(what, name)
 
 
-def _said(what: str, name: str) -> str:
+def _describe(what: str, name: str) -> str:
     return what.format(name=repr(name), plain=name)
 
 
@@ -88,12 +88,12 @@ def kind_of_folder(
     """
     there = set(names)
     if any(name.endswith((".parquet", ".pq")) for name in names):
-        return _said(PARQUET.replace("a Parquet file", "a folder of Parquet files"), place)
+        return _describe(PARQUET.replace("a Parquet file", "a folder of Parquet files"), place)
     if "saved_model.pb" in there or any(name.endswith(WEIGHTS) for name in names):
-        return _said(NETWORK.replace("a file", "a folder"), place)
+        return _describe(NETWORK.replace("a file", "a folder"), place)
     if "xl" in there and "[Content_Types].xml" in there:
-        return _said(EXCEL, place)
+        return _describe(EXCEL, place)
     # torch.save writes an archive of one folder, with a pickle and the storages.
     if len(names) == 1 and "data.pkl" in inside(names[0]):
-        return _said(NETWORK, place)
+        return _describe(NETWORK, place)
     return None

@@ -18,7 +18,7 @@ from bigspec.errors import DataError
 from bigspec.kernels.buffers import Buffers
 
 __all__ = [
-    "PIECE_BYTES",
+    "CELL_BYTES",
     "Coordinates",
     "Cuts",
     "Lines",
@@ -30,7 +30,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-PIECE_BYTES = 8 << 20
+CELL_BYTES = 8 << 20
 """Bytes of entries between two cuts, about."""
 RANGE = 1 << 20
 """Pointers or coordinates to read at once while a store is opened."""
@@ -208,8 +208,8 @@ class ListedPointers:
     def _stream(self, length: int) -> Iterator[tuple[Array, Array, int]]:
         pointers = _all_pointers(self.indptr, self.stored, self.name)
         before = -1
-        for _, held, start in pointers:
-            stop = min(start + len(held), len(self.listed))
+        for _, chunk, start in pointers:
+            stop = min(start + len(chunk), len(self.listed))
             lines = _integers(self.listed, start, stop, Buffers(), "sparse.listed")
             _check_range(self.listed, lines, start, length, self.name)
             if lines.size and (lines[0] <= before or np.any(np.diff(lines) <= 0)):
@@ -220,9 +220,9 @@ class ListedPointers:
                 )
                 raise DataError(msg)
             before = int(lines[-1]) if lines.size else before
-            if stop - start < len(held):  # the pointer of the end
+            if stop - start < len(chunk):  # the pointer of the end
                 lines = np.append(lines, length)
-            yield lines, held, start
+            yield lines, chunk, start
 
 
 @dataclass(frozen=True)
@@ -303,14 +303,14 @@ def _check_moves(vector: Vector, nbytes: int, still: int, memory: int, name: str
     if nbytes <= max(memory, PROBED_BYTES):
         return
     places = [k * (len(vector) - 1) // PROBES for k in range(PROBES + 1)]
-    held = np.array([_integers(vector, at, at + 1, Buffers(), "sparse.probe")[0] for at in places])
-    steps = np.diff(held)
+    found = np.array([_integers(vector, at, at + 1, Buffers(), "sparse.probe")[0] for at in places])
+    steps = np.diff(found)
     stands = int(np.argmax(steps <= 0))
     if steps[stands] <= 0 and places[1] > still:
         part, first, last = vector.name.rpartition("/")[2], places[stands], places[stands + 1]
         msg = (
             f"{name}: expected values that grow in {part}, which takes {nbytes} bytes, got "
-            f"{held[stands]} at {first} and {held[stands + 1]} at {last}: chunks are missing, or "
+            f"{found[stands]} at {first} and {found[stands + 1]} at {last}: chunks are missing, or "
             "nearly all rows or columns are empty; leave those out, and write the matrix again"
         )
         raise DataError(msg)

@@ -22,9 +22,8 @@ from bigspec.errors import (
     needs,
 )
 from bigspec.names import NOWHERE, bare, shown
-from bigspec.sources import catalog, retries
+from bigspec.sources import catalog, object_store, retries
 from bigspec.sources.kinds import kind_of_file, kind_of_folder, kind_of_name
-from bigspec.sources.object_store import remote_store
 from bigspec.sources.storage_options import PROTOCOLS, Options
 from bigspec.sources.virtual import REPOSITORY, reference_store, virtual_store
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Location",
+    "indexed_file",
     "local_file",
     "local_folder",
     "locate",
@@ -40,12 +40,13 @@ __all__ = [
     "open_node",
     "place_of",
     "read_metadata",
+    "remote_store",
 ]
 
-LOCAL_ONLY = (
-    ".h5", ".hdf5", ".h5ad", ".nc", ".nc4", ".netcdf", ".cdf", ".npy", ".npz", ".mtx", ".mtx.gz",
-)  # fmt: skip
-"""Endings of formats that URLs cannot serve: they need many small reads, or a map of the file."""
+INDEXED = (".h5", ".hdf5", ".he5", ".h5ad", ".mat", ".nc", ".nc4", ".netcdf", ".cdf")
+"""Endings of formats that are indexed at a URL: see `bigspec.sources.remote_hdf5`."""
+LOCAL_ONLY = (".npy", ".npz", ".mtx", ".mtx.gz")
+"""Endings of formats that URLs cannot serve: they need a map of the file, or are read whole."""
 TABLES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
 """Not matrices: see `bigspec.conversion.arrow`."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
@@ -84,7 +85,7 @@ def locate(text: str, options: Options | None = None) -> Location:
     if (store := virtual_store(outer, text, options)) is not None:
         return Location(shown(text), store, inner)
     if "://" in outer or "::" in outer:
-        return Location(shown(text), _remote_store(outer, text, options), inner)
+        return Location(shown(text), remote_store(outer, text, options), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
 
 
@@ -97,6 +98,18 @@ def local_file(text: str) -> tuple[Path, str] | None:
         return None
     path = Path(os.path.abspath(Path(outer).expanduser()))  # noqa: PTH100
     return (path, inner) if path.is_file() else None
+
+
+def indexed_file(text: str) -> tuple[str, str] | None:
+    """Return the URL of an HDF5 or netCDF file, by its ending, and the place inside; else None.
+
+    A chain of fsspec's, such as ``simplecache::s3://...``, is none.
+    """
+    outer, inner = _split(text)
+    path = re.split("[?#]", outer, maxsplit=1)[0].lower()
+    if "::" in outer or "://" not in outer or not path.endswith(INDEXED):
+        return None
+    return None if path.startswith(("file://", "local://")) else (outer, inner)
 
 
 def local_folder(text: str) -> Path | None:
@@ -118,7 +131,14 @@ def _split(text: str) -> tuple[str, str]:
     return outer, inner.strip("/")
 
 
-def _remote_store(url: str, name: str, options: Options | None) -> Store:
+def remote_store(url: str, name: str, options: Options | None = None) -> Store:
+    """Return the store at a URL of fsspec's.
+
+    Raises
+    ------
+    SourceError, StoreUnavailableError
+        See `locate`.
+    """
     if (lower := url.lower()).endswith(LOCAL_ONLY):
         ending = next(ending for ending in LOCAL_ONLY if lower.endswith(ending))
         msg = (
@@ -129,7 +149,7 @@ def _remote_store(url: str, name: str, options: Options | None) -> Store:
     try:  # some protocols (ftp) connect here
         if url.startswith("reference://"):
             return reference_store(url, options)
-        return remote_store(url, options, read_only=True)
+        return object_store.remote_store(url, options, read_only=True)
     except BigspecError:
         raise
     except ImportError as error:

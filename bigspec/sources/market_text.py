@@ -115,7 +115,7 @@ class Spelling:
                 return text
         return None
 
-    def spelled(self, block: bytes, line: int) -> tuple[list[int], bytes]:
+    def spell(self, block: bytes, line: int) -> tuple[list[int], bytes]:
         """Return the numbers of the lines with entries, and these lines as the parser needs them.
 
         It understands exponents of Fortran (``2.5D+01``, ``2.5q1``, ``2.5+01``), a leading plus,

@@ -28,7 +28,7 @@ from bigspec.sources.market_header import (
 )
 from bigspec.sources.market_text import BadLine, Spelling
 
-__all__ = ["BLOCK_BYTES", "Entries", "Market", "expanded", "open_market"]
+__all__ = ["BLOCK_BYTES", "Entries", "Market", "expand", "open_market"]
 
 Array = np.ndarray[Any, Any]
 
@@ -91,18 +91,18 @@ class Market:
         head = self.header
         offset, line, done, side = [*(position or [*head.body, 0]), 0][:4]
         most = head.body[0] + ENTRY_BYTES * head.announced + SPARE_BYTES
-        with _opened(self.path) as file:
+        with _open(self.path) as file:
             try:
                 file.seek(offset)
                 while block := self._block(file, wanted, line):
-                    numbers, values, rows, columns = self._parsed(block, line, done)
+                    numbers, values, rows, columns = self._parse(block, line, done)
                     offset, line = offset + len(block), line + _lines(block)
                     done += values.size
                     if done > head.announced or offset > most:
                         raise self._too_much(done > head.announced, line)
                     if values.size == 0:
                         continue
-                    side = self._checked(rows, columns, values, numbers, side)
+                    side = self._check(rows, columns, values, numbers, side)
                     after = [offset, line, done, side]
                     yield Entries(rows, columns, values, after, len(block))
             except DAMAGED as error:
@@ -137,7 +137,7 @@ class Market:
                 raise DataError(msg)
         return block
 
-    def _parsed(
+    def _parse(
         self, block: bytes, line: int, done: int
     ) -> tuple[range | list[int], Array, Array, Array]:
         """Return ``(numbers of the lines, values, rows, columns)``."""
@@ -151,7 +151,7 @@ class Market:
                     return numbers, *self._read(plain, len(numbers), done)
                 except (ValueError, OverflowError):
                     pass  # the second try names the line
-            numbers, lines = self.spelling.spelled(block, line)
+            numbers, lines = self.spelling.spell(block, line)
             return numbers, *self._read(lines, len(numbers), done)
         except BadLine as bad:
             raise self._bad(bad.number, bad.text, bad.why) from bad
@@ -193,7 +193,7 @@ class Market:
             return A[:, 0], np.zeros(count, np.int64), np.zeros(count, np.int64)
         return A[:, 0], *head.places(done, count)
 
-    def _checked(
+    def _check(
         self,
         rows: Array,
         columns: Array,
@@ -236,7 +236,7 @@ class Market:
         return known
 
 
-def expanded(entries: Entries, symmetry: str) -> tuple[Array, Array, Array]:
+def expand(entries: Entries, symmetry: str) -> tuple[Array, Array, Array]:
     """Return ``(rows, columns, values)`` of all entries, the stored triangle first."""
     rows, columns, values = entries.rows, entries.columns, entries.values
     if symmetry == "general":
@@ -258,7 +258,7 @@ def _lines(block: bytes) -> int:
     return block.count(b"\n") + (not block.endswith(b"\n"))
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO:
     packed = path.name.lower().endswith(".gz")
     return cast("BinaryIO", gzip.open(path) if packed else path.open("rb"))
 
@@ -273,5 +273,5 @@ def open_market(path: Path, name: str, *, dense: bool = True) -> Market:
     DataError
         Its sizes are not those of a matrix.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         return Market(name, path, read_header(file, path, name, dense=dense))

@@ -71,8 +71,8 @@ def place_of_member(content: Content, info: zipfile.ZipInfo) -> int:
     length = min(length, content.size - info.header_offset)
     raw = content.at(info.header_offset, length, what).tobytes()
     signature, _, flags, method, *_, name, extra = HEAD.unpack(raw[: HEAD.size])
-    said = raw[HEAD.size : HEAD.size + name]
-    if signature != b"PK\x03\x04" or said not in names or method != info.compress_type:
+    own_name = raw[HEAD.size : HEAD.size + name]
+    if signature != b"PK\x03\x04" or own_name not in names or method != info.compress_type:
         msg = (
             f"{content.name}: expected {what} at byte {info.header_offset}, as its directory says, "
             "got something else there; it is damaged: bring it again"

@@ -30,9 +30,9 @@ SAMPLE = 4096
 """Entries of the sample in the identity of an array, fixed and evenly spaced."""
 
 
-PIECES = 1024
-PIECE_ENTRIES = 4096
-"""A sparse matrix is cut into at most so many cells, of at least so many stored entries."""
+CELLS = 1024
+CELL_ENTRIES = 4096
+"""The most cells of a sparse matrix, and the fewest stored entries of a cell."""
 
 
 WIDE = 2
@@ -254,8 +254,8 @@ def _even_grid(indptr: np.ndarray[Any, Any]) -> Grid:
     """
     extent = len(indptr) - 1
     work = indptr.astype(np.int64) + np.arange(extent + 1)
-    pieces = min(extent, max(1, int(work[-1]) // PIECE_ENTRIES), PIECES)
-    wanted = work[-1] * np.arange(1, pieces) // pieces
+    cells = min(extent, max(1, int(work[-1]) // CELL_ENTRIES), CELLS)
+    wanted = work[-1] * np.arange(1, cells) // cells
     cuts = np.unique(np.concatenate([[0], np.searchsorted(work, wanted), [extent]]))
     return Grid.irregular(tuple(np.diff(cuts).tolist()))
 

@@ -1,7 +1,7 @@
-"""Chunks that are not in their store: noticed, requested again, counted or refused.
+"""Chunks that are not in their store: bigspec requests them again, then counts or refuses them.
 
 By Zarr's rule a missing chunk counts as the fill value, and many stores rely on it: zarr does not
-write chunks of fill values. But a store that has lost a chunk, or is going away, answers the same.
+write chunks of fill values. But a store that lost a chunk, or is going away, answers the same.
 So a missing chunk is requested again and sought in a listing, and the metadata is read once more.
 Chunks that are still missing are counted, and reported with the answer.
 """
@@ -54,11 +54,11 @@ __all__ = [
 Policy = Literal["fill", "error"]
 MISSING: tuple[Policy, ...] = ("fill", "error")
 CERTAIN = (LocalStore, MemoryStore, ZipStore)
-"""Stores whose answers need no listing to confirm them."""
+"""Stores whose answers need no listing as a proof."""
 AT_ONCE = 32
-"""Chunks to request again at once."""
+"""How many chunks are requested again at once."""
 MOST_REMEMBERED = 1 << 17
-"""Missing chunks that a process remembers, so that passes do not request them again."""
+"""How many missing chunks a process remembers, to spare the next pass the request."""
 
 
 def as_policy(value: Any) -> Policy:
@@ -82,9 +82,9 @@ class Missing:
     Attributes
     ----------
     policy : {"fill", "error"}
-        They count as the fill value and are counted, or they are refused.
+        "fill" counts them and takes the fill value; "error" refuses them.
     why : str
-        Why they are refused, if not by the user's wish.
+        The reason for refusing them, unless the user asked for it.
     """
 
     policy: Policy = "fill"
@@ -109,7 +109,7 @@ def rule_for(fill: Any, missing: Missing | None) -> Missing:
 
 
 def fill_text(fill: Any) -> str:
-    """Write a fill value for people; None, of Zarr 2, is read as 0."""
+    """Write a fill value for people; Zarr 2's None counts as 0."""
     if fill is None or fill == 0:
         return "0"
     return f"{fill:g}" if isinstance(fill, (float, np.floating)) else str(fill)
@@ -121,7 +121,7 @@ def stored_fill(fill: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
 
 
 def refusal(name: str, key: str, why: str = "") -> ChunkError:
-    """Return the error for the first missing chunk, if none may be missing."""
+    """Return the error for a missing chunk where none may be missing."""
     reason = why or (
         "a missing chunk is an error by missing_chunks='error' (--missing-chunks error). Write it "
         "again, or, if its entries are the fill value, leave that option out"
@@ -130,11 +130,11 @@ def refusal(name: str, key: str, why: str = "") -> ChunkError:
 
 
 class Unsettled(ConnectionError):  # noqa: N818 - never leaves this package
-    """A store that contradicts itself, though perhaps not in another attempt."""
+    """A store that contradicts itself; another attempt may find it settled."""
 
 
 _ASKED: ContextVar[dict[str, bool] | None] = ContextVar("bigspec_chunks_asked", default=None)
-"""Keys that the read of this thread has requested so far, and whether they were there.
+"""The keys that this thread's read has requested so far, and whether they were there.
 
 zarr runs a read as a task of its event loop, in the context of the thread that waits.
 """
@@ -161,7 +161,7 @@ class WatchedStore(WrapperStore[Any]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Read, and note whether anything was there."""
+        """Read a key, and note whether it was there."""
         fetch = under_way()
         value: Buffer | None
         if fetch is not None and fetch.has(key):
@@ -184,7 +184,7 @@ class WatchedStore(WrapperStore[Any]):
 
 
 def check_length(found: int, wanted: ByteRequest | None = None) -> None:
-    """Refuse an answer of no bytes, or of others than were asked for."""
+    """Refuse an empty answer, and one of another length than requested."""
     if found == 0 and not isinstance(wanted, OffsetByteRequest):
         msg = "0 bytes are stored, or none where its index says"
         raise DamagedChunk(msg)
@@ -194,7 +194,7 @@ def check_length(found: int, wanted: ByteRequest | None = None) -> None:
     elif isinstance(wanted, SuffixByteRequest):
         length = wanted.suffix
     if found != length:
-        msg = f"{length} bytes were asked for, where its index is or says, and {found} came"
+        msg = f"{length} bytes were requested (the index, or what it points at), {found} came"
         raise DamagedChunk(msg)
 
 
@@ -224,12 +224,12 @@ class Absences:
     def settle(
         self, array: zarr.Array[Any], keys: dict[str, bool], buffers: Buffers | None
     ) -> None:
-        """Count the chunks that a read has requested, after a second look at missing ones.
+        """Count the chunks of a read, after a second look at the missing ones.
 
         Parameters
         ----------
         array : zarr.Array
-            A watched array.
+            An array from `watched`.
         keys : dict
             The keys from `asked`.
         buffers : Buffers or None
@@ -239,9 +239,9 @@ class Absences:
         Unsettled
             A chunk is there now, or in a listing: read again.
         MissingSourceError
-            The metadata is gone as well.
+            The metadata is gone too.
         ChunkError
-            A chunk is missing, and none may be.
+            A chunk is missing, and the rule refuses that.
         """
         missing = [key for key, there in keys.items() if not there]
         if missing:
@@ -299,7 +299,7 @@ class Absences:
 
 
 async def _listing(store: Store, folder: str) -> set[str] | None:
-    """Return the names in a folder; none if single keys can be listed; None if nothing can."""
+    """Return the names in a folder, empty if single keys can be listed, None if nothing can."""
     try:
         if _takes_prefix(store):
             await store.fs._find(_place(store, folder), prefix="zarr.json")  # type: ignore[attr-defined]
@@ -310,7 +310,7 @@ async def _listing(store: Store, folder: str) -> set[str] | None:
         return {name async for name in store.list_dir(folder)}
     except FileNotFoundError:
         return set()
-    except Exception:  # noqa: BLE001, RUF100 - listing may be denied, or mean nothing there
+    except Exception:  # noqa: BLE001, RUF100 - the store may deny or not know listings
         return None
 
 

@@ -25,7 +25,7 @@ from bigspec.sources.missing import Missing, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import VariableMatrix, Wanted, axes_of, variable
 
-__all__ = ["is_netcdf", "open_netcdf"]
+__all__ = ["CLASSIC", "ENDINGS", "chosen", "is_netcdf", "open_netcdf"]
 
 ENDINGS = (".nc", ".nc4", ".netcdf", ".cdf")
 CLASSIC, WIDE = (b"CDF\x01", b"CDF\x02"), b"CDF\x05"
@@ -172,7 +172,7 @@ def open_netcdf(path: Path, inside: str, name: str, wanted: Wanted) -> VariableM
     DataError, UnsupportedTypeError
     """
     _file, variables = _variables(path, name)
-    inside = _chosen(variables, inside, name)
+    inside = chosen(variables, inside, name)
     held = variables[inside]
     dtype = check_dtype(np.dtype(held.dtype), name).newbyteorder("=")
     shape = tuple(int(size) for size in held.shape)
@@ -193,7 +193,14 @@ def open_netcdf(path: Path, inside: str, name: str, wanted: Wanted) -> VariableM
     )
 
 
-def _chosen(variables: dict[str, Any], inside: str, name: str) -> str:
+def chosen(variables: dict[str, Any], inside: str, name: str) -> str:
+    """Return the path of the variable that is asked for, or of the only one that is a matrix.
+
+    Raises
+    ------
+    MissingSourceError, SourceError
+        The message lists the contents.
+    """
     wide = {key: held for key, held in variables.items() if len(held.dimensions) >= 2}
     listed = "; ".join(
         f"{key} ({', '.join(map(str, held.dimensions))}) {tuple(held.shape)}"

@@ -82,6 +82,8 @@ class Node(ABC):
         Whether it has bfloat16 in bytes, because its store has no name for the type.
     tally : Tally
         Missing chunks of the last read.
+    steps : tuple of int
+        Sides of a chunk, or of a shard.
     """
 
     path: str
@@ -94,6 +96,7 @@ class Node(ABC):
     refusal: str | None
     brain: bool
     tally: Tally = field(repr=False, compare=False)
+    steps: tuple[int, ...]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -121,14 +124,45 @@ class Node(ABC):
         needed = math.prod(self.shape) * max(self.stored.itemsize, self.dtype.itemsize)
         check_memory(needed, self.name)
         buffers = Buffers()  # fresh ones: nothing else takes this memory
-        raw = np.asarray(self._raw(buffers))
+        box = tuple(slice(0, extent) for extent in self.shape)
+        values = self._values(np.asarray(self._raw(box, buffers)), (0,) * len(box))
         self.tally.missing_chunks = buffers.missing_chunks
+        return values.reshape(self.shape)
+
+    def read_box(self, box: tuple[slice, ...], buffers: Buffers) -> Array:
+        """Return the values in a box; they may lie in `buffers`, which counts missing chunks.
+
+        Parameters
+        ----------
+        box : tuple of slice
+            Along each dimension, with integer ends. Chunks that it cuts are read whole.
+        buffers : Buffers
+
+        Raises
+        ------
+        ChunkError, MissingSourceError, SourceError, StoreUnavailableError, DataError
+            See `read`.
+        """
+        outer = tuple(
+            slice(part.start // step * step, min(-(-part.stop // step) * step, extent))
+            for part, step, extent in zip(box, self.steps, self.shape, strict=True)
+        )
+        inner = tuple(
+            slice(part.start - whole.start, part.stop - whole.start)
+            for part, whole in zip(box, outer, strict=True)
+        )
+        raw = np.asarray(self._raw(outer, buffers))[inner]
+        return self._values(raw, tuple(part.start for part in box))
+
+    def _values(self, raw: Array, origin: tuple[int, ...]) -> Array:
+        """Return stored numbers as values; the first of them lie at `origin`."""
         values, missing = self.packing.unpack(raw, self.dtype)
         if missing is not None:
-            where = [int(k) for k in np.unravel_index(int(np.argmax(missing)), missing.shape)]
-            msg = f"{self.name}: expected a value in every place, got a missing one at {where}"
+            where = np.unravel_index(int(np.argmax(missing)), missing.shape)
+            at = [int(k) + first for k, first in zip(where, origin, strict=True)]
+            msg = f"{self.name}: expected a value in every place, got a missing one at {at}"
             raise DataError(msg)
-        return values.reshape(self.shape)
+        return np.asarray(values)
 
     def token(self) -> str:
         """Digest all values of a small array; some values and the evidence of a large one."""
@@ -142,8 +176,8 @@ class Node(ABC):
         return iter(())
 
     @abstractmethod
-    def _raw(self, buffers: Buffers) -> Array:
-        """Return the stored numbers, in native byte order."""
+    def _raw(self, box: tuple[slice, ...], buffers: Buffers) -> Array:
+        """Return the stored numbers in a box of whole chunks, in native byte order."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +185,7 @@ class _ZarrNode(Node):
     stored_array: zarr.Array[Any] = field(repr=False, compare=False)
     missing: Missing
 
-    def _raw(self, buffers: Buffers) -> Array:
+    def _raw(self, box: tuple[slice, ...], buffers: Buffers) -> Array:
         array = self.stored_array
         native = self.stored.newbyteorder("=")
         if not all(self.shape):
@@ -163,7 +197,6 @@ class _ZarrNode(Node):
             except Exception as error:
                 raise retries.named_failure(error, self.name, "0") from error
             return np.asarray(value, native)
-        box = tuple(slice(0, extent) for extent in self.shape)
         return self._boxes().read(box, self.name, buffers)
 
     def _sample(self) -> Iterator[Array]:
@@ -176,8 +209,7 @@ class _ZarrNode(Node):
             yield boxes.read(box, self.name, Buffers())
 
     def _boxes(self) -> Boxes:
-        steps = self.stored_array.shards or self.stored_array.chunks
-        grids = tuple(Grid(*both) for both in zip(self.shape, steps, strict=True))
+        grids = tuple(Grid(*both) for both in zip(self.shape, self.steps, strict=True))
         return Boxes(ZarrVector.of(self.stored_array, self.name, self.missing), grids)
 
 
@@ -185,10 +217,9 @@ class _ZarrNode(Node):
 class _HDF5Node(Node):
     handle: DatasetHandle = field(repr=False, compare=False)
 
-    def _raw(self, buffers: Buffers) -> Array:
+    def _raw(self, box: tuple[slice, ...], buffers: Buffers) -> Array:
         if not all(self.shape):
             return np.empty(self.shape, self.stored.newbyteorder("="))
-        box = tuple(slice(0, extent) for extent in self.shape)
         with readable(self.name, "its header"):
             return self.handle.read(box, self.name, buffers)
 
@@ -280,7 +311,8 @@ def _zarr_node(array: zarr.Array[Any], path: str, store: str, missing: Missing) 
         check_codecs(array, name)
         packing = zarr_packing(array, dtype.newbyteorder("="), name, Wanted())
         evidence = ZarrVector.of(array, name, missing).token if shape else repr(array.metadata)
-    made = (path, name, shape, dtype, packing, evidence, None, refusal, False, Tally())
+    steps = tuple(array.shards or array.chunks)
+    made = (path, name, shape, dtype, packing, evidence, None, refusal, False, Tally(), steps)
     return _ZarrNode(*made, array, missing)
 
 
@@ -329,7 +361,9 @@ def _hdf5_node(dataset: Any, path: str, store: str, missing: Missing) -> Node:
     address = f"{dataset.file.filename}:{h5py.h5o.get_info(dataset.id).addr}"
     handle = DatasetHandle(str(dataset.file.filename), f"/{path}", missing)
     shape = tuple(int(extent) for extent in dataset.shape or ())
-    made = (path, name, shape, dtype, packing, evidence, address, refusal, brain, Tally())
+    steps = tuple(dataset.chunks or (1,) * len(shape))
+    whole = (path, name, shape, dtype, packing, evidence, address)
+    made = (*whole, refusal, brain, Tally(), steps)
     return _HDF5Node(*made, handle)
 
 

@@ -54,8 +54,8 @@ def open_npz_array(path: Path, inside: str, name: str, memory: int) -> Matrix:
             with archive.open(infos[wanted]) as file:
                 size = check_member(infos[wanted], *member_header(file), name)
             check_room(size, memory, name, sparse=False)
-        with np.load(path, allow_pickle=False) as held:
-            a: Any = held[wanted]
+        with np.load(path, allow_pickle=False) as archive:
+            a: Any = archive[wanted]
     except BigspecError:
         raise
     except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from zarr.core.sync import sync
 from zarr.storage import FsspecStore, ObjectStore
 
 from bigspec.errors import ArgumentError, SourceError
@@ -175,6 +174,7 @@ class RemoteStore(ObjectStore[Any]):
         super().__init__(store, read_only=read_only)
         protocol = protocol_of(url)
         self.url, self.options, self.kind = url, options or {}, ALIASES.get(protocol, protocol)
+        self._loose = False  # whether its server has sent a part and not said which
 
     def with_read_only(self, read_only: bool = False) -> RemoteStore:
         """Return the same store, to be written to or not."""
@@ -205,8 +205,14 @@ class RemoteStore(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return what lies at a key, or a part of it; None if nothing is there."""
-        with os_errors():
-            return await super().get(key, prototype, byte_range)
+        if byte_range is None or not self._loose:
+            try:
+                with os_errors():
+                    return await super().get(key, prototype, byte_range)
+            except OSError as error:
+                if not self._says_no_range(error):
+                    raise
+        return await self._pages().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write, in one request."""
@@ -340,37 +346,46 @@ class RemoteStore(ObjectStore[Any]):
         except FileNotFoundError:
             return None
 
-    def described(self, key: str) -> dict[str, Any] | None:
+    async def described(self, key: str) -> dict[str, Any] | None:
         """Return the size of an object and what tells its version; None if none is there.
 
         By the names of s3fs and of fsspec's HTTP, so that what they told is told again.
         """
         import obstore
 
-        async def head() -> Any:
-            return await obstore.head_async(self.store, key)
-
         try:
             with os_errors():
-                meta = sync(head())
+                meta = await obstore.head_async(self.store, key)
         except (FileNotFoundError, NotADirectoryError):
             return None
         said = {"size": int(meta["size"]), "ETag": meta["e_tag"]}
-        return said if self.kind == "http" else said | {"LastModified": meta["last_modified"]}
+        changed = "Last-Modified" if self.kind == "http" else "LastModified"
+        return said | {changed: meta["last_modified"]}
 
-    def part(self, key: str, start: int, length: int) -> bytes:
-        """Return a range of an object's bytes: fewer where the server sends no ranges."""
+    async def part(self, key: str, start: int, length: int) -> bytes:
+        """Return a range of an object's bytes; nothing where the server sends no ranges."""
         import obstore
         from obstore.exceptions import NotSupportedError
 
-        async def read() -> bytes:
-            return bytes(await obstore.get_range_async(self.store, key, start=start, length=length))
+        if not self._loose:
+            try:
+                with os_errors():
+                    got = obstore.get_range_async(self.store, key, start=start, length=length)
+                    return bytes(await got)
+            except NotSupportedError:
+                return b""
+            except OSError as error:
+                if not self._says_no_range(error):
+                    raise
+        pages = self._pages()
+        path = f"{pages.path}/{key}" if key else pages.path
+        return bytes(await pages.fs._cat_file(path, start=start, end=start + length))
 
-        try:
-            with os_errors():
-                return sync(read())
-        except NotSupportedError:
-            return b""
+    def _says_no_range(self, error: OSError) -> bool:
+        """Whether a server sent a part and not which: fsspec takes it, and obstore does not."""
+        said = "Content-Range" in str(error) and self.supports_listing and self.kind == "http"
+        self._loose = self._loose or said
+        return said
 
     def beside(self, name: str) -> RemoteStore:
         """Return the store of another file in the same folder."""

@@ -1,9 +1,9 @@
-"""How stored numbers become values: packed by scale and offset, missing by conventions.
+"""How stored numbers become values: by scale and offset, and by marks of missing values.
 
-The one reading behind every door (netCDF, Zarr, HDF5) of the attributes that CF (2.5.1, 8.1) and
-xarray share: ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``, ``valid_min``,
-``valid_max``, ``valid_range``, ``_Unsigned``, and HDF-EOS's ``ScaleFactor``, ``Offset`` and
-``MissingValue``. Times stay numbers in the ``units`` that they are stored in.
+netCDF, Zarr and HDF5 all come here. The attributes are those that CF (2.5.1, 8.1) and xarray
+share: ``scale_factor``, ``add_offset``, ``_FillValue``, ``missing_value``, ``valid_min``,
+``valid_max``, ``valid_range``, ``_Unsigned``; and HDF-EOS's ``ScaleFactor``, ``Offset`` and
+``MissingValue``. Times stay numbers in their stored ``units``.
 """
 
 from __future__ import annotations
@@ -31,47 +31,47 @@ DEFAULT_FILL = {
     "f4": 9.969209968386869e36,
     "f8": 9.969209968386869e36,
 }
-"""What netCDF leaves where nothing was written (netcdf.h, NC_FILL_*); bytes have no such value."""
+"""What netCDF fills unwritten places with (netcdf.h, NC_FILL_*); bytes have no such value."""
 
 CONVENTIONS = (
     "scale_factor", "add_offset", "_FillValue", "missing_value", "valid_range", "valid_min",
     "valid_max", "_Unsigned", "ScaleFactor", "MissingValue",
 )  # fmt: skip
-"""Attributes of which any one says that the stored numbers are not simply the values."""
+"""Any one of these attributes says that the stored numbers are not simply the values."""
 BESIDE = ("Offset", "units", "scale_factor_err", "add_offset_err", "calibrated_nt")
-"""Attributes that change what these mean, and mean nothing without them."""
+"""Attributes that change the meaning of those above, and have none of their own."""
 OTHER_CALIBRATION = BESIDE[2:]
-"""HDF4's marks: its ``add_offset`` is subtracted before scaling, CF's is added after it."""
+"""Signs of HDF4, which subtracts ``add_offset`` before scaling; CF adds it after."""
 TIMES = {
     f"{unit}{plural}"
     for unit in ("day", "hour", "minute", "second", "millisecond", "microsecond", "nanosecond")
     for plural in ("", "s")
 }
 NAT = np.iinfo(np.int64).min
-"""What xarray and NumPy store for a time that is missing, beside whatever the attributes say."""
+"""xarray and NumPy store this for a missing time, whatever the attributes say."""
 
 
 @dataclass(frozen=True)
 class Packing:
     """From stored values to values.
 
-    Its text is part of the identity of a matrix: fields that came later are not in it.
+    Its repr is part of a matrix's identity, so newer fields stay out of the repr.
 
     Attributes
     ----------
     missing : tuple of numbers
-        Stored values that mean that there is none; a NaN stands for every NaN.
+        Stored values that mark a missing entry; a NaN stands for every NaN.
     least, most : number or None
-        What lies outside is missing too.
+        Values outside these limits are missing too.
     unpacked_limits : bool
-        Whether these two are compared after unpacking.
+        Whether values are unpacked before they are compared with the limits.
     scale, offset : float or None
     unsigned : bool
-        Stored integers are to be read as unsigned ones.
+        Whether stored signed integers are read as unsigned.
     fill : number or None
-        Taken for missing values.
+        Replaces missing values.
     signed : bool
-        Stored unsigned integers are to be read as signed ones.
+        Whether stored unsigned integers are read as signed.
     """
 
     missing: tuple[Any, ...]
@@ -86,7 +86,7 @@ class Packing:
 
     @property
     def idle(self) -> bool:
-        """Whether every stored number is its value, but for a NaN for which nothing is given."""
+        """Whether stored numbers are simply the values. A NaN without a fill does not matter."""
         limits = self.least is not None or self.most is not None
         packed = self.scale is not None or self.offset is not None
         marked = any(value == value for value in self.missing)
@@ -100,18 +100,18 @@ class Packing:
         return self.kind(stored)
 
     def kind(self, stored: np.dtype[Any]) -> np.dtype[Any]:
-        """Return the type that stored numbers are read as before they are unpacked."""
+        """Return the type of stored numbers before unpacking, with the sign that is meant."""
         if not (self.unsigned or self.signed):
             return stored
         return np.dtype(f"{'u' if self.unsigned else 'i'}{stored.itemsize}")
 
     def filled(self, fill: Any, stored: np.dtype[Any], name: str) -> Packing:
-        """Take a number for what is missing.
+        """Return the same packing, with a value for missing entries.
 
         Raises
         ------
         ArgumentError
-            It is no finite number of the type of the values.
+            The fill is not a finite number, or the values' type cannot hold it.
         """
         if fill is None:
             return self
@@ -125,7 +125,7 @@ class Packing:
         return replace(self, fill=fill)
 
     def unpack(self, stored: Array, dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
-        """Return the values, and which of them are missing (None if none is)."""
+        """Return the values, and a mask of the missing ones (None if there are none)."""
         stored = stored.view(self.kind(stored.dtype))
         missing: Array | None = None
         for value in self.missing:
@@ -150,7 +150,7 @@ RAW = Packing((), None, None, False, None, None, False, None)
 
 
 def named_convention(attrs: Mapping[str, Any]) -> str | None:
-    """Return the first attribute of these conventions that there is, or None."""
+    """Return the first attribute of `CONVENTIONS` that is present, or None."""
     return next((key for key in CONVENTIONS if attrs.get(key) is not None), None)
 
 
@@ -172,14 +172,14 @@ def packing_of(
     name : str
         Name of the array in messages.
     mark : number, optional
-        What its format marks missing values by, beside ``_FillValue``.
+        The format's own mark of missing values, besides ``_FillValue``.
     netcdf : bool
-        Whether netCDF's default marks hold.
+        Whether netCDF's default fill values mark missing entries.
 
     Raises
     ------
     DataError
-        An attribute does not say clearly what is meant.
+        An attribute is ambiguous.
     """
     unsigned, signed = _sign(attrs, dtype, name)
     kind = replace(RAW, unsigned=unsigned, signed=signed).kind(dtype)
@@ -200,9 +200,9 @@ def packing_of(
 
 
 def _sign(attrs: Mapping[str, Any], dtype: np.dtype[Any], name: str) -> tuple[bool, bool]:
-    """Say whether integers are to be read as unsigned ones, or as signed ones."""
-    said = flag(attrs.get("_Unsigned"), "_Unsigned", name)
-    return said is True and dtype.kind == "i", said is False and dtype.kind == "u"
+    """Tell whether ``_Unsigned`` turns the integers unsigned, and whether it turns them signed."""
+    unsigned = flag(attrs.get("_Unsigned"), "_Unsigned", name)
+    return unsigned is True and dtype.kind == "i", unsigned is False and dtype.kind == "u"
 
 
 def _scaling(attrs: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
@@ -211,7 +211,7 @@ def _scaling(attrs: Mapping[str, Any], name: str) -> tuple[float | None, float |
     other = number(attrs.get("ScaleFactor"), "ScaleFactor", name)
     moved = other is not None and number(attrs.get("Offset"), "Offset", name)
     if moved:
-        # Written both as s * x + o and as s * (x - o); the file does not say which.
+        # Some files mean s * x + o, others s * (x - o), and neither kind says which.
         refuse(attrs["Offset"], "Offset", name, "0")
     if other is not None and scale not in (None, other):
         refuse(other, "ScaleFactor", name, f"{scale}, as in scale_factor,")
@@ -231,7 +231,7 @@ def _scaling(attrs: Mapping[str, Any], name: str) -> tuple[float | None, float |
 
 @dataclass(frozen=True)
 class _Reader:
-    """Attributes as stored values of type `kind`; `turned` if they are stored in another sign."""
+    """Reads attributes as stored values of type `kind`; `turned` if the stored sign differs."""
 
     attrs: Mapping[str, Any]
     kind: np.dtype[Any]
@@ -239,7 +239,7 @@ class _Reader:
     name: str
 
     def limits(self, dtype: np.dtype[Any]) -> tuple[Any, Any, bool]:
-        """Return the limits of valid values, and whether they are those of unpacked ones."""
+        """Return the limits of valid values, and whether they limit unpacked values."""
         both = numbers(self.attrs.get("valid_range"), "valid_range", self.name)
         if both is not None and both.size != 2:
             refuse(self.attrs["valid_range"], "valid_range", self.name, "two numbers")
@@ -257,7 +257,7 @@ class _Reader:
         return least, most, unpacked
 
     def marks(self, key: str) -> tuple[Any, ...]:
-        """Return the stored values that an attribute says are missing."""
+        """Return the stored values that an attribute marks as missing."""
         given = numbers(self.attrs.get(key), key, self.name)
         if given is None:
             return ()
@@ -268,8 +268,8 @@ class _Reader:
     def stored(self, given: Array, key: str) -> tuple[Any, ...]:
         """Return numbers as stored values.
 
-        A NaN is left out of integers: none of them is one. Any other number that the type does
-        not hold is refused, for it says that the stored values were meant in another type.
+        Integers have no NaN, so a NaN is dropped there. Any other number outside the type is
+        refused: the stored values must have been meant in another type.
         """
         if given.dtype.kind == "c" and self.kind.kind != "c":
             refuse(given, key, self.name, f"a number that {self.kind} holds")
@@ -279,7 +279,7 @@ class _Reader:
         return tuple(self._whole(value, key) for value in given[given == given])
 
     def _limit(self, given: Array) -> Any:
-        """Return a limit; one that the stored type does not reach as a Python integer."""
+        """Return a limit, as a Python integer if it lies beyond the stored type."""
         if self.kind.kind in "iub" and not _holds(self.kind, given[0]) and not self.turned:
             return int(given[0])
         return self.stored(given, "valid_range")[0]
@@ -287,7 +287,7 @@ class _Reader:
     def _whole(self, value: Any, key: str) -> Any:
         whole = int(value) if np.isfinite(value) and value == int(value) else None
         if whole is not None and not _holds(self.kind, whole):
-            # The attribute has the stored type, the values have the other sign (_Unsigned).
+            # The attribute has the stored sign, the values the other one (_Unsigned).
             same = value.dtype.kind == "i" and value.dtype.itemsize == self.kind.itemsize
             other = 2 ** (8 * self.kind.itemsize) * (1 if whole < 0 else -1)
             meant = self.turned or (same and self.kind.kind == "u")

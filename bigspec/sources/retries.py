@@ -39,12 +39,12 @@ class RetryPolicy:
     Attributes
     ----------
     attempts : int
-        How often a read is made in all.
+        The number of tries in all.
     first_wait, longest_wait : float
         Seconds.
     budget : float
-        Seconds after which no further attempt begins: client libraries retry by themselves
-        too (botocore alone takes eight seconds over a refused connection).
+        Seconds after which no attempt begins: client libraries retry too (botocore takes
+        eight seconds over a refused connection).
     """
 
     attempts: int = 5
@@ -54,7 +54,7 @@ class RetryPolicy:
 
 
 POLICY = RetryPolicy()
-"""Five attempts with 7.5 s of waiting between them, or fewer if each one takes its time."""
+"""Five attempts with 7.5 s of waiting between them, or fewer if each is slow."""
 
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -67,7 +67,7 @@ _NETWORK_ERRORS = {
 
 
 _PASSING_STATUSES = {408, 425, 429}
-"""Of HTTP's statuses from 400 to 499, those that a later request need not meet."""
+"""The HTTP statuses from 400 to 499 that may be gone at the next request."""
 
 
 _DEBUG = "\n\nDebug source:"
@@ -81,7 +81,7 @@ _CREDENTIALS = ("://169.254.169.254", "://169.254.170.2", "://metadata.google.in
 
 
 def http_status(error: BaseException) -> int | None:
-    """Return the status of HTTP that an error of a client library carries, if it does."""
+    """Return the HTTP status in an error of a client library, or None."""
     status = getattr(error, "status", None) or getattr(error, "code", None)
     if status is None and _of_obstore(error):
         found = _STATUS.search(str(error).partition(_DEBUG)[0])
@@ -128,14 +128,14 @@ def is_transient(error: BaseException) -> bool:
     if _of_obstore(error):
         return _passes_in_obstore(error)
     if type(error).__name__ == "ReferenceNotReachable" and error.__cause__ is not None:
-        return is_transient(error.__cause__)  # of fsspec, which hides what failed behind it
+        return is_transient(error.__cause__)  # fsspec hides the real failure behind it
     status = http_status(error)
     if status is not None and status < 500:
         return status in _PASSING_STATUSES
     if isinstance(error, (*_FINAL, BigspecError, gzip.BadGzipFile)):
         return False
     if isinstance(error, OSError):  # TimeoutError, ConnectionError, and EIO of a network disk
-        # bz2 reports damaged data as a bare OSError with this text, which no retry mends.
+        # bz2 reports damaged data as a bare OSError with this text; a retry would not help.
         return error.errno not in _FULL_OR_READ_ONLY and error.args != ("Invalid data stream",)
     return any(
         kind.__name__ in _NETWORK_ERRORS.get(kind.__module__.split(".")[0], ())
@@ -175,16 +175,16 @@ def _passes_in_obstore(error: BaseException) -> bool:
 
 
 def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
-    """Call until it succeeds, fails for good, or `POLICY` is used up; then its error comes out.
+    """Call until it succeeds, and raise its error if it fails for good or `POLICY` is used up.
 
-    Each repetition is counted in ``buffers.retries``.
+    Repetitions are counted in ``buffers.retries``.
     """
     try:  # nearly always enough, and tenacity takes longer than a small chunk
         return call()
     except Exception as error:  # noqa: BLE001, RUF100 - tenacity tells which may pass
         failures = [error]
-    # A loop, and not `retrying(call)`: that ends in reference cycles, which would keep what `call`
-    # holds, a pass's buffers for one, until the garbage collector comes.
+    # A loop, because `retrying(call)` ends in reference cycles: a pass's buffers would stay until
+    # the garbage collector comes.
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(POLICY.attempts)
         | tenacity.stop_after_delay(POLICY.budget),
@@ -203,9 +203,10 @@ def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
 
 
 def named_failure(error: Exception, name: str, key: str) -> Exception:
-    """Return the error for a chunk whose reading ended in `error`; raise it if it says enough.
+    """Return the error for a chunk that could not be read; raise `error` if it says enough.
 
-    An error that is raised from itself has no end of causes, and Dask's workers follow them all.
+    It is raised here because an error raised from itself is its own cause, and Dask's workers
+    would follow the causes for ever.
 
     Parameters
     ----------
@@ -231,7 +232,7 @@ def named_failure(error: Exception, name: str, key: str) -> Exception:
             f"not there ({error.__cause__!r}). Bring it back, or make the references again"
         )
     if http_status(error) is not None:
-        return ChunkError(f"{name}: chunk {key} is refused by the store for good ({cause})")
+        return ChunkError(f"{name}: the store refuses chunk {key} for good ({cause})")
     return ChunkError(
         f"{name}: chunk {key} is damaged and cannot be decoded ({cause}). "
         "Write it again from where the matrix came from"

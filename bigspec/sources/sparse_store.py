@@ -1,7 +1,7 @@
-"""Sparse matrices that lie in a store: AnnData's groups, and what `assemble` is handed.
+"""Sparse matrices in a store: AnnData's groups, and any that `assemble` puts together.
 
-A panel of compressed rows (CSR; columns for CSC) is one range of ``data`` and ``indices``, so a
-pass reads every stored entry once, and twice the few chunks in which a panel ends.
+A panel of compressed rows (CSR; columns for CSC) is one range of ``data`` and ``indices``. So a
+pass reads every stored entry once; only chunks in which a panel ends are read twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.fetching import fetched_nbytes
-from bigspec.sources.lines import PIECE_BYTES, Lines, ListedPointers, Pointers, Vector
+from bigspec.sources.lines import CELL_BYTES, Lines, ListedPointers, Pointers, Vector
 from bigspec.sources.missing import Missing
 from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.zarr_store import ZarrVector
@@ -29,18 +29,18 @@ from bigspec.sources.zarr_store import ZarrVector
 __all__ = ["StoredSparse", "assemble", "open_sparse_group", "sparse_format"]
 
 MOST_EXTENTS = 8
-"""Of a shape that is an array: enough to say that it has other than two."""
+"""Extents to read of a shape that is an array; more than two is an error anyway."""
 TENX = {"data", "indices", "indptr", "shape", "barcodes"}
 
 
 @dataclass(frozen=True)
 class StoredSparse(Matrix):
-    """A sparse matrix in a store, whose entries lie row by row or column by column.
+    """A sparse matrix in a store, with entries row by row or column by column.
 
     Attributes
     ----------
     format : {"csr", "csc"}
-        Of the blocks that are read.
+        Format of the blocks that `read` returns.
     data, indices : Vector
         As in SciPy.
     lines : Pointers, ListedPointers or Coordinates
@@ -62,28 +62,28 @@ class StoredSparse(Matrix):
     starts: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     def transient(self, slab: int) -> int:
-        """Bytes that a task holds besides a slab and decoders' scratch, and those, at most.
+        """Bytes that a task takes at most besides a slab, the decoders' scratch among them.
 
-        Pointers counted from the slab's first, in two types and their differences; indices in
-        SciPy's type, and a sorted copy where the store is not sorted; what the products take.
+        These are the pointers from the slab's first on, in two types, and their differences;
+        indices in SciPy's type; a sorted copy if the store is not sorted; and the products' own.
         """
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
         entries = slab // entry
-        pieces = max(1, slab // self.cell_nbytes) if self.cell_nbytes else 1
-        pointers = 24 * self.grids[self.axis].step * pieces
+        cells = max(1, slab // self.cell_nbytes) if self.cell_nbytes else 1
+        pointers = 24 * self.grids[self.axis].step * cells
         cast = 0 if self.indices.dtype == np.int32 else 4
         copies = entries * (cast + 4 + self.dtype.itemsize)
         chunks = 3 * max(part.chunk_nbytes for part in (self.data, self.indices, *self.lines.parts))
-        held = copies + pointers + scratch_nbytes(self.dtype, entries)
-        return chunks + held + self.ahead_nbytes(slab)
+        slab_nbytes = copies + pointers + scratch_nbytes(self.dtype, entries)
+        return chunks + slab_nbytes + self.ahead_nbytes(slab)
 
     def ahead_nbytes(self, slab: int) -> int:
-        """Bytes of encoded chunks that are asked for ahead; 0 on this machine."""
+        """Bytes of encoded chunks that are requested ahead; 0 on this machine."""
         parts = [part for part in (self.data, self.indices) if _is_far(part)]
         return sum(fetched_nbytes(slab, part.chunk_nbytes) for part in parts)
 
     def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
-        """Ask for the entries of a range that is read next, and for their pointers."""
+        """Request the entries and pointers of the range that is read next."""
         cut, cuts = (rows, columns)[self.axis], self.grids[self.axis].cuts or ()
         first, last = bisect_left(cuts, cut.start), bisect_left(cuts, cut.stop)
         if cuts[first : first + 1] != (cut.start,) or cuts[last : last + 1] != (cut.stop,):
@@ -109,7 +109,7 @@ class StoredSparse(Matrix):
 
     @property
     def anywhere(self) -> tuple[bool, bool]:
-        """Any range of the compressed axis, if every line of it has a pointer."""
+        """Any range of the compressed axis, if each of its lines has a pointer."""
         free = isinstance(self.lines, Pointers)
         return free and self.axis == 0, free and self.axis == 1
 
@@ -119,12 +119,12 @@ class StoredSparse(Matrix):
         return self.axis
 
     def most_nbytes(self, axis: int, grid: Grid) -> int:
-        """Bytes between two cuts; reads the pointers if the cuts are not the matrix's own."""
+        """Bytes between two edges; the pointers are read unless the grid is the matrix's own."""
         if axis != self.axis or grid.count == 1:
             return self.nbytes
         if grid == self.grids[axis] and self.cell_nbytes is not None:
             return self.cell_nbytes
-        if not isinstance(self.lines, Pointers):  # cut where they were when it was opened
+        if not isinstance(self.lines, Pointers):  # the cuts are those made when it was opened
             return self.nbytes
         cuts, at = np.array([grid.cut(k) for k in range(grid.count + 1)]), np.zeros(0, np.int64)
         for numbers, pointers, _ in self.lines.ranges():
@@ -150,7 +150,7 @@ class StoredSparse(Matrix):
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Read the compressed rows (columns) of a range, checked, sorted, without duplicates."""
-        self.ahead(rows, columns, buffers)  # values, indices and pointers at once
+        self.ahead(rows, columns, buffers)  # requests values, indices and pointers at once
         try:
             return self._read((rows, columns)[self.axis], buffers)
         except BaseException:
@@ -195,10 +195,10 @@ class StoredSparse(Matrix):
 
 
 def sparse_format(group: Any) -> str | None:
-    """Return "csr" or "csc" if a Zarr or HDF5 group says that it is such a matrix.
+    """Return "csr" or "csc" if a Zarr or HDF5 group is such a matrix, else None.
 
-    AnnData's ``encoding-type``, h5sparse's ``h5sparse_format``, and the columns of 10x's files,
-    which say nothing and hold their shape as an array.
+    AnnData says so in ``encoding-type``, h5sparse in ``h5sparse_format``. 10x's files say
+    nothing, store columns, and have their shape as an array.
     """
     named = group.attrs.get("encoding-type", group.attrs.get("h5sparse_format"))
     named = named.decode() if isinstance(named, bytes) else named
@@ -216,18 +216,18 @@ def open_sparse_group(
     Parameters
     ----------
     group : zarr.Group or h5py.Group
-        With ``data``, ``indices`` and ``indptr``; see `sparse_format`.
+        It has ``data``, ``indices`` and ``indptr``; see `sparse_format`.
     name : str
         Its name in messages.
     memory : int
-        Bytes that a chunk, which is decoded whole, may take.
+        Bytes that a decoded chunk may take.
     missing : Missing, optional
         Rule for missing chunks of values; see `stored_vector`.
 
     Raises
     ------
     SourceError
-        Something is missing, or of another version.
+        A part is missing, or the version is another.
     ChunkError
         A chunk of the pointers is missing.
     MemoryLimitError
@@ -247,7 +247,7 @@ def open_sparse_group(
         raise SourceError(msg)
     shape = check_shape(_shape(group, name, memory), name)
     data = stored_vector(group, "data", name, memory, missing)
-    # Where nothing but 0 can be stored, zarr may well have left it out.
+    # zarr does not store chunks of zeros, so these may rightly be missing.
     indices = stored_vector(
         group, "indices", name, memory, sure=shape[format_ == "csr"] == 1 or not len(data)
     )
@@ -263,7 +263,7 @@ def assemble(
     parts: tuple[Vector, Vector, Lines],
     memory: int,
 ) -> StoredSparse:
-    """Check that the parts (values, indices, lines) fit together, and cut the matrix.
+    """Check that values, indices and lines fit together, and make the matrix.
 
     Raises
     ------
@@ -279,12 +279,12 @@ def assemble(
             raise DataError(msg)
     lines.check(shape[1 - axis], memory)
     entry = dtype.itemsize + indices.dtype.itemsize
-    lines, cuts = lines.cut(shape[axis], max(1, PIECE_BYTES // entry))
+    lines, cuts = lines.cut(shape[axis], max(1, CELL_BYTES // entry))
     grid = Grid.irregular(tuple(np.diff(cuts.lines).tolist()))
     other = Grid(shape[1 - axis], shape[1 - axis])
     tokens = "".join(part.token for part in (data, indices, *lines.parts))
     token = hashlib.sha256(tokens.encode()).hexdigest()
-    piece = cuts.most * entry + grid.step * max(part.dtype.itemsize for part in lines.parts)
+    cell = cuts.most * entry + grid.step * max(part.dtype.itemsize for part in lines.parts)
     found = StoredSparse(
         shape,
         dtype,
@@ -299,9 +299,9 @@ def assemble(
         token[:32],
         cuts.pointers,
         resident=data.resident,
-        cell_nbytes=piece,
+        cell_nbytes=cell,
     )
-    return replace(found, transient_nbytes=found.transient(max(piece, SLAB_BYTES)))
+    return replace(found, transient_nbytes=found.transient(max(cell, SLAB_BYTES)))
 
 
 def _check_lengths(
@@ -330,12 +330,12 @@ def _part(vector: Vector) -> str:
 
 
 def shape_of_group(group: Any, name: str) -> tuple[int, int]:
-    """Return the shape that a group of AnnData's kind says.
+    """Return the shape that a group of AnnData's kind declares.
 
     Raises
     ------
     DataError, SourceError
-        It is that of no matrix, or missing.
+        It is missing, or no matrix has it.
     """
     return check_shape(_shape(group, name, SLAB_BYTES), name)
 
@@ -343,8 +343,8 @@ def shape_of_group(group: Any, name: str) -> tuple[int, int]:
 def _shape(group: Any, name: str, memory: int) -> tuple[int, ...]:
     shape: Any = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     if shape is None and _holds(group, "shape"):
-        held = stored_vector(group, "shape", name, memory)
-        shape = held.read(0, min(len(held), MOST_EXTENTS), Buffers(), "sparse.shape")
+        extents = stored_vector(group, "shape", name, memory)
+        shape = extents.read(0, min(len(extents), MOST_EXTENTS), Buffers(), "sparse.shape")
     try:
         return tuple(int(extent) for extent in shape)
     except (TypeError, ValueError):
@@ -355,5 +355,5 @@ def _shape(group: Any, name: str, memory: int) -> tuple[int, ...]:
 def _holds(group: Any, part: str) -> bool:
     try:
         return part in group
-    except (ValueError, TypeError):  # it is there, and zarr cannot read its metadata
+    except (ValueError, TypeError):  # the part is there, but zarr cannot read its metadata
         return True

@@ -1,4 +1,4 @@
-"""Stored vectors read as binsparse declares them: complex numbers, booleans, one value for all."""
+"""Stored vectors in the types of binsparse: complex numbers, booleans, one value for all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bigspec.errors import DataError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources.lines import Vector
 
-__all__ = ["OneBased", "typed"]
+__all__ = ["OneBased", "as_declared"]
 
 Array = np.ndarray[Any, Any]
 
@@ -21,14 +21,14 @@ TYPES |= {"float32", "float64", "bint8"}
 
 
 @dataclass(frozen=True)
-class _Wrapped:
+class _Wrapper:
     """A vector that reads another one."""
 
     base: Vector
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return self.base.name
 
     @property
@@ -38,7 +38,7 @@ class _Wrapped:
 
     @property
     def token(self) -> str:
-        """Changes when it is written again."""
+        """A hash that changes when it is written again."""
         return self.base.token
 
     @property
@@ -48,7 +48,7 @@ class _Wrapped:
 
     @property
     def chunk(self) -> int:
-        """Elements that are decoded together."""
+        """Number of elements that are decoded together."""
         return self.base.chunk
 
     @property
@@ -65,7 +65,7 @@ class _Wrapped:
         return len(self.base)
 
 
-class Pairs(_Wrapped):
+class Pairs(_Wrapper):
     """Complex numbers that are stored as real and imaginary parts in turn."""
 
     @property
@@ -82,7 +82,7 @@ class Pairs(_Wrapped):
         return parts.astype(parts.dtype.newbyteorder("="), copy=False).view(self.dtype)
 
 
-class Flags(_Wrapped):
+class Flags(_Wrapper):
     """Booleans that are stored as bytes."""
 
     @property
@@ -92,15 +92,15 @@ class Flags(_Wrapped):
 
     def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> Array:
         """Read a range; what is not 0 is true."""
-        held = self.base.read(start, stop, buffers, scratch)
-        flags = buffers.take(f"{scratch}.flags", held.shape, np.bool_)
-        np.not_equal(held, 0, out=flags)
+        stored = self.base.read(start, stop, buffers, scratch)
+        flags = buffers.take(f"{scratch}.flags", stored.shape, np.bool_)
+        np.not_equal(stored, 0, out=flags)
         return flags
 
 
 @dataclass(frozen=True)
-class Repeated(_Wrapped):
-    """One stored value, that of every element."""
+class Repeated(_Wrapper):
+    """One stored value for every element."""
 
     length: int
 
@@ -108,19 +108,19 @@ class Repeated(_Wrapped):
         return self.length
 
     def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> Array:
-        """Return the value so many times."""
+        """Return the value ``stop - start`` times."""
         value = self.base.read(0, 1, buffers, f"{scratch}.value")
         block = buffers.take(scratch, (max(stop - start, 0),), self.dtype)
         block[:] = value[0]
         return block
 
 
-class OneBased(_Wrapped):
+class OneBased(_Wrapper):
     """Indices or pointers that count from 1."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """64 bits, so that 0 where 1 should be least stays a wrong index."""
+        """int64: a stored 0 then becomes -1, which is refused."""
         return np.dtype(np.int64) if self.base.dtype.kind in "iu" else self.base.dtype
 
     def read(self, start: int, stop: int, buffers: Buffers, scratch: str) -> Array:
@@ -128,7 +128,7 @@ class OneBased(_Wrapped):
         return self.base.read(start, stop, buffers, scratch).astype(np.int64) - 1
 
 
-def typed(
+def as_declared(
     vector: Vector, types: dict[str, Any], part: str, length: int | None, name: str
 ) -> Vector:
     """Read `vector` as the type that the descriptor declares for it.
@@ -136,20 +136,20 @@ def typed(
     Parameters
     ----------
     vector : Vector
-        As it is stored.
+        The stored vector.
     types : dict
         The descriptor's ``data_types``.
     part : str
-        Which of them.
+        The key in `types`.
     length : int or None
-        Elements it must have, modifiers included; None if that is checked elsewhere.
+        The elements it must have after decoding; None if that is checked elsewhere.
     name : str
-        The matrix, for messages.
+        Name of the matrix in messages.
 
     Raises
     ------
     SourceError
-        No such type.
+        binsparse has no such type.
     DataError
         The array is not of this type or length.
     """
@@ -164,7 +164,7 @@ def typed(
             f"float32, complex[float64] or iso[bint8] for values, got {declared}"
         )
         raise SourceError(msg)
-    decoded = _decoded(vector, match[3], paired)
+    decoded = _decode(vector, match[3], paired)
     if decoded is None:
         msg = f"{name}: expected {part} stored as {declared}, got {vector.dtype}; write it again"
         raise DataError(msg)
@@ -180,14 +180,14 @@ def typed(
     return Repeated(decoded, length) if one and length is not None else decoded
 
 
-def _decoded(vector: Vector, base: str, paired: bool) -> Vector | None:
-    """Return the elements, or None if they are not stored as `base`."""
-    held = vector.dtype
+def _decode(vector: Vector, base: str, paired: bool) -> Vector | None:
+    """Return the vector as `base`, or None if it is stored in another type."""
+    stored = vector.dtype
     if base == "bint8":
-        return Flags(vector) if held.kind in "iub" and held.itemsize == 1 else None
-    wanted = np.dtype(base)
-    if paired and held.kind == "c":  # stored as complex, which HDF5 and Zarr can
-        return vector if held.itemsize == 2 * wanted.itemsize else None
-    if held.kind != wanted.kind or held.itemsize != wanted.itemsize:
+        return Flags(vector) if stored.kind in "iub" and stored.itemsize == 1 else None
+    declared = np.dtype(base)
+    if paired and stored.kind == "c":  # HDF5 and Zarr store complex numbers whole
+        return vector if stored.itemsize == 2 * declared.itemsize else None
+    if stored.kind != declared.kind or stored.itemsize != declared.itemsize:
         return None
     return Pairs(vector) if paired else vector

@@ -1,11 +1,12 @@
-"""Arrays that become matrices: which dimensions make the rows, and how stored numbers are read.
+"""Arrays of any number of dimensions as matrices: which dimensions make the rows.
 
-A netCDF variable, a Zarr array or an HDF5 dataset, of any number of dimensions, read in
-rectangles of whole chunks and unpacked; see `bigspec.sources.packing`.
+The array is a netCDF variable, a Zarr array or an HDF5 dataset. It is read in rectangles of
+whole chunks and unpacked; see `bigspec.sources.packing`.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,16 +37,16 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user said about how an array is to be read.
+    """What a user wants of the reading of an array.
 
     Attributes
     ----------
     rows : sequence of str, str or None
         Dimensions that make the rows.
     fill : number or None
-        Taken for missing values.
+        Replaces missing values.
     raw : bool
-        Take the stored numbers, whatever the attributes say.
+        Whether to ignore the attributes and take the stored numbers.
     missing : Missing
         Rule for chunks that are not in the store.
     vectors : int or None
@@ -62,34 +63,34 @@ class Wanted:
     storage: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse wishes that contradict each other."""
         if self.raw and self.fill is not None:
             msg = "fill: expected only without raw, for stored numbers have no missing values"
             raise ArgumentError(msg)
 
 
 class Stored(Protocol):
-    """An array in a store, opened in the process that first reads it; pickles small."""
+    """An array in a store; each process opens it at its first read, so it pickles small."""
 
     @property
     def fill_value(self) -> Array:
-        """What a chunk that is not there holds, as stored; of no dimension."""
+        """The stored value of a missing chunk's entries, in an array without dimensions."""
 
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
         """Read a box of stored numbers in native byte order, with retries and named errors."""
 
     def chunk_at(self, place: tuple[int, ...]) -> str:
-        """Name the chunk that holds an entry; empty if the store has no names for them."""
+        """Name the chunk that holds an entry; empty if the store does not name chunks."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Dimensions of a variable that make the rows, or the columns, in the order they count.
+    """Dimensions of a variable that make the rows (or columns); the last varies fastest.
 
     Attributes
     ----------
     dims : tuple of int
-        Their places among the variable's dimensions.
+        Their positions among the variable's dimensions.
     names : tuple of str
     sizes : tuple of int
     """
@@ -105,51 +106,51 @@ class Axis:
 
     @property
     def cut(self) -> int:
-        """The dimension along which it is cut: the first that is longer than 1."""
+        """The dimension that the grid cuts: the first that is longer than 1."""
         return next((i for i, size in enumerate(self.sizes) if size > 1), 0)
 
     @property
     def inner(self) -> int:
-        """Positions of the flattened axis for each of that dimension."""
+        """How far one step of that dimension goes on the flattened axis."""
         return math.prod(self.sizes[self.cut + 1 :])
 
     def grid(self, chunks: Sequence[int]) -> Grid:
-        """Cut between chunks of the variable."""
+        """Return a grid with its edges between chunks of the variable."""
         step = min(chunks[self.dims[self.cut]], self.sizes[self.cut])
         return Grid(self.extent, step * self.inner)
 
     def select(self, across: slice, selection: list[slice]) -> None:
-        """Set what a range of the flattened axis means for the variable's dimensions."""
+        """Set the variable's slices that a range of the flattened axis stands for."""
         inner = self.inner
         for dim, size in zip(self.dims, self.sizes, strict=True):
             selection[dim] = slice(0, size)
         selection[self.dims[self.cut]] = slice(across.start // inner, -(-across.stop // inner))
 
     def places(self, position: int) -> tuple[int, ...]:
-        """Return where a position lies in each of its dimensions."""
+        """Return a position of the flattened axis as one index a dimension."""
         return tuple(int(place) for place in np.unravel_index(position, self.sizes))
 
     def place(self, position: int) -> str:
-        """Say where a position lies, dimension by dimension."""
+        """Name a position by its index in each dimension."""
         both = zip(self.names, self.places(position), strict=True)
         return ", ".join(f"{name}={place}" for name, place in both)
 
 
 @dataclass(frozen=True)
 class VariableMatrix(Matrix):
-    """A variable as a matrix; grid steps are chunks of one dimension of each axis.
+    """A variable as a matrix; a grid step is a chunk of the dimension that its axis cuts.
 
     Attributes
     ----------
     stored : Stored
     down, across : Axis
-        What makes the rows and the columns.
+        The rows and the columns.
     packing : Packing
-        How stored values become values, and which are missing.
+        How stored numbers become values, and which are missing.
     where, token : str
     reading : str
-        What of `packing` and the axes is not plain, for the identity; empty for netCDF, whose
-        token holds it.
+        The packing and axes, as the identity says them; empty for netCDF, whose token covers
+        them.
     """
 
     stored: Stored = field(repr=False, compare=False)
@@ -162,19 +163,19 @@ class VariableMatrix(Matrix):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Where, shape, dtype, chunks, how it is read, and a token of what lies there."""
-        held = {
+        """Where, shape, dtype, chunks, how it is read, and a token of the source."""
+        identity = {
             "where": self.where,
             "shape": list(self.shape),
             "dtype": self.dtype.str,
             "chunks": [grid.step for grid in self.grids],
             "token": self.token,
         }
-        return held | {"reading": self.reading} if self.reading else held
+        return identity | {"reading": self.reading} if self.reading else identity
 
     @property
     def missing_as(self) -> str:
-        """The fill value, unpacked as other stored numbers are."""
+        """The fill value, unpacked like any stored number."""
         values, missing = self.packing.unpack(self.stored.fill_value.reshape(1, 1), self.dtype)
         filled = missing is not None and bool(missing.all())
         return fill_text(self.packing.fill if filled else values[0, 0])
@@ -196,7 +197,7 @@ class VariableMatrix(Matrix):
             where = self._place(rows.start + int(row), columns.start + int(column))
             msg = (
                 f"{self.name}: expected every entry to have a value, got a missing one "
-                f"({stored[row, column]} as stored) at {where}; say what to take for it with "
+                f"({stored[row, column]} as stored) at {where}; say what it counts as with "
                 "fill= (--fill), such as 0"
             )
             raise DataError(msg)
@@ -223,23 +224,23 @@ def variable(
     axes: tuple[Axis, Axis],
     packing: Packing,
 ) -> VariableMatrix:
-    """Return an array as a matrix that has yet no `where`, `token` or `reading`.
+    """Return an array as a matrix; the caller sets its `where`, `token` and `reading`.
 
     Parameters
     ----------
     stored : Stored
     name : str
     dtype : numpy.dtype
-        As stored.
+        Type of the stored numbers.
     chunks : sequence of int
-        Extents of what the store reads as a whole, in its own order of dimensions.
+        Extents of a chunk, in the store's order of dimensions.
     axes : tuple of Axis
     packing : Packing
     """
     down, across = axes
     grids = (down.grid(chunks), across.grid(chunks))
     entries = down.extent * across.extent
-    piece = min(grids[0].step * across.extent, entries) * max(8, dtype.itemsize)
+    slab = min(grids[0].step * across.extent, entries) * max(8, dtype.itemsize)
     return VariableMatrix(
         (down.extent, across.extent),
         packing.dtype(dtype),
@@ -251,14 +252,14 @@ def variable(
         packing,
         "",
         "",
-        # As stored, as unpacked, and which are missing.
-        transient_nbytes=2 * max(piece, min(SLAB_BYTES, 8 * entries)),
+        # For the stored numbers, the values, and the mask of missing ones.
+        transient_nbytes=2 * max(slab, min(SLAB_BYTES, 8 * entries)),
     )
 
 
 def reading_of(axes: tuple[Axis, Axis], packing: Packing) -> str:
     """Say how an array is read, for the identity of its matrix."""
-    said = {
+    words = {
         "rows": ",".join(axes[0].names),
         "scale": packing.scale,
         "offset": packing.offset,
@@ -270,11 +271,11 @@ def reading_of(axes: tuple[Axis, Axis], packing: Packing) -> str:
         "signed": packing.signed or None,
         "fill": packing.fill,
     }
-    return " ".join(f"{key}={value}" for key, value in said.items() if value not in (None, ""))
+    return " ".join(f"{key}={value}" for key, value in words.items() if value not in (None, ""))
 
 
 def flattened(dims: tuple[str, ...], shape: tuple[int, ...], wanted: Wanted, name: str) -> None:
-    """Refuse an array of more than two dimensions unless it is said which make the rows.
+    """Refuse more than two dimensions unless the user says which make the rows.
 
     Raises
     ------
@@ -291,19 +292,29 @@ def flattened(dims: tuple[str, ...], shape: tuple[int, ...], wanted: Wanted, nam
             raise DataError(msg) from None
 
 
+def _meant(rows: tuple[Any, ...], dims: tuple[str, ...]) -> str:
+    """Ask whether the dimension was meant that a mistyped one is nearest to."""
+    for word in map(str, rows):
+        if word not in dims:
+            lower = {dim.lower(): dim for dim in reversed(dims)}
+            near = difflib.get_close_matches(word.lower(), list(lower), n=1, cutoff=0.6)
+            return f"; did you mean {lower[near[0]]}?" if near else ""
+    return ""
+
+
 def axes_of(
     dims: tuple[str, ...], shape: tuple[int, ...], rows: Sequence[str] | str | None, name: str
 ) -> tuple[Axis, Axis]:
-    """Return what makes the rows and the columns of an array.
+    """Return the axes of an array: its rows and its columns.
 
     Raises
     ------
     DataError
-        It has other than two dimensions, and nothing says which make the rows.
+        It does not have two dimensions, and nobody says which make the rows.
     ArgumentError
-        `rows` are not dimensions of it.
+        `rows` are not dimensions of the array.
     """
-    # A covariance has the same dimension twice.
+    # The dimensions of a covariance have the same name.
     dims = tuple(dim if dim not in dims[:i] else f"{dim}_{i}" for i, dim in enumerate(dims))
     listed = ", ".join(f"{dim} ({size})" for dim, size in zip(dims, shape, strict=True))
     if rows is None:
@@ -320,7 +331,7 @@ def axes_of(
     if not rows or len(set(rows)) != len(rows) or not set(rows) < set(dims):
         msg = (
             f"rows: expected some of the dimensions of {name}, each once and not all of them: "
-            f"{listed}; got {', '.join(map(str, rows)) or 'none'}"
+            f"{listed}; got {', '.join(map(str, rows)) or 'none'}{_meant(rows, dims)}"
         )
         raise ArgumentError(msg)
     down = tuple(dims.index(dim) for dim in rows)

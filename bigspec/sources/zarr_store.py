@@ -53,7 +53,7 @@ class ZarrMatrix(Matrix):
     direct : DirectArray or None
         How to decode chunks without zarr, if the layout allows it.
     far : FarArray or None
-        The same of a store that is not on this machine.
+        The same for a store that is not on this machine.
     """
 
     handle: ArrayHandle = field(repr=False, compare=False)
@@ -67,7 +67,7 @@ class ZarrMatrix(Matrix):
     def identity(self) -> dict[str, Any]:
         """Where, shape, dtype, chunks, and a token of the metadata document.
 
-        The token does not look at chunks; passes compare content tokens of the panels.
+        The token does not cover chunks; passes compare content tokens of the panels.
         """
         return {
             "where": self.where,
@@ -95,8 +95,8 @@ class ZarrMatrix(Matrix):
         except MissingSourceError:
             raise
         except Exception as error:
-            # Chunks of the failed read may still be on their way into that memory: hand it
-            # over to them and take other memory under this name from now on.
+            # Chunks of the failed read may still arrive in that memory: leave it to them, and
+            # take other memory under this name from now on.
             whole = block if block.base is None else block.base
             buffers.take("source.block", (whole.nbytes + 1,), np.uint8)
             buffers.retries += retries.is_transient(error)
@@ -111,15 +111,15 @@ class ZarrMatrix(Matrix):
         return f"chunk {self._key(row, column)}"
 
     def _read_by_chunk(self, rows: slice, columns: slice, buffers: Buffers) -> np.ndarray[Any, Any]:
-        """Read a rectangle one chunk at a time, each with its retries, naming what fails.
+        """Read a rectangle one chunk at a time, each with its own retries.
 
         One failing request in hundreds must not repeat the others, and zarr's own error does
-        not say which chunk it was.
+        not name the chunk.
         """
         block = np.empty(_extent(rows, columns), self.dtype)
-        for i in _pieces(self.grids[0], rows):
-            for j in _pieces(self.grids[1], columns):
-                place = self.grids[0].piece(i.start), self.grids[1].piece(j.start)
+        for i in _cells(self.grids[0], rows):
+            for j in _cells(self.grids[1], columns):
+                place = self.grids[0].cell(i.start), self.grids[1].cell(j.start)
                 part = self._read_chunk(buffers, *place)
                 top, left = i.start - rows.start, j.start - columns.start
                 block[top : top + part.shape[0], left : left + part.shape[1]] = part
@@ -136,23 +136,23 @@ class ZarrMatrix(Matrix):
             raise retries.named_failure(error, self.name, key) from error
 
     def ahead(self, rows: slice, columns: slice, buffers: Buffers) -> None:
-        """Ask for the chunks of a rectangle that is read next."""
+        """Request the chunks of the rectangle that is read next."""
         if self.direct is None:
             self.handle.ahead((rows, columns), buffers)
 
     def ahead_nbytes(self, slab: int) -> int:
-        """Bytes of encoded chunks that are asked for ahead; 0 on this machine."""
+        """Bytes of encoded chunks that are requested ahead; 0 on this machine."""
         if self.direct is not None or not is_far(self.handle.open()):
             return 0
         return fetched_nbytes(slab, self.chunk_nbytes)
 
     def transient(self, slab: int) -> int:
-        """Bytes held for a moment besides a slab, its encoded chunks among them."""
+        """Bytes that reading takes besides the slab, its encoded chunks among them."""
         return self.transient_nbytes - self.most_ahead_nbytes + self.ahead_nbytes(slab)
 
     @property
     def most_ahead_nbytes(self) -> int:
-        """Those of any slab: an expression asks for none in particular."""
+        """The most that any slab requests; an expression does not say which slab."""
         slabs = (self.most_nbytes(k, self.grids[k]) for k in (0, 1))
         return self.ahead_nbytes(max(SLAB_BYTES, *slabs))
 
@@ -162,7 +162,7 @@ class ZarrMatrix(Matrix):
         return self.grids[0].step * self.grids[1].step * self.dtype.itemsize
 
     def _key(self, row: int, column: int) -> str:
-        place = (self.grids[0].piece(row), self.grids[1].piece(column))
+        place = (self.grids[0].cell(row), self.grids[1].cell(column))
         return str(self.handle.open().metadata.encode_chunk_key(place))
 
 
@@ -228,7 +228,7 @@ class ZarrVector:
         return is_far(self.handle.open())
 
     def ahead(self, start: int, stop: int, buffers: Buffers) -> None:
-        """Ask for the chunks of a range that is read next."""
+        """Request the chunks of the range that is read next."""
         if start < stop:
             self.handle.ahead(slice(start, stop), buffers)
 
@@ -242,7 +242,7 @@ class ZarrVector:
         try:
             retries.with_retries(read, buffers)
         except Exception as error:
-            # Chunks of the failed read may still be on their way into that memory.
+            # Chunks of the failed read may still arrive in that memory.
             buffers.take(scratch, (block.nbytes + 1,), np.uint8)
             key = f"among entries {start} to {stop - 1}"
             raise retries.named_failure(error, self.name, key) from error
@@ -256,8 +256,8 @@ def _extent(rows: slice, columns: slice) -> tuple[int, int]:
     return rows.stop - rows.start, columns.stop - columns.start
 
 
-def _pieces(grid: Grid, across: slice) -> list[slice]:
-    first, last = grid.piece(across.start), grid.piece(across.stop - 1)
+def _cells(grid: Grid, across: slice) -> list[slice]:
+    first, last = grid.cell(across.start), grid.cell(across.stop - 1)
     return [slice(grid.cut(i), grid.cut(i + 1)) for i in range(first, last + 1)]
 
 
@@ -269,7 +269,7 @@ def open_zarr_array(
     Parameters
     ----------
     array : zarr.Array
-        Any store, format, codec or chunk grid that is regular.
+        An array on any store, of any format and codec, with a regular chunk grid.
     name : str, optional
         Its name in messages; by default its path or URL.
     missing : Missing, optional
@@ -278,7 +278,7 @@ def open_zarr_array(
     Raises
     ------
     DataError
-        Not two-dimensional or empty.
+        The array is empty, or does not have two dimensions.
     UnsupportedTypeError
         The entries are not numbers.
     SourceError
@@ -332,14 +332,14 @@ def _steps(array: zarr.Array[Any], name: str) -> tuple[int, ...]:
 
 
 def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceError:
-    """Return the error for a group where an array was meant, naming the arrays in it.
+    """Return the error for a group in place of an array; it names the arrays in the group.
 
     Parameters
     ----------
     store, path : Store, str
         The group.
     name : str
-        What the user called it.
+        The user's name for it.
     pointer : str
         How to point at an array, with ``{}`` for its path.
     """
@@ -347,8 +347,8 @@ def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceErro
     if len(entries) == 1 and entries[0].path == path:
         return SourceError(
             f"{name}: expected a dense array, got a {entries[0].kind} of shape "
-            f"{entries[0].shape} of a kind that is not supported: load it as a SciPy sparse "
-            "array and pass that"
+            f"{entries[0].shape}, which bigspec cannot read: load it as a SciPy sparse array "
+            "and pass that"
         )
     if not entries:
         return SourceError(f"{name}: expected a Zarr array, got a Zarr group without arrays")
@@ -360,7 +360,7 @@ def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceErro
 
 
 def _zarr_scratch(array: zarr.Array[Any], grids: tuple[Grid, Grid]) -> int:
-    """Return what zarr holds for a moment: encoded, decoded and filtered copies of its chunks."""
+    """Return the bytes of zarr's encoded, decoded and filtered copies of its chunks."""
     at_once = min(int(zarr.config.get("async.concurrency") or 10), grids[0].count * grids[1].count)
     chunk = grids[0].step * grids[1].step * int(array.dtype.itemsize)
     copies = 2 + len(array.filters or ())

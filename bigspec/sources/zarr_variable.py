@@ -1,14 +1,14 @@
-"""Zarr arrays read by their attributes: packed, masked, of any number of dimensions.
+"""Zarr arrays of any number of dimensions, read by their attributes: packed, masked.
 
-Zarr's own ``fill_value`` is what a chunk that is not stored holds; it marks no missing values. In
-format 2 xarray and netCDF's NCZarr store ``_FillValue`` in its place, though, and in no other.
+Zarr's own ``fill_value`` is the value of chunks that are not stored; it does not mark missing
+values. But in format 2 xarray and netCDF's NCZarr store ``_FillValue`` there.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,11 @@ from bigspec.sources.packing import RAW, Packing, named_convention, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 from bigspec.sources.zarr_store import ZarrMatrix, ZarrVector, open_zarr_array
 
-__all__ = ["Boxes", "open_zarr", "zarr_packing"]
+__all__ = ["Boxes", "open_described", "open_zarr", "zarr_packing"]
 
 Array = np.ndarray[Any, Any]
 DIMENSIONS = "_ARRAY_DIMENSIONS"
-"""The mark of xarray and NCZarr in format 2."""
+"""The attribute that xarray and NCZarr write in format 2."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Rectangles:
 
     @property
     def fill_value(self) -> Array:
-        """What a chunk that is not stored holds."""
+        """The value of a chunk that is not stored."""
         return stored_fill(self.matrix.handle.open().fill_value, self.matrix.dtype)
 
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
@@ -62,9 +62,9 @@ class Boxes:
     Attributes
     ----------
     base : ZarrVector
-        What opens the array, and what it says of itself.
+        It opens the array, and knows its name and place.
     grids : tuple of Grid
-        Its chunks, or its shards, along each dimension.
+        The chunks (or shards) along each dimension.
     """
 
     base: ZarrVector = field(repr=False)
@@ -72,7 +72,7 @@ class Boxes:
 
     @property
     def fill_value(self) -> Array:
-        """What a chunk that is not stored holds."""
+        """The value of a chunk that is not stored."""
         return stored_fill(self.base.handle.open().fill_value, self.base.dtype)
 
     def read(self, selection: tuple[slice, ...], name: str, buffers: Buffers) -> Array:
@@ -83,7 +83,7 @@ class Boxes:
             block = handle.read(selection, buffers)
         except MissingSourceError:
             raise
-        except Exception as error:  # noqa: BLE001, RUF100 - chunk by chunk it is told which
+        except Exception as error:  # noqa: BLE001, RUF100 - reading by chunk names the chunk
             buffers.retries += retries.is_transient(error)
             block = self._read_by_chunk(dtype, selection, name, buffers)
         document = self.base.document
@@ -100,7 +100,7 @@ class Boxes:
         self, dtype: np.dtype[Any], selection: tuple[slice, ...], name: str, buffers: Buffers
     ) -> Array:
         block = np.empty([s.stop - s.start for s in selection], dtype)
-        for box in itertools.product(*map(_pieces, self.grids, selection)):
+        for box in itertools.product(*map(_cells, self.grids, selection)):
             try:
                 part: Any = retries.with_retries(
                     partial(self.base.handle.read, box, buffers), buffers
@@ -116,19 +116,19 @@ class Boxes:
         return block
 
     def _key(self, place: tuple[int, ...]) -> str:
-        numbers = tuple(grid.piece(p) for grid, p in zip(self.grids, place, strict=True))
+        numbers = tuple(grid.cell(p) for grid, p in zip(self.grids, place, strict=True))
         return str(self.base.handle.open().metadata.encode_chunk_key(numbers))
 
 
-def _pieces(grid: Grid, across: slice) -> Iterator[slice]:
-    for number in range(grid.piece(across.start), grid.piece(across.stop - 1) + 1):
+def _cells(grid: Grid, across: slice) -> Iterator[slice]:
+    for number in range(grid.cell(across.start), grid.cell(across.stop - 1) + 1):
         yield slice(max(grid.cut(number), across.start), min(grid.cut(number + 1), across.stop))
 
 
 def open_zarr(
     array: zarr.Array[Any], name: str | None = None, wanted: Wanted | None = None
 ) -> Matrix:
-    """Open a Zarr array as its attributes say; no entry is read.
+    """Open a Zarr array and obey its attributes; no entry is read.
 
     Parameters
     ----------
@@ -140,21 +140,43 @@ def open_zarr(
     Returns
     -------
     Matrix
-        A `ZarrMatrix` if every stored number is its value and the first of two dimensions makes
-        the rows.
+        A `ZarrMatrix` if stored numbers are simply the values, and the first of two dimensions
+        makes the rows.
 
     Raises
     ------
     ArgumentError
-        `rows` are not dimensions of it, `fill` is not of its type.
+        `rows` are not dimensions of the array, or its type cannot hold `fill`.
     DataError, UnsupportedTypeError, SourceError
     """
     wanted = Wanted() if wanted is None else wanted
+    packing_for = partial(_packing, array, wanted)
+    return open_described(array, name, wanted, _dims(array), packing_for)
+
+
+def open_described(
+    array: zarr.Array[Any],
+    name: str | None,
+    wanted: Wanted,
+    dims: tuple[str, ...],
+    packing_for: Callable[[np.dtype[Any], str], Packing],
+) -> Matrix:
+    """Open a Zarr array as something else than its attributes says; see `open_zarr`.
+
+    Parameters
+    ----------
+    array, name, wanted
+        See `open_zarr`.
+    dims : tuple of str
+        Names of the dimensions.
+    packing_for : callable
+        Returns how stored numbers become values, by their type and the name in messages.
+    """
     if array.ndim < 3:
-        plain = open_zarr_array(array, name, wanted.missing)  # which refuses what is no matrix
+        plain = open_zarr_array(array, name, wanted.missing)  # refuses what is no matrix
         name, dtype = plain.name, plain.dtype.newbyteorder("=")
-        axes = axes_of(_dims(array), plain.shape, wanted.rows, name)
-        packing = zarr_packing(array, dtype, name, wanted)
+        axes = axes_of(dims, plain.shape, wanted.rows, name)
+        packing = packing_for(dtype, name)
         if packing.idle and axes[0].dims == (0,):
             return plain
         steps = tuple(grid.step for grid in plain.grids)
@@ -163,9 +185,9 @@ def open_zarr(
     else:
         held = ZarrVector.of(array, name or str(array.store_path), wanted.missing)
         name, dtype = held.name, check_dtype(held.dtype, held.name).newbyteorder("=")
-        flattened(_dims(array), tuple(array.shape), wanted, name)
-        axes = axes_of(_dims(array), tuple(array.shape), wanted.rows, name)
-        packing = zarr_packing(array, dtype, name, wanted)
+        flattened(dims, tuple(array.shape), wanted, name)
+        axes = axes_of(dims, tuple(array.shape), wanted.rows, name)
+        packing = packing_for(dtype, name)
         steps = array.shards or array.chunks
         grids = tuple(Grid(*both) for both in zip(array.shape, steps, strict=True))
         made = variable(Boxes(held, grids), name, dtype, steps, axes, packing)
@@ -181,7 +203,7 @@ def open_zarr(
 
 
 def _scratch(grids: tuple[Grid, ...], dtype: np.dtype[Any]) -> int:
-    """Return what zarr holds for a moment: encoded and decoded copies of its chunks."""
+    """Return the bytes of zarr's encoded and decoded copies of its chunks."""
     at_once = int(zarr.config.get("async.concurrency") or 10)
     at_once = min(at_once, math.prod(grid.count for grid in grids))
     return 2 * at_once * math.prod(grid.step for grid in grids) * dtype.itemsize
@@ -190,12 +212,12 @@ def _scratch(grids: tuple[Grid, ...], dtype: np.dtype[Any]) -> int:
 def zarr_packing(
     array: zarr.Array[Any], dtype: np.dtype[Any], name: str, wanted: Wanted
 ) -> Packing:
-    """Return how the stored numbers of an array become its values, as its attributes say.
+    """Return how the attributes of an array turn stored numbers into values.
 
     Raises
     ------
     SourceError, DataError
-        They say it in no clear way.
+        The attributes are ambiguous, or not a mapping.
     """
     if wanted.raw:
         return RAW
@@ -212,17 +234,21 @@ def zarr_packing(
     return packing_of(attrs, dtype, name, mark=fill).filled(wanted.fill, dtype, name)
 
 
+def _packing(array: zarr.Array[Any], wanted: Wanted, dtype: np.dtype[Any], name: str) -> Packing:
+    return zarr_packing(array, dtype, name, wanted)
+
+
 def _attributes(array: zarr.Array[Any]) -> dict[str, Any] | None:
-    """Return the attributes, or None if they are of another kind than a mapping."""
-    held: Any = array.metadata.attributes or {}
-    return dict(held) if isinstance(held, Mapping) else None
+    """Return the attributes, or None if they are not a mapping."""
+    attrs: Any = array.metadata.attributes or {}
+    return dict(attrs) if isinstance(attrs, Mapping) else None
 
 
 def _marks(array: zarr.Array[Any], attrs: dict[str, Any], fill: Any) -> bool:
     """Whether the fill value of an array is its ``_FillValue``.
 
-    Only in format 2, where attributes of these conventions are. A 0 is what zarr-python puts
-    there by itself, so it is one only where xarray, which never does, packed the array: there a
+    It is so only in format 2, and beside attributes of these conventions. zarr-python writes a 0
+    by itself, and xarray never does. So a 0 counts only in an array that xarray packed, where a
     stored 0 would become the offset.
     """
     if array.metadata.zarr_format != 2:
@@ -234,8 +260,8 @@ def _marks(array: zarr.Array[Any], attrs: dict[str, Any], fill: Any) -> bool:
 
 
 def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
-    held = _attributes(array) or {}
-    names = getattr(array.metadata, "dimension_names", None) or held.get(DIMENSIONS)
+    attrs = _attributes(array) or {}
+    names = getattr(array.metadata, "dimension_names", None) or attrs.get(DIMENSIONS)
     if not isinstance(names, (list, tuple)) or len(names) != array.ndim:
         names = [None] * array.ndim
     return tuple(str(dim) if dim else f"dim_{i}" for i, dim in enumerate(names))

@@ -1,4 +1,4 @@
-"""A call every so many seconds while nothing else happens."""
+"""A call every few seconds while nothing else happens."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["Heartbeat"]
 
 
 class Heartbeat:
-    """Calls `say` every so many seconds, from a thread of its own, between `start` and `stop`.
+    """Calls `say` at intervals from a thread of its own, between `start` and `stop`.
 
-    A panel may take minutes, or hang in a store that does not answer. A log that is silent for so
-    long looks like a dead process.
+    A panel may take minutes, or hang in a store that does not answer. A log that is silent so long
+    looks like a dead process.
 
     Parameters
     ----------
     seconds : float
-        Between two calls; infinity for never.
+        Seconds between two calls; infinity for never.
     say : callable
         Called with the seconds since `start`. It must not raise.
     """

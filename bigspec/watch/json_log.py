@@ -47,7 +47,7 @@ class JsonLog(Observer):
     heartbeat : float
         Seconds within a pass after which a line says how far it is.
     quiet : bool
-        Only warnings and errors.
+        Write only warnings and errors.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class JsonLog(Observer):
         self.say("warning", "warning", message=message)
 
     def ended(self, message: str, status: int, *, error: bool) -> None:
-        """Write what ended the command with a status other than 0."""
+        """Write the reason why the command ended with a status other than 0."""
         self._heartbeat.stop()
         level, event = ("error", "error") if error else ("warning", "ended")
         self.say(level, event, message=message, exit_status=status)
@@ -138,10 +138,10 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def taking_over(log: JsonLog) -> Iterator[None]:
-    """Write Python's warnings and the logs of other packages as lines, too.
+    """Write Python's warnings and the logs of other packages as lines too, while inside.
 
-    Only for a process that runs nothing else: loggers that write to a stream write these lines
-    instead while inside.
+    Use it only in a process that runs nothing else: loggers that write to a stream write these
+    lines instead.
     """
     lines = _Lines(log)
     loggers = [logging.getLogger(), *_with_stream()]
@@ -164,7 +164,7 @@ def _with_stream() -> list[logging.Logger]:
 
 
 def _finite(value: Any) -> Any:
-    """Replace what JSON cannot hold: infinities become null."""
+    """Replace infinities by null, because JSON has none."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

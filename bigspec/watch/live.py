@@ -28,7 +28,7 @@ from bigspec.watch.heartbeat import Heartbeat
 __all__ = ["LiveProgress", "make_observer"]
 
 HEARTBEAT = 60.0
-"""A log gets a line after so many seconds of one pass, so that nobody thinks it hangs."""
+"""Seconds of a pass after which a log gets a line, so that nobody thinks it hangs."""
 
 _GONE = (OSError, ValueError)
 """Errors of a closed pipe, terminal or stream. They must not end a run of hours."""
@@ -78,7 +78,7 @@ class LiveProgress(Observer):
     def __init__(self, stream: TextIO | None = None, *, heartbeat: float = HEARTBEAT) -> None:
         self._notebook = stream is None and _in_notebook()
         usual = sys.stdout if self._notebook else sys.stderr
-        # Python's streams are None where the descriptor was closed (2>&-, services).
+        # Python's streams are None if the descriptor is closed (2>&-, services).
         self._stream: TextIO = stream or usual or io.StringIO()
         self._live = self._notebook or self._stream.isatty()
         self._bar: Any = None  # tqdm has no types

@@ -118,7 +118,7 @@ class Posing(Plain):
         (Half(), "without bounds, has_room, vector, leading"),
         (Lanczos, "got the class Lanczos; call it"),
         (TopLanczos(4), "bounds sigma_1 alone"),
-        (Posing(), "got Posing with the name 'power' of another one"),
+        (Posing(), "got Posing with the name 'power', which another one has"),
         (replace(Plain(), block_size=0), "block_size of at least 1"),
         ("svd", "expected one of auto, lanczos, power, gram, got 'svd'"),
     ],

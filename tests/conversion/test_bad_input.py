@@ -209,7 +209,7 @@ def test_a_damaged_npz(tmp_path):
             "expected three vectors of one leng",
         ),
         (np.eye(3), {}, DataError, "got a dense one, which stores all its .*csr_array"),
-        ([[1, 2]], {}, UnsupportedTypeError, "expected a path or URL"),
+        ([[1, 2]], {}, UnsupportedTypeError, "expected a matrix, got list"),
         ("", {}, ArgumentError, "expected a path or URL, got an empty text"),
     ],
 )

@@ -455,15 +455,15 @@ def many(file, count, series="A"):
     row = ROWS[0]
     names = ", ".join(store.COLUMNS)
     marks = ", ".join("?" * len(store.COLUMNS))
-    rows = (replace(row, run_id=f"{k:032x}", accepted=k % 7 == 0).stored() for k in range(count))
+    rows = (replace(row, run_id=f"{k:032x}", accepted=k % 7 == 0).to_sql() for k in range(count))
     with sqlite3.connect(file) as db:
         db.executemany(f"INSERT INTO runs ({names}) VALUES ({marks})", rows)
 
 
 def test_of_many_runs_those_are_read_that_are_needed(file, tmp_path, monkeypatch):
     many(file, 3000)
-    loaded, load = [], Row.loaded
-    monkeypatch.setattr(Row, "loaded", lambda stored: loaded.append(1) or load(stored))
+    loaded, load = [], Row.from_sql
+    monkeypatch.setattr(Row, "from_sql", lambda row: loaded.append(1) or load(row))
     assert History(file).last_accepted("A").run_id == f"{2996:032x}"
     assert History(file).last_accepted("A", but=f"{2996:032x}").run_id == f"{2989:032x}"
     assert len(loaded) == 2

@@ -5,11 +5,13 @@ import signal
 import numpy as np
 import pytest
 
-from bigspec import Checkpoint, norm, scan
-from bigspec.checkpoint import load_latest
+from bigspec import Checkpoint, norm, scan, show
+from bigspec.checkpoint import INLINE, Writer, load_latest
 from bigspec.errors import CheckpointError, CheckpointInUseError, ResumeError
-from bigspec.networks import saved
-from bigspec.networks.saved import SCAN_TYPES
+from bigspec.networks import state
+from bigspec.networks.row import Row
+from bigspec.networks.state import SCAN_TYPES
+from bigspec.networks.table import brief_text
 from bigspec.watch import Observer
 from tests.networks.killing import killed
 from tests.networks.models import transformer
@@ -156,12 +158,102 @@ def test_the_time_limit_keeps_what_is_done(path, tmp_path, monkeypatch):
 
 
 def test_a_forged_record_is_refused(path, tmp_path):
-    from bigspec.checkpoint import Writer
 
     writer = Writer(Checkpoint(tmp_path / "run"), SCAN_TYPES)
     writer.open()
-    writer.offer("step", saved.ScanState({"id": "x"}, {}))
+    writer.offer("step", state.ScanState({"id": "x"}, {}))
     writer.flush()
     writer.close()
     with pytest.raises(CheckpointError, match="expected a scan, got another record"):
         scan(path, checkpoint=tmp_path / "run").run()
+
+
+def test_rows_in_full_batches_and_those_since_are_all_there():
+    """Names of batches stay few, and full ones are the same arrays, which are written once."""
+    rows = [Row(f"layers.{k}.w", "m", (k, 3), "f", "matrix", lower=k / 7) for k in range(1500)]
+    batches, before = state.Batches(), ()
+    for row in rows:
+        batches.add(row)
+        arrays = batches.arrays()
+        assert sum(array.nbytes <= INLINE for array in arrays) <= 1
+        same = {id(array) for array in before} & {id(array) for array in arrays}
+        assert len(same) >= len(before) - 2 - state.JOINED
+        before = tuple(array for array in arrays if array.nbytes > INLINE)
+    assert 16 < len(before) + state.JOINED < 64
+    found = state.ScanState(batches=batches.arrays()).rows
+    assert list(found.values()) == rows
+    again = state.Batches(batches.arrays())
+    again.add(rows[0])
+    assert len(state.ScanState(batches=again.arrays()).rows) == len(rows)
+
+
+def test_every_row_is_offered_to_the_checkpoint_as_soon_as_it_is_done(tmp_path, monkeypatch):
+    net = {f"m{k}": np.full((2, 2), k + 1.0) for k in range(150)}
+    offered = []
+    offer = Writer.offer
+
+    def counted(self, kind, value):
+        offered.append(sum(batch.tobytes().count(b"\n") for batch in value.batches))
+        offer(self, kind, value)
+
+    monkeypatch.setattr(Writer, "offer", counted)
+    scan(net, checkpoint=tmp_path / "run").run()
+    assert offered == [*range(1, 151), 150]
+    assert len(load_latest(tmp_path / "run", SCAN_TYPES).rows) == 150
+
+
+def test_a_record_of_an_older_version_is_gone_on_from(path, tmp_path):
+    """It had all rows as objects, and the tokens among what says which scan it is."""
+    whole = scan(path, seed=5, checkpoint=tmp_path / "new")
+    kept = dict(list(whole.items())[:4])
+    new = load_latest(tmp_path / "new", SCAN_TYPES)
+    writer = Writer(Checkpoint(tmp_path / "old"), SCAN_TYPES)
+    writer.open()
+    writer.offer("step", state.ScanState({**new.run, "tensors": new.tensors}, kept))
+    writer.flush()
+    writer.close()
+    found = scan(path, seed=5, checkpoint=tmp_path / "old").run()
+    assert {name: found[name] for name in kept} == kept
+    assert table(found) == table(whole)
+    assert len(load_latest(tmp_path / "old", SCAN_TYPES).rows) == len(
+        load_latest(tmp_path / "new", SCAN_TYPES).rows
+    )
+
+
+@pytest.mark.parametrize("batch", [b"{}", b"[1]", b"nonsense", b'{"object": "Scan", "fields": {}}'])
+def test_a_batch_that_no_scan_wrote_is_refused(batch, path, tmp_path):
+    scan(path, seed=5, checkpoint=tmp_path / "new").run()
+    new = load_latest(tmp_path / "new", SCAN_TYPES)
+    writer = Writer(Checkpoint(tmp_path / "old"), SCAN_TYPES)
+    writer.open()
+    forged = (np.frombuffer(batch, np.uint8),)
+    writer.offer("step", state.ScanState(new.run, {}, forged, new.tokens))
+    writer.flush()
+    writer.close()
+    with pytest.raises(CheckpointError, match="expected a scan, got another record"):
+        scan(path, checkpoint=tmp_path / "old").run()
+
+
+def test_show_says_how_far_a_scan_is(path, tmp_path):
+    assert killed(path, tmp_path / "run", 4) == -signal.SIGKILL
+    saved = show(tmp_path / "run")
+    done = len(saved.rows)
+    assert (done >= 4, saved.expected, saved.finished) == (True, len(scan(path)), False)
+    text = str(saved)
+    assert f"  rows        {done} of {saved.expected} done, {done} certain" in text
+    assert "which is gone: the same command goes on" in text
+    assert f"{done} of {saved.expected} rows are done: the same command goes on with" in text
+
+
+def test_show_says_what_a_gate_has_found_and_the_largest_norm(path, tmp_path):
+    found = scan(path, checkpoint=tmp_path / "run", gate={"*.mlp.*": {"max_norm": 1.0}}).run()
+    saved = show(tmp_path / "run")
+    assert saved.failed == tuple(found.ruling.named("failed"))
+    top = max(found.values(), key=lambda row: row.lower)
+    assert saved.largest == top
+    said = str(saved)
+    assert f"  largest     {brief_text(top.lower, top.upper)}, {top.name}\n" in said
+    assert "*.mlp.*: max_norm 1; broken by layers.0.mlp.weight, " in said
+    data = saved.to_dict()
+    assert (data["rows_done"], data["finished"], data["rows"]) == (len(found), True, len(found))
+    assert data["gate"] == [["*.mlp.*", {"max_norm": 1.0}]]

@@ -17,7 +17,8 @@ import bigspec
 from bigspec import errors
 from bigspec.results import Estimate, Gate, PassRecord
 from bigspec.results import text as words
-from bigspec.results.axes import fitted
+from bigspec.results.axes import fitted, shortened
+from bigspec.results.markup import headline
 
 VOID = {"meta", "br", "hr", "img", "line", "circle", "polyline", "polygon", "path"}
 
@@ -472,3 +473,44 @@ def test_json_stays_strict_beside_the_rendering_methods():
 
     for estimate in SITUATIONS.values():
         json.loads(estimate.to_json(), parse_constant=refuse)
+
+
+def test_every_result_is_shown_in_a_notebook_in_one_way(tmp_path):
+    from safetensors.numpy import save_file
+
+    tensors = {f"layers.{k}.w": np.eye(4, 3, dtype="f4") * k for k in (1, 2)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    A = np.diag([3.0, 2.0, 1.0])
+    scan = bigspec.scan(tmp_path / "m.safetensors")
+    assert "not begun" in scan._repr_html_()
+    assert "not begun" in repr(scan)  # showing it began nothing
+    scan.run()
+    shown = {
+        "norm": (bigspec.norm(A), "relative width"),
+        "svds": (bigspec.svds(A, 2), "2 values"),
+        "plan": (bigspec.plan(A), "3 x 3 float64"),
+        "scan": (scan, "2 norms"),
+    }
+    for kind, (result, said) in shown.items():
+        html = result._repr_html_()
+        assert html.startswith('<div style="max-width:60rem"><div style="font-size:1.6em'), kind
+        assert said in re.sub("<[^>]*>", "", html), kind
+        assert "<style" not in html
+
+
+def test_labels_of_many_digits_say_what_they_share_once():
+    _, long = zip(*fitted([26.9688096412908, 26.9688096413264]).ticks, strict=True)
+    shared, ticks = shortened(fitted([26.9688096412908, 26.9688096413264]).ticks)
+    assert [shared + name.removeprefix("..") for _, name in ticks] == list(long)
+    assert max(len(name) for _, name in ticks) <= 10 < max(map(len, long))
+    for values in ([1.0, 2.0], [1e-9, 1.0], [9.999999999999, 10.000000000001], [0.0, 1e305]):
+        plain = fitted(values).ticks
+        assert shortened(plain) == ("", plain)
+
+
+@pytest.mark.parametrize("value", [2.5, 26.968809641290812, 1.0000000000000002e-300])
+def test_the_head_of_a_page_is_on_one_line_of_it(value):
+    html = headline(value, value * (1 + 1e-13))
+    size = float(re.search(r"6vw,([\d.]+)rem", html)[1])
+    letters = len(re.sub("<[^>]*>|&\\w+;", "", html)) + 2
+    assert size * 0.63 * letters <= 66 - 2.4  # rem: the width of a page, within its padding

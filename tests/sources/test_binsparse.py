@@ -124,7 +124,7 @@ def test_cut_anywhere_the_panels_are_the_matrix(
 ) -> None:
     A = random(m, n, density)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PIECE_BYTES", entries * 16)
+        patch.setattr(module, "CELL_BYTES", entries * 16)
         patch.setattr("bigspec.sources.lines.RANGE", 7)
         patch.setattr("bigspec.sources.lines.TALLEST", tallest)
         matrix: Any = open_source(in_memory(A, form))
@@ -147,7 +147,7 @@ def test_cut_anywhere_the_panels_are_the_matrix(
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_norm_in_many_panels(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE_BYTES", 100 * 16)
+    monkeypatch.setattr(module, "CELL_BYTES", 100 * 16)
     monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
     monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 0)
     A = random(300, 40)

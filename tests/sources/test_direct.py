@@ -138,7 +138,7 @@ def test_grid_pieces_tile_the_axis(extent: int, step: int) -> None:
     cuts = [grid.cut(i) for i in range(grid.count + 1)]
     assert cuts[0] == 0
     assert cuts[-1] == extent
-    assert all(grid.piece(p) == i for i in range(grid.count) for p in range(cuts[i], cuts[i + 1]))
+    assert all(grid.cell(p) == i for i in range(grid.count) for p in range(cuts[i], cuts[i + 1]))
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,9 @@ class OffersArray:
 @pytest.mark.parametrize(
     ("a", "message"),
     [
-        ([[1.0]], r"expected a path or URL.*got list. If it fits in memory, pass numpy.asarray"),
+        ([[1.0]], r"^expected a matrix, got list. If it fits in memory, pass numpy.asarray"),
         (OffersArray(), r"got .*OffersArray. If it fits in memory"),
-        (3.5, r"a zarr array or sparse group, .*a dask array.*got float$"),
+        (3.5, r"^expected a matrix, got float\. A matrix is .*sparse group, .*a dask array"),
         (b"A.zarr", r"got bytes"),
     ],
 )

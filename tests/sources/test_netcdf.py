@@ -228,6 +228,11 @@ def test_what_is_asked_wrongly(tmp_path: Path) -> None:
     for rows in (("time", "depth"), ("time", "time"), DIMS, ()):
         with pytest.raises(ArgumentError, match=r"rows: expected some of the dimensions of .*lon"):
             bigspec.open_matrix(path, rows=rows)
+    for mistyped, meant in (("tiem", "time"), ("Lon", "lon"), ("latt", "lat")):
+        with pytest.raises(ArgumentError, match=rf"got {mistyped}; did you mean {meant}\?$"):
+            bigspec.open_matrix(path, rows=mistyped)
+    with pytest.raises(ArgumentError, match=r"got depth$"):
+        bigspec.open_matrix(path, rows="depth")
     for fill in (0.5, 10**6, np.nan, 1j):
         with pytest.raises(ArgumentError, match=r"fill: expected a finite number that int16"):
             bigspec.open_matrix(path, rows="time", fill=fill)

@@ -68,7 +68,7 @@ def test_cut_anywhere_the_panels_are_the_matrix(
 ) -> None:
     A = random_sparse(m, n, density, form)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PIECE_BYTES", entries * 12)
+        patch.setattr(module, "CELL_BYTES", entries * 12)
         patch.setattr("bigspec.sources.lines.RANGE", 7)
         matrix: Any = open_source(zarr.open_group(write(zarr.storage.MemoryStore(), A), mode="r"))
     axis = 0 if form == "csr" else 1
@@ -90,7 +90,7 @@ def test_cut_anywhere_the_panels_are_the_matrix(
 def test_the_interval_is_that_of_the_dense_matrix(
     form: str, shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE_BYTES", 100 * 12)
+    monkeypatch.setattr(module, "CELL_BYTES", 100 * 12)
     monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
     monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 0)
     A = random_sparse(*shape, form=form)

@@ -81,7 +81,7 @@ def open_model(
     text = os.fspath(where) if isinstance(where, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
         got = "an empty text" if text == "" else type(where).__name__
-        msg = f"expected {ACCEPTED}; got {got}"
+        msg = f"expected a network, got {got}. A network is {ACCEPTED}"
         raise ArgumentError(msg)
     as_policy(missing_chunks)
     if (local := local_file(text)) is not None:
@@ -152,7 +152,7 @@ class _Opening:
         if chosen:
             raise self._several(chosen)
         held = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        msg = f"{self.name}: expected {ACCEPTED}; got a folder with {held}"
+        msg = f"{self.name}: expected a network, got a folder with {held}. A network is {ACCEPTED}"
         raise SourceError(msg)
 
     def _several(self, names: list[str]) -> SourceError:
@@ -186,7 +186,7 @@ class _Opening:
             if known:
                 return opening(content)
         what = "an empty file" if not begin else f"a file that begins with {begin[:8]!r}"
-        msg = f"{content.name}: expected {ACCEPTED}; got {what}"
+        msg = f"{content.name}: expected a network, got {what}. A network is {ACCEPTED}"
         raise SourceError(msg)
 
     def _openings(self, begin: bytes, name: str) -> list[tuple[bool, Callable[[Content], Model]]]:
@@ -222,7 +222,10 @@ class _Opening:
         if arrays.is_npz(members):
             return arrays.open_npz(content, members)
         held = ", ".join(list(members)[:8]) or "nothing"
-        msg = f"{content.name}: expected {ACCEPTED}; got a zip archive that holds {held}"
+        msg = (
+            f"{content.name}: expected a network, got a zip archive that holds {held}. A network "
+            f"is {ACCEPTED}"
+        )
         raise SourceError(msg)
 
 

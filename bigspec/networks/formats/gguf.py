@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import BigspecError, SourceError, needs
+from bigspec.kernels.buffers import Buffers
 from bigspec.networks.formats.shards import found_shards
 from bigspec.networks.formats.stored import (
+    PAGE,
     Extent,
     StoredTensor,
     check_extents,
@@ -26,7 +28,7 @@ from bigspec.networks.formats.stored import (
     finished,
 )
 from bigspec.networks.tensors import Model, Tensor, called
-from bigspec.sources.content import Content, Reading
+from bigspec.sources.content import Content, LocalContent, Reading
 
 __all__ = ["MAGIC", "open_gguf"]
 
@@ -66,14 +68,58 @@ class QuantisedTensor(StoredTensor):
     kind: int
     row: int
 
-    def _decoded(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def steps(self, depth: int) -> tuple[int, int]:
+        """A page of a file is read whole, and so are blocks of numbers."""
+        inner = max(math.prod(self.shape[depth + 1 :]), 1)
+        if not isinstance(self.content, LocalContent) or not self.row:
+            return 1, inner
+        block = self.block
+        size = self.row * block // self.shape[-1]
+        return 1, min(max(PAGE // size, 1) * block, inner)
+
+    @property
+    def block(self) -> int:
+        """Numbers of a block."""
         package = _package(self.file)
+        return int(package.GGML_QUANT_SIZES[package.GGMLQuantizationType(self.kind)][0])
+
+    def rectangle(
+        self, lead: tuple[int, ...], rows: slice, columns: slice, buffers: Buffers
+    ) -> np.ndarray[Any, Any]:
+        """Decode the blocks of a part.
+
+        Raises
+        ------
+        SourceError
+            See `read`.
+        """
+        self.check_readable()
+        inner, block = math.prod(self.shape[len(lead) + 1 :]), self.block
+        length = inner // self.shape[-1] * self.row if len(self.shape) > len(lead) + 1 else 0
+        if not length:  # the rows are numbers of one row of blocks
+            return super(StoredTensor, self).rectangle(lead, rows, columns, buffers)
+        first, count = self._row(lead, rows.start), rows.stop - rows.start
+        what = called(self.name)
+        raw = self.content.at(self.start + first * length, count * length, what)
+        size = length * block // inner
+        begin, end = columns.start // block, -(-columns.stop // block)
+        part = raw.reshape(count, length)[:, begin * size : end * size]
+        skip = begin * block
+        return self._values(part)[:, columns.start - skip : columns.stop - skip]
+
+    def _decoded(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         rows = raw.reshape(-1, self.row) if self.row else raw.reshape(0, 0)
+        return self._values(rows).reshape(self.shape)
+
+    def _values(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Decode rows of whole blocks."""
+        package = _package(self.file)
         if not rows.size:
-            return np.empty(self.shape, np.float32)
+            return np.empty((len(rows), 0), np.float32)
+        blocks = np.ascontiguousarray(rows)
         with np.errstate(all="ignore"):  # a scale that is NaN gives NaN, and is counted later
-            values = package.quants.dequantize(rows, package.GGMLQuantizationType(self.kind))
-        return np.asarray(values, np.float32).reshape(self.shape)
+            values = package.quants.dequantize(blocks, package.GGMLQuantizationType(self.kind))
+        return np.asarray(values, np.float32).reshape(len(rows), -1)
 
 
 def open_gguf(content: Content) -> Model:

@@ -5,6 +5,7 @@ How an array is read is told in `bigspec.sources.nodes`, which does it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import SourceError
+from bigspec.kernels.buffers import Buffers
 from bigspec.networks.formats.pytorch import stem
 from bigspec.networks.formats.stored import finished
 from bigspec.networks.formats.types import as_dtype
@@ -46,7 +48,37 @@ class NodeTensor(Tensor):
             See `Node.read`.
         """
         self.check_readable()
-        values = self.node.read()
+        return self._typed(self.node.read())
+
+    @property
+    def streams(self) -> bool:
+        """Chunks are read as they are needed."""
+        return True
+
+    def steps(self, depth: int) -> tuple[int, int]:
+        """Chunks are read whole."""
+        steps, behind = self.node.steps, self.shape[depth + 1 :]
+        return steps[depth], steps[-1] if len(behind) == 1 else max(math.prod(behind), 1)
+
+    def rectangle(
+        self, lead: tuple[int, ...], rows: slice, columns: slice, buffers: Buffers
+    ) -> np.ndarray[Any, Any]:
+        """Read the chunks of a part.
+
+        Raises
+        ------
+        SourceError, ChunkError, DataError, StoreUnavailableError
+            See `Node.read_box`.
+        """
+        self.check_readable()
+        behind = self.shape[len(lead) + 1 :]
+        rest = (columns,) if len(behind) == 1 else tuple(slice(0, extent) for extent in behind)
+        box = (*(slice(k, k + 1) for k in lead), rows, *rest)
+        values = self._typed(self.node.read_box(box, buffers))
+        folded = values.reshape(rows.stop - rows.start, -1)
+        return folded if len(behind) == 1 else folded[:, columns]
+
+    def _typed(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return values.view(as_dtype(self.dtype, self.file)) if values.dtype.kind == "V" else values
 
     def token(self) -> str:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import SourceError
+from bigspec.kernels.buffers import Buffers
 from bigspec.networks.formats.types import as_dtype, item_bits, unpacked
 from bigspec.networks.tensors import Model, Tensor, called
-from bigspec.sources.content import Content
+from bigspec.sources.content import Content, LocalContent
 
 __all__ = [
+    "PAGE",
     "Extent",
     "HeldTensor",
     "StoredTensor",
@@ -29,7 +31,7 @@ __all__ = [
 
 SMALL = 1 << 20
 """Bytes of a tensor that all go into its token."""
-SAMPLE = 4096
+SAMPLE = PAGE = 4096
 LARGEST = 1 << 62
 
 
@@ -76,19 +78,79 @@ class StoredTensor(Tensor):
         parts = [self.content.at(place, SAMPLE, called(self.name)) for place in places]
         return digest(head, self.content.evidence, self.start, *parts)
 
+    @property
+    def streams(self) -> bool:
+        """A range of rows is a range of bytes."""
+        return True
+
+    def steps(self, depth: int) -> tuple[int, int]:
+        """A page of a file is read whole, and a row of one behind a URL."""
+        inner = max(math.prod(self.shape[depth + 1 :]), 1)
+        if not isinstance(self.content, LocalContent):
+            return 1, inner
+        return 1, min(8 * PAGE // item_bits(self.dtype), inner)
+
+    def rectangle(
+        self, lead: tuple[int, ...], rows: slice, columns: slice, buffers: Buffers
+    ) -> np.ndarray[Any, Any]:
+        """Read a part as a matrix; a view of the file where it is mapped.
+
+        Raises
+        ------
+        SourceError
+            See `read`.
+        """
+        self.check_readable()
+        count, inner = rows.stop - rows.start, math.prod(self.shape[len(lead) + 1 :])
+        if self.strides is not None:
+            view = self._strided(self.content.at(self.start, self.nbytes, called(self.name)))
+            return self._native(view[lead][rows].reshape(count, inner)[:, columns])
+        first = self._row(lead, rows.start) * inner
+        return self._run(first, count * inner).reshape(count, inner)[:, columns]
+
+    def _row(self, lead: tuple[int, ...], row: int) -> int:
+        """Return how many rows lie before one, at these places along the first axes."""
+        before = 0
+        for place, extent in zip((*lead, row), self.shape, strict=False):
+            before = before * extent + place
+        return before
+
+    def _run(self, first: int, count: int) -> np.ndarray[Any, Any]:
+        """Return numbers that follow one another in the file."""
+        bits = item_bits(self.dtype)
+        begin, end = first * bits // 8, -(-(first + count) * bits // 8)
+        raw = self.content.at(self.start + begin, end - begin, called(self.name))
+        if bits >= 8:
+            return self._native(self._numbers(raw))
+        skip = (first * bits - 8 * begin) // bits
+        values = unpacked(raw, bits, skip + count)[skip:]
+        return values.view(as_dtype(self.dtype, self.file))
+
     def _decoded(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        dtype = as_dtype(self.dtype, self.file)
+        if self.strides is not None:
+            return self._native(self._strided(raw))
         bits = item_bits(self.dtype)
         if bits < 8:
-            values = unpacked(raw, bits, self.size).view(dtype)
+            values = unpacked(raw, bits, self.size).view(as_dtype(self.dtype, self.file))
         else:
-            # NumPy turns no bytes of types that are not its own.
-            plain = np.dtype(f"u{dtype.itemsize}") if dtype.kind == "V" else dtype
-            values = raw.view(plain.newbyteorder(self.order))  # type: ignore[arg-type]
-            values = values.astype(plain, copy=False).view(dtype)
-        if self.strides is None:
-            return values.reshape(self.shape)
-        steps = tuple(step * values.itemsize for step in self.strides)
+            values = self._native(self._numbers(raw))
+        return values.reshape(self.shape)
+
+    def _numbers(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return bytes as numbers in the order of the file."""
+        dtype = as_dtype(self.dtype, self.file)
+        # NumPy turns no bytes of types that are not its own.
+        plain = np.dtype(f"u{dtype.itemsize}") if dtype.kind == "V" else dtype
+        return raw.view(plain.newbyteorder(self.order))  # type: ignore[arg-type]
+
+    def _native(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return numbers in the order of this machine, and of their own type."""
+        native = values.astype(values.dtype.newbyteorder("="), copy=False)
+        return native.view(as_dtype(self.dtype, self.file))
+
+    def _strided(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        values = self._numbers(raw)
+        steps = tuple(step * values.itemsize for step in self.strides or ())
         return np.lib.stride_tricks.as_strided(values, self.shape, steps, writeable=False)
 
 
@@ -102,6 +164,11 @@ class HeldTensor(Tensor):
     """
 
     values: np.ndarray[Any, Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def streams(self) -> bool:
+        """It is held already."""
+        return True
 
     def read(self) -> np.ndarray[Any, Any]:
         """Return the values.

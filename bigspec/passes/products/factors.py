@@ -1,4 +1,4 @@
-"""Products with one factor of a product: with it, with its adjoint, and with both from one read."""
+"""Products with one factor of a chain: with it, with its adjoint, or with both from one read."""
 
 from __future__ import annotations
 

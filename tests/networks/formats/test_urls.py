@@ -7,8 +7,10 @@ import threading
 import numpy as np
 import pytest
 
+from bigspec import scan
 from bigspec.errors import BigspecError, MissingSourceError, SourceError
 from bigspec.networks.formats import open_model
+from bigspec.sources.content import RemoteContent
 from tests.networks.formats import writers
 
 A = np.arange(6000, dtype="f4").reshape(60, 100)
@@ -103,3 +105,21 @@ def test_a_server_without_ranges_is_not_believed(client, served, tmp_path, monke
         f"{address}/a.safetensors: expected 512 bytes of its first bytes, got {size}; it changed, "
         "or its server sends no ranges: copy it to a disk"
     )
+
+
+def test_a_tensor_behind_a_url_beyond_the_memory_limit_is_read_by_rows(
+    served, tmp_path, monkeypatch
+):
+    writers.write_safetensors(tmp_path / "m.safetensors", {"w": A, "c": A[:4]})
+    lengths, read = [], RemoteContent.at
+
+    def at(self, start, length, what):
+        lengths.append(length)
+        return read(self, start, length, what)
+
+    found = scan(f"{served(ranges=True)}/m.safetensors", memory_limit=20 << 20)
+    assert found._models[0]["w"].steps(0) == (1, 100)
+    monkeypatch.setattr(RemoteContent, "at", at)
+    exact = np.linalg.norm(A.astype("f8"), 2)
+    assert found["w"].lower <= exact <= found["w"].upper
+    assert set(lengths) & {400}  # its type is told by the first row alone

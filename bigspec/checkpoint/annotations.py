@@ -1,7 +1,7 @@
-"""The fields of a decoded dataclass against its own annotations.
+"""Compares the fields of a decoded dataclass with its annotations.
 
-A record with the right checksum may still hold anything: Python checks no annotation, and a text
-where a number belongs would be noticed passes later, far from here.
+A record with the right checksum may still hold anything. Python checks no annotations, so a text
+in place of a number would be noticed passes later, far from here.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy as np
 
 __all__ = ["check_fields"]
 
-MOST = 1 << 63  # of whole numbers; only seeds may be larger, and they are not in a field
+MOST = 1 << 63  # bound of whole numbers; only seeds may be larger, and no field is one
 
 
 def check_fields(value: Any) -> None:
     """Compare the fields of a dataclass with their annotations.
 
-    What is annotated as ``Any``, or with a type that is not known here, may be anything.
+    A field annotated as ``Any``, or with an unknown type, may be anything.
 
     Raises
     ------
     TypeError
-        Names the field.
+        A field is of another type; the message names it.
     """
     kind: Any = type(value)
     for name, wanted in _hints(kind).items():
@@ -39,7 +39,7 @@ def check_fields(value: Any) -> None:
 def _hints(kind: type) -> dict[str, Any]:
     try:
         hints = get_type_hints(kind)
-    except NameError:  # of a class of a third party that imports its types for checkers alone
+    except NameError:  # a third party's class imports its types for type checkers alone
         return {}
     return {
         name: hints[name] for name in getattr(kind, "__dataclass_fields__", ()) if name in hints

@@ -1,10 +1,9 @@
-"""Is what a checkpoint holds the progress of a run? Asked of every value before it is used.
+"""Checks that a loaded checkpoint is the progress of a run, before anything of it is used.
 
-The checksums in a checkpoint tell damage from what was written. They are no signature: who can
-write there can write anything, with the right checksums. So what was decoded (the codec has looked
-at the types of all fields) is held to what a run would have written: kinds and ranges of what
-describes it, lengths of vectors, one shape beside another. That keeps a forged checkpoint from
-ending in an accident; it does not make its numbers true.
+The checksums in a checkpoint show damage. They are no signature: whoever can write there can write
+anything, with the right checksums. The codec has checked the types of all fields. Here every value
+is compared with what a run would have written: ranges, lengths of vectors, shapes that must fit
+together. So a forged checkpoint causes no accident; but its numbers may still be false.
 """
 
 from __future__ import annotations
@@ -98,14 +97,14 @@ RUN: dict[str, Callable[[Any], bool]] = {
 """What describes a run; see `bigspec.run.identity.begin`."""
 
 LATER: dict[str, Callable[[Any], bool]] = {"id": _text, "count": _whole(0)}
-"""What runs of the first versions do not have."""
+"""Entries that runs of the first versions lack."""
 
 
-LARGEST = 1e150  # of a rounding error: its square is still a number
+LARGEST = 1e150  # rounding error; its square is still a number
 
 
 class _Unfit(Exception):  # noqa: N818
-    """The text says which part is not that of a run."""
+    """A part that no run has written; the text names it."""
 
 
 def _demand(good: bool, part: str) -> None:
@@ -114,14 +113,14 @@ def _demand(good: bool, part: str) -> None:
 
 
 def check_run_state(progress: Any, where: str, *, blocks: bool = True) -> None:
-    """Refuse a value that is whole and not the progress of a run.
+    """Refuse a value that is not the progress of a run, although it is whole.
 
     Parameters
     ----------
     progress : object
     where : str
     blocks : bool
-        Whether its arrays have been read, so that their shapes can be compared.
+        Whether its arrays are loaded, so that their shapes can be compared.
 
     Raises
     ------
@@ -138,7 +137,7 @@ def check_run_state(progress: Any, where: str, *, blocks: bool = True) -> None:
     except _Unfit as error:
         msg = (
             f"{where}: expected the progress of a run, got one whose {error} cannot be that of a "
-            "run. The checkpoint was not written by bigspec as it is; name another place"
+            "run. bigspec did not write the checkpoint like this; name another place"
         )
         raise CheckpointError(msg) from error
 
@@ -155,7 +154,7 @@ def _check_run(run: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> bool:
-    """Tell what JSON can say: the description of a run is compared and printed as that."""
+    """Whether JSON can say it; the description of a run is compared and printed as JSON."""
     if isinstance(value, dict):
         return all(map(_text, value)) and all(map(_plain, value.values()))
     if isinstance(value, (list, tuple)):
@@ -164,7 +163,7 @@ def _plain(value: Any) -> bool:
 
 
 def _check_known(progress: RunState) -> None:
-    """Look at the intervals so far, at the records of the passes, and one beside the other."""
+    """Check the intervals so far and the records of the passes, and that they agree."""
     run, known, history = progress.run, progress.known, progress.history
     k = run.get("count") or 0
     _demand(_fits(known, k), "bounds")
@@ -232,7 +231,7 @@ def _check_arrays(progress: RunState) -> None:
 
 
 def _width(progress: RunState) -> int | None:
-    """Return the columns of the block that is being multiplied, where that is known."""
+    """Return the columns of the next block, or None if the state does not tell."""
     state, run = progress.state, progress.run
     if isinstance(state, LanczosState):
         return int(state.V_next.shape[1])
@@ -242,7 +241,7 @@ def _width(progress: RunState) -> int | None:
 
 
 def _check_state(state: Any, n: int) -> None:
-    """Hold the arrays of a state of bigspec's own algorithms to one another."""
+    """Check that the arrays of a state fit together, for bigspec's own algorithms."""
     if isinstance(state, LanczosState):
         good = _is(state.V_last, n, None) and _is(state.V_next, n, None) and state.tie.ndim == 2
         _demand(good and state.V_last.shape[1] > 0, "blocks")
@@ -269,7 +268,7 @@ def _columns(block: Any, n: int) -> int | None:
 
 
 def _is(X: Array, rows: int | None, columns: int | None) -> bool:
-    """Tell a matrix of finite numbers of that shape; None is any extent."""
+    """Whether X is a finite matrix of this shape; None allows any extent."""
     return (
         X.ndim == 2
         and X.dtype in (np.float64, np.complex128)
