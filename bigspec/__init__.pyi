@@ -2,6 +2,7 @@
 
 from . import errors, watch
 from .api.cluster import connect
+from .api.convolutions import conv
 from .api.matrices import (
     centered,
     hstack,
@@ -20,6 +21,8 @@ from .errors import BigspecError
 from .history.store import History
 from .matrices import Matrix
 from .networks.described import show
+from .networks.lipschitz.door import lipschitz
+from .networks.lipschitz.result import Lipschitz
 from .networks.scan import scan
 from .results.estimate import Estimate
 from .results.gate import Gate
@@ -34,15 +37,18 @@ __all__ = [
     "Estimate",
     "Gate",
     "History",
+    "Lipschitz",
     "Matrix",
     "PassRecord",
     "Plan",
     "Triplets",
     "centered",
     "connect",
+    "conv",
     "convert",
     "errors",
     "hstack",
+    "lipschitz",
     "low_rank",
     "norm",
     "open_matrix",

@@ -20,7 +20,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Composed, SparseSum
 from bigspec.names import shown
 
-__all__ = ["PANEL_BYTES", "SLAB_BYTES", "Block", "Grid", "Matrix", "OperatorMatrix"]
+__all__ = ["PANEL_BYTES", "SLAB_BYTES", "Block", "Claims", "Grid", "Matrix", "OperatorMatrix"]
 
 SLAB_BYTES = 32 << 20  # one read: small chunks together up to this, larger ones one at a time
 PANEL_BYTES = (4 << 20, 512 << 20)  # one task: least and most
@@ -67,6 +67,45 @@ class Grid:
         if self.cuts is not None:
             return bisect_right(self.cuts, position) - 1
         return position // self.step
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a matrix knows of itself before a pass, or what its owner says of it.
+
+    Attributes
+    ----------
+    upper : float
+        At least the largest singular value; infinity if nothing is known.
+    upper_name : str
+        What the result calls this bound.
+    frobenius, one_norm, inf_norm : float
+        At least these norms, of ``2**-exponent`` times the matrix; infinity if not known.
+    largest : float
+        The largest magnitude of an entry, scaled as the norms. 0 only if all entries are 0.
+    nonnegative : bool
+        All entries are known to be real and not negative.
+    magnitude : float
+        See `bigspec.certificate.Facts`; scaled as the norms.
+    exponent : int
+    terms : int
+        Most terms of an inner product with a row or a column. 0 where nothing is known of how
+        products round; then the products of each pass tell.
+    given : bool
+        Whether all of this is the word of the matrix's owner.
+    """
+
+    upper: float = math.inf
+    upper_name: str = "none"
+    frobenius: float = math.inf
+    one_norm: float = math.inf
+    inf_norm: float = math.inf
+    largest: float = math.inf
+    nonnegative: bool = False
+    magnitude: float = 0.0
+    exponent: int = 0
+    terms: int = 0
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +187,23 @@ class Matrix(ABC):
     def advice(self) -> str:
         """What would be cheaper than this matrix, where that can be told without a read."""
         return ""
+
+    @property
+    def claims(self) -> Claims:
+        """What is known of the matrix before a pass: of one with entries, nothing."""
+        return Claims()
+
+    @property
+    def start_columns(self) -> int:
+        """Columns of `start_vectors`, at most."""
+        return 0
+
+    def start_vectors(self, *, rows: bool) -> np.ndarray[Any, Any] | None:
+        """Return columns near the leading right vectors (left ones for panels of columns).
+
+        A run starts from them where the caller gives no others. None if the matrix has none.
+        """
+        return None
 
     @property
     def missing_as(self) -> str:
@@ -266,6 +322,17 @@ class OperatorMatrix(Matrix):
     @abstractmethod
     def apply_adjoint(self, Y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return ``A.conj().T @ Y`` for Y (m, b)."""
+
+    def adjoint(self) -> Matrix | None:
+        """Return the adjoint, if it is an operator of the same kind."""
+        return None
+
+    def weighted(self, rows: Any, columns: Any) -> Matrix | None:
+        """Return ``diag(rows) A diag(columns)``, if it is an operator of the same kind.
+
+        Weights are arrays, numbers for all, or None.
+        """
+        return None
 
     def read(self, rows: slice, columns: slice, buffers: Buffers) -> Block:
         """Not available: an operator has no entries to read."""

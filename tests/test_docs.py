@@ -441,6 +441,11 @@ def test_json_page_has_the_fields_of_a_scan():
     assert dotted(data) == documented("Scan")
 
 
+def test_json_page_has_the_fields_of_a_lipschitz_constant():
+    data = bigspec.lipschitz([np.eye(3), "relu", np.eye(3)], max_constant=2.0).to_dict()
+    assert dotted(data) == documented("Lipschitz")
+
+
 def test_json_page_has_the_fields_of_the_gate():
     gate = bigspec.Gate(max_norm=2.0, max_change=0.1, reference=(1.0, 1.0))
     data = bigspec.norm(np.eye(3), gate=gate).to_dict()

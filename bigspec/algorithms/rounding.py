@@ -17,7 +17,7 @@ __all__ = ["rounding"]
 def rounding(
     passes: Products, facts: Facts | None, result: Any, small: np.ndarray[Any, Any]
 ) -> float:
-    """Estimate eps_H: from the facts, or for an operator from the defect of its dot test.
+    """Estimate eps_H: from the facts, or from the defect of an operator's dot test.
 
     Parameters
     ----------
@@ -30,6 +30,6 @@ def rounding(
     """
     size = iterates.spectral_norm(small)
     recurrence = 16 * UNIT_ROUNDOFF * float(np.sqrt(small.shape[1])) * size
-    if facts is None:
+    if facts is None or facts.given:
         return float(8 * result.defect + 4 * recurrence)
     return product_error(facts, passes.length, passes.depth, complex_=passes.complex_) + recurrence

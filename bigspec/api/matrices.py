@@ -26,7 +26,7 @@ from bigspec.passes import (
     is_dask_array,
     open_dask_array,
 )
-from bigspec.sources import open_source
+from bigspec.sources import open_source, with_claims
 from bigspec.sources.objects import inner
 from bigspec.sources.storage_options import Options, as_options
 
@@ -229,6 +229,8 @@ def open_matrix(
     raw: bool = False,
     missing_chunks: str = "fill",
     storage_options: Mapping[str, Any] | None = None,
+    upper: float | None = None,
+    frobenius: float | None = None,
 ) -> Matrix:
     """Open anything bigspec can multiply.
 
@@ -260,6 +262,9 @@ def open_matrix(
         ``token``, ``anon``, ``endpoint_url``, ``client_kwargs``) or those of obstore. A mapping
         under the name of a protocol, ``{"s3": {"anon": True}}``, is for URLs of that protocol.
         They go to the workers with the matrix, and into no result, log or checkpoint.
+    upper, frobenius : float, optional
+        Of an operator: what its norm, and its Frobenius norm, is known not to exceed. A result
+        whose upper end rests on this word says so. A run whose products disprove it fails.
 
     Returns
     -------
@@ -274,6 +279,7 @@ def open_matrix(
     ArgumentError
         `rows`, `fill` or `raw` for what has no dimensions or attributes, or not of this one;
         `storage_options` without a URL, or with an option that its client does not have;
+        `upper` or `frobenius` that is not a number from 0 on, or not for an operator;
         ``missing_chunks="error"`` for a dask array, or for a matrix that is open.
     MemoryLimitError
         It would have to be loaded, and does not fit.
@@ -287,7 +293,7 @@ def open_matrix(
     >>> bigspec.norm(A - A[:, :784]).upper
     0.0
     """
-    return open_within(
+    opened = open_within(
         a,
         None,
         rows=rows,
@@ -296,6 +302,7 @@ def open_matrix(
         missing_chunks=missing_chunks,
         storage=as_options(storage_options, a),
     )
+    return with_claims(opened, upper, frobenius)
 
 
 def open_within(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bigspec.algorithms import Algorithm
@@ -25,7 +26,7 @@ from bigspec.run.identity import as_checkpoint, versions
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan, Wishes
 from bigspec.run.planner import make_plan
-from bigspec.run.start import load_start, vectors_when_asked
+from bigspec.run.start import load_start, start_of, vectors_when_asked
 from bigspec.run.vectors import OneVector
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
@@ -69,7 +70,7 @@ def plan(
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
-        0,
+        matrix.start_columns,
         as_bytes(memory_limit),
         as_count(k) if k is not None else 0,
         rtol=float(budget.rtol),
@@ -202,11 +203,12 @@ def norm(
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
-        0 if loaded is None else loaded.columns,
-        as_bytes(memory_limit),
+        memory_limit=as_bytes(memory_limit),
         rtol=float(budget.rtol),
     )
     matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True, storage=storage)
+    loaded = start_of(loaded, matrix)
+    wishes = replace(wishes, extra=0 if loaded is None else loaded.columns)
     observer = make_observer(progress)
     place = as_checkpoint(checkpoint, storage)
     options = RunOptions(wishes, budget, failure_probability, seed, loaded, place, observer, began)

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from bigspec.run.course import Ending, conduct
 from bigspec.run.identity import as_checkpoint, versions
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Wishes
-from bigspec.run.start import load_start
+from bigspec.run.start import load_start, start_of
 from bigspec.run.target import owned_target
 from bigspec.run.vectors import KVectors
 from bigspec.watch import Observer
@@ -150,8 +151,7 @@ def svds(
     wishes = Wishes(
         "lanczos",
         as_whole("block_size", block_size),
-        0 if loaded is None else loaded.columns,
-        as_bytes(memory_limit),
+        memory_limit=as_bytes(memory_limit),
         count=k,
         basis_in_checkpoint=checkpoint is not None,
         left=left,
@@ -160,6 +160,8 @@ def svds(
     place = as_checkpoint(checkpoint, storage)
     with owned_target(u_store, options=storage) as target:
         matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True, storage=storage)
+        loaded = start_of(loaded, matrix)
+        wishes = replace(wishes, extra=0 if loaded is None else loaded.columns)
         observer = make_observer(progress)
         options = RunOptions(
             wishes, budget, failure_probability, seed, loaded, place, observer, began

@@ -16,6 +16,7 @@ where V (n, N) has unit blocks, E selects the last block of V, and ``T = Y Theta
 """
 
 from bigspec.certificate.bounds import (
+    GIVEN,
     Bounds,
     UpperBound,
     bound_largest,
@@ -40,6 +41,7 @@ from bigspec.certificate.ritz import (
 from bigspec.certificate.rounding import Facts, product_error
 
 __all__ = [
+    "GIVEN",
     "Bounds",
     "Facts",
     "Relation",

@@ -41,6 +41,11 @@ class Facts:
     chain : float
         Longest sums of sparse entries whose values repeat, along a row plus down a column. 0 if
         values do not repeat, or are summed in blocks.
+    terms : float
+        Most terms of an inner product, if rows or columns are known to have fewer than their
+        length. 0 if not.
+    given : bool
+        Whether they are the word of the matrix's owner, who says nothing of how products round.
 
     Sums of equal entries round the same way at every term, so their errors grow with their
     length: 2.5e-11 for the squares of 2^24 equal entries. `FACTS_MARGIN` covers that, and `chain`
@@ -54,6 +59,8 @@ class Facts:
     nonnegative: bool
     magnitude_squared: float = 0.0
     chain: float = 0.0
+    terms: float = 0.0
+    given: bool = False
 
     @property
     def trace_error(self) -> float:
@@ -87,6 +94,8 @@ def product_error(facts: Facts, n: int, depth: float, *, complex_: bool = False)
     it counts. The norm of ``|A|`` is bounded by the facts. The rounding margin that bigspec states
     is this model, not a worst case over all roundings.
     """
+    if facts.terms:
+        n, depth = min(n, int(facts.terms)), min(depth, facts.terms)
     factor = 8.0 * (np.sqrt(n) + np.sqrt(depth) + 4.0)
     factor = max(factor, facts.chain) * (2.0 if complex_ else 1.0)
     scale = facts.absolute_norm_squared

@@ -11,8 +11,8 @@ import click
 __all__ = ["EXAMPLES", "WIDTH", "bold", "meant", "write_examples", "write_options"]
 
 SUBJECTS = (
-    "Matrix", "Rows", "Triplets", "Conversion", "Runs", "Accuracy and effort", "Where it runs",
-    "Checkpoint", "Gate and history", "Output",
+    "Matrix", "Rows", "Stack", "Triplets", "Conversion", "Runs", "Accuracy and effort",
+    "Where it runs", "Checkpoint", "Gate and history", "Output",
 )  # fmt: skip
 """Of options, in the order of ``--help``."""
 
@@ -44,6 +44,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "scan": (
         ("every matrix of a network", "bigspec scan model.safetensors --report scan.html"),
         ("what changed since another checkpoint", "bigspec scan new.pt --minus old.pt"),
+    ),
+    "lipschitz": (
+        ("an interval for a network", "bigspec lipschitz stack.toml"),
+        ("a limit, and points of real data", "bigspec lipschitz stack.toml --max 50 --at x.npy"),
     ),
     "plan": (
         ("with less memory", "bigspec plan A.zarr --memory-limit 2GiB"),

@@ -4,8 +4,9 @@ A panel of an expression reads what it needs of every operand, once; the sum its
 where it is multiplied, a tile at a time.
 """
 
-from bigspec.expressions.combination import Combination, adjoint, multiple, scaled, total
+from bigspec.expressions.combination import Combination, total
 from bigspec.expressions.low_rank import centered_by, low_rank
+from bigspec.expressions.operators import adjoint, multiple, scaled
 from bigspec.expressions.parts import Part, Stack, part, stack
 from bigspec.expressions.product import Product, product
 

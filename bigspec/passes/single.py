@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from bigspec.certificate import Facts
 from bigspec.errors import AdjointError, MatrixChangedError
 from bigspec.kernels import working_dtype
 from bigspec.kernels.partials import Partial
-from bigspec.matrices import Matrix, OperatorMatrix
+from bigspec.matrices import Claims, Matrix, OperatorMatrix
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.forward import ForwardContext
 from bigspec.panels.fused import FusedContext
@@ -22,7 +24,7 @@ from bigspec.panels.target import FinishContext
 from bigspec.passes.contract import Accuracy, FirstRounds, Forward, Hooks, PassCost, PassResult
 from bigspec.passes.executor import Executor
 
-__all__ = ["Pass", "check_adjoint", "check_tokens", "forward_result", "pass_result"]
+__all__ = ["Pass", "check_adjoint", "check_tokens", "facts_of", "forward_result", "pass_result"]
 
 Array = np.ndarray[Any, Any]
 
@@ -132,6 +134,8 @@ class Pass:
         result = pass_result(total, block, PassCost(seconds=seconds(), panels=self.layout.panels))
         if isinstance(self.matrix, OperatorMatrix):
             check_adjoint(self.matrix, result)
+            if exponent is None:
+                result = replace(result, facts=facts_of(self.matrix.claims, result.exponent))
         return result
 
     def forward(
@@ -282,6 +286,32 @@ def pass_result(total: Partial, V: Array | None, cost: PassCost) -> PassResult:
         total.missing_chunks,
     )
     return PassResult(total.Z, total.gram, defect, total.exponent, facts, spent, total.tokens)
+
+
+def facts_of(claims: Claims, exponent: int) -> Facts | None:
+    """Return what a matrix claims as facts of a first pass, in its units; None if it is nothing."""
+    if not math.isfinite(claims.frobenius):
+        return None
+    frobenius, one, inf, largest, magnitude = (
+        value * 2.0 ** (claims.exponent - exponent)
+        for value in (
+            claims.frobenius,
+            claims.one_norm,
+            claims.inf_norm,
+            claims.largest,
+            claims.magnitude,
+        )
+    )
+    return Facts(
+        frobenius**2,
+        one,
+        inf,
+        largest,
+        claims.nonnegative,
+        magnitude**2,
+        terms=float(claims.terms),
+        given=claims.given,
+    )
 
 
 def forward_result(rows: Rows, seconds: float) -> Forward:

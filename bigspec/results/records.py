@@ -61,6 +61,11 @@ class Interval:
     deterministic: bool
     rounding: float = 0.0
 
+    @property
+    def given(self) -> bool:
+        """Whether the upper end rests on the word of the matrix's owner."""
+        return self.upper_bound.endswith(" (given)")
+
 
 def relative_width(lower: float, upper: float) -> float:
     """Return ``upper / lower - 1``; 0 for ``[0, 0]``, infinity for ``[0, u]``."""

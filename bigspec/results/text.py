@@ -133,7 +133,8 @@ def rate_text(count: int, seconds: float) -> str:
 def guarantee(est: Estimate | Triplets) -> str:
     """Say how sure the interval is."""
     if est.deterministic:
-        return "certain"
+        given = any(one.given for one in est.intervals)
+        return "certain" + (", if what was given with the matrix is right" if given else "")
     return f"probability of error <= {rounded_up(est.failure_probability)}"
 
 

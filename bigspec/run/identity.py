@@ -34,7 +34,7 @@ from bigspec.run.checks import check_run_state
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import ALGORITHMS, Plan, Wishes, check_algorithm, check_wishes
 from bigspec.run.planner import make_plan, resume_plan
-from bigspec.run.start import Start, entropy_of, start_vectors
+from bigspec.run.start import OwnStart, Start, entropy_of, start_vectors
 from bigspec.watch import Observer
 
 __all__ = [
@@ -48,6 +48,8 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
+
+OWN = "the matrix's own"  # the start of a run whose caller gave none
 
 
 @contextmanager
@@ -114,7 +116,7 @@ def begin(chosen: Plan, options: RunOptions, entropy: int, start: Array | None) 
         "failure_probability": failure_probability,
         "delta_ledger": [{"event": event, "delta": failure_probability}] if event else [],
         "entropy": entropy,
-        "start": _digest(start),
+        "start": start_digest(options.start, start),
         "cut": chosen.layout.cut,
         "panels": chosen.layout.panels,
         "choices": list(chosen.choices),
@@ -147,7 +149,8 @@ def prepare(
     """
     if old is not None:
         chosen, old = resume(old, matrix, executor, options)
-        chosen, W = _fit_start(options.start, chosen)
+        without = isinstance(options.start, OwnStart) and old.run["start"] is None
+        chosen, W = _fit_start(None if without else options.start, chosen)
         return chosen, old, W
     wishes, start = options.wishes, options.start
     try:
@@ -160,7 +163,9 @@ def prepare(
         said = f"started cold: no memory for the old vectors ({error})"
         chosen = replace(chosen, choices=(*chosen.choices, said))
     run = begin(chosen, replace(options, wishes=wishes), entropy_of(options.seed, start), W)
-    return chosen, RunState(run, known=Known.begin(wishes.count)), W
+    claims = matrix.claims
+    known = Known.begin(wishes.count, (claims.upper, claims.upper_name))
+    return chosen, RunState(run, known=known), W
 
 
 def _fit_start(start: Start | None, chosen: Plan) -> tuple[Plan, Array | None]:
@@ -195,14 +200,17 @@ def resume(
         )
         raise ResumeError(msg)
     rows = run["cut"]["orientation"] == "rows"
-    vectors = None if start is None else start.side(rows=rows)
+    if isinstance(start, OwnStart):  # of a run that had no memory for them, none
+        now_from = None if run["start"] is None else OWN
+    else:
+        now_from = start_digest(start, None if start is None else start.side(rows=rows))
     asked = {
         "failure_probability": options.failure_probability,
         "algorithm": run["algorithm"] if wishes.name == "auto" else wishes.name,
         "block_size": _block_size(wishes, run),
         "k": wishes.count or "none (the norm)",
         "seed": run["entropy"] if seed is None else seed,
-        "start": _digest(vectors),
+        "start": now_from,
     }
     before = run | {"seed": run["entropy"], "k": run.get("count") or "none (the norm)"}
     # In a run that an older version saved, the URL may have a password.
@@ -294,8 +302,14 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _digest(start: Array | None) -> str | None:
-    return None if start is None else array_digest(np.ascontiguousarray(start))
+def start_digest(start: Start | None, vectors: Array | None) -> str | None:
+    """Return what tells the start vectors of a run from others.
+
+    The matrix's own are known by the matrix: another machine may round them in another way.
+    """
+    if start is None or vectors is None:
+        return None
+    return OWN if isinstance(start, OwnStart) else array_digest(np.ascontiguousarray(vectors))
 
 
 def versions() -> dict[str, str]:

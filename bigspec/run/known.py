@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.certificate import Bounds
+from bigspec.certificate import GIVEN, Bounds
 from bigspec.results import Interval, relative_width
 
 __all__ = ["Known", "in_units", "known_of_k", "known_of_one", "unscaled"]
@@ -56,12 +56,15 @@ class Known:
     before: tuple[float, ...] = ()
 
     @classmethod
-    def begin(cls, k: int) -> Known:
-        """Return what is known of k values before the first pass; of the norm if k is 0."""
+    def begin(cls, k: int, upper: End = NOTHING) -> Known:
+        """Return what is known of k values before the first pass; of the norm if k is 0.
+
+        `upper` is a bound of the norm that needs no pass, in the units of the matrix.
+        """
         if k == 0:
-            return cls()
+            return cls(certain=(upper,))
         nothing, infinite = (NOTHING,) * k, (math.inf,) * k
-        return cls(((0.0, "none"),) * k, nothing, nothing, False, infinite, infinite)
+        return cls(((0.0, "none"),) * k, (upper,) * k, nothing, False, infinite, infinite)
 
     def updated(self, bounds: Bounds, exponent: int) -> Known:
         """Return the intervals after the bounds of one more pass."""
@@ -102,6 +105,14 @@ class Known:
                 upper, name, deterministic = before.upper, before.upper_bound, before.deterministic
             found.append(Interval(lower, upper, name, lower_name, deterministic, rounding))
         return tuple(found)
+
+    @property
+    def contradicted(self) -> str | None:
+        """Name of the bound given with the matrix that an attained value disproves."""
+        for (lower, _), (upper, name) in zip(self.lower, self.certain, strict=True):
+            if name.endswith(GIVEN) and lower > upper:
+                return name.removesuffix(GIVEN).rpartition(" ")[2].lower()
+        return None
 
     @property
     def interval(self) -> Interval:

@@ -11,6 +11,7 @@ import numpy as np
 from bigspec.algorithms import Algorithm
 from bigspec.certificate import Bounds
 from bigspec.checkpoint import Writer
+from bigspec.errors import DataError
 from bigspec.passes import (
     Accuracy,
     DeadlinePassed,
@@ -200,6 +201,13 @@ def _after(
     if state.facts is not None and state.facts.largest == 0.0:
         bounds = bounds.of_zero()
     known = progress.known.updated(bounds, state.exponent)
+    if (wrong := known.contradicted) is not None:
+        msg = (
+            f"{one.passes.matrix.name}: expected `{wrong}`, which was given with the matrix, "
+            "to hold, got products that disprove it (it stretches a vector "
+            f"{known.interval.lower:.6g} times); give a larger bound, or none"
+        )
+        raise DataError(msg)
     cost = replace(result.cost, seconds=seconds)
     record = _record(len(progress.history) + 1, known, bounds, state.exponent, cost)
     return replace(
@@ -223,6 +231,7 @@ def _outcome(
     state, known = progress.state, progress.known
     history = progress.history
     facts, exponent = (state.facts, state.exponent) if state is not None else (None, 0)
+    facts = None if facts is not None and facts.given else facts  # a bound is not the norm
     return Outcome(
         intervals=known.intervals,
         history=history,

@@ -15,6 +15,7 @@ from bigspec.algorithms import REGISTRY, Algorithm, iterates
 from bigspec.checkpoint import load_latest
 from bigspec.errors import ArgumentError, MissingSourceError
 from bigspec.kernels.entries import plain_array
+from bigspec.matrices import Matrix
 from bigspec.passes import one_blas_thread
 from bigspec.results import Estimate
 from bigspec.results.triplets import Triplets
@@ -25,10 +26,12 @@ from bigspec.sources.locations import locate, open_node
 from bigspec.sources.storage_options import Options
 
 __all__ = [
+    "OwnStart",
     "Start",
     "entropy_of",
     "leading_vectors",
     "load_start",
+    "start_of",
     "start_vectors",
     "vectors_when_asked",
 ]
@@ -83,6 +86,38 @@ class Start:
             msg = f"start: expected an estimate with a {side} vector, got one without it"
             raise ArgumentError(msg)
         return part
+
+
+@dataclass(frozen=True)
+class OwnStart(Start):
+    """Vectors that the matrix itself offers, made when they are asked for.
+
+    They depend on the matrix alone, and the random columns beside them do not.
+    """
+
+    matrix: Matrix | None = None
+
+    @property
+    def columns(self) -> int:
+        """The most columns that they add to a start block."""
+        return 0 if self.matrix is None else self.matrix.start_columns
+
+    def side(self, *, rows: bool) -> Array | None:
+        """Return the vectors for panels of rows or columns."""
+        return None if self.matrix is None else self.matrix.start_vectors(rows=rows)
+
+    def vectors(self, *, rows: bool) -> Array:
+        """Return the vectors for panels of rows or columns."""
+        made = self.side(rows=rows)
+        assert made is not None, "a matrix with start columns has start vectors"
+        return made
+
+
+def start_of(start: Start | None, matrix: Matrix) -> Start | None:
+    """Return the caller's start, or if there is none the matrix's own."""
+    if start is None and matrix.start_columns:
+        return OwnStart(None, None, optional=True, matrix=matrix)
+    return start
 
 
 def entropy_of(seed: int | None, start: Start | None) -> int:

@@ -104,7 +104,8 @@ SAVED_TYPES: tuple[Wire | Former, ...] = (
     Wire(
         Facts,
         "Facts",
-        "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared chain",
+        "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared chain terms "
+        "given",
     ),
     *(Wire(one.kind, one.name, one.fields, one.renamed) for one in REGISTRY.states),
     Wire(StoredBlock, "StoredBlock", "block shape"),

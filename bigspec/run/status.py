@@ -71,7 +71,9 @@ def _trust(known: Known, failure_probability: float) -> str:
     """Say how sure the intervals are."""
     hold = "The interval holds" if len(known.intervals) == 1 else "All intervals hold"
     if all(one.deterministic for one in known.intervals):
-        trust = f"{hold} with certainty, up to the rounding margin."
+        trust = f"{hold} with certainty, up to the rounding margin"
+        given = any(one.given for one in known.intervals)
+        trust += ", if what was given with the matrix is right." if given else "."
     else:
         trust = f"{hold}, except with probability {failure_probability:g} over the random start."
     if not known.failed:

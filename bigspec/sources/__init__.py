@@ -38,7 +38,7 @@ from bigspec.sources.missing import Missing, as_policy
 from bigspec.sources.netcdf import is_netcdf, open_netcdf
 from bigspec.sources.npz import holds_arrays, open_npz_array
 from bigspec.sources.objects import inner, is_hdf5_object, open_hdf5_object
-from bigspec.sources.operator import LinearOperatorMatrix, open_operator
+from bigspec.sources.operator import LinearOperatorMatrix, open_operator, with_claims
 from bigspec.sources.packing import named_convention, packing_of
 from bigspec.sources.remote_hdf5 import open_remote_hdf5
 from bigspec.sources.sparse_store import (
@@ -60,6 +60,7 @@ __all__ = [
     "VariableMatrix",
     "ZarrMatrix",
     "open_source",
+    "with_claims",
 ]
 
 ACCEPTED = (

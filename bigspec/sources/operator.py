@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
 
-from bigspec.errors import BigspecError, DataError, UnsupportedTypeError
+from bigspec.errors import ArgumentError, BigspecError, DataError, UnsupportedTypeError
 from bigspec.kernels.entries import plain_array
-from bigspec.matrices import Grid, OperatorMatrix
+from bigspec.matrices import Claims, Grid, Matrix, OperatorMatrix
 from bigspec.sources.checks import check_dtype, check_shape
 
-__all__ = ["LinearOperatorMatrix", "open_operator"]
+__all__ = ["LinearOperatorMatrix", "open_operator", "with_claims"]
 
 Array = np.ndarray[Any, Any]
 
@@ -37,10 +38,18 @@ class LinearOperatorMatrix(OperatorMatrix):
         are then one-dimensional.
     compared : list
         Holds something once a product was compared with that of one vector.
+    said : Claims
+        What the user says of its norms.
     """
 
     operator: LinearOperator[Any] = field(repr=False, compare=False)
     compared: list[bool] = field(default_factory=list, repr=False, compare=False)
+    said: Claims = field(default_factory=Claims, repr=False)
+
+    @property
+    def claims(self) -> Claims:
+        """What the user says of its norms."""
+        return self.said
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -50,13 +59,17 @@ class LinearOperatorMatrix(OperatorMatrix):
         caller's word.
         """
         kind = type(self.operator)
-        return {
+        known = {
             "where": "operator",
             "shape": list(self.shape),
             "dtype": self.dtype.str,
             "chunks": list(self.shape),
             "token": f"{kind.__module__}.{kind.__qualname__}",
         }
+        # Bounds of a saved run rest on what was said. What was not said is not in older runs.
+        pairs = (("upper", self.said.upper), ("frobenius", self.said.frobenius))
+        said = {name: value for name, value in pairs if math.isfinite(value)}
+        return known | {"given": said} if said else known
 
     def apply(self, V: Array) -> Array:
         """Return ``A @ V`` for V (n, b); the first time, compare a column with one vector's."""
@@ -186,6 +199,37 @@ class LinearOperatorMatrix(OperatorMatrix):
             )
             raise UnsupportedTypeError(msg)
         return product
+
+
+def with_claims(matrix: Matrix, upper: float | None, frobenius: float | None) -> Matrix:
+    """Return an operator with bounds of its norms that the user gives with it.
+
+    Raises
+    ------
+    ArgumentError
+        Not a number from 0 on, or the matrix is not an operator of the user's.
+    """
+    if upper is None and frobenius is None:
+        return matrix
+    values = {}
+    for name, value in (("upper", upper), ("frobenius", frobenius)):
+        number = math.inf if value is None else value
+        real = isinstance(number, (int, float, np.integer, np.floating))
+        if not real or isinstance(number, bool) or not (number >= 0.0) or (
+            value is not None and math.isinf(number)
+        ):  # fmt: skip
+            msg = f"{name}: expected a number from 0 on that bounds the norm, got {value!r}"
+            raise ArgumentError(msg)
+        values[name] = float(number)
+    if not isinstance(matrix, LinearOperatorMatrix):
+        msg = (
+            f"upper and frobenius: expected an operator, whose entries nobody sees, got "
+            f"{matrix.name}; leave them out, bigspec finds them itself"
+        )
+        raise ArgumentError(msg)
+    known = values["frobenius"]
+    said = Claims(values["upper"], "upper (given)", known, largest=known, given=True)
+    return replace(matrix, said=said)
 
 
 def open_operator(a: LinearOperator[Any]) -> LinearOperatorMatrix:

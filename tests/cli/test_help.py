@@ -25,7 +25,9 @@ def help_of(name):
     return bigspec(name, "--help").stdout
 
 
-@pytest.mark.parametrize("name", ["norm", "svds", "scan", "plan", "history", "convert", "show"])
+@pytest.mark.parametrize(
+    "name", ["norm", "svds", "scan", "lipschitz", "plan", "history", "convert", "show"]
+)
 def test_help_ends_with_examples_that_the_command_takes(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = help_of(name).split("\nExamples:\n")[1]

@@ -1,0 +1,1 @@
+"""The Lipschitz constant of a stack of layers: its parts, the bounds above, the points below."""

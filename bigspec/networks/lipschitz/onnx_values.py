@@ -1,0 +1,213 @@
+"""What flows through an ONNX graph: constants, and values that steps make of one input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from bigspec.api.matrices import open_matrix
+from bigspec.errors import SourceError
+from bigspec.networks.lipschitz.steps import Linear, Step
+
+__all__ = ["Flow", "Node", "branches_of", "constant", "moved"]
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """A value that depends on the input: steps after another one.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        With the batch of 1 in front, as the graph has it.
+    parent : Flow or None
+        None for the input.
+    steps : tuple of Step
+        From the parent to here; numbers lie as ``reshape(-1)`` has them.
+    marks : tuple of str
+        What these steps are to a pattern such as ``x * sigmoid(x)``.
+    """
+
+    shape: Shape
+    parent: Flow | None = field(default=None, repr=False)
+    steps: tuple[Step, ...] = ()
+    marks: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return math.prod(self.shape)
+
+    def then(self, shape: Sequence[int], *steps: Step, mark: str = "") -> Flow:
+        """Return what steps make of it."""
+        return Flow(tuple(map(int, shape)), self, steps, (mark,) if mark else ())
+
+    def line(self) -> list[Flow]:
+        """Return this value and all that it was made of, the newest first."""
+        found, flow = [], self
+        while True:
+            found.append(flow)
+            if flow.parent is None:
+                return found
+            flow = flow.parent
+
+
+def branches_of(values: Sequence[Flow]) -> tuple[Flow, list[list[Flow]]]:
+    """Return the newest value that all come from, and the values from there to each.
+
+    The input is one of them, for there is only one.
+    """
+    lines = [flow.line() for flow in values]
+    common = next(
+        flow for flow in lines[0] if all(any(flow is other for other in line) for line in lines[1:])
+    )
+    paths = []
+    for line in lines:
+        place = next(k for k, flow in enumerate(line) if flow is common)
+        paths.append(line[:place][::-1])
+    return common, paths
+
+
+def moved(flow: Flow, made: Array, label: str) -> Flow:
+    """Return numbers of a value at other places: `made` has the place of each, -1 for a zero."""
+    places = made.reshape(-1)
+    if np.array_equal(places, np.arange(flow.size)):
+        return flow.then(made.shape)
+    kept = np.flatnonzero(places >= 0)
+    matrix = sp.csr_array(
+        (np.ones(len(kept)), (kept, places[kept])), shape=(len(places), flow.size)
+    )
+    return flow.then(made.shape, Linear(open_matrix(matrix), label))
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node: its type, its attributes, and what goes into it.
+
+    Attributes
+    ----------
+    op, name, domain : str
+    inputs : tuple
+        Of `Flow`, ndarray, or None for one that is left out.
+    attributes : mapping
+    opset : int
+    names : tuple of str
+        Of the inputs.
+    """
+
+    op: str
+    name: str
+    domain: str
+    inputs: tuple[Any, ...]
+    attributes: Mapping[str, Any]
+    opset: int
+    names: tuple[str, ...]
+
+    def refuse(self, reason: str) -> SourceError:
+        """Return the error that names this node."""
+        return SourceError(f"node {self.name!r} ({self.op}): {reason}")
+
+    @property
+    def flow(self) -> Flow:
+        """Its first input, which must depend on the input of the stack."""
+        if not self.inputs or not isinstance(self.inputs[0], Flow):
+            msg = "expected its first input to depend on the input of the stack, got a constant"
+            raise self.refuse(msg)
+        return self.inputs[0]
+
+    def array(self, place: int, what: str, *, needed: bool = True) -> Any:
+        """Return an input that must be a constant."""
+        value = self.inputs[place] if place < len(self.inputs) else None
+        if isinstance(value, Flow) or (value is None and needed):
+            got = "nothing" if value is None else "a value that depends on the input"
+            msg = f"expected {what} as a constant, got {got}"
+            raise self.refuse(msg)
+        return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an attribute."""
+        return self.attributes.get(key, default)
+
+
+def _axes(node: Node, place: int = 1) -> Any:
+    if len(node.inputs) > place and node.inputs[place] is not None:
+        return tuple(int(a) for a in np.atleast_1d(node.inputs[place]))
+    axes = node.get("axes")
+    return None if axes is None else tuple(axes)
+
+
+def _slice(node: Node) -> Array:
+    data, starts, ends = (np.asarray(value) for value in node.inputs[:3])
+    axes = np.arange(len(starts)) if len(node.inputs) < 4 else np.asarray(node.inputs[3])
+    steps = np.ones_like(starts) if len(node.inputs) < 5 else np.asarray(node.inputs[4])
+    return sliced(data, starts, ends, axes, steps)
+
+
+def sliced(data: Array, starts: Any, ends: Any, axes: Any, steps: Any) -> Array:
+    """Return a slice as ONNX means it: ends beyond the data are cut."""
+    key = [slice(None)] * data.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        first, last = int(start), int(end)
+        n = data.shape[int(axis)]
+        stop: int | None = last if last < 0 and last >= -n else min(max(last, -n - 1), n)
+        if step < 0 and last < -n:
+            stop = None
+        key[int(axis)] = slice(first, stop, int(step))
+    return data[tuple(key)]
+
+
+FOLDED: dict[str, Callable[[Node], Any]] = {
+    "Add": lambda node: node.inputs[0] + node.inputs[1],
+    "Cast": lambda node: np.asarray(node.inputs[0]),
+    "Concat": lambda node: np.concatenate(
+        [np.atleast_1d(v) for v in node.inputs], axis=node.get("axis", 0)
+    ),
+    "Div": lambda node: _quotient(*node.inputs),
+    "Gather": lambda node: np.take(node.inputs[0], node.inputs[1], axis=node.get("axis", 0)),
+    "Identity": lambda node: node.inputs[0],
+    "Mul": lambda node: node.inputs[0] * node.inputs[1],
+    "Neg": lambda node: -node.inputs[0],
+    "Reshape": lambda node: np.reshape(node.inputs[0], node.inputs[1].tolist()),
+    "Shape": lambda node: np.asarray(np.shape(node.inputs[0]), np.int64),
+    "Slice": _slice,
+    "Sqrt": lambda node: np.sqrt(node.inputs[0]),
+    "Squeeze": lambda node: np.squeeze(node.inputs[0], _axes(node)),
+    "Sub": lambda node: node.inputs[0] - node.inputs[1],
+    "Transpose": lambda node: np.transpose(node.inputs[0], node.get("perm")),
+    "Unsqueeze": lambda node: np.expand_dims(node.inputs[0], _axes(node)),
+}
+"""What is computed of constants, sizes of reshapes most of all."""
+
+
+def _quotient(first: Any, second: Any) -> Any:
+    whole = np.asarray(first).dtype.kind in "iu" and np.asarray(second).dtype.kind in "iu"
+    return first // second if whole else first / second
+
+
+def constant(node: Node) -> Any:
+    """Compute a node whose inputs are constants.
+
+    Raises
+    ------
+    SourceError
+        Its type is not one of those that are computed here.
+    """
+    if node.op not in FOLDED:
+        msg = (
+            f"a constant is made of constants here by {', '.join(sorted(FOLDED))} alone; fold the "
+            "constants when you export"
+        )
+        raise node.refuse(msg)
+    try:
+        return np.asarray(FOLDED[node.op](node))
+    except (ValueError, IndexError, TypeError) as error:
+        msg = f"its constants do not fit ({error}); export the model again"
+        raise node.refuse(msg) from error
