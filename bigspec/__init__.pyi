@@ -2,7 +2,7 @@
 
 from . import errors, watch
 from .api.cluster import connect
-from .api.convolutions import conv
+from .api.convolutions import conv, conv_norm
 from .api.matrices import (
     centered,
     hstack,
@@ -45,6 +45,7 @@ __all__ = [
     "centered",
     "connect",
     "conv",
+    "conv_norm",
     "convert",
     "errors",
     "hstack",

@@ -30,7 +30,7 @@ import scipy.linalg as sla
 
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 
-__all__ = ["Enclosure", "largest_eigenvalue"]
+__all__ = ["Enclosure", "largest_eigenvalue", "proved_bound"]
 
 Array = np.ndarray[Any, Any]
 
@@ -143,6 +143,18 @@ def _rayleigh(H: Array, x: Array, error: float) -> tuple[float, float]:
     square = float(np.real(np.vdot(x, x)))
     quotient = float(np.real(np.vdot(x, H @ x))) / square
     return max(quotient - error - 4 * UNIT_ROUNDOFF * abs(quotient), 0.0), quotient
+
+
+def proved_bound(H: Array, t: float) -> float | None:
+    """Return an upper bound of l_1 near t, or None if a factorisation does not prove it.
+
+    Parameters
+    ----------
+    H : ndarray (n, n)
+        See `largest_eigenvalue`.
+    t : float
+    """
+    return _proved(H, t, _margin(len(H)))
 
 
 def _proved(H: Array, t: float, slack: float) -> float | None:

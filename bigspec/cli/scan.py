@@ -41,8 +41,8 @@ __all__ = ["scan_command"]
 
 ROWS = "Rows"
 COLUMNS = (
-    "norm", "stable-rank", "edge", "scale", "change", "frobenius", "largest", "width", "size",
-    "seconds",
+    "norm", "layer", "stable-rank", "edge", "scale", "change", "frobenius", "largest", "width",
+    "size", "seconds",
 )  # fmt: skip
 
 
@@ -74,6 +74,9 @@ def _own_options(function: Any) -> Any:
                     "qkv=4096,1024,1024. Well-known names are cut without it."),
         option(ROWS, "--all", "everything", is_flag=True,
                help="Also list what is no matrix: vectors, integers, scales."),
+        option(ROWS, "--input", "inputs", multiple=True, metavar="[NAME=]N,C,H,W",
+               help="Shape of the input of an ONNX model, batch first: the norm of a convolution "
+                    "is then that of its layer on images of this size, else of all sizes."),
         option(ROWS, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
                help="Count a chunk that is not in the store as the fill value and say so in the "
@@ -142,6 +145,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
             gate=own["gate"],
             progress=observer,
             storage_options=flags.storage.storage_options,
+            input_shape=_input_shape(own["inputs"]),
         )
         try:
             found.run()
@@ -165,6 +169,24 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
             raise failure
         say(ctx, str(failure), status, error=True)  # what the gate says matters more
     raise click.exceptions.Exit(status)
+
+
+def _input_shape(texts: tuple[str, ...]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Read the shapes of inputs: one without a name, or several with."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        try:
+            found[name] = tuple(int(part) for part in numbers.split(","))
+        except ValueError as error:
+            msg = (
+                f"--input: expected numbers such as 1,3,224,224, or NAME=1,3,224,224, got {text!r}"
+            )
+            raise click.UsageError(msg) from error
+    if "" in found and len(texts) > 1:
+        msg = f"--input: expected a name for each of {len(texts)} shapes, got one without"
+        raise click.UsageError(msg)
+    return found.get("", found or None)
 
 
 def _checkpoint(own: dict[str, Any]) -> Checkpoint | None:

@@ -20,7 +20,7 @@ import numpy as np
 from bigspec.convolutions.geometry import Axis
 from bigspec.matrices import Claims
 
-__all__ = ["count"]
+__all__ = ["count", "most_uses"]
 
 Array = np.ndarray[Any, Any]
 
@@ -49,6 +49,12 @@ def count(kernel: Array, axes: tuple[Axis, ...], exponent: int) -> Claims:
         exponent=exponent,
         terms=int(np.prod(kernel.shape[3:])) * max(kernel.shape[1:3]),
     )
+
+
+def most_uses(axis: Axis) -> int:
+    """Return how many taps read one input position, at most."""
+    table = axis.table
+    return int(np.bincount(table[table >= 0].reshape(-1)).max(initial=0))
 
 
 def _meetings(axis: Axis) -> Array:

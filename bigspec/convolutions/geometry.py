@@ -144,13 +144,24 @@ class Phases:
 
 def phases(axis: Axis, first: int, last: int) -> Phases:
     """Cut an axis into residues, with the taps from `first` to `last` alone (others are zero)."""
+    s = axis.stride
+    circular = axis.mode == "circular" and axis.size % s == 0
+    if circular:
+        return _cut(axis, first, last, 0)
+    if axis.mode != "zeros":
+        # The padded image, of which the convolution sees what is there ("valid").
+        return _cut(axis, first, last, axis.before)
+    # Where residues are counted from is free, and some places need fewer frequencies.
+    return min((_cut(axis, first, last, shift) for shift in range(s)), key=lambda one: one.least)
+
+
+def _cut(axis: Axis, first: int, last: int, shift: int) -> Phases:
+    """Cut an axis into residues, counted from `shift` positions before the image."""
     s, d = axis.stride, axis.dilation
     circular = axis.mode == "circular" and axis.size % s == 0
     gathered = not circular and axis.mode != "zeros"
-    # Gathered: the padded image, of which the convolution sees what is there ("valid").
-    shift = axis.before if gathered else 0
-    size = axis.padded if gathered else axis.size
-    before = 0 if gathered else axis.before
+    before = axis.before - shift
+    size = axis.padded if gathered else axis.size + shift
     taps: dict[int, list[int]] = {}
     for t in range(first, last + 1):
         taps.setdefault((d * t - before) % s, []).append(t)

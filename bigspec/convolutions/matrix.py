@@ -10,19 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.convolutions.bounds import norm_bound
-from bigspec.convolutions.counts import count
+from bigspec.convolutions.bounds import norm_bound, of_small_groups
+from bigspec.convolutions.counts import count, most_uses
 from bigspec.convolutions.geometry import Axis
-from bigspec.convolutions.peak import Peak, over_all
+from bigspec.convolutions.peak import Peak, affordable, over_all
 from bigspec.convolutions.products import WORK_BYTES, correlate, scatter
-from bigspec.convolutions.symbol import Symbol
+from bigspec.convolutions.symbol import WIDTH, Symbol
 from bigspec.convolutions.waves import waves
 from bigspec.kernels import working_dtype
 from bigspec.matrices import Claims, Grid, Matrix, OperatorMatrix
 
-__all__ = ["Convolution", "convolution"]
+__all__ = ["SYMBOL", "Convolution", "convolution", "norm_of_all_sizes"]
 
 Array = np.ndarray[Any, Any]
+
+SYMBOL = "Fourier symbol"
+"""What results call the bound."""
+FLATTENED = "flattened kernel"
+"""The same of a kernel with so many taps that its symbol would take hours."""
+
+GRAM = "Gram matrix of each group"
+"""The same of small groups on small images."""
 
 WAVES = 2  # places of the symbol from which a run starts
 
@@ -152,22 +160,30 @@ class Convolution(OperatorMatrix):
         if self.flipped:
             known = replace(known, one_norm=known.inf_norm, inf_norm=known.one_norm)
         if known.largest == 0.0:
-            return replace(known, upper=0.0, upper_name="Fourier symbol")
-        bound = norm_bound(self._symbol, self._peak)
-        upper = math.nextafter(math.ldexp(math.nextafter(bound.upper, math.inf), self._exponent),
-                               math.inf)  # fmt: skip
-        return replace(known, upper=upper, upper_name="Fourier symbol")
+            return replace(known, upper=0.0, upper_name=SYMBOL)
+        if not affordable(self._symbol):
+            uses = math.prod(most_uses(axis) for axis in self.axes)
+            above = self._symbol.flattened() * math.sqrt(uses) * (1 + 1e-15)
+            upper = _unscaled(above, self._exponent, up=True)
+            return replace(known, upper=upper, upper_name=FLATTENED)
+        above, name = self._bound.upper, SYMBOL
+        small = of_small_groups(self._scaled, self.axes)
+        if small is not None and small < above:
+            above, name = small, GRAM
+        return replace(known, upper=_unscaled(above, self._exponent, up=True), upper_name=name)
 
     @property
     def start_columns(self) -> int:
         """Two waves, each of which has two real columns for a real kernel."""
-        return WAVES * (1 if self.dtype.kind == "c" else 2) if self._entries.any() else 0
+        if not self._entries.any() or not affordable(self._symbol):
+            return 0
+        return WAVES * (1 if self.dtype.kind == "c" else 2)
 
     def start_vectors(self, *, rows: bool) -> Array | None:
         """Return waves where the symbol is largest."""
         if not self.start_columns:
             return None
-        places = norm_bound(self._symbol, self._peak).places[:WAVES]
+        places = self._bound.places[:WAVES]
         return waves(self._symbol, self.axes, places, left=rows == self.flipped)
 
     @cached_property
@@ -176,22 +192,19 @@ class Convolution(OperatorMatrix):
 
     @cached_property
     def _exponent(self) -> int:
-        return int(np.frexp(np.abs(self._entries).max(initial=0.0))[1])
+        return _exponent(self._entries)
 
     @cached_property
     def _scaled(self) -> Array:
-        """The kernel with a largest entry of about 1."""
-        half = -self._exponent // 2
-        entries = self._entries * math.ldexp(1.0, half)
-        return np.asarray(entries * math.ldexp(1.0, -self._exponent - half))
+        return _scaled(self._entries, self._exponent)
 
     @cached_property
     def _symbol(self) -> Symbol:
         return Symbol.of(self._scaled, self.axes)
 
     @cached_property
-    def _peak(self) -> Peak:
-        return over_all(self._symbol)
+    def _bound(self) -> Peak:
+        return norm_bound(self._symbol)
 
 
 def convolution(
@@ -215,6 +228,44 @@ def convolution(
         resident=True,
         transient_nbytes=WORK_BYTES,
     )
+
+
+def norm_of_all_sizes(kernel: Array, axes: tuple[Axis, ...], groups: int) -> tuple[float, float]:
+    """Bracket the largest norm of a kernel (out, in / groups, taps..) over all sizes of image."""
+    kernel = kernel.reshape(groups, kernel.shape[0] // groups, *kernel.shape[1:])
+    entries = kernel.astype(working_dtype(kernel.dtype))
+    if not entries.any():
+        return 0.0, 0.0
+    exponent = _exponent(entries)
+    symbol = Symbol.of(_scaled(entries, exponent), axes)
+    if affordable(symbol):
+        peak = over_all(symbol)
+        lower, upper = peak.lower, peak.upper
+    else:
+        # Of an output that sees the whole kernel, and with the most outputs that see one position.
+        above = symbol.flattened()
+        lower = above * (1 - WIDTH)
+        upper = above * math.sqrt(math.prod(axis.longest for axis in symbol.axes)) * (1 + 1e-15)
+    return _unscaled(lower, exponent, up=False), _unscaled(upper, exponent, up=True)
+
+
+def _exponent(entries: Array) -> int:
+    return int(np.frexp(np.abs(entries).max(initial=0.0))[1])
+
+
+def _scaled(entries: Array, exponent: int) -> Array:
+    """Return ``2**-exponent`` times the entries, in two steps that neither over- nor underflow."""
+    half = -exponent // 2
+    return np.asarray(entries * math.ldexp(1.0, half) * math.ldexp(1.0, -exponent - half))
+
+
+def _unscaled(value: float, exponent: int, *, up: bool) -> float:
+    """Return ``2**exponent`` times a bound, rounded outwards."""
+    toward = math.inf if up else 0.0
+    try:
+        return math.nextafter(math.ldexp(math.nextafter(value, toward), exponent), toward)
+    except OverflowError:
+        return math.inf if up else float(np.finfo(float).max)
 
 
 def _of_channels(weights: Any, shape: tuple[int, ...]) -> Array | None:

@@ -35,15 +35,17 @@ import numpy as np
 
 from bigspec.convolutions.symbol import Symbol
 
-__all__ = ["TURNS", "Grid", "Peak", "Place", "over_all", "over_grid"]
+__all__ = ["LEVELS", "TURNS", "Grid", "Peak", "Place", "affordable", "over_all", "over_grid"]
 
 Array = np.ndarray[Any, Any]
 
 COARSE = 4  # points of the first grid in each axis, times the degree
-LEVELS = 4  # of cutting in three: the grid is then 324 times the degree, and the factor 1 + 1.2e-5
+LEVELS = 4  # of cutting in three: 324 points a degree, and a factor of 1 + 1.2e-5 in each axis
 MOST_FLOPS = 2e11  # of all boxes beyond the first grid
 MOST_BOXES = 1 << 18
+MOST_FIRST, DEAREST = 1 << 21, 1e12  # frequencies and flops of a first grid
 TURNS = 16  # parts of the distance of two grid points by which a grid may be moved
+LOW = 0.8  # of the largest norm: groups that stay below it are not looked at again
 PLACES = 3  # of the highest frequencies that are kept
 
 
@@ -56,7 +58,7 @@ class Grid:
     sizes : tuple of int
         N of each axis.
     turns : tuple of int
-        0 or half of `TURNS` for a real kernel, so that the grid has -w with w.
+        With 0 or half of `TURNS` in every axis, the grid has -w with each w.
     """
 
     sizes: tuple[int, ...]
@@ -91,25 +93,45 @@ class Peak:
         Where it is high, highest first.
     complete : bool
         Whether the search came to its end.
+    groups : tuple of int
+        Those whose largest norm may come near.
+    others : float
+        Upper bound of the other groups.
     """
 
     lower: float
     upper: float
     places: tuple[Place, ...]
     complete: bool
+    groups: tuple[int, ...] = ()
+    others: float = 0.0
 
 
-def over_all(symbol: Symbol) -> Peak:
-    """Bound the largest norm over all frequencies, and so of every size of image."""
-    sizes = tuple(COARSE * n * 3**LEVELS if n else 1 for n in symbol.degrees)
+def affordable(symbol: Symbol) -> bool:
+    """Whether the first grid of a search takes no more than some minutes: not with 1000 taps."""
+    boxes = math.prod(max(COARSE * n, 1) for n in symbol.degrees) * symbol.kernel.shape[0]
+    return bool(boxes <= MOST_FIRST and boxes * symbol.flops <= DEAREST)
+
+
+def over_all(symbol: Symbol, levels: int = LEVELS) -> Peak:
+    """Bound the largest norm over all frequencies, and so of every size of image.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    levels : int
+        Times that boxes are cut in three; each divides what the bound is too high by by nine.
+    """
+    coarse = 3**levels
+    sizes = tuple(COARSE * n * coarse if n else 1 for n in symbol.degrees)
     # Centred at multiples of the coarse step, 0 and half a turn among them, where many peaks lie.
-    boxes = tuple(np.arange(COARSE * n) * 3**LEVELS - 3**LEVELS // 2 if n else np.zeros(1, int)
+    boxes = tuple(np.arange(COARSE * n) * coarse - coarse // 2 if n else np.zeros(1, int)
                   for n in symbol.degrees)  # fmt: skip
-    sides = tuple(3**LEVELS if n else 1 for n in symbol.degrees)
+    sides = tuple(coarse if n else 1 for n in symbol.degrees)
     search = _Search(symbol, sizes)
     groups = range(symbol.kernel.shape[0])
-    lists = [_boxes(symbol, boxes, sizes) for _ in groups]
-    upper = math.inf
+    lists = [_boxes(symbol, boxes, sizes, symbol.real) for _ in groups]
+    upper, own = math.inf, np.zeros(0)
     while True:
         # Distance from a centre to the edge of its box, in the plane of all frequencies.
         radii = [math.pi * side / size for side, size in zip(sides, sizes, strict=True)]
@@ -120,13 +142,18 @@ def over_all(symbol: Symbol) -> Peak:
         kept = [above >= cut * search.best for above in uppers]
         highest = max(float(a[k].max(initial=0.0)) for a, k in zip(uppers, kept, strict=True))
         factor = math.prod(math.cos(angle) for angle in angles)
-        upper = min(upper, max(search.best, highest) / factor * (1 + 1e-15 * (4 + len(sizes))))
+        factor *= 1 - 1e-15 * (4 + len(sizes))
+        upper = min(upper, max(search.best, highest) / factor)
+        if not own.size:
+            own = np.array([float(found.max()) for found in uppers]) / factor
         lists = [lows[k] for lows, k in zip(lists, kept, strict=True)]
         cuts = 3 ** sum(side > 1 for side in sides)
-        if all(side == 1 for side in sides):
-            return Peak(search.best, upper, search.places, True)
-        if not search.affords(cuts * sum(map(len, lists))):
-            return Peak(search.best, upper, search.places, False)
+        complete = all(side == 1 for side in sides)
+        if complete or not search.affords(cuts * sum(map(len, lists))):
+            low = own < LOW * search.best
+            return Peak(search.best, upper, search.places, complete,
+                        tuple(np.flatnonzero(~low).tolist()), float(own[low].max(initial=0.0)),
+                        )  # fmt: skip
         lists = [_thirds(lows, sides) for lows in lists]
         sides = tuple(max(side // 3, 1) for side in sides)
 
@@ -143,9 +170,11 @@ def over_grid(symbol: Symbol, grid: Grid, above: Peak) -> Peak:
     """
     sizes = grid.sizes
     search = _Search(symbol, sizes, grid.turns)
-    lists = [_boxes(symbol, tuple(np.arange(0, size, _side(size, n)) for size, n in
-                                  zip(sizes, symbol.degrees, strict=True)), sizes)
-             for _ in range(symbol.kernel.shape[0])]  # fmt: skip
+    corners = tuple(np.arange(0, size, _side(size, n))
+                    for size, n in zip(sizes, symbol.degrees, strict=True))  # fmt: skip
+    mirrored = symbol.real and all(2 * turn % TURNS == 0 for turn in grid.turns)
+    first, none = _boxes(symbol, corners, sizes, mirrored), np.zeros((0, len(sizes)), int)
+    lists = [first if g in set(above.groups) else none for g in range(symbol.kernel.shape[0])]
     sides = tuple(map(_side, sizes, symbol.degrees))
     largest, M = 0.0, above.upper
     while True:
@@ -166,7 +195,7 @@ def over_grid(symbol: Symbol, grid: Grid, above: Peak) -> Peak:
         lists = [lows[k] for lows, k in zip(lists, kept, strict=True)]
         if all(side == 1 for side in sides):
             found = (float(a[k].max(initial=0.0)) for a, k in zip(uppers, kept, strict=True))
-            largest = max(search.best, *found)
+            largest = max(search.best, above.others, *found)
             return Peak(search.best, min(largest, M), search.places, True)
         lists = [_thirds(lows, sides, sizes) for lows in lists]
         sides = tuple(max(side // 3, 1) for side in sides)
@@ -180,15 +209,18 @@ def _side(size: int, degree: int) -> int:
     return side
 
 
-def _boxes(symbol: Symbol, lows: tuple[Array, ...], sizes: tuple[int, ...]) -> Array:
-    """Return the corners of the first boxes; half of them where F(-w) is the conjugate of F(w)."""
+def _boxes(
+    symbol: Symbol, lows: tuple[Array, ...], sizes: tuple[int, ...], mirrored: bool
+) -> Array:
+    """Return the corners of the first boxes; half of them where F(-w) is the conjugate of F(w).
+
+    Of a grid that is shifted by half a step, j and N - 1 - j are such a pair.
+    """
     points = np.stack(np.meshgrid(*lows, indexing="ij"), axis=-1).reshape(-1, len(lows))
-    if not symbol.real:
+    if not mirrored:
         return points
     axis = next((i for i, n in enumerate(symbol.degrees) if n), 0)
-    return np.asarray(
-        points[2 * points[:, axis] <= sizes[axis]]
-    )  # moved by a half: j and N - 1 - j
+    return np.asarray(points[2 * points[:, axis] <= sizes[axis]])
 
 
 def _thirds(lows: Array, sides: tuple[int, ...], sizes: tuple[int, ...] | None = None) -> Array:
@@ -219,6 +251,9 @@ class _Search:
         """Return upper bounds at the centres of each group; remember the highest places."""
         uppers = []
         for group, corners in enumerate(centres):
+            if not len(corners):
+                uppers.append(np.zeros(0))
+                continue
             points = corners * TURNS + self.turns
             found = [np.zeros(0)]
             for some in _slabs(points, self.symbol.slab()):

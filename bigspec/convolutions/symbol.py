@@ -21,18 +21,19 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.linalg.blas import zherk
 
-from bigspec.certificate.definite import largest_eigenvalue
+from bigspec.certificate.definite import largest_eigenvalue, proved_bound
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.convolutions.geometry import Axis, Phases, phases
 
-__all__ = ["SLAB_BYTES", "Symbol"]
+__all__ = ["SLAB_BYTES", "WIDTH", "Symbol"]
 
 Array = np.ndarray[Any, Any]
 
 SLAB_BYTES = 32 << 20  # of symbols at once
 SMALL = 96  # up to this order, all eigenvalues of many matrices at once
-WIDTH = 1e-7  # relative, of larger ones
+WIDTH = 1e-6  # relative, of larger ones
 BATCH = 32  # of small ones, the most promising first
 
 
@@ -88,7 +89,7 @@ class Symbol:
         """Flops of one group's norm at one frequency, about."""
         _, outputs, channels = self.kernel.shape[:3]
         taps, small = int(np.prod(self.kernel.shape[3:])), min(outputs, channels)
-        return float(outputs * channels * (4.0 * taps + 8.0 * small) + 20.0 * small**3)
+        return float(outputs * channels * (4.0 * taps + 4.0 * small) + 4.0 * small**3)
 
     @cached_property
     def errors(self) -> Array:
@@ -113,6 +114,15 @@ class Symbol:
         else:
             F = wave @ flat
         return np.asarray(F.reshape(len(points), *K.shape[:2]))
+
+    def flattened(self) -> float:
+        """Bound the norm of the flattened kernel, out rows, of all groups."""
+        above = 0.0
+        for K in self.kernel:
+            G = _squares(K.reshape(1, len(K), -1).astype(complex))
+            error = 4 * (K[0].size + 2) * UNIT_ROUNDOFF * np.einsum("wii->w", G).real
+            above = max(above, float(_largest(G, error, 0.0)[1][0]))
+        return above * (1 + 8 * UNIT_ROUNDOFF)
 
     def slab(self) -> int:
         """Return how many frequencies are looked at together."""
@@ -139,9 +149,8 @@ class Symbol:
             the lower one 0.
         """
         F = self.at(group, points, sizes)
-        G = F @ F.conj().swapaxes(1, 2) if F.shape[1] <= F.shape[2] else (
-            F.conj().swapaxes(1, 2) @ F)  # fmt: skip
-        order, inner = G.shape[1], max(F.shape[1:])
+        G, inner = _squares(F), max(F.shape[1:])
+        order = G.shape[1]
         trace = np.einsum("wii->w", G).real
         error = 4 * (inner + 2) * UNIT_ROUNDOFF * trace + float(np.finfo(float).tiny)
         cheap = np.linalg.norm(G, axis=(1, 2)) * (1 + order * order * UNIT_ROUNDOFF) + error
@@ -154,19 +163,38 @@ class Symbol:
             some = some[upper[some] >= wanted(best)]
             if not some.size:
                 break
-            low, high = _largest(G[some], error[some])
+            low, high = _largest(G[some], error[some], max(wanted(best) - own, 0.0))
             lower[some] = np.maximum(low * (1 - 4 * UNIT_ROUNDOFF) - own, 0.0)
             upper[some] = np.minimum(upper[some], high * (1 + 4 * UNIT_ROUNDOFF) + own)
             best = max(best, float(lower[some].max()))
         return lower, upper
 
 
-def _largest(G: Array, error: Array) -> tuple[Array, Array]:
-    """Bound the roots of the largest eigenvalues of matrices, each off by at most `error`."""
+def _squares(F: Array) -> Array:
+    """Return ``F F^H`` or ``F^H F``, whichever is smaller, of each symbol."""
+    wide = F.shape[1] <= F.shape[2]
+    if min(F.shape[1:]) <= SMALL:
+        adjoint = F.conj().swapaxes(1, 2)
+        return np.asarray(F @ adjoint if wide else adjoint @ F)
+    G = np.empty((len(F), min(F.shape[1:]), min(F.shape[1:])), F.dtype)
+    for number, one in enumerate(F):  # half of the flops
+        half = zherk(1.0, one.T, trans=2 if wide else 0, lower=0)  # of the conjugate; see one.T
+        G[number] = np.tril(half.T) + np.tril(half.T, -1).conj().T
+    return G
+
+
+def _largest(G: Array, error: Array, floor: float) -> tuple[Array, Array]:
+    """Bound the roots of the largest eigenvalues of matrices, each off by at most `error`.
+
+    Of a large one that is proved to be below `floor`, nothing else is found.
+    """
     order = G.shape[1]
     if order > SMALL:
-        found = [largest_eigenvalue((M + M.conj().T) / 2, WIDTH) for M in G]
-        low, high = np.array([one.lower for one in found]), np.array([one.upper for one in found])
+        found = []
+        for M, off in zip(G, error, strict=True):
+            proved = proved_bound(M, max(floor * floor - float(off), 0.0))
+            found.append(largest_eigenvalue(M, WIDTH) if proved is None else (0.0, proved))
+        low, high = np.array([one[0] for one in found]), np.array([one[1] for one in found])
     else:
         top = np.linalg.eigvalsh(G)[:, -1]
         # The reduction to tridiagonal form is backward stable: `order` reflections, a few u each.

@@ -50,12 +50,12 @@ class SavedScan:
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Rows so far that break a limit of the gate, or hold NaN."""
+        """Rows so far that break a limit of the gate, by name, then those that hold NaN."""
         given = self.run["options"].get("gate")
         if not given:
             return ()
         limits = Limits(tuple((pattern, dict(table)) for pattern, table in given))
-        ruling = rule(limits, self.rows, ())
+        ruling = rule(limits, dict(sorted(self.rows.items())), ())
         return (*ruling.named("failed"), *ruling.non_finite)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bigspec.networks.forms import Form
+from bigspec.networks.layer import Layer
 
 __all__ = ["Entry"]
 
@@ -32,6 +33,8 @@ class Entry:
         Not a matrix: listed only if all are asked for.
     tied_to : str
         The row with the same numbers.
+    layers : tuple of Layer
+        What the network does with a kernel, as far as the file says.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Entry:
     stack: str = ""
     hidden: bool = False
     tied_to: str = ""
+    layers: tuple[Layer, ...] = ()
 
     @property
     def runs(self) -> bool:

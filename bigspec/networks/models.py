@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from bigspec.errors import UnsupportedTypeError
+from bigspec.errors import ArgumentError, UnsupportedTypeError
 from bigspec.names import shown
 from bigspec.networks.tensors import Model, Tensor
 
-__all__ = ["IN_MEMORY", "ArrayTensor", "as_model"]
+__all__ = ["IN_MEMORY", "ArrayTensor", "as_model", "with_shapes"]
 
 Array = np.ndarray[Any, Any]
 
@@ -85,6 +85,26 @@ def as_model(
     tensors = {str(name): _tensor(str(name), value) for name, value in model.items()}
     count = "1 array" if len(tensors) == 1 else f"{len(tensors)} arrays"
     return Model(f"a mapping of {count}", IN_MEMORY, tensors)
+
+
+def with_shapes(model: Model, where: Any, given: Any) -> Model:
+    """Return an ONNX model with the shapes of its values, for an input of the shape given.
+
+    Raises
+    ------
+    ArgumentError
+        It is no ONNX file, or has no such input.
+    SourceError
+    """
+    if model.format != "onnx" or not isinstance(where, (str, os.PathLike)):
+        msg = (
+            f"input_shape: expected an ONNX file, whose graph says what is done with its kernels, "
+            f"got {model.name}; leave it out: kernels then have the norm of all sizes of image"
+        )
+        raise ArgumentError(msg)
+    from bigspec.networks.formats.onnx_shapes import value_shapes
+
+    return replace(model, notes={**model.notes, "shapes": value_shapes(where, given)})
 
 
 def _opened(where: Any, missing_chunks: str, storage: dict[str, Any] | None) -> Model:

@@ -17,9 +17,10 @@ from bigspec.networks.dense import Entries, Looked, ends_in_units
 from bigspec.passes import InlineExecutor, passes_over
 from bigspec.results import Interval
 from bigspec.results.gate import Gate
-from bigspec.run import Budget, solve
+from bigspec.run import Budget, Known, RunState, solve
 from bigspec.run.plan import Wishes
 from bigspec.run.planner import make_plan
+from bigspec.run.start import start_of, start_vectors
 from bigspec.watch import Observer
 
 __all__ = ["Asked", "Limit", "Norm", "by_gram", "by_passes", "norm_of", "takes_gram"]
@@ -170,15 +171,19 @@ def by_passes(
     """
     executor = InlineExecutor()
     block = min(BLOCK, *matrix.shape)
-    plan = make_plan(matrix, executor, Wishes("lanczos", block, 0, asked.share), look=False)
-    passes = passes_over(matrix, plan.layout, executor, block)
+    wishes = Wishes("lanczos", block, matrix.start_columns, asked.share)
+    plan = make_plan(matrix, executor, wishes, look=False)
+    passes, claims = passes_over(matrix, plan.layout, executor, block), matrix.claims
+    known = Known.begin(0, (claims.upper, claims.upper_name))
     outcome = solve(
         passes,
         plan.algorithm,
         Budget(asked.rtol, gate=gate),
         entropy=entropy,
         failure_probability=asked.failure_probability,
+        start=start_vectors(start_of(None, matrix), plan),
         observer=_Checking(limit),
+        progress=RunState(known=known),
     )
     limit.check()
     return Norm(outcome.interval, len(outcome.history), outcome.converged)

@@ -217,15 +217,20 @@ def _notes(scan: Scan, rows: Sequence[Row]) -> str:
 
 def _every(rows: Sequence[Row]) -> str:
     changed = any(row.change is not None for row in rows)
-    heads = ["name", "shape", "norm", *(["relative change"] if changed else [])]
+    layered = any(row.layer for row in rows)
+    heads = ["name", "shape", "norm", *(["as a layer"] if layered else [])]
+    heads += ["relative change"] if changed else []
     heads += ["stable rank", "times the edge", "norm / &radic;(m/n)", "largest entry"]
     heads += ["Frobenius norm", "kind", "upper end"]
-    return table("Every row", heads, [_cells(row, changed=changed) for row in rows])
+    cells = [_cells(row, changed=changed, layered=layered) for row in rows]
+    return table("Every row", heads, cells)
 
 
-def _cells(row: Row, *, changed: bool) -> list[str]:
+def _cells(row: Row, *, changed: bool, layered: bool) -> list[str]:
     shape = " x ".join(map(str, row.matrix or row.shape)) or "1"
     cells = [escape(shown(row.name)), _data(row, "size", whole(shape)), _norm(row)]
+    if layered:
+        cells.append(_layer(row))
     if changed:
         cells.append(_ends(row.change))
     scale = row.spectral_scale
@@ -255,6 +260,13 @@ def _norm(row: Row) -> str:
         return escape(f"tied to {shown(row.tied_to)}" if row.tied_to else "-")
     tied = f" (tied to {escape(shown(row.tied_to))})" if row.tied_to else ""
     return _data(row, "norm", interval(row.lower, row.upper) + tied)
+
+
+def _layer(row: Row) -> str:
+    if row.layer_lower is None or row.layer_upper is None:
+        return ""
+    text = f"{interval(row.layer_lower, row.layer_upper)} ({escape(row.layer)})"
+    return _data(row, "layer", text)
 
 
 def _ends(found: Range | None) -> str:

@@ -16,6 +16,7 @@ from bigspec.networks.companions import companions_of
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Part
 from bigspec.networks.fused import Split, cut_of
+from bigspec.networks.layer import Layers, layers_for, layers_of
 from bigspec.networks.tensors import Model, Tensor
 
 __all__ = ["entries_of"]
@@ -40,6 +41,7 @@ def entries_of(model: Model, splits: Sequence[Split] = ()) -> list[Entry]:
     more, used = companions_of(rest)
     special, gone = made | more, taken | used
     shapes = {name: tensor.shape for name, tensor in model.items()}
+    layers = layers_of(model)
     entries: list[Entry] = []
     first: dict[tuple[object, ...], str] = {}
     for name, tensor in model.items():
@@ -50,7 +52,7 @@ def entries_of(model: Model, splits: Sequence[Split] = ()) -> list[Entry]:
             entries.append(_listed(name, tensor, kind))
         else:
             last = model.format == "hdf5" or KERAS.search(name) is not None
-            here = _roles(name, tensor, shapes, splits, channels_last=last)
+            here = _roles(name, tensor, shapes, splits, channels_last=last, layers=layers)
             key = (tensor.storage, tensor.shape, tensor.dtype)
             if tensor.storage is not None:
                 origin = first.setdefault(key, name)
@@ -85,6 +87,7 @@ def _roles(
     splits: Sequence[Split],
     *,
     channels_last: bool,
+    layers: Layers,
 ) -> list[Entry]:
     """Return the rows of a tensor that stands for itself."""
     if tensor.refusal is not None:
@@ -100,7 +103,7 @@ def _roles(
     if len(tensor.shape) == 3 and EXPERTS.search(name):
         return _experts(name, tensor)
     many = len(tensor.shape) in (4, 5)
-    named = "conv" in name.lower() or KERAS.search(name) is not None
+    named = "conv" in name.lower() or KERAS.search(name) is not None or name in layers
     named |= many and name.endswith("weight")
     if len(lengths) <= 1 and not named:
         return [_listed(name, tensor, VECTOR)]
@@ -117,7 +120,8 @@ def _roles(
     if not kernel:
         note = "neither experts nor a kernel by its name: its first axis against the others"
     row = _matrix(name, tensor, KERNEL if kernel else FLAT, shape, note=note)
-    return [replace(row, form=Part(tensor, shape, first=first))]
+    used = layers_for(name, tensor, layers) if kernel else ()
+    return [replace(row, form=Part(tensor, shape, first=first), layers=used)]
 
 
 def _matrices(

@@ -63,6 +63,14 @@ class Row:
         Interval of ``||B||``, with another model.
     ratio_lower, ratio_upper : float or None
         Interval of ``|u^H W v| / sigma_1`` for the stored vectors of a spectral normalisation.
+    layer : str
+        What convolution `layer_lower` and `layer_upper` are of; empty where the row is not of a
+        kernel.
+    layer_lower, layer_upper : float or None
+        Interval of the norm of the layer: of the convolution, where `lower` and `upper` are of the
+        flattened kernel.
+    layer_certain : bool
+        Whether `layer_upper` holds whatever the random start was.
     """
 
     name: str
@@ -94,6 +102,10 @@ class Row:
     other_upper: float | None = None
     ratio_lower: float | None = None
     ratio_upper: float | None = None
+    layer: str = ""
+    layer_lower: float | None = None
+    layer_upper: float | None = None
+    layer_certain: bool = False
 
     @property
     def width(self) -> float | None:

@@ -49,6 +49,8 @@ class Options:
     observer : Observer
     missing_chunks : str
         What the models were opened with.
+    input_shape : list, dict or None
+        Of an ONNX model, as JSON has it.
     """
 
     rtol: float
@@ -60,6 +62,7 @@ class Options:
     checkpoint: Any
     observer: Observer
     missing_chunks: str = "fill"
+    input_shape: Any = None
 
 
 class Scan(Mapping[str, Row]):
@@ -257,6 +260,7 @@ class Scan(Mapping[str, Row]):
                 mates = () if other is None else other.tensors
                 tokens[entry.name] = " ".join(t.token() for t in (*own, *mates))
         limits = None if options.limits is None else options.limits.to_list()
+        sizes = {} if options.input_shape is None else {"input_shape": options.input_shape}
         computed = [e for e in self._planned.entries if e.form is not None and not e.tied_to]
         return {
             "model": self.model,
@@ -270,6 +274,7 @@ class Scan(Mapping[str, Row]):
                 "gate": limits,
                 "minus": bool(self.other),
                 "missing_chunks": options.missing_chunks,
+                **sizes,
             },
             "versions": versions(),
         }
@@ -315,6 +320,7 @@ class Scan(Mapping[str, Row]):
             "schema": SCHEMA,
             "model": self.model,
             "minus": self.other or None,
+            "input_shape": self._options.input_shape,
             "run_id": self.run_id,
             "rtol": self.rtol,
             "failure_probability": self.failure_probability,

@@ -9,7 +9,7 @@ from bigspec.api.arguments import as_budget, as_bytes, as_probability, as_seed
 from bigspec.errors import ArgumentError
 from bigspec.networks.fused import split_of
 from bigspec.networks.limits import as_limits
-from bigspec.networks.models import as_model
+from bigspec.networks.models import as_model, with_shapes
 from bigspec.networks.planned import Choice
 from bigspec.networks.rows import Options, Scan
 from bigspec.run.identity import as_checkpoint
@@ -39,6 +39,7 @@ def scan(
     gate: Any = None,
     progress: bool | Observer = False,
     storage_options: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
 ) -> Scan:
     """Bracket the spectral norm of every matrix of a trained network.
 
@@ -81,6 +82,10 @@ def scan(
         Show a live line.
     storage_options : mapping, optional
         Credentials, endpoint and settings for the URLs of this call; see `bigspec.open_matrix`.
+    input_shape : sequence of int, or mapping of str to that, optional
+        Of an ONNX model: the shape of its input, batch included, or the shapes of several by name.
+        The norm of each convolution is then that of its layer, on an image of its size; else it is
+        that of all sizes.
 
     Returns
     -------
@@ -124,10 +129,20 @@ def scan(
         checkpoint=as_checkpoint(checkpoint, storage),
         observer=make_observer(progress),
         missing_chunks=missing_chunks,
+        input_shape=None if input_shape is None else _plain(input_shape),
     )
     first = as_model(model, missing_chunks, storage)
     second = None if minus is None else as_model(minus, missing_chunks, storage)
+    if input_shape is not None:
+        first = with_shapes(first, model, input_shape)
     return Scan(first, second, choice, options)
+
+
+def _plain(shape: Any) -> Any:
+    """Return an input's shape as a checkpoint and JSON have it."""
+    if isinstance(shape, Mapping):
+        return {str(name): [int(n) for n in one] for name, one in sorted(shape.items())}
+    return [int(n) for n in shape]
 
 
 def _patterns(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ SCAN_TYPES = (
         "name file shape dtype kind matrix lower upper deterministic failure_probability "
         "upper_bound lower_bound passes frobenius largest largest_row largest_column deviation "
         "tied_to non_finite seconds converged note stack hidden other_lower other_upper "
-        "ratio_lower ratio_upper",
+        "ratio_lower ratio_upper layer layer_lower layer_upper layer_certain",
     ),
 )
 """By the names in records: see `Wire` before you rename anything."""

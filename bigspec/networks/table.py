@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigspec.errors import ArgumentError
 from bigspec.names import shown
+from bigspec.networks.layer import ALL, ANY
 from bigspec.networks.row import Row
 from bigspec.results.text import counted, outward, rounded_up, seconds_text
 
@@ -26,6 +27,7 @@ def _size(row: Row) -> float | None:
 
 COLUMNS: dict[str, Callable[[Row], float | None]] = {
     "norm": lambda row: row.upper,
+    "layer": lambda row: row.layer_upper,
     "stable-rank": lambda row: None if row.stable_rank is None else row.stable_rank.upper,
     "edge": lambda row: row.edge_ratio,
     "scale": lambda row: None if row.spectral_scale is None else row.spectral_scale.upper,
@@ -135,6 +137,7 @@ def _stack(rows: Sequence[Row]) -> list[Cells]:
 
 def _cells(row: Row) -> Cells:
     cells = {"name": shown(row.name), "shape": _shape(row), "norm": _norm(row)}
+    cells["layer"] = _layer(row)
     cells["change"] = "" if row.change is None else brief_text(*row.change)
     rank = row.stable_rank
     cells["stable rank"] = "" if rank is None else number(rank.lower)
@@ -160,6 +163,15 @@ def _norm(row: Row) -> str:
     return brief_text(row.lower, row.upper) + ("" if row.deterministic else "*")
 
 
+def _layer(row: Row) -> str:
+    if row.layer_lower is None or row.layer_upper is None:
+        return ""
+    known = row.layer_lower > 0.0 or row.layer_upper == 0.0
+    text = brief_text(row.layer_lower, row.layer_upper) if known else (
+        f"<= {brief(row.layer_lower, row.layer_upper)[1]}")  # fmt: skip
+    return text + ("" if row.layer_certain else "*")
+
+
 def brief(lower: float, upper: float) -> tuple[str, str]:
     """Write both ends, rounded outward, with no more than six digits: files have all of them."""
     if not (lower > 0.0 and math.isfinite(upper) and upper - lower < NARROW * lower):
@@ -180,7 +192,18 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-ORDER = ("name", "shape", "norm", "change", "stable rank", "edge", "scale", "largest", "kind")
+ORDER = (
+    "name",
+    "shape",
+    "norm",
+    "layer",
+    "change",
+    "stable rank",
+    "edge",
+    "scale",
+    "largest",
+    "kind",
+)
 LEFT = {"name", "kind"}
 NARROW = 1e-5
 ALWAYS = ("name", "shape", "norm", "change")
@@ -233,7 +256,18 @@ def notes(rows: Iterable[Row]) -> list[str]:
     for note, names in about.items():
         first = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         said.append(f"{first}: {shown(note)}")
-    if any(row.upper is not None and not row.deterministic for row in rows):
+    for text in dict.fromkeys(row.layer for row in rows if row.layer):
+        if text == ANY:
+            said.append(f"layer: the norm of the convolution, not of the flattened kernel; {text}")
+        elif ALL in text:
+            names = [shown(row.name) for row in rows if row.layer == text]
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            said.append(f"{names[0]}{more}: layer: {text}")
+    if any(
+        (row.upper is not None and not row.deterministic)
+        or (row.layer_upper is not None and not row.layer_certain)
+        for row in rows
+    ):
         said.append("* except with a probability that all these rows share")
     return said
 
@@ -243,7 +277,8 @@ HEADS = (
     "certainty", "upper_bound", "lower_bound", "passes", "frobenius", "stable_rank_lower",
     "stable_rank_upper", "largest", "largest_row", "largest_column", "edge_ratio",
     "spectral_scale_lower", "spectral_scale_upper", "change_lower", "change_upper",
-    "spectral_ratio_lower", "spectral_ratio_upper", "tied_to", "non_finite", "converged", "seconds",
+    "spectral_ratio_lower", "spectral_ratio_upper", "layer", "layer_lower", "layer_upper",
+    "layer_certain", "tied_to", "non_finite", "converged", "seconds",
     "note",
 )  # fmt: skip
 

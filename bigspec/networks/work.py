@@ -20,6 +20,7 @@ from bigspec.errors import (
 from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral, wide
+from bigspec.networks.layers import with_layers
 from bigspec.networks.made import Hadamard, dense_of, difference_of
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
 from bigspec.networks.row import Row
@@ -196,6 +197,9 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
                 return np.asarray((weight.conj().T if adjoint else weight) @ x)
 
             row = with_ratio(row, form, read, times)
+        if entry.layers and norm is not None:
+            more = replace(asked, share=max(asked.share, memory_of(request)))
+            row = with_layers(row, request, read, more, limit)
         return row
     other = _matrix(request.other, read)
     plain = replace(request, gate=None)  # the limits are for the difference

@@ -17,6 +17,7 @@ from bigspec.matrices import PANEL_BYTES, SLAB_BYTES, Grid, Matrix, OperatorMatr
 from bigspec.panels.layout import Layout, Memory
 
 __all__ = [
+    "LARGE_BLOCK",
     "PANEL_BYTES",
     "ROUND_PANELS",
     "SLAB_BYTES",
@@ -27,7 +28,11 @@ __all__ = [
 ]
 
 PANELS = 32  # at least, if the sizes allow it: threads and workers then share the load evenly
-ROUND_PANELS = 16  # a run that dies loses at most the rounds in flight
+ROUND_PANELS = 16  # at least: a run that dies loses no more than the rounds in flight
+ROUNDS = 256  # at most, about: above ROUNDS * ROUND_PANELS panels, rounds grow with the matrix
+MOST_PANELS = 20_000  # panels grow with the matrix from here on, because each costs the scheduler
+LARGEST_PANEL = 4 << 30  # to no more than this; slabs are streamed, so a task holds no more
+LARGE_BLOCK = 100_000_000  # above it, a block travels to workers in pieces
 SMALL_BLOCK = 2 << 20  # below it, partial sums may wait for one another
 MANY_PANELS = 512  # from here on, fewer sums matter more than finer progress
 LINK_BYTES = 256 << 20  # on their way at once in one process: 1 s of 2 Gbit/s, or 0.1 s of 20
@@ -221,6 +226,7 @@ class _Attempt:
         """Return how many cells of so many bytes make a panel."""
         matrix = self.matrix
         size = max(PANEL_BYTES[0], min(PANEL_BYTES[1], matrix.nbytes // PANELS))
+        size = max(size, min(LARGEST_PANEL, matrix.nbytes // MOST_PANELS))
         if not matrix.streams:
             size = min(size, SLAB_BYTES)
         size = max(size, READ_TO_RETURN * self.block)
@@ -247,6 +253,18 @@ class _Attempt:
             slab = max(1, 3 * slab // 4)
         return slab
 
+    def fan_in(self, panels: int, rounds: int) -> int:
+        """Return how many sums are added in one task, in rounds of so many panels.
+
+        Large blocks are added two at a time, which holds the fewest. Where rounds have grown,
+        there are so many sums that four at a time pay, if these take no more than a quarter of
+        the memory.
+        """
+        if self.block <= SMALL_BLOCK:
+            return 4 if panels <= MANY_PANELS else 16
+        fits = 4 * _waiting(rounds, 4, 1) * self.block <= self.limit
+        return 4 if rounds > ROUND_PANELS and fits else 2
+
     def layout(self) -> Layout:
         """Return the layout, with the memory that it takes."""
         (along, across), matrix, cut = self.axes, self.matrix, self.cut
@@ -254,22 +272,24 @@ class _Attempt:
         panel_cells = cut["panel_pieces"] if cut else self.panel_cells(cell)
         panels = -(-along.count // panel_cells)
         tasks = min(self.tasks, panels)
-        fan_in = 2 if self.block > SMALL_BLOCK else 4 if panels <= MANY_PANELS else 16
+        rounds = cut["round_panels"] if cut else max(ROUND_PANELS, -(-panels // ROUNDS))
+        fan_in = cut["fan_in"] if cut else self.fan_in(panels, rounds)
         iterates = self.blocks * self.block if self.local else 0
-        results = _waiting(min(panels, ROUND_PANELS), fan_in, tasks) * self.block
+        results = _waiting(min(panels, rounds), fan_in, tasks) * self.block
         carried = matrix.copied_nbytes if self.local else matrix.carried_nbytes
+        if not self.local and self.block > LARGE_BLOCK:
+            carried += 2 * self.block  # in pieces, and put together
         room = (self.limit - iterates - carried - results) // tasks - self.fixed()
         slab_cells, tile_cells = self.slab_cells(panel_cells, cell, room), None
         transient = matrix.transient(slab_cells * cell)
         if self.two_reads:
             slab_cells, tile_cells = 1, max(1, min(across.count, (room - transient) // column))
         if cut:
-            slab_cells, tile_cells, fan_in = cut["slab_pieces"], cut["tile_pieces"], cut["fan_in"]
+            slab_cells, tile_cells = cut["slab_pieces"], cut["tile_pieces"]
         read = not matrix.resident and not isinstance(matrix, OperatorMatrix)
         slab = slab_cells * cell if tile_cells is None else min(tile_cells * column, cell)
         task = (slab + matrix.transient(slab) if read else transient) + self.fixed()
         memory = Memory(iterates, results, task, tasks, self.limit, carried)
-        rounds = cut["round_panels"] if cut else ROUND_PANELS
         return Layout(
             self.orientation,
             along,

@@ -30,6 +30,11 @@ CHANCE = 4.0  # standard deviations of a chain's rounding, by the rounding model
 class SumsContext(Context):
     """The context of tasks that sum columns."""
 
+    @property
+    def sum_nbytes(self) -> int:
+        """Bytes of the sums and the squares of all columns."""
+        return 2 * self.matrix.shape[1] * working_dtype(self.matrix.dtype).itemsize
+
     def work(self, index: int, chunks: Chunks | None = None) -> Partial:
         """Return the sums of all columns over one panel; zero for columns outside of it."""
         reader, rows = Reader(self, index, chunks), self.layout.orientation == "rows"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
 from bigspec.panels.first import FirstSlab
@@ -45,6 +46,7 @@ class Context(ABC):
     """
 
     reads: ClassVar[bool] = True  # whether the tasks need the entries of the matrix
+    adds: ClassVar[bool] = True  # whether results are sums of one size, and not rows to be joined
 
     matrix: Matrix
     layout: Layout
@@ -55,6 +57,13 @@ class Context(ABC):
     limit: Limit = field(default_factory=Limit, kw_only=True)
     first: FirstSlab = field(default_factory=FirstSlab, kw_only=True)
     upcoming: Upcoming | None = field(default=None, kw_only=True)
+
+    @property
+    def sum_nbytes(self) -> int:
+        """Bytes of a partial sum: a block as long as the iterates."""
+        length = self.layout.iterate_length
+        columns = length if self.V is None else self.V.shape[1]
+        return length * columns * working_dtype(self.matrix.dtype).itemsize
 
     @abstractmethod
     def work(self, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:

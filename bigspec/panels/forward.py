@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class ForwardContext(Context):
     back : bool
         Also add up ``S^H (S V)`` from the same read, for which a slab must fit.
     """
+
+    adds: ClassVar[bool] = False
 
     target: Any = None
     back: bool = False

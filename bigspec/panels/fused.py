@@ -18,7 +18,7 @@ from bigspec.panels.context import Context
 from bigspec.panels.reading import Chunks, Reader, non_finite
 from bigspec.panels.rows import Rows
 
-__all__ = ["FusedContext", "run_operator", "sum_partials"]
+__all__ = ["FusedContext", "add_in_order", "run_operator", "sum_partials"]
 
 Array = np.ndarray[Any, Any]
 
@@ -100,6 +100,13 @@ def _first_product(
         if Y.any() and exponent == 0:
             exponent = int(np.frexp(np.abs(Y).max())[1]) - LIFT
     return Y, exponent, lift
+
+
+def add_in_order(total: Any, parts: Sequence[Any]) -> Any:
+    """Add partial sums to `total` one after another; None is no sum yet."""
+    for part in parts:
+        total = part if total is None else sum_partials([total, part])
+    return total
 
 
 def sum_partials(parts: Sequence[Any]) -> Any:

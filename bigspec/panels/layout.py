@@ -38,8 +38,8 @@ class Memory:
     limit : int
         The memory limit.
     carried : int
-        On a cluster, the operands in memory that travel to every worker; in this process, copies
-        that opening the matrix made.
+        On a cluster, what travels to every worker: operands in memory, and a large block of
+        vectors; in this process, copies that opening the matrix made.
     link : int
         Encoded chunks of panels that are on their way before their tasks begin.
     """

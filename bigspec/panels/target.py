@@ -32,6 +32,7 @@ class FinishContext(Context):
     """
 
     reads: ClassVar[bool] = False
+    adds: ClassVar[bool] = False
 
     target: Any = None
     T: Array | None = None

@@ -54,15 +54,20 @@ class Hooks:
     on_panels : callable or None
         Called with (panels summed so far, panels, bytes read so far, seconds of this pass).
     on_rounds : callable or None
-        Called with `FirstRounds` after every round. An exception from it ends the pass.
+        Called with `FirstRounds` when this process holds a sum: after every round where that costs
+        little, on a cluster with large blocks some times a pass. An exception from it ends the
+        pass.
     deadline : float or None
         In the clock of `time.monotonic`. A pass that is not complete by then raises
         `DeadlinePassed`.
+    wanted : callable or None
+        Asked after every round whether the sum is wanted now, to be saved. None if nobody saves.
     """
 
     on_panels: Callable[[int, int, int, float], None] | None = None
     on_rounds: Callable[[FirstRounds], None] | None = None
     deadline: float | None = None
+    wanted: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)

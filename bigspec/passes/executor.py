@@ -32,16 +32,20 @@ __all__ = [
     "OnPanels",
     "OnSum",
     "ThreadExecutor",
+    "Wanted",
     "build_round",
     "dask_is_as_it_comes",
     "window",
 ]
 
 WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
+LEAST_WINDOW = 4  # of many threads; benchmarks/thousand.py
+IN_FLIGHT = 4000  # panels of all threads, between these two
 
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]
 OnSum = Callable[[int, Partial], None]
+Wanted = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,21 @@ def build_round(
     reference: Any,
     token: str,
     index: int,
-    run: Callable[..., Any] = run_panel,
+    work: Callable[..., Any] = run_panel,
 ) -> Round:
-    """Build the tasks of round `index`; `reference` stands for the context in the graph."""
+    """Build the tasks of round `index`.
+
+    Parameters
+    ----------
+    context : Context
+    reference : object
+        Stands for the context in the graph.
+    token : str
+        Part of all keys.
+    index : int
+    work : callable
+        Called with the reference, the number of a panel and its chunks, if it has any.
+    """
     layout, matrix = context.layout, context.matrix
     first = index * layout.round_panels
     last = min(first + layout.round_panels, layout.panels)
@@ -72,7 +88,7 @@ def build_round(
         if context.reads and isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
             chunks, tasks = matrix.chunks(layout, panel)
             graph.update(tasks)
-        graph[key] = (run, reference, panel, chunks)
+        graph[key] = (work, reference, panel, chunks)
         keys.append(key)
     root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
     return Round(graph, root, steps)
@@ -126,6 +142,7 @@ class Executor(ABC):
         on_panels: OnPanels,
         on_sum: OnSum,
         deadline: float | None,
+        wanted: Wanted | None = None,
     ) -> Partial:
         """Add the rounds that are not in `done`, and return the sum of all.
 
@@ -136,9 +153,13 @@ class Executor(ABC):
         on_panels : callable
             Called with the number of panels summed since the last call.
         on_sum : callable
-            Called in order with (rounds, their sum); an exception from it ends the pass.
+            Called in order with (rounds, their sum), after every round where that costs little; an
+            exception from it ends the pass.
         deadline : float or None
             In the clock of `time.monotonic`.
+        wanted : callable, optional
+            Asked whether the sum is wanted now, where `on_sum` is not called after every round.
+            Without it nobody saves the sum of a pass that is cut short.
 
         Raises
         ------
@@ -149,7 +170,8 @@ class Executor(ABC):
 
 def window(layout: Layout, threads: int) -> int:
     """Return how many rounds are in flight on so many threads."""
-    return max(2, -(-WINDOW * threads // layout.round_panels))
+    each = min(WINDOW, max(LEAST_WINDOW, IN_FLIGHT // threads))
+    return max(2, -(-each * threads // layout.round_panels))
 
 
 class ThreadExecutor(Executor):
@@ -181,6 +203,7 @@ class ThreadExecutor(Executor):
         on_panels: OnPanels,
         on_sum: OnSum,
         deadline: float | None,
+        wanted: Wanted | None = None,
     ) -> Partial:
         """Add the rounds; see `Executor.sum_rounds`."""
         layout = context.layout

@@ -8,7 +8,7 @@ from typing import Any
 
 from bigspec.panels.context import Context, run_panel
 
-__all__ = ["run_far_panel"]
+__all__ = ["run_far_panel", "run_far_panel_of_pieces"]
 
 _LOCK = threading.Lock()
 _away = 0
@@ -39,6 +39,14 @@ def run_far_panel(
             with _LOCK:
                 _away -= 1
     return run_panel(context, index, chunks)
+
+
+def run_far_panel_of_pieces(
+    parts: Sequence[Any], index: int, chunks: Sequence[Sequence[Any]] | None = None
+) -> Any:
+    """Do the same where the block came in pieces; see `bigspec.passes.pieces`."""
+    shell, *pieces = parts
+    return run_far_panel(shell.whole(pieces), index, chunks)
 
 
 def _come(context: Context, index: int) -> None:

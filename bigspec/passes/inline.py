@@ -18,6 +18,7 @@ from bigspec.passes.executor import (
     OnPanels,
     OnSum,
     ThreadExecutor,
+    Wanted,
     dask_is_as_it_comes,
 )
 
@@ -42,6 +43,7 @@ class InlineExecutor(ThreadExecutor):
         on_panels: OnPanels,
         on_sum: OnSum,
         deadline: float | None,
+        wanted: Wanted | None = None,
     ) -> Partial:
         """Add the rounds; see `Executor.sum_rounds`."""
         if isinstance(context.matrix, OperatorMatrix):

@@ -15,7 +15,8 @@ from bigspec.panels.limit import Abandoned, Limit
 from bigspec.passes.blas import one_blas_thread
 from bigspec.passes.contract import DeadlinePassed
 from bigspec.passes.executor import Executor
-from bigspec.passes.on_cluster import ClusterExecutor, lost_scheduler
+from bigspec.passes.flight import lost_scheduler
+from bigspec.passes.on_cluster import ClusterExecutor
 
 __all__ = ["Job", "map_jobs"]
 

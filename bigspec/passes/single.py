@@ -125,7 +125,12 @@ class Pass:
 
         count = _Count(self, hooks, self.layout.reads_per_pass, started, before)
         total = self.executor.sum_rounds(
-            context, before, on_panels=count, on_sum=summed, deadline=hooks.deadline
+            context,
+            before,
+            on_panels=count,
+            on_sum=summed,
+            deadline=hooks.deadline,
+            wanted=hooks.wanted,
         )
         check_tokens(self.matrix, self.layout, total.tokens, tokens)  # also of what has no rounds
         self.first.drop()

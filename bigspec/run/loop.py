@@ -125,7 +125,7 @@ def solve(
     observer, progress = observer or Observer(), progress or RunState()
     deadline = None if budget.time_limit is None else time.monotonic() + budget.time_limit
     saving = Saving(writer, observer, progress)
-    hooks = Hooks(observer.panels_done, saving.round_summed, deadline)
+    hooks = Hooks(observer.panels_done, saving.round_summed, deadline, saving.wanted)
     reason = reason_to_stop(progress, algorithm, budget)
     accuracy = _accuracy(progress, budget, failure_probability)
     if reason in ("", "exhausted") and passes.outdated(progress.carried, accuracy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -31,8 +32,14 @@ class Saving:
         """The checkpoint, if all progress is saved there; else None."""
         return self.writer.store.where if self.writer is not None and self.writer.complete else None
 
+    @property
+    def wanted(self) -> Callable[[], bool] | None:
+        """Tells after a round whether its sum would be saved now; None without a writer."""
+        writer = self.writer
+        return None if writer is None else lambda: writer.due(step=False)
+
     def round_summed(self, rounds: FirstRounds) -> None:
-        """Called after every round of a pass."""
+        """Called when the sum of the first rounds of a pass is here."""
         self.progress = replace(self.progress, first_rounds=rounds)
         if self.writer is not None and self.writer.due(step=False):
             self._offer("partial")

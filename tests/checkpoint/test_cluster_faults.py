@@ -161,8 +161,8 @@ def test_a_worker_out_of_memory_once(client, tmp_path):
 
 def test_a_worker_out_of_memory_every_time(trio, client, tmp_path, monkeypatch):
     monkeypatch.setattr(trio[0].scheduler, "allowed_failures", 0)
-    monkeypatch.setattr("bigspec.passes.on_cluster.ATTEMPTS", 2)
-    monkeypatch.setattr("bigspec.passes.on_cluster.RETURN", 5.0)
+    monkeypatch.setattr("bigspec.passes.flight.ATTEMPTS", 2)
+    monkeypatch.setattr("bigspec.passes.flight.RETURN", 5.0)
     # Which of the two comes depends on whether another worker has the iterate block already.
     message = r"(KilledWorker|CancelledError) \d+ times (.|\n)* running out of memory"
     with pytest.raises(ClusterError, match=message):

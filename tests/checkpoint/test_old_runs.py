@@ -38,6 +38,20 @@ def test_goes_on_to_the_same_bits_and_repeats_no_complete_pass(name, stage, tmp_
     assert bigspec.show(tmp_path / "run").finished
 
 
+def test_goes_on_in_the_rounds_that_it_was_begun_with(tmp_path, monkeypatch):
+    """Today's cut of the same matrix has other panels, other rounds and another tree."""
+    run = RUNS["lanczos"]
+    place = copied("lanczos", "inside", tmp_path)
+    for name, value in {"ROUNDS": 3, "ROUND_PANELS": 2, "MANY_PANELS": 1, "PANELS": 4}.items():
+        monkeypatch.setattr(f"bigspec.panels.choose_layout.{name}", value)
+    assert bigspec.plan(run.matrix(), memory_limit="1GiB", block_size=2).layout.rounds == 3
+    answer = run.call(run.matrix(), checkpoint=place)
+    expected = EXPECTED["runs"]["lanczos"]["inside"]["answer"]
+    said = differences("lanczos", expected, described(answer), exact=EXACT)
+    assert not said, "\n".join(said)
+    assert (answer.layout["panels"], answer.layout["rounds"]) == (18, 2)
+
+
 @EACH
 def test_shows_what_it_holds(name, stage):
     saved = bigspec.show(PLACE / folder(name, stage))

@@ -31,7 +31,7 @@ def test_the_table_of_all_rows(model, monkeypatch):
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     heads = lines[0].replace("stable rank", "stable-rank").split()
-    assert " ".join(heads) == "name shape norm stable-rank edge scale largest kind"
+    assert " ".join(heads) == "name shape norm layer stable-rank edge scale largest kind"
     assert len([line for line in lines if line.startswith("layers.")]) == 12
     assert lines[-2] == model
     assert lines[-1].startswith("  14 norms: 14 certain; ")

@@ -24,7 +24,7 @@ def dense(A: Any) -> Any:
     return A.apply(np.eye(A.shape[1]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(geometries())
 def test_products_are_those_of_the_matrix_that_the_definition_writes_out(case: Geometry) -> None:
     A, D = case.matrix(), case.dense()
@@ -34,7 +34,7 @@ def test_products_are_those_of_the_matrix_that_the_definition_writes_out(case: G
     np.testing.assert_allclose(dense(A.H), D.conj().T, atol=1e-13)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(geometries())
 def test_norms_in_closed_form_are_those_of_the_entries(case: Geometry) -> None:
     A, D = case.matrix(), case.dense()

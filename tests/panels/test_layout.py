@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import bigspec
 from bigspec.errors import MemoryLimitError
-from bigspec.panels.choose_layout import ROUND_PANELS, choose_layout
+from bigspec.panels.choose_layout import ROUND_PANELS, choose_layout, keep_layout
 from tests.matrices import Chunked
 
 GIB = 1 << 30
@@ -82,6 +82,38 @@ def test_panels_do_not_depend_on_who_multiplies_them():
         there.slab_cells,
         there.round_panels,
     )
+
+
+@pytest.mark.parametrize(("n", "step"), [(10**6, 100), (10**4, 2000)])
+def test_a_hundred_terabytes_are_few_panels_in_few_rounds(n, step):
+    matrix = huge((10**14 // (4 * n), n), (step, n))
+    layout = layout_of(matrix, 16, limit=8 * GIB, tasks=1, local=False)
+    assert 20_000 <= layout.panels <= 25_000
+    assert layout.rounds <= 256
+    assert layout.panel_cells * step * n * 4 <= 4 * GIB
+    assert layout.slab_cells * step * n * 4 <= max(32 << 20, step * n * 4)
+    # The same on every number of threads.
+    other = layout_of(matrix, 16, limit=8 * GIB, tasks=4, local=False)
+    assert layout.cut == other.cut
+
+
+@pytest.mark.parametrize("terabytes", [1, 2])
+def test_a_matrix_of_up_to_4096_panels_is_cut_as_ever(terabytes):
+    matrix = huge((10**12 * terabytes // (4 * 10**4), 10**4), (500, 10**4))
+    layout = layout_of(matrix, 16, limit=8 * GIB, tasks=1, local=False)
+    assert layout.panel_cells == (512 << 20) // (500 * 4 * 10**4)
+    assert (layout.round_panels, layout.fan_in) == (16, 16)
+
+
+def test_the_cut_of_an_earlier_run_is_kept_whatever_is_chosen_now():
+    """Rounds of 16, two sums at a time, panels of 1.2 GB: 100 TB as they once were."""
+    matrix = huge((25 * 10**6, 10**6), (100, 10**6))
+    room = {"blocks": 6, "limit": 8 * GIB, "tasks": 1, "local": False}
+    now = choose_layout(matrix, 16, **room)
+    old = {"panel_pieces": 3, "slab_pieces": 1, "round_panels": 16, "fan_in": 2}
+    kept = keep_layout(matrix, now.cut | old, 16, **room)
+    assert kept.cut == now.cut | old
+    assert (kept.panels, kept.rounds) == (83_334, 5209)
 
 
 def test_a_panel_reads_ten_times_what_it_returns():

@@ -6,8 +6,9 @@ its attribute and its own name: ``If_0/then_branch/weight``; one of a function b
 
 `Model.notes["layers"]` says what is done with a weight: by its name a list of dicts with ``op``
 (Conv, ConvTranspose, Gemm, MatMul), ``input`` (which operand it is), and those of ``strides``,
-``pads``, ``dilations``, ``group``, ``auto_pad``, ``kernel_shape``, ``output_padding``, ``transA``,
-``transB``, ``alpha`` and ``beta`` that the node has.
+``pads``, ``dilations``, ``group``, ``auto_pad``, ``kernel_shape``, ``output_padding``,
+``output_shape``, ``transA``, ``transB``, ``alpha`` and ``beta`` that the node has. Of a convolution
+of the main graph, ``data`` is the name of the value that it is given.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ WEIGHTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1)
 """Which inputs of a node may be a weight."""
 KEPT = {
     "strides", "pads", "dilations", "group", "auto_pad", "kernel_shape", "output_padding",
+    "output_shape",
     "transA", "transB", "alpha", "beta",
 }  # fmt: skip
 
@@ -101,7 +103,7 @@ class _Graphs:
                 if node.input[0] in scope:
                     scope[node.output[0]] = scope[node.input[0]]
             elif node.op_type in WEIGHTS:
-                self._layer(node, scope)
+                self._layer(node, scope, main=not prefix)
             here = f"{prefix}{node.name or f'{node.op_type}_{number}'}/"
             for attribute in node.attribute:
                 inner = [attribute.g] if attribute.HasField("g") else []
@@ -156,12 +158,14 @@ class _Graphs:
         scope[own] = name
         return name
 
-    def _layer(self, node: Any, scope: Scope) -> None:
+    def _layer(self, node: Any, scope: Scope, *, main: bool) -> None:
         for place in WEIGHTS[node.op_type]:
             name = scope.get(node.input[place]) if place < len(node.input) else None
             if name is not None:
                 said = {a.name: _value(a) for a in node.attribute if a.name in KEPT}
                 said = {"op": node.op_type, "input": place} | said
+                if main and node.op_type.startswith("Conv"):
+                    said["data"] = node.input[0]
                 self.layers.setdefault(name, []).append(said)
 
 

@@ -93,15 +93,16 @@ def test_layers_say_what_is_done_with_a_weight(tmp_path):
     notes = open_model(saved(tmp_path, graph("g", nodes, [proto("k", kernel), proto("w")]))).notes
     assert notes["layers"] == {
         "k": [
-            {"op": "Conv", "input": 1, "group": 1, "pads": [1, 1, 1, 1], "strides": [2, 2]},
-            {"op": "ConvTranspose", "input": 1, "auto_pad": "SAME_UPPER"},
+            {"op": "Conv", "input": 1, "group": 1, "pads": [1, 1, 1, 1], "strides": [2, 2],
+             "data": "x"},
+            {"op": "ConvTranspose", "input": 1, "auto_pad": "SAME_UPPER", "data": "o"},
         ],
         "w": [
             {"op": "Gemm", "input": 1, "alpha": 0.5, "transB": 1},
             {"op": "MatMul", "input": 0},
             {"op": "MatMul", "input": 1},
         ],
-    }
+    }  # fmt: skip
 
 
 # Types -------------------------------------------------------------------------------------------
