@@ -4,8 +4,9 @@ python -P benchmarks/link.py DIR [--before CHECKOUT] [--write docs/performance.m
 
 A folder is served on loopback with 50 ms a request and 200 MB/s for all requests together, by
 `tools/slow_store.py` of the folder that BIGSPEC_SHARED names. CHECKOUT is an older version of this
-repository, to compare. Needs aiohttp and obstore. Medians of wall times of one run; server and
-reader share the cores.
+repository, to compare. Needs aiohttp and obstore. Medians of one run, wall times and CPU times;
+server and reader share the cores. On a machine that is not quiet the CPU time of a pass beside
+that of the local pass says what the link costs.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import zarr
 
 URL = "http://127.0.0.1:8765"
-AT_ONCE, ROUNDS, COLUMNS = 64, 3, 8
+AT_ONCE, ROUNDS, COLUMNS = 64, 5, 8
 DENSE = {
     "1.3 MB": {"chunks": (500, 2000)},
     "13 MB": {"chunks": (5000, 2000)},
@@ -91,13 +93,24 @@ def raw(folder, name):
     return statistics.median(took), size
 
 
-def passes(where, cluster):
-    """Print the seconds of some passes over a matrix, and a hash of the product, as JSON."""
+def passes(where, cluster, how):
+    """Print the seconds of some passes over a matrix, and a hash of the product, as JSON.
+
+    `how`: "fsspec" opens it without obstore, "alone" asks for nothing ahead, "slabs" cuts panels
+    into slabs of one chunk, so that a task reads ahead inside of its panel.
+    """
     import bigspec
-    from bigspec.panels.choose_layout import choose_layout
+    from bigspec.panels import choose_layout as choosing
     from bigspec.passes import Pass, find_executor, one_blas_thread
 
-    client = None
+    choose_layout, client = choosing.choose_layout, None
+    if "slabs" in how:
+        choosing.SLAB_BYTES = 1
+        choosing.PANEL_BYTES = (32 << 20, 32 << 20)
+    if "fsspec" in how:
+        from bigspec.sources import object_store
+
+        object_store.find_spec = lambda _: None
     if cluster:
         from distributed import Client, LocalCluster
 
@@ -107,24 +120,32 @@ def passes(where, cluster):
     room = {"limit": executor.memory() // 2, "tasks": executor.tasks, "local": executor.local}
     if hasattr(executor, "waiting"):
         room["waiting"] = executor.waiting
+    if "alone" in how:
+        room["waiting"] = executor.tasks
     layout = choose_layout(matrix, COLUMNS, blocks=6, **room)
-    V, took = np.random.default_rng(1).standard_normal((matrix.shape[1], COLUMNS)), []
+    if "alone" in how:
+        layout = replace(layout, ahead=False, panels_ahead=0)
+    V = np.random.default_rng(1).standard_normal((matrix.shape[1], COLUMNS))
+    took, cpu = [], []
     with one_blas_thread():
         for _ in range(ROUNDS + 1):
-            before = time.perf_counter()
+            before, spent = time.perf_counter(), time.process_time()
             result = Pass(matrix, layout, executor).run(V)
             took.append(time.perf_counter() - before)
+            cpu.append(time.process_time() - spent)
     digest = hashlib.sha256(np.ascontiguousarray(result.Z).tobytes()).hexdigest()
     memory = layout.memory
-    print(json.dumps([statistics.median(took[1:]), digest, memory.tasks, memory.total]))
+    ahead = getattr(layout, "panels_ahead", 0)
+    told = [digest, memory.tasks, memory.total, statistics.median(cpu[1:]), ahead]
+    print(json.dumps([statistics.median(took[1:]), *told]))
     if client is not None:
         client.shutdown()
 
 
-def measured(where, checkout=None, cluster=""):
+def measured(where, checkout=None, cluster="", how=""):
     """Seconds of a pass in a process of its own, by this version or by another checkout."""
     root = Path(checkout or Path(__file__).parent.parent).resolve()
-    command = [sys.executable, "-P", __file__, where, "--pass", "--cluster", cluster]
+    command = [sys.executable, "-P", __file__, where, "--pass", "--cluster", cluster, "--how", how]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -132,24 +153,35 @@ def measured(where, checkout=None, cluster=""):
 
 def table(folder, before):
     """The lines of the table in docs/performance.md."""
-    yield "| chunks | raw requests | local pass | before | now | ratio | tasks, memory |"
-    yield "|--|--|--|--|--|--|--|"
+    yield (
+        "| chunks | raw requests | local pass | before | fsspec | nothing ahead | now | ratio | "
+        "CPU now, local | tasks, panels ahead, memory |"
+    )
+    yield "|--|--|--|--|--|--|--|--|--|--|"
     kinds = dict(zip([*DENSE, SPARSE], stores(folder), strict=True))
-    rows = [(title, name, "") for title, name in kinds.items()]
+    rows = [(title, name, "", "") for title, name in kinds.items()]
     some = kinds["1.3 MB"]
-    rows += [("1.3 MB, 2 workers of 1 thread", some, "2x1"), ("of 8 threads", some, "2x8")]
-    for said, name, cluster in rows:
+    rows += [
+        ("1.3 MB, slabs of one chunk", some, "", "slabs"),
+        ("1.3 MB, 2 workers of 1 thread", some, "2x1", ""),
+        ("of 8 threads", some, "2x8", ""),
+    ]
+    for said, name, cluster, how in rows:
         requests, size = raw(folder, name)
         was = measured(f"{URL}/{name}", before, cluster) if before and not cluster else None
-        now = measured(f"{URL}/{name}", None, cluster)
-        local = measured(str(folder / name), None, cluster)
-        assert now[1] == local[1]
+        now = measured(f"{URL}/{name}", None, cluster, how)
+        local = measured(str(folder / name), None, cluster, how)
+        old_client = measured(f"{URL}/{name}", None, cluster, f"{how} fsspec")
+        alone = measured(f"{URL}/{name}", None, cluster, f"{how} alone")
+        assert now[1] == local[1] == old_client[1] == alone[1]
         assert was is None or now[1] == was[1]
         old = f"{was[0]:.2f} s" if was else ""
+        cpu = "" if cluster else f"{now[4]:.2f} s, {local[4]:.2f} s"
         yield (
             f"| {said} | {requests:.2f} s ({size / 1e6:.0f} MB) | {local[0]:.2f} s | {old} | "
-            f"{now[0]:.2f} s | {now[0] / max(requests, local[0]):.2f} | "
-            f"{now[2]}, {now[3] / 2**20:.0f} MiB |"
+            f"{old_client[0]:.2f} s | {alone[0]:.2f} s | "
+            f"{now[0]:.2f} s | {now[0] / max(requests, local[0]):.2f} | {cpu} | "
+            f"{now[2]}, {now[5]}, {now[3] / 2**20:.0f} MiB |"
         )
 
 
@@ -160,9 +192,10 @@ def main():
     parser.add_argument("--write", type=Path)
     parser.add_argument("--pass", action="store_true", dest="one")
     parser.add_argument("--cluster", default="")
+    parser.add_argument("--how", default="")
     options = parser.parse_args()
     if options.one:
-        passes(options.folder, options.cluster)
+        passes(options.folder, options.cluster, options.how.split())
         return
     folder = Path(options.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,15 +11,18 @@ import numpy as np
 from bigspec.errors import ArgumentError
 from bigspec.passes import parse_bytes, parse_timedelta
 from bigspec.run import Budget, check_budget
+from bigspec.sources.storage_options import as_options, is_url
 
 __all__ = [
     "as_budget",
     "as_bytes",
     "as_count",
+    "as_options",
     "as_probability",
     "as_seconds",
     "as_seed",
     "as_whole",
+    "is_url",
 ]
 
 

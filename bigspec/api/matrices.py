@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from bigspec.passes import (
 )
 from bigspec.sources import open_source, with_claims
 from bigspec.sources.objects import inner
+from bigspec.sources.storage_options import Options, as_options
 
 __all__ = [
     "centered",
@@ -227,6 +228,7 @@ def open_matrix(
     fill: complex | None = None,
     raw: bool = False,
     missing_chunks: str = "fill",
+    storage_options: Mapping[str, Any] | None = None,
     upper: float | None = None,
     frobenius: float | None = None,
 ) -> Matrix:
@@ -255,6 +257,11 @@ def open_matrix(
         how many there were (`Estimate.missing_chunks`). ``"error"`` refuses the first one with its
         name. In a sparse group a missing chunk is an error, unless nothing but 0 can be meant, or
         it is one of values whose fill value is not 0.
+    storage_options : mapping, optional
+        Credentials, endpoint and settings of a URL, by fsspec's names (``key``, ``secret``,
+        ``token``, ``anon``, ``endpoint_url``, ``client_kwargs``) or those of obstore. A mapping
+        under the name of a protocol, ``{"s3": {"anon": True}}``, is for URLs of that protocol.
+        They go to the workers with the matrix, and into no result, log or checkpoint.
     upper, frobenius : float, optional
         Of an operator: what its norm, and its Frobenius norm, is known not to exceed. A result
         whose upper end rests on this word says so. A run whose products disprove it fails.
@@ -271,6 +278,7 @@ def open_matrix(
         It was opened and is no numeric 2-D matrix. A missing value is found when it is read.
     ArgumentError
         `rows`, `fill` or `raw` for what has no dimensions or attributes, or not of this one;
+        `storage_options` without a URL, or with an option that its client does not have;
         `upper` or `frobenius` that is not a number from 0 on, or not for an operator;
         ``missing_chunks="error"`` for a dask array, or for a matrix that is open.
     MemoryLimitError
@@ -285,7 +293,15 @@ def open_matrix(
     >>> bigspec.norm(A - A[:, :784]).upper
     0.0
     """
-    opened = open_within(a, None, rows=rows, fill=fill, raw=raw, missing_chunks=missing_chunks)
+    opened = open_within(
+        a,
+        None,
+        rows=rows,
+        fill=fill,
+        raw=raw,
+        missing_chunks=missing_chunks,
+        storage=as_options(storage_options, a),
+    )
     return with_claims(opened, upper, frobenius)
 
 
@@ -298,6 +314,7 @@ def open_within(
     raw: bool = False,
     missing_chunks: str = "fill",
     multiplied: bool = False,
+    storage: Options | None = None,
 ) -> Matrix:
     """Open a matrix. Whatever it loads or reads to open it must fit `limit`.
 
@@ -322,4 +339,4 @@ def open_within(
     memory = limit or find_executor(True).memory() // 2
     # A store is multiplied by a cluster, if there is one, and a file here.
     most = limit or max(memory, find_executor(False).memory() // 2) if multiplied else None
-    return open_source(a, memory, rows, fill, raw, missing_chunks, most)
+    return open_source(a, memory, rows, fill, raw, missing_chunks, most, storage)

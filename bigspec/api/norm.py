@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from bigspec.api.arguments import (
     as_budget,
     as_bytes,
     as_count,
+    as_options,
     as_probability,
     as_seed,
     as_whole,
@@ -21,7 +22,7 @@ from bigspec.passes import check_persisted, find_executor
 from bigspec.results import Estimate
 from bigspec.results.gate import Gate
 from bigspec.run.course import Ending, conduct
-from bigspec.run.identity import versions
+from bigspec.run.identity import as_checkpoint, versions
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan, Wishes
 from bigspec.run.planner import make_plan
@@ -43,6 +44,7 @@ def plan(
     memory_limit: int | str | None = None,
     k: int | None = None,
     rows: Sequence[str] | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Plan a run of `norm`, or of `svds` if `k` is given, without reading an entry.
 
@@ -63,7 +65,8 @@ def plan(
     """
     budget = as_budget(rtol)
     as_probability(failure_probability)
-    matrix = open_within(a, as_bytes(memory_limit), rows=rows, multiplied=True)
+    storage = as_options(storage_options, a)
+    matrix = open_within(a, as_bytes(memory_limit), rows=rows, multiplied=True, storage=storage)
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
@@ -93,6 +96,7 @@ def norm(
     gate: Gate | None = None,
     right: bool | None = None,
     rows: Sequence[str] | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """Bracket the spectral norm (largest singular value) of a matrix that need not fit in memory.
 
@@ -140,6 +144,9 @@ def norm(
         By default only for arrays and sparse matrices in memory, without a gate.
     rows : sequence of str or str, optional
         Dimensions that make the rows, where `a` has names for them; see `open_matrix`.
+    storage_options : mapping, optional
+        Credentials, endpoint and settings for the URLs of this call: of `a`, `start` and
+        `checkpoint`; see `open_matrix`.
 
     Returns
     -------
@@ -191,20 +198,20 @@ def norm(
     began = time.monotonic()
     budget = as_budget(rtol, max_passes, time_limit, gate)
     failure_probability = as_probability(failure_probability)
-    seed, loaded = as_seed(seed), load_start(start)
+    storage = as_options(storage_options, a, start, checkpoint)
+    seed, loaded = as_seed(seed), load_start(start, storage)
     wishes = Wishes(
         algorithm,
         as_whole("block_size", block_size),
         memory_limit=as_bytes(memory_limit),
         rtol=float(budget.rtol),
     )
-    matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True)
+    matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True, storage=storage)
     loaded = start_of(loaded, matrix)
     wishes = replace(wishes, extra=0 if loaded is None else loaded.columns)
     observer = make_observer(progress)
-    options = RunOptions(
-        wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
-    )
+    place = as_checkpoint(checkpoint, storage)
+    options = RunOptions(wishes, budget, failure_probability, seed, loaded, place, observer, began)
     return conduct(matrix, options, OneVector(right, gated=gate is not None), _estimate)
 
 

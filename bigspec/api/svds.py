@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from bigspec.api.arguments import (
     as_budget,
     as_bytes,
     as_count,
+    as_options,
     as_probability,
     as_seed,
     as_whole,
@@ -25,7 +26,7 @@ from bigspec.names import shown
 from bigspec.results.gate import Gate
 from bigspec.results.triplets import Triplets
 from bigspec.run.course import Ending, conduct
-from bigspec.run.identity import versions
+from bigspec.run.identity import as_checkpoint, versions
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Wishes
 from bigspec.run.start import load_start, start_of
@@ -55,6 +56,7 @@ def svds(
     progress: bool | Observer = False,
     gate: Gate | None = None,
     rows: Sequence[str] | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Triplets:
     """Compute the k largest singular triplets, each value with a certified interval.
 
@@ -144,7 +146,8 @@ def svds(
     if u_store is not None and not left:
         msg = f"u_store: expected none with left=False, got {u_store!r}"
         raise ArgumentError(msg)
-    k, seed, loaded = as_count(k), as_seed(seed), load_start(start)
+    storage = as_options(storage_options, a, start, checkpoint, u_store)
+    k, seed, loaded = as_count(k), as_seed(seed), load_start(start, storage)
     wishes = Wishes(
         "lanczos",
         as_whole("block_size", block_size),
@@ -154,13 +157,14 @@ def svds(
         left=left,
         left_in_store=u_store is not None,
     )
-    with owned_target(u_store) as target:
-        matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True)
+    place = as_checkpoint(checkpoint, storage)
+    with owned_target(u_store, options=storage) as target:
+        matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True, storage=storage)
         loaded = start_of(loaded, matrix)
         wishes = replace(wishes, extra=0 if loaded is None else loaded.columns)
         observer = make_observer(progress)
         options = RunOptions(
-            wishes, budget, failure_probability, seed, loaded, checkpoint, observer, began
+            wishes, budget, failure_probability, seed, loaded, place, observer, began
         )
         where = None if target is None else target.where
         last = KVectors(target, left)

@@ -14,6 +14,7 @@ from bigspec.checkpoint.codec import Codec, Former, UnknownClassError, Wire
 from bigspec.checkpoint.lease import gone
 from bigspec.checkpoint.store import Damaged, Store
 from bigspec.errors import CheckpointError
+from bigspec.sources.storage_options import Options
 
 __all__ = ["block_names", "describe", "load_latest", "newest"]
 
@@ -84,7 +85,11 @@ def newest(
     raise CheckpointError(msg)
 
 
-def load_latest(where: str | os.PathLike[str], types: Iterable[Wire | Former]) -> Any:
+def load_latest(
+    where: str | os.PathLike[str],
+    types: Iterable[Wire | Former],
+    storage: Options | None = None,
+) -> Any:
     """Read the newest whole value of a checkpoint without owning it.
 
     Raises
@@ -92,20 +97,22 @@ def load_latest(where: str | os.PathLike[str], types: Iterable[Wire | Former]) -
     CheckpointError
         No record is there, or none is whole.
     """
-    store = Store(where, read_only=True)
+    store = Store(where, read_only=True, storage=storage)
     found, _ = newest(store, Codec(types), store.read_block)
     return _there(found, store).value
 
 
 def describe(
-    where: str | os.PathLike[str], types: Iterable[Wire | Former]
+    where: str | os.PathLike[str],
+    types: Iterable[Wire | Former],
+    storage: Options | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the newest value without its blocks, and facts about the checkpoint.
 
     The facts are the time of the save, the owner, whether its process is known to be gone, and
     the number of blocks.
     """
-    store = Store(where, read_only=True)
+    store = Store(where, read_only=True, storage=storage)
     found, damage = newest(store, Codec(types), lambda _: np.zeros((0, 0)))
     found = _there(found, store)
     try:

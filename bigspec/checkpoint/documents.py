@@ -11,6 +11,7 @@ from zarr.buffer.cpu import Buffer
 from zarr.core.sync import sync
 
 from bigspec.sources import locations, retries
+from bigspec.sources.object_store import RemoteStore
 
 __all__ = ["Damaged", "Documents", "document_key"]
 
@@ -21,6 +22,8 @@ LITTER = ".partial"  # how a local store's unfinished files end; a kill leaves t
 
 class Damaged(Exception):  # noqa: N818
     """A record or a block is damaged; the text says which and how."""
+
+    tag: Any = None
 
 
 class Documents:
@@ -66,20 +69,52 @@ class Documents:
         text = self._get(document_key(path))
         if text is None:
             return None
-        try:
-            attributes = json.loads(text)["attributes"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            attributes = None
-        if not isinstance(attributes, dict):
-            msg = f"{path}/zarr.json is no document of a Zarr group"
-            raise Damaged(msg)
-        return attributes
+        return _attributes(text, path)
 
     def write_document(self, path: str, attributes: dict[str, Any], *, new: bool = False) -> None:
         """Write a group and its attributes in one write; if `new`, only where there is none."""
-        document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        value = Buffer.from_bytes(json.dumps(document, indent=1, allow_nan=False).encode())
-        self._set(document_key(path), value, new=new)
+        self._set(document_key(path), _document(attributes), new=new)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the store writes on a condition, so that of two writers one is refused."""
+        return isinstance(self.files, RemoteStore) and self.files.kind != "http"
+
+    def read_tagged(self, path: str) -> tuple[dict[str, Any] | None, Any]:
+        """Read a document, with the tag of this version of it where the store is `conditional`.
+
+        Raises
+        ------
+        Damaged
+            Its `tag` is that of the damaged version.
+        """
+        if not self.conditional:
+            return self.read_document(path), None
+        found = self._reading(lambda: sync(self.files.get_tagged(document_key(path))))
+        if found is None:
+            return None, None
+        text, tag = found
+        try:
+            return _attributes(text, path), tag
+        except Damaged as error:
+            error.tag = tag
+            raise
+
+    def write_if(self, path: str, attributes: dict[str, Any], tag: Any) -> Any:
+        """Write a document where there is none, or over the version of this tag.
+
+        Returns
+        -------
+        dict or None
+            The tag of what was written; None if the store refused it.
+
+        Raises
+        ------
+        NotImplementedError
+            The server has no conditional writes.
+        """
+        key, value = document_key(path), _document(attributes)
+        return retries.with_retries(lambda: sync(self.files.put_if(key, value, tag)))
 
     def remove_document(self, path: str) -> None:
         """Remove a group that has only its document."""
@@ -108,6 +143,22 @@ class Documents:
             if retries.is_transient(error) or isinstance(error, PermissionError):
                 raise locations.open_failure(error, self.where) from error
             raise
+
+
+def _document(attributes: dict[str, Any]) -> Buffer:
+    document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    return Buffer.from_bytes(json.dumps(document, indent=1, allow_nan=False).encode())
+
+
+def _attributes(text: bytes, path: str) -> dict[str, Any]:
+    try:
+        attributes = json.loads(text)["attributes"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        attributes = None
+    if not isinstance(attributes, dict):
+        msg = f"{path}/zarr.json is no document of a Zarr group"
+        raise Damaged(msg)
+    return attributes
 
 
 def document_key(path: str) -> str:

@@ -32,6 +32,8 @@ class Timing:
 TIMING = Timing()
 
 OWNER = "owner"
+TRIES = 10
+"""Of a write whose condition another writer changes: an owner that beats while it is robbed."""
 
 _held: set[str] = set()
 """Tokens of the leases that this process holds: one it could not remove is not alive."""
@@ -65,6 +67,7 @@ class Lease:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._steal = steal
+        self._tag: Any = None  # of the version that was read or written last
 
     def claim(self) -> None:
         """Become the owner.
@@ -80,12 +83,13 @@ class Lease:
         if owner and owner.get("token") != self.token and not self._steal:
             self._refuse_live(owner)
         _held.add(self.token)
-        if owner is None and self.store.local:
+        if self.store.conditional:
+            self._claim_on_condition()
+        elif owner is None and self.store.local:
             with suppress(FileExistsError):  # exclusive on a local store: no race is left
                 self._write(new=True)
         else:
-            self._write()
-            time.sleep(TIMING.settle)  # of several that saw no owner, the last to write has it
+            self._write_and_settle()
         winner = self._read() or {}
         if winner.get("token") != self.token:
             raise self._in_use(winner)
@@ -93,6 +97,34 @@ class Lease:
         if self._thread is None:
             self._thread = threading.Thread(target=self._beat, name="bigspec-lease", daemon=True)
             self._thread.start()
+
+    def _write_and_settle(self) -> None:
+        self._write()
+        time.sleep(TIMING.settle)  # of several that saw no owner, the last to write has it
+
+    def _claim_on_condition(self) -> None:
+        """Write over exactly the version that was judged, or where there was none.
+
+        Some servers take the condition and do not look at it. So what was just written is written
+        again as if nothing were there, which must be refused.
+        """
+        try:
+            for _ in range(TRIES):
+                if self._replace():
+                    break
+                if self._read() and not self._steal:  # another one was first
+                    return
+            if self.store.write_if(OWNER, self._document(), None) is None:
+                return
+        except NotImplementedError:
+            pass
+        self._write_and_settle()
+
+    def _replace(self) -> bool:
+        """Write over the version that was read last; False if it is not there any more."""
+        tag = self.store.write_if(OWNER, self._document(), self._tag)
+        self._tag = tag or self._tag
+        return tag is not None
 
     def check(self) -> None:
         """Read the document, and raise `CheckpointInUseError` if another process has taken over.
@@ -125,11 +157,19 @@ class Lease:
                 self.check()
                 if self.claimed:
                     self.beats += 1
-                    self._write()
+                    self._beat_once()
             except CheckpointInUseError:
                 return
             except Exception:  # noqa: BLE001, RUF100, S112 - a store may answer again later
                 continue
+
+    def _beat_once(self) -> None:
+        """Write the heartbeat; on a condition, so that one that comes late harms no successor."""
+        if self.store.conditional:
+            with suppress(NotImplementedError):
+                self._replace()  # if it is refused, the next check says why
+                return
+        self._write()
 
     def _refuse_live(self, owner: dict[str, Any]) -> None:
         """Raise if the owner lives; watch its heartbeat if only that can tell."""
@@ -156,12 +196,17 @@ class Lease:
     def _read(self) -> dict[str, Any] | None:
         """Return the document; None if there is none, empty if it is damaged."""
         try:
-            return self.store.read_document(OWNER)
-        except Damaged:
+            found, self._tag = self.store.read_tagged(OWNER)
+        except Damaged as error:
+            self._tag = error.tag
             return {}
+        return found
 
     def _write(self, *, new: bool = False) -> None:
-        document = {
+        self.store.write_document(OWNER, self._document(), new=new)
+
+    def _document(self) -> dict[str, Any]:
+        return {
             "token": self.token,
             "host": socket.gethostname(),
             "machine": _machine(),
@@ -171,7 +216,6 @@ class Lease:
             "beats": self.beats,
             "time": time.time(),
         }
-        self.store.write_document(OWNER, document, new=new)
 
 
 def _since() -> str:

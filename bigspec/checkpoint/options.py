@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from bigspec.errors import ArgumentError
 from bigspec.names import shown
@@ -29,12 +31,16 @@ class Checkpoint:
         the two newest steps are kept.
     steal : bool
         Take the checkpoint over from the process that is using it.
+    storage_options : mapping, optional
+        Credentials, endpoint and settings of a URL; see `bigspec.open_matrix`. By default those
+        of the call that it is passed to.
     """
 
     where: str | os.PathLike[str]
     interval: float = 60.0
     keep_blocks: bool = False
     steal: bool = False
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         where = shown(os.fspath(self.where))

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ import numpy as np
 import zarr
 from zarr.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from bigspec.checkpoint.codec import array_digest, restored
 from bigspec.checkpoint.documents import LITTER, Damaged, Documents, document_key
 from bigspec.errors import BigspecError, CheckpointError
 from bigspec.names import shown
 from bigspec.sources import locations, retries
+from bigspec.sources.object_store import remote_store
 
 __all__ = ["SCHEMA", "Damaged", "Store"]
 
@@ -48,6 +49,8 @@ class Store(Documents):
         A local path, ``file://``, or any fsspec URL. The attribute of this name is what it is
         called: without secrets.
     read_only : bool
+    storage : mapping, optional
+        Credentials and settings of a URL.
 
     Raises
     ------
@@ -62,7 +65,13 @@ class Store(Documents):
         "(Checkpoint(..., steal=True))"
     )
 
-    def __init__(self, where: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        where: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        storage: Mapping[str, Any] | None = None,
+    ) -> None:
         given = os.fspath(where)
         self.where = shown(given)
         outer = given.removeprefix("file://").removeprefix("local://")
@@ -75,9 +84,8 @@ class Store(Documents):
                 if not path.exists():  # made when it is written to, if it can be
                     return
             else:
-                self.files = retries.with_retries(
-                    lambda: FsspecStore.from_url(outer, read_only=read_only)
-                )
+                options = None if storage is None else dict(storage)
+                self.files = remote_store(outer, options, read_only=read_only)
             self._check(self.read_document(""))
         except BigspecError:
             raise

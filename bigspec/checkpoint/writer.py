@@ -57,7 +57,7 @@ class Writer:
     def __init__(self, options: Checkpoint, types: Iterable[Wire | Former]) -> None:
         self.options = options
         self.codec = Codec(types)
-        self.store = Store(options.where)
+        self.store = Store(options.where, storage=options.storage_options)
         self.lease = Lease(self.store, steal=options.steal)
         self.messages: deque[str] = deque()
         self._kept: dict[int, tuple[str, set[str]]] = {}  # record -> its kind, its blocks

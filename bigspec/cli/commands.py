@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,7 @@ from bigspec.cli.options import (
     cluster_of,
     debug_option,
     json_option,
+    storage_option,
     taking,
 )
 from bigspec.cli.output import deliver, shows_blocks, write, write_figure
@@ -68,6 +69,7 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
             progress=inputs.observer,
             gate=inputs.gate,
             right=False,
+            storage_options=flags.storage.wanted(inputs.matrix, inputs.start, inputs.checkpoint),
         )
 
     run(ctx, flags, compute)
@@ -75,14 +77,15 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 
 @main.command("show", cls=Command)
 @click.argument("run", metavar="RUN")
+@storage_option
 @json_option
 @debug_option
-def show_command(run: str, json_file: str | None) -> None:
+def show_command(run: str, storage_options: dict[str, Any] | None, json_file: str | None) -> None:
     """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next.
 
     Of a scan: how many of its rows are done.
     """
-    saved = bigspec.show(run)
+    saved = bigspec.show(run, storage_options=storage_options)
     deliver(str(saved), saved.to_dict(), json_file)
 
 
@@ -99,9 +102,12 @@ def show_command(run: str, json_file: str | None) -> None:
 )
 def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
     """Show what a run on SRC would read, hold in memory and cost, without reading SRC."""
+    flags.storage.checked(flags.source.source, flags.view.minus)
     with cluster_of(flags.place):
+        matrix = planned(flags.source, flags.view, flags.storage, flags.place.memory_limit)
         shape = bigspec.plan(
-            planned(flags.source, flags.view, flags.place.memory_limit),
+            matrix,
+            storage_options=flags.storage.wanted(matrix),
             rtol=flags.accuracy.rtol,
             failure_probability=flags.accuracy.failure_probability,
             algorithm=algorithm,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 import bigspec
 from bigspec.cli.interrupts import terminable
-from bigspec.cli.options import OUTPUT, WHERE, debug_option, json_option
+from bigspec.cli.options import OUTPUT, WHERE, debug_option, json_option, storage_option
 from bigspec.cli.output import deliver
 from bigspec.cli.statuses import Command
 from bigspec.cli.values import count_or_text, option
@@ -73,6 +75,7 @@ CONVERSION = "Conversion"
     show_default=True,
     help="Count a missing chunk of values as the fill value (fill), or refuse it (error).",
 )
+@storage_option
 @option(CONVERSION, "--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
 @option(OUTPUT, "--quiet", is_flag=True, help="Show no progress on stderr.")
 @watching_options
@@ -89,6 +92,7 @@ def convert_command(
     scratch: str | None,
     raw: bool,
     missing_chunks: str,
+    storage_options: dict[str, Any] | None,
     overwrite: bool,
     quiet: bool,
     json_file: str | None,
@@ -114,5 +118,6 @@ def convert_command(
             missing_chunks=missing_chunks,
             overwrite=overwrite,
             progress=observer,
+            storage_options=storage_options,
         )
     deliver(str(done), done.to_dict(), json_file)

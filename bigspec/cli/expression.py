@@ -9,21 +9,24 @@ from typing import Any
 import click
 
 import bigspec
-from bigspec.cli.options import SourceFlags, ViewFlags
+from bigspec.cli.options import SourceFlags, StorageFlags, ViewFlags
 from bigspec.cli.reading import Reading
 from bigspec.errors import SourceError
 
 __all__ = ["expressed", "planned"]
 
 
-def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None) -> Any:
+def expressed(
+    source: SourceFlags, view: ViewFlags, storage: StorageFlags, memory_limit: int | str | None
+) -> Any:
     """Return SRC as it is, or the expression that the options make of it.
 
     Means and deviations are computed here, in a pass of its own.
     """
     minus, center, scale = view.minus, view.center, view.scale
     _check(view)
-    reading = Reading(source.rows, source.fill, source.raw, source.missing_chunks)
+    options = storage.wanted(source.source, minus)
+    reading = Reading(source.rows, source.fill, source.raw, source.missing_chunks, options)
     if minus is None and not center and scale is None:
         return reading.source(memory_limit, source.source)
     if minus is None:
@@ -39,7 +42,9 @@ def expressed(source: SourceFlags, view: ViewFlags, memory_limit: int | str | No
     return matrix if scale is None else bigspec.scaled(matrix, columns=_weights(scale))
 
 
-def planned(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None) -> Any:
+def planned(
+    source: SourceFlags, view: ViewFlags, storage: StorageFlags, memory_limit: int | str | None
+) -> Any:
     """Return the expression with zeros for means and ones for deviations, so that nothing is read.
 
     A plan does not depend on them.
@@ -50,11 +55,13 @@ def planned(source: SourceFlags, view: ViewFlags, memory_limit: int | str | None
 
     _check(view)
     if not view.center and view.scale != "std":
-        return expressed(source, view, memory_limit)
+        return expressed(source, view, storage, memory_limit)
     weights = None if view.scale == "std" else view.scale
-    matrix = expressed(source, replace(view, center=False, scale=weights, ddof=None), memory_limit)
+    plain = replace(view, center=False, scale=weights, ddof=None)
+    matrix = expressed(source, plain, storage, memory_limit)
     if not isinstance(matrix, Matrix):
-        matrix = Reading(None, None, False, "fill").matrices(memory_limit, matrix)[0]
+        options = storage.wanted(source.source)
+        matrix = Reading(None, None, False, "fill", options).matrices(memory_limit, matrix)[0]
     n = matrix.shape[1]
     if view.center:
         matrix = bigspec.centered(matrix, means=np.zeros(n))

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 
 import bigspec
+from bigspec import api
 from bigspec.cli.config import SOURCES
 from bigspec.cli.values import (
     Option,
     count_or_text,
     limit,
     option,
+    options_of_texts,
     seconds_or_text,
     with_options,
     writable_place,
@@ -36,10 +38,12 @@ __all__ = [
     "WHERE",
     "PlanFlags",
     "RunFlags",
+    "StorageFlags",
     "algorithm_option",
     "cluster_of",
     "debug_option",
     "json_option",
+    "storage_option",
     "taking",
 ]
 
@@ -62,6 +66,13 @@ json_option = option(
     OUTPUT, "--json", "json_file", metavar="FILE|-", callback=writable_place,
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     help="Write the result as JSON; '-' puts nothing but JSON on stdout.",
+)  # fmt: skip
+storage_option = option(
+    WHERE, "--storage-option", "storage_options", multiple=True, callback=options_of_texts,
+    metavar="NAME=VALUE",
+    help="Credential, endpoint or setting for the URLs of this command, such as anon=true, "
+         "endpoint_url=http://host:9000, or s3.key=... for s3:// only; may be given several times. "
+         "Other users see a command line: put secrets into the environment.",
 )  # fmt: skip
 debug_option = option(
     OUTPUT, "--debug", is_flag=True, expose_value=False, callback=_remember_debug,
@@ -122,6 +133,26 @@ class PlaceFlags:
     scheduler: str | None
     scheduler_file: str | None
     workers: int | None
+
+
+@dataclass(frozen=True)
+class StorageFlags:
+    """How stores are reached."""
+
+    storage_options: dict[str, Any] | None = field(repr=False)
+
+    def checked(self, *places: Any) -> dict[str, Any] | None:
+        """Return the options, if one of these places is a URL.
+
+        Raises
+        ------
+        ArgumentError
+        """
+        return api.as_options(self.storage_options, *places)
+
+    def wanted(self, *places: Any) -> dict[str, Any] | None:
+        """Return the options for places of which some may be opened already."""
+        return self.storage_options if any(map(api.is_url, places)) else None
 
 
 @dataclass(frozen=True)
@@ -232,6 +263,7 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                callback=_remember_waiting,
                help="How long to wait for workers. [default: 5min]"),
     ],
+    StorageFlags: [storage_option],
     SavingFlags: [
         option(SAVING, "--checkpoint", metavar="URL",
                help="Save the run there, and continue the run that is saved there."),
@@ -277,6 +309,7 @@ class PlanFlags:
     view: ViewFlags
     accuracy: AccuracyFlags
     place: PlaceFlags
+    storage: StorageFlags
     json: JsonFlags
 
 
@@ -289,6 +322,7 @@ class RunFlags:
     accuracy: AccuracyFlags
     effort: EffortFlags
     place: PlaceFlags
+    storage: StorageFlags
     saving: SavingFlags
     past: PastFlags
     output: OutputFlags

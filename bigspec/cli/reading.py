@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bigspec import api
@@ -16,12 +16,13 @@ __all__ = ["Reading"]
 
 @dataclass(frozen=True)
 class Reading:
-    """What ``--rows``, ``--fill``, ``--raw`` and ``--missing-chunks`` say."""
+    """What ``--rows``, ``--fill``, ``--raw`` and ``--missing-chunks`` say, and how to reach it."""
 
     rows: str | None
     fill: float | None
     raw: bool
     missing_chunks: str
+    storage: dict[str, Any] | None = field(default=None, repr=False)
 
     def source(self, memory_limit: int | str | None, source: str) -> Any:
         """Return the source as it is, or the opened matrix if one of these options is given."""
@@ -55,11 +56,16 @@ class Reading:
                         fill=self.fill,
                         raw=self.raw,
                         missing_chunks=self.missing_chunks,
+                        storage=self.storage,
                     )
                 )
             except ArgumentError as error:
                 refusals.append(error)
                 if len(refusals) == len(sources):
                     raise refusals[0] from None
-                opened.append(api.open_within(source, limit, missing_chunks=self.missing_chunks))
+                opened.append(
+                    api.open_within(
+                        source, limit, missing_chunks=self.missing_chunks, storage=self.storage
+                    )
+                )
         return opened

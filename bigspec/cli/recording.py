@@ -12,7 +12,7 @@ import click
 
 import bigspec
 from bigspec import history as past_runs
-from bigspec.cli.options import PastFlags, RunFlags
+from bigspec.cli.options import PastFlags, RunFlags, StorageFlags
 from bigspec.cli.statuses import CANNOT_WRITE, explained
 from bigspec.cli.watching import run_id, say
 from bigspec.errors import HistoryError
@@ -120,20 +120,20 @@ class Past:
 
 
 @contextmanager
-def resumable(ctx: click.Context, checkpoint: str | None) -> Iterator[None]:
+def resumable(ctx: click.Context, checkpoint: str | None, storage: StorageFlags) -> Iterator[None]:
     """On an interrupt before the run was loaded, say that the checkpoint still has it."""
     try:
         yield
     except KeyboardInterrupt as error:
-        if not (run_id(ctx) or hasattr(error, "saved")) and _run_in(checkpoint):
+        if not (run_id(ctx) or hasattr(error, "saved")) and _run_in(checkpoint, storage):
             error.saved = shown(str(checkpoint))  # type: ignore[attr-defined]
         raise
 
 
-def _run_in(checkpoint: str | None) -> dict[str, Any]:
+def _run_in(checkpoint: str | None, storage: StorageFlags) -> dict[str, Any]:
     from bigspec.run.described import run_in  # here: `bigspec --help` does without
 
-    return run_in(checkpoint)
+    return run_in(checkpoint, storage.wanted(checkpoint))
 
 
 def past_of(flags: RunFlags) -> Past:
@@ -158,7 +158,8 @@ def past_of(flags: RunFlags) -> Past:
         shown(text).encode(errors="backslashreplace").decode()
         for text in (past.series or source, source)
     )
-    return Past(opened, name, place, warm=past.warm, held=_run_in(flags.saving.checkpoint))
+    held = _run_in(flags.saving.checkpoint, flags.storage)
+    return Past(opened, name, place, warm=past.warm, held=held)
 
 
 def series_name(flags: RunFlags) -> str:

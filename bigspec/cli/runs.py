@@ -50,6 +50,7 @@ def run(
     flags: RunFlags,
     compute: Callable[[Inputs], Estimate | Triplets],
     save: Callable[[Any], bool] = lambda _: False,
+    target: str | None = None,
 ) -> None:
     """Run, show the answer, write its files, record it, and exit with its status.
 
@@ -61,15 +62,24 @@ def run(
         Calls the public function.
     save : callable
         Writes what else was asked for; returns whether there was no time for any of it.
+    target : str, optional
+        Where vectors go, if that is a store.
     """
     if flags.past.warm and flags.effort.start is not None:
         msg = "--warm and --start exclude each other: give at most one"
         raise click.UsageError(msg)
+    flags.storage.checked(
+        flags.source.source,
+        flags.view.minus,
+        flags.effort.start,
+        flags.saving.checkpoint,
+        target,
+    )
     cluster, checkpoint = cluster_of(flags.place), flags.saving.options()
     past, changes = past_of(flags), flags.past.max_change is not None
     gate = gate_of(past, flags.past)
     old, warm_from = past.start()
-    resuming = resumable(ctx, flags.saving.checkpoint)
+    resuming = resumable(ctx, flags.saving.checkpoint, flags.storage)
     # The cluster is left last: the bar is gone before its shutdown has anything to say.
     with (
         terminable(),
@@ -81,7 +91,7 @@ def run(
         if changes:
             past.warn(observer)
         with performance_reported(observer) as performance:
-            matrix = expressed(flags.source, flags.view, flags.place.memory_limit)
+            matrix = expressed(flags.source, flags.view, flags.storage, flags.place.memory_limit)
             start = flags.effort.start if old is None else old
             answer, stopped = _answered(compute, Inputs(matrix, start, checkpoint, gate, observer))
     place = flags.saving.checkpoint

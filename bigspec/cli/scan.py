@@ -21,6 +21,7 @@ from bigspec.cli.options import (
     JsonFlags,
     OutputFlags,
     PlaceFlags,
+    StorageFlags,
     cluster_of,
     taking,
 )
@@ -50,6 +51,7 @@ class ScanFlags:
     """The options that other commands have, too."""
 
     place: PlaceFlags
+    storage: StorageFlags
     output: OutputFlags
     json: JsonFlags
 
@@ -142,6 +144,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
             max_norm=own["max_norm"],
             gate=own["gate"],
             progress=observer,
+            storage_options=flags.storage.storage_options,
             input_shape=_input_shape(own["inputs"]),
         )
         try:

@@ -68,6 +68,9 @@ def svds_command(
             u_store=u_store,
             progress=inputs.observer,
             gate=inputs.gate,
+            storage_options=flags.storage.wanted(
+                inputs.matrix, inputs.start, inputs.checkpoint, u_store
+            ),
         )
 
     def save(triplets: Triplets) -> bool:
@@ -81,7 +84,7 @@ def svds_command(
             _save(v_file, triplets)
         return lacking
 
-    run(ctx, flags, compute, save)
+    run(ctx, flags, compute, save, u_store)
 
 
 def _save(path: str, tri: Triplets) -> None:

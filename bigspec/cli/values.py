@@ -16,6 +16,7 @@ __all__ = [
     "count_or_text",
     "limit",
     "option",
+    "options_of_texts",
     "seconds_or_text",
     "with_options",
     "writable_place",
@@ -56,6 +57,39 @@ def seconds_or_text(_ctx: object, _option: object, value: str | None) -> float |
         return None if value is None else float(value)
     except ValueError:
         return value
+
+
+SECRET = ("key", "secret", "token", "password", "username", "credential")
+"""Options whose values are texts, also where they look like a number."""
+
+
+def options_of_texts(_ctx: object, _option: object, texts: Sequence[str]) -> dict[str, Any] | None:
+    """Read texts such as ``key=AKIA`` and ``client_kwargs.endpoint_url=http://minio:9000``.
+
+    A point in a name goes into a mapping. No message has a value, which may be a secret.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, mark, value = text.partition("=")
+        names = name.strip().split(".")
+        if not mark or not all(names):
+            msg = "expected NAME=VALUE, such as anon=true; the value is not shown here"
+            raise click.BadParameter(msg)
+        place = found
+        for outer in names[:-1]:
+            place = place.setdefault(outer, {})
+            if not isinstance(place, dict):
+                msg = f"{name}: {outer} is given as a value and as a mapping"
+                raise click.BadParameter(msg)
+        place[names[-1]] = _typed(names[-1], value)
+    return found or None
+
+
+def _typed(name: str, value: str) -> Any:
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    secret = any(word in name.lower() for word in SECRET)
+    return int(value) if value.isdecimal() and not secret else value
 
 
 def limit(_ctx: object, _option: object, value: float | None) -> float | None:

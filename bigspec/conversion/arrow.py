@@ -20,6 +20,7 @@ from bigspec.errors import ArgumentError, DataError, SourceError, needs
 from bigspec.names import shown
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.locations import open_failure
+from bigspec.sources.storage_options import Options, options_for
 
 __all__ = ["ArrowStream", "is_arrow_object", "is_arrow_path", "open_arrow"]
 
@@ -155,6 +156,7 @@ def open_arrow(
     shape: tuple[int, int] | None = None,
     renumber: bool = False,
     limit: int,
+    storage: Options | None = None,
 ) -> ArrowStream:
     """Open Parquet or Arrow files, or an Arrow stream, as triplets.
 
@@ -173,6 +175,8 @@ def open_arrow(
         Number whole-number ids too, by their place among the distinct ids.
     limit : int
         Bytes that the work may hold.
+    storage : dict, optional
+        Credentials and settings of a URL, by fsspec's names.
 
     Raises
     ------
@@ -183,7 +187,8 @@ def open_arrow(
     except ImportError as error:
         msg = needs("a table of Parquet or Arrow", "arrow", "pyarrow")
         raise SourceError(msg) from error
-    name, schema, units, identity = _of_object(src) if is_arrow_object(src) else _of_files(src)
+    opened = _of_object(src) if is_arrow_object(src) else _of_files(src, storage)
+    name, schema, units, identity = opened
     chosen = tuple(
         replace(one, signed=renumber and one.role != "values")
         for one in _chosen(schema, columns, name)
@@ -305,7 +310,7 @@ def _of_object(src: Any) -> tuple[str, Any, list[Unit], dict[str, Any]]:
     return name, schema, [Unit("the stream", rows, read)], identity
 
 
-def _of_files(src: Any) -> tuple[str, Any, list[Unit], dict[str, Any]]:
+def _of_files(src: Any, storage: Options | None) -> tuple[str, Any, list[Unit], dict[str, Any]]:
     """Open a file, a folder or a URL as a dataset of PyArrow's."""
     import fsspec
     import pyarrow as pa
@@ -314,7 +319,8 @@ def _of_files(src: Any) -> tuple[str, Any, list[Unit], dict[str, Any]]:
     where = os.fspath(src)
     name = shown(where)
     try:
-        system, path = fsspec.url_to_fs(where)
+        given = options_for(where, storage) if storage else {}
+        system, path = fsspec.url_to_fs(where, **given)
         form = _format(where) or "parquet"
         dataset = ds.dataset(path, filesystem=system, format=form, partitioning="hive")
         files = [(file, system.info(file)) for file in dataset.files]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bigspec.sources.files import is_market, tenx_file
 from bigspec.sources.locations import local_file
 from bigspec.sources.missing import as_policy
 from bigspec.sources.npz import holds_arrays
+from bigspec.sources.storage_options import Options, as_options
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
@@ -45,6 +47,7 @@ def convert(
     missing_chunks: str = "fill",
     overwrite: bool = False,
     progress: bool | Observer = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Conversion:
     """Write a sparse matrix as a chunked group that a pass reads in panels, in bounded memory.
 
@@ -85,6 +88,9 @@ def convert(
         Replace the store at `dst`, once the new matrix is complete.
     progress : bool or Observer
         Show a live line.
+    storage_options : mapping, optional
+        Credentials, endpoint and settings of a URL; see `bigspec.open_matrix`. A table's URL is
+        read by fsspec, which takes its own names only.
 
     Returns
     -------
@@ -120,9 +126,11 @@ def convert(
         msg = f"format: expected 'csr' or 'csc', got {format!r}"
         raise ArgumentError(msg)
     as_policy(missing_chunks)
-    source = _of_arrow(src, columns, shape, renumber, limit) or _without_attributes(src, shape)
+    storage = as_options(storage_options, src)
+    arrow = _of_arrow(src, columns, shape, renumber=renumber, limit=limit, storage=storage)
+    source = arrow or _without_attributes(src, shape)
     if source is None:
-        opened = open_source(src, limit, raw=raw, missing_chunks=missing_chunks)
+        opened = open_source(src, limit, raw=raw, missing_chunks=missing_chunks, storage=storage)
         source = MatrixStream.of(opened, limit)
     elif raw:
         msg = f"raw: expected only with a sparse group, whose attributes it is about, got {src!r}"
@@ -136,11 +144,15 @@ def convert(
         return Run(source, target, work, observer, began).go()
 
 
-def _of_arrow(src: Any, columns: Any, shape: Any, renumber: bool, limit: int) -> ArrowStream | None:
+def _of_arrow(
+    src: Any, columns: Any, shape: Any, *, renumber: bool, limit: int, storage: Options | None
+) -> ArrowStream | None:
     """Open triplets in Parquet or Arrow; None if it is neither."""
     path = isinstance(src, (str, os.PathLike))
     if is_arrow_path(os.fspath(src)) if path else is_arrow_object(src):
-        return open_arrow(src, columns, shape=shape, renumber=renumber, limit=limit)
+        return open_arrow(
+            src, columns, shape=shape, renumber=renumber, limit=limit, storage=storage
+        )
     if columns is not None or renumber:
         name = "renumber" if columns is None else "columns"
         msg = f"{name}: expected only with Parquet or Arrow triplets, got it with {src!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from bigspec.results.text import rounded_up
 from bigspec.run import SAVED_TYPES
 from bigspec.run.described import Saved, owner_lines, saved_of
 from bigspec.run.identity import plain
+from bigspec.sources.storage_options import as_options
 
 __all__ = ["SavedScan", "show"]
 
@@ -131,13 +133,17 @@ def _gate(rules: list[Any]) -> str:
     return "; ".join(said)
 
 
-def show(where: str | os.PathLike[str]) -> Saved | SavedScan:
+def show(
+    where: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> Saved | SavedScan:
     """Say what a checkpoint holds. It is not taken over, and no matrix is opened.
 
     Parameters
     ----------
     where : str or path
         A path or URL given as `checkpoint` to `bigspec.norm`, `bigspec.svds` or `bigspec.scan`.
+    storage_options : mapping, optional
+        Credentials, endpoint and settings of a URL; see `bigspec.open_matrix`.
 
     Returns
     -------
@@ -156,10 +162,11 @@ def show(where: str | os.PathLike[str]) -> Saved | SavedScan:
     >>> bigspec.show("saved").passes == est.passes
     True
     """
-    state, place = describe(where, (*SAVED_TYPES, *SCAN_TYPES))
+    storage = as_options(storage_options, where)
+    state, place = describe(where, (*SAVED_TYPES, *SCAN_TYPES), storage)
     if not isinstance(state, ScanState):
         return saved_of(state, place)
-    whole = load_latest(where, SCAN_TYPES)  # with its blocks
+    whole = load_latest(where, SCAN_TYPES, storage)  # with its blocks
     run = check_scan(whole, place["where"])
     return SavedScan(
         place["where"],

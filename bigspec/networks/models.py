@@ -51,7 +51,9 @@ class ArrayTensor(Tensor):
         return digest.hexdigest()[:32]
 
 
-def as_model(model: Any, missing_chunks: str = "fill") -> Model:
+def as_model(
+    model: Any, missing_chunks: str = "fill", storage: dict[str, Any] | None = None
+) -> Model:
     """Open what is to be scanned.
 
     Parameters
@@ -60,6 +62,8 @@ def as_model(model: Any, missing_chunks: str = "fill") -> Model:
         Arrays are NumPy's, or objects that turn into one: tensors of torch, JAX or MLX.
     missing_chunks : {"fill", "error"}
         Of a store that is opened here.
+    storage : dict, optional
+        Credentials and settings of a URL.
 
     Raises
     ------
@@ -71,7 +75,7 @@ def as_model(model: Any, missing_chunks: str = "fill") -> Model:
     if isinstance(model, Model):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return _opened(model, missing_chunks)
+        return _opened(model, missing_chunks, storage)
     if not isinstance(model, Mapping):
         msg = (
             "model: expected a path, a URL, or a mapping of names to arrays such as a state dict, "
@@ -103,10 +107,10 @@ def with_shapes(model: Model, where: Any, given: Any) -> Model:
     return replace(model, notes={**model.notes, "shapes": value_shapes(where, given)})
 
 
-def _opened(where: Any, missing_chunks: str) -> Model:
+def _opened(where: Any, missing_chunks: str, storage: dict[str, Any] | None) -> Model:
     from bigspec.networks.formats import open_model
 
-    return open_model(where, missing_chunks=missing_chunks)
+    return open_model(where, missing_chunks=missing_chunks, storage=storage)
 
 
 def _tensor(name: str, value: Any) -> Tensor:

@@ -12,6 +12,8 @@ from bigspec.networks.limits import as_limits
 from bigspec.networks.models import as_model, with_shapes
 from bigspec.networks.planned import Choice
 from bigspec.networks.rows import Options, Scan
+from bigspec.run.identity import as_checkpoint
+from bigspec.sources.storage_options import as_options
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 
@@ -36,6 +38,7 @@ def scan(
     max_norm: float | None = None,
     gate: Any = None,
     progress: bool | Observer = False,
+    storage_options: Mapping[str, Any] | None = None,
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
 ) -> Scan:
     """Bracket the spectral norm of every matrix of a trained network.
@@ -77,6 +80,8 @@ def scan(
         `min_norm`.
     progress : bool or Observer
         Show a live line.
+    storage_options : mapping, optional
+        Credentials, endpoint and settings for the URLs of this call; see `bigspec.open_matrix`.
     input_shape : sequence of int, or mapping of str to that, optional
         Of an ONNX model: the shape of its input, batch included, or the shapes of several by name.
         The norm of each convolution is then that of its layer, on an image of its size; else it is
@@ -112,6 +117,7 @@ def scan(
         everything,
         tuple(split_of(split)),
     )
+    storage = as_options(storage_options, model, minus, checkpoint)
     budget = as_budget(rtol, None, time_limit)
     options = Options(
         rtol=float(budget.rtol),
@@ -120,13 +126,13 @@ def scan(
         limits=as_limits(max_norm, gate),
         memory_limit=as_bytes(memory_limit),
         time_limit=budget.time_limit,
-        checkpoint=checkpoint,
+        checkpoint=as_checkpoint(checkpoint, storage),
         observer=make_observer(progress),
         missing_chunks=missing_chunks,
         input_shape=None if input_shape is None else _plain(input_shape),
     )
-    first = as_model(model, missing_chunks)
-    second = None if minus is None else as_model(minus, missing_chunks)
+    first = as_model(model, missing_chunks, storage)
+    second = None if minus is None else as_model(minus, missing_chunks, storage)
     if input_shape is not None:
         first = with_shapes(first, model, input_shape)
     return Scan(first, second, choice, options)

@@ -15,6 +15,7 @@ from bigspec.matrices import Matrix
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import Layout
 from bigspec.panels.limit import Limit
+from bigspec.panels.upcoming import Upcoming
 
 __all__ = ["Context", "run_panel"]
 
@@ -40,6 +41,8 @@ class Context(ABC):
         When the tasks stop, complete or not.
     first : FirstSlab
         The slab that planning has read, for the first pass.
+    upcoming : Upcoming or None
+        In the process that called bigspec: what is asked for before its task begins.
     """
 
     reads: ClassVar[bool] = True  # whether the tasks need the entries of the matrix
@@ -53,6 +56,7 @@ class Context(ABC):
     buffers: Buffers = field(default_factory=Buffers, kw_only=True)
     limit: Limit = field(default_factory=Limit, kw_only=True)
     first: FirstSlab = field(default_factory=FirstSlab, kw_only=True)
+    upcoming: Upcoming | None = field(default=None, kw_only=True)
 
     @property
     def sum_nbytes(self) -> int:
@@ -73,6 +77,8 @@ class Context(ABC):
 def run_panel(context: Context, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:
     """Do the work of a panel."""
     try:
+        if context.upcoming is not None:
+            context.upcoming.begin(index, context.buffers)
         return context.work(index, chunks)
     finally:
         context.buffers.drop_ahead()

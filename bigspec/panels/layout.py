@@ -40,6 +40,8 @@ class Memory:
     carried : int
         On a cluster, what travels to every worker: operands in memory, and a large block of
         vectors; in this process, copies that opening the matrix made.
+    link : int
+        Encoded chunks of panels that are on their way before their tasks begin.
     """
 
     iterates: int
@@ -48,11 +50,12 @@ class Memory:
     tasks: int
     limit: int
     carried: int = 0
+    link: int = 0
 
     @property
     def total(self) -> int:
         """Sum of all of it."""
-        return self.iterates + self.carried + self.results + self.task * self.tasks
+        return self.iterates + self.carried + self.results + self.link + self.task * self.tasks
 
     @property
     def spare(self) -> int:
@@ -80,6 +83,8 @@ class Layout:
     memory : Memory
     ahead : bool
         Whether the next slab of a panel is asked for while one is multiplied. It changes no bits.
+    panels_ahead : int
+        Panels of one process whose first slabs are asked for before their tasks begin.
     kernel : str
         What multiplies; see `bigspec.kernels.compiled`.
     """
@@ -94,6 +99,7 @@ class Layout:
     fan_in: int
     memory: Memory
     ahead: bool = False
+    panels_ahead: int = 0
     kernel: str = NUMPY
 
     @property

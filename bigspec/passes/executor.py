@@ -23,6 +23,7 @@ from bigspec.panels.context import Context, run_panel
 from bigspec.panels.fused import sum_partials
 from bigspec.panels.layout import Layout
 from bigspec.panels.limit import Abandoned, Limit
+from bigspec.panels.upcoming import Upcoming
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.dask_array import DaskMatrix
 
@@ -40,8 +41,6 @@ __all__ = [
 WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
 LEAST_WINDOW = 4  # of many threads; benchmarks/thousand.py
 IN_FLIGHT = 4000  # panels of all threads, between these two
-
-WAITING = 8  # tasks for each core, at most, where they wait for a link most of the time
 
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]
@@ -123,7 +122,7 @@ class Executor(ABC):
 
     @property
     def waiting(self) -> int:
-        """Tasks that may run at once in this process where they wait for a link."""
+        """Tasks that a worker may begin at once where they wait for a link."""
         return 0
 
     @abstractmethod
@@ -186,11 +185,6 @@ class ThreadExecutor(Executor):
         self.tasks = int(getattr(pool, "_max_workers", workers))
         self.name = f"{self.tasks} threads of this process"
 
-    @property
-    def waiting(self) -> int:
-        """More than cores, unless Dask was told how many tasks, or how."""
-        return WAITING * self.tasks if dask_is_as_it_comes() else self.tasks
-
     def memory(self) -> int:
         """Return the memory limit of this process (cgroups and rlimits respected)."""
         from distributed.system import MEMORY_LIMIT
@@ -215,9 +209,9 @@ class ThreadExecutor(Executor):
         layout = context.layout
         if isinstance(context.matrix, OperatorMatrix):
             return context.at_once()  # type: ignore[no-any-return]
-        context, token = replace(context, limit=Limit(deadline)), uuid.uuid4().hex
-        running = min(layout.memory.tasks, self.waiting)
-        in_flight = window(layout, running)
+        upcoming, running = self._upcoming(context, done), min(layout.memory.tasks, self.tasks)
+        context = replace(context, limit=Limit(deadline), upcoming=upcoming)
+        token, in_flight = uuid.uuid4().hex, window(layout, running)
         options: dict[str, Any] = {"num_workers": running} if running != self.tasks else {}
         total, reported = done.total, done.rounds
         counted = done.rounds * layout.round_panels
@@ -252,8 +246,20 @@ class ThreadExecutor(Executor):
             if isinstance(error, Abandoned):
                 raise DeadlinePassed from None
             raise
+        finally:
+            if upcoming is not None:
+                upcoming.cancel()
         assert total is not None
         return total
+
+    @staticmethod
+    def _upcoming(context: Context, done: FirstRounds) -> Upcoming | None:
+        """Return what is asked for before its task begins; None if nothing is."""
+        layout = context.layout
+        if not layout.panels_ahead or not context.reads:
+            return None
+        left = range(done.rounds * layout.round_panels, layout.panels)
+        return Upcoming(context.matrix, layout, context.first, left)
 
 
 def _chain(

@@ -27,6 +27,7 @@ from bigspec.panels.context import Context, run_panel
 from bigspec.panels.fused import add_in_order
 from bigspec.passes.contract import FirstRounds
 from bigspec.passes.executor import OnPanels, Round, build_round
+from bigspec.passes.far_panels import run_far_panel, run_far_panel_of_pieces
 from bigspec.passes.pieces import in_pieces, run_panel_of_pieces
 
 __all__ = ["Flight", "lost_scheduler", "stretch"]
@@ -65,12 +66,16 @@ class Flight:
         Rounds that are in the base or in the running sum.
     stretch : int
         Rounds that are added on workers before their sum is fetched.
+    far : bool
+        Whether a worker begins more tasks than it has threads; see `run_far_panel`.
     """
 
     def __init__(
         self, client: Any, context: Context, done: FirstRounds, on_panels: OnPanels
     ) -> None:
         self.client, self.context, self.limit = client, context, context.limit
+        threads = max(client.nthreads().values(), default=0)
+        self.far = context.layout.memory.tasks > threads  # and tasks wait outside of the pool
         self.address = client.scheduler.address  # a client that has been closed forgets it
         self.on_panels, self.base = on_panels, done
         self.next = self.landed = self.added = done.rounds
@@ -142,7 +147,10 @@ class Flight:
     def _build(self, index: int) -> Round:
         whole = len(self.reference) == 1
         reference = self.reference[0] if whole else self.reference
-        work = run_panel if whole else run_panel_of_pieces
+        near, far = (
+            (run_panel, run_far_panel) if whole else (run_panel_of_pieces, run_far_panel_of_pieces)
+        )
+        work = far if self.far else near
         return build_round(self.context, reference, self.token, index, work)
 
     # What comes back -----------------------------------------------------------------------

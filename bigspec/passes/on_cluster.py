@@ -34,6 +34,7 @@ __all__ = ["ClusterExecutor", "current_client", "find_executor"]
 LOGGER = logging.getLogger("bigspec.cluster")
 
 DISTRIBUTED = {"distributed", "dask.distributed"}
+WAITING = 8  # tasks of a thread, at most, where they wait for a link most of the time
 
 
 class ClusterExecutor(Executor):
@@ -59,6 +60,11 @@ class ClusterExecutor(Executor):
             f"{len(threads)} Dask worker(s), {self.threads} thread(s), "
             f"scheduler {client.scheduler.address}"
         )
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that a worker may begin, most of which then wait outside of its threads."""
+        return WAITING * self.tasks
 
     def memory(self) -> int:
         """Return the smallest memory limit of the workers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +18,20 @@ from bigspec.results.text import dtype_text, interval_text, rounded_up, seconds_
 from bigspec.run import SAVED_TYPES
 from bigspec.run.checks import check_run_state
 from bigspec.run.identity import plain
+from bigspec.sources.storage_options import as_options
 
 __all__ = ["Saved", "owner_lines", "run_in", "saved_of"]
 
 
-def run_in(checkpoint: str | os.PathLike[str] | None) -> dict[str, Any]:
+def run_in(
+    checkpoint: str | os.PathLike[str] | None, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Describe the run in a checkpoint; empty if there is none, or none that can be read."""
     if checkpoint is None:
         return {}
     try:
-        return saved_of(*describe(checkpoint, SAVED_TYPES)).run
+        storage = as_options(storage_options, checkpoint)
+        return saved_of(*describe(checkpoint, SAVED_TYPES, storage)).run
     except BigspecError:  # whoever continues it says what is wrong
         return {}
 

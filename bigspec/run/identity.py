@@ -74,11 +74,15 @@ def checkpoint_of(
         writer.close()
 
 
-def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
-    """Read the `checkpoint` argument."""
-    if checkpoint is None or isinstance(checkpoint, Checkpoint):
-        return checkpoint
-    return Checkpoint(checkpoint)
+def as_checkpoint(checkpoint: Any, storage: dict[str, Any] | None = None) -> Checkpoint | None:
+    """Read the `checkpoint` argument; options of its own go before those of the call."""
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, Checkpoint):
+        return Checkpoint(checkpoint, storage_options=storage)
+    if checkpoint.storage_options is None and storage is not None:
+        return replace(checkpoint, storage_options=storage)
+    return checkpoint
 
 
 def check_place(matrix: Matrix) -> None:

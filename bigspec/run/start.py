@@ -23,6 +23,7 @@ from bigspec.run import SAVED_TYPES
 from bigspec.run.checks import check_run_state
 from bigspec.run.plan import Plan
 from bigspec.sources.locations import locate, open_node
+from bigspec.sources.storage_options import Options
 
 __all__ = [
     "OwnStart",
@@ -133,10 +134,10 @@ def entropy_of(seed: int | None, start: Start | None) -> int:
     return seed
 
 
-def load_start(start: Any) -> Start | None:
+def load_start(start: Any, storage: Options | None = None) -> Start | None:
     """Read `start`: an estimate, vectors, a file of vectors, or the checkpoint of another run.
 
-    Nothing is unpickled.
+    Nothing is unpickled. `storage` has credentials and settings of a URL.
     """
     if start is None:
         return None
@@ -152,11 +153,11 @@ def load_start(start: Any) -> Start | None:
         if text.endswith((".npz", ".npy")):
             start = _load_numpy(Path(text))
         else:
-            node = open_node(locate(text))
+            node = open_node(locate(text, storage))
             if isinstance(node, zarr.Array):
                 start = _entries(node, text)
             elif str(node.attrs.get("schema", "")).startswith("bigspec.checkpoint/"):
-                return _of_checkpoint(text)
+                return _of_checkpoint(text, storage)
             else:
                 start = _in_group(node, text)
     W = plain_array(start, "start")
@@ -202,8 +203,8 @@ def vectors_when_asked(algorithm: Any, state: Any, block_size: int) -> Any:
     return form if size <= KEPT_BYTES else form()
 
 
-def _of_checkpoint(where: str) -> Start:
-    progress = load_latest(where, SAVED_TYPES)
+def _of_checkpoint(where: str, storage: Options | None) -> Start:
+    progress = load_latest(where, SAVED_TYPES, storage)
     check_run_state(progress, f"start: {where}")
     run, state = progress.run, progress.state
     if state is None:

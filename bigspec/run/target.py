@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import zarr
 
 from bigspec.checkpoint import Documents, Lease
 from bigspec.errors import BigspecError
+from bigspec.sources.storage_options import Options
 from bigspec.sources.targets import (
     check_target,
     complete_target,
@@ -42,11 +43,14 @@ class Target:
     lease : Lease
     argument : str
         What the caller named the place by.
+    options : dict or None
+        Credentials and settings of a URL.
     """
 
     where: str
     lease: Lease
     argument: str = ARGUMENT
+    options: Options | None = field(default=None, repr=False)
 
     def create(self, shape: tuple[int, int], rows: int, dtype: np.dtype[Any]) -> zarr.Array[Any]:
         """Make the array, in the place of what was written there before.
@@ -57,7 +61,7 @@ class Target:
             Another run has taken the place; see `bigspec.checkpoint.Lease`.
         """
         self.check()
-        return create_target(self.where, shape, rows, dtype, self.argument)
+        return create_target(self.where, shape, rows, dtype, self.argument, self.options)
 
     def complete(self, array: zarr.Array[Any]) -> zarr.Array[Any]:
         """Mark the array complete, if the place is still this run's."""
@@ -73,9 +77,14 @@ class Target:
 
 @contextmanager
 def owned_target(
-    where: str | os.PathLike[str] | None, argument: str = ARGUMENT
+    where: str | os.PathLike[str] | None,
+    argument: str = ARGUMENT,
+    *,
+    options: Options | None = None,
 ) -> Iterator[Target | None]:
     """Own the place of the left vectors while inside; with None, do nothing.
+
+    `options` has credentials and settings of a URL.
 
     A run that was killed leaves its document there. The next one takes the place over, as it
     would a checkpoint.
@@ -90,8 +99,8 @@ def owned_target(
     if where is None:
         yield None
         return
-    check_target(where, argument)
-    text, store = os.fspath(where), target_store(where, argument)
+    check_target(where, argument, options)
+    text, store = os.fspath(where), target_store(where, argument, options)
     local = hasattr(store, "root")
     lease = Lease(_Place(store, f"{argument}: {text}", local=local))
     try:
@@ -101,7 +110,7 @@ def owned_target(
     except Exception as error:
         raise write_failure(error, text) from error
     try:
-        yield Target(text, lease, argument)
+        yield Target(text, lease, argument, options)
     finally:
         lease.release()
         if local:  # a run that wrote nothing leaves no folder

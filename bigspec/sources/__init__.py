@@ -84,6 +84,7 @@ def open_source(
     raw: bool = False,
     missing_chunks: str = "fill",
     vectors: int | None = None,
+    storage: dict[str, Any] | None = None,
 ) -> Matrix:
     """Open any matrix, except dask arrays, which only a pass can read.
 
@@ -106,6 +107,8 @@ def open_source(
         Chunks that are not in a store count as its fill value and are counted, or are an error.
     vectors : int, optional
         Bytes for its vectors, if the matrix itself is to be multiplied.
+    storage : dict, optional
+        Credentials and settings of a URL; see `bigspec.sources.storage_options`.
 
     Returns
     -------
@@ -128,7 +131,7 @@ def open_source(
     if isinstance(a, str) and not a:
         msg = "expected a path or URL, got an empty text; is a variable unset?"
         raise ArgumentError(msg)
-    wanted = Wanted(rows, fill, raw, Missing(as_policy(missing_chunks)), vectors)
+    wanted = Wanted(rows, fill, raw, Missing(as_policy(missing_chunks)), vectors, storage)
     a = inner(a)
     if isinstance(a, (str, os.PathLike)):
         return _open_path(a, memory, wanted)
@@ -274,7 +277,7 @@ def _of_hdf5(opened: Matrix | tuple[Any, str], memory: int, wanted: Wanted) -> M
 
 
 def _open_store(text: str, memory: int, wanted: Wanted) -> Matrix:
-    location = locate(text)
+    location = locate(text, wanted.storage)
     node = open_node(location)
     if not isinstance(node, zarr.Array):
         whole = node.attrs.get("encoding-type") == "anndata" and not location.path

@@ -20,7 +20,9 @@ from zarr.storage import FsspecStore
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.names import shown
 from bigspec.sources import retries
+from bigspec.sources.file_parts import described_at, part_at
 from bigspec.sources.locations import Location, open_failure
+from bigspec.sources.object_store import RemoteStore, file_names
 
 __all__ = [
     "Content",
@@ -179,10 +181,10 @@ class RemoteContent(Content):
 
     Parameters
     ----------
-    store : zarr.storage.FsspecStore
-        The store with the file system.
+    store : zarr.storage.FsspecStore or RemoteStore
+        The store with the file.
     path : str
-        Of the file, in that file system.
+        Of the file: in fsspec's file system, or below the URL of a `RemoteStore`.
     name : str
         Without secrets.
 
@@ -194,9 +196,9 @@ class RemoteContent(Content):
 
     samples, block = 2, 1 << 18
 
-    def __init__(self, store: FsspecStore, path: str, name: str) -> None:
+    def __init__(self, store: FsspecStore | RemoteStore, path: str, name: str) -> None:
         self.store, self.path, self.name = store, path, shown(name)
-        said = _asked(lambda: sync(store.fs._info(path)), self.name)
+        said = _asked(lambda: sync(described_at(store, path)), self.name)
         size = said.get("size")
         if said.get("type") == "directory":
             msg = f"{self.name}: expected a file, got a folder"
@@ -211,22 +213,22 @@ class RemoteContent(Content):
 
     def beside(self, name: str) -> RemoteContent:
         """Open a file by its name in the same folder, or below it."""
+        if isinstance(self.store, RemoteStore):
+            if self.path:
+                return RemoteContent(self.store, _beside(self.path, name), _beside(self.name, name))
+            return RemoteContent(self.store.beside(name), "", _beside(self.name, name))
         return RemoteContent(self.store, _beside(self.path, name), _beside(self.name, name))
 
     async def fetch(self, start: int, length: int) -> bytes:
         """Fetch a range once, for a coroutine in zarr's event loop; nothing is checked."""
-        fs, path = self.store.fs, self.path
-        return bytes(await fs._cat_file(path, start=start, end=start + length))
+        return await part_at(self.store, self.path, start, length)
 
     async def asked_again(self) -> str:
         """Return the evidence of now, for a coroutine in zarr's event loop."""
-        return _told_by(await self.store.fs._info(self.path))
+        return _told_by(await described_at(self.store, self.path))
 
     def _range(self, start: int, length: int, what: str) -> Bytes:
-        fs = self.store.fs
-        got = _asked(
-            lambda: sync(fs._cat_file(self.path, start=start, end=start + length)), self.name
-        )
+        got = _asked(lambda: sync(part_at(self.store, self.path, start, length)), self.name)
         if len(got) != length:
             msg = (
                 f"{self.name}: expected {length} bytes of {what}, got {len(got)}; it changed, or "
@@ -239,22 +241,25 @@ class RemoteContent(Content):
 def remote_content(location: Location) -> RemoteContent | None:
     """Return the file at a URL, or None if a folder is there, or names that begin with it."""
     store = location.store
-    if not isinstance(store, FsspecStore) or location.path:
+    if not isinstance(store, (FsspecStore, RemoteStore)) or location.path:
         return None
+    path = "" if isinstance(store, RemoteStore) else store.path
     try:
-        said = retries.with_retries(lambda: sync(store.fs._info(store.path)))
+        said = retries.with_retries(lambda: sync(described_at(store, path)))
     except FileNotFoundError:
         return None
     except Exception as error:
         raise open_failure(error, location.name) from error
     if said.get("type") == "directory":
         return None
-    return RemoteContent(store, store.path, location.name)
+    return RemoteContent(store, path, location.name)
 
 
 def remote_names(location: Location) -> list[str]:
     """Return the names of the files in a folder at a URL; none if it cannot be listed."""
     store = location.store
+    if isinstance(store, RemoteStore):
+        return _names_in(store, location.name)
     if not isinstance(store, FsspecStore):
         return []
     try:
@@ -263,16 +268,26 @@ def remote_names(location: Location) -> list[str]:
         return []
     except Exception as error:
         raise open_failure(error, location.name) from error
-    files = (str(entry["name"]) for entry in found if entry.get("type") != "directory")
-    return sorted(file.rstrip("/").rpartition("/")[2] for file in files)
+    return file_names(found)
 
 
 def file_in(location: Location, name: str) -> RemoteContent:
     """Open a file of a folder at a URL."""
     store = location.store
+    if isinstance(store, RemoteStore):
+        return RemoteContent(store, name, f"{location.name.rstrip('/')}/{name}")
     assert isinstance(store, FsspecStore)
     within = f"{store.path.rstrip('/')}/{name}"
     return RemoteContent(store, within, f"{location.name.rstrip('/')}/{name}")
+
+
+def _names_in(store: RemoteStore, name: str) -> list[str]:
+    try:
+        return retries.with_retries(lambda: sync(store.files()))
+    except (FileNotFoundError, NotADirectoryError, NotImplementedError):
+        return []
+    except Exception as error:
+        raise open_failure(error, name) from error
 
 
 def _told_by(said: dict[str, Any]) -> str:

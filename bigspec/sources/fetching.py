@@ -101,6 +101,15 @@ class Fetch:
             self._left -= len(some)
             yield from some
 
+    def wait(self) -> None:
+        """Wait until all chunks that are under way are here, or failed; they stay."""
+        sync(self._here())
+
+    async def _here(self) -> None:
+        self._fill()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
     def cancel(self) -> None:
         """End all requests, and wait until they have ended."""
         sync(self._end())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
-from zarr.storage import FsspecStore, LocalStore, ZipStore
+from zarr.storage import LocalStore, ZipStore
 
 from bigspec.errors import (
     BigspecError,
@@ -22,8 +22,9 @@ from bigspec.errors import (
     needs,
 )
 from bigspec.names import NOWHERE, bare, shown
-from bigspec.sources import catalog, retries
+from bigspec.sources import catalog, object_store, retries
 from bigspec.sources.kinds import kind_of_file, kind_of_folder, kind_of_name
+from bigspec.sources.storage_options import PROTOCOLS, Options
 from bigspec.sources.virtual import REPOSITORY, reference_store, virtual_store
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Location:
     path: str
 
 
-def locate(text: str) -> Location:
+def locate(text: str, options: Options | None = None) -> Location:
     """Find the store at a path or URL, without reading from it (a local path is stat'ed).
 
     Parameters
@@ -68,6 +69,8 @@ def locate(text: str) -> Location:
     text : str
         ``dir``, ``dir/inside``, ``file.zip``, ``file.zip/inside``, ``file://...``, or any
         fsspec URL; ``::/inside`` at the end points inside the store.
+    options : dict, optional
+        Credentials and settings of a URL; see `bigspec.sources.storage_options`.
 
     Raises
     ------
@@ -79,10 +82,10 @@ def locate(text: str) -> Location:
     outer, inner = _split(text)
     for scheme in ("file://", "local://"):
         outer = outer.removeprefix(scheme)
-    if (store := virtual_store(outer, text)) is not None:
+    if (store := virtual_store(outer, text, options)) is not None:
         return Location(shown(text), store, inner)
     if "://" in outer or "::" in outer:
-        return Location(shown(text), remote_store(outer, text), inner)
+        return Location(shown(text), remote_store(outer, text, options), inner)
     return _locate_local(Path(os.path.abspath(Path(outer).expanduser())), inner, text)  # noqa: PTH100
 
 
@@ -128,7 +131,7 @@ def _split(text: str) -> tuple[str, str]:
     return outer, inner.strip("/")
 
 
-def remote_store(url: str, name: str) -> Store:
+def remote_store(url: str, name: str, options: Options | None = None) -> Store:
     """Return the store at a URL of fsspec's.
 
     Raises
@@ -145,14 +148,18 @@ def remote_store(url: str, name: str) -> Store:
         raise SourceError(msg)
     try:  # some protocols (ftp) connect here
         if url.startswith("reference://"):
-            return reference_store(url)
-        return retries.with_retries(lambda: FsspecStore.from_url(url, read_only=True))
+            return reference_store(url, options)
+        return object_store.remote_store(url, options, read_only=True)
+    except BigspecError:
+        raise
     except ImportError as error:
         protocol = url.split("://", maxsplit=1)[0].split("::")[-1]
         package = _PACKAGES.get(protocol)
         install = f"pip install {package}" if package else "install the package it names"
         if package == "s3fs":
             install = needs(f"{protocol}://", "s3", package)
+        elif protocol in PROTOCOLS:
+            install = needs(f"{protocol}://", "remote", "obstore")
         msg = f"{name}: {protocol}:// URLs need a package that is not here ({error}); {install}"
         raise SourceError(msg) from error
     except ValueError as error:
@@ -278,13 +285,13 @@ def _container(store: Store) -> str:
 
 def open_failure(error: Exception, name: str) -> Exception:
     """Return the error for a source whose opening ended in `error`; see `named_failure`."""
-    cause = f"{type(error).__name__}: {error}"
+    cause = retries.cause_of(error)
     if isinstance(error, (BigspecError, MemoryError)):
         raise error
     if retries.is_forbidden(error) or "Credentials" in type(error).__name__:
         return SourceError(
             f"{name}: this process may not read it ({cause}); check the permissions, or the "
-            "credentials in the environment"
+            "credentials in the environment or in storage_options (--storage-option)"
         )
     if retries.is_transient(error):
         return StoreUnavailableError(

@@ -27,6 +27,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, Wrappe
 from bigspec.errors import ArgumentError, ChunkError, MissingSourceError
 from bigspec.sources.decoders import DamagedChunk
 from bigspec.sources.fetching import part_of, under_way
+from bigspec.sources.object_store import RemoteStore
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest, Store
@@ -285,6 +286,8 @@ class Absences:
         """Whether a listing has the key; False if nothing can be listed."""
         folder, last = _folder(key), key.rpartition("/")[2]
         names = self._listed.get(folder)
+        if names is not None and isinstance(store, RemoteStore) and store.kind != "http":
+            return await store.lists(key)
         if names is None or not _takes_prefix(store):
             return last in (names or ())
         place = _place(store, folder)
@@ -300,6 +303,9 @@ async def _listing(store: Store, folder: str) -> set[str] | None:
     try:
         if _takes_prefix(store):
             await store.fs._find(_place(store, folder), prefix="zarr.json")  # type: ignore[attr-defined]
+            return set()
+        if isinstance(store, RemoteStore) and store.kind != "http":
+            await store.lists(f"{folder}/zarr.json".lstrip("/"))
             return set()
         return {name async for name in store.list_dir(folder)}
     except FileNotFoundError:

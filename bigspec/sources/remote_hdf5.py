@@ -113,9 +113,9 @@ def open_remote_hdf5(
     """
     url, inside = place
     name = shown(text)
-    store = remote_store(url, name)
-    assert isinstance(store, FsspecStore)
-    content = RemoteContent(store, store.path, shown(url))
+    store: Any = remote_store(url, name, wanted.storage)
+    path = store.path if isinstance(store, FsspecStore) else ""
+    content = RemoteContent(store, path, shown(url))
     index = _indexed(content, inside, name, url, wanted)
     for path, ranges in index.arrays.items():
         content.check(0, ranges.end, f"the entries of {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "POLICY",
     "RetryPolicy",
+    "as_os_error",
+    "cause_of",
     "http_status",
     "is_forbidden",
     "is_transient",
@@ -67,9 +70,22 @@ _PASSING_STATUSES = {408, 425, 429}
 """The HTTP statuses from 400 to 499 that may be gone at the next request."""
 
 
+_DEBUG = "\n\nDebug source:"
+_STATUS = re.compile(r"status code: (\d{3})\b")
+_TOOK = re.compile(r" in [\d.]+(?:ns|µs|ms|s)(?: - |\b)")
+MOST_TEXT = 300
+_TOLD = {"AlreadyExistsError", "NotModifiedError", "NotSupportedError", "PreconditionError"}
+"""Errors of obstore's that are answers."""
+_CREDENTIALS = ("://169.254.169.254", "://169.254.170.2", "://metadata.google.internal")
+"""Where machines in a cloud find credentials: an error from there says that there are none."""
+
+
 def http_status(error: BaseException) -> int | None:
     """Return the HTTP status in an error of a client library, or None."""
     status = getattr(error, "status", None) or getattr(error, "code", None)
+    if status is None and _of_obstore(error):
+        found = _STATUS.search(str(error).partition(_DEBUG)[0])
+        status = found[1] if found else None
     try:
         number = int(status)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -77,13 +93,40 @@ def http_status(error: BaseException) -> int | None:
     return number if 400 <= number < 600 else None
 
 
+def _of_obstore(error: BaseException) -> bool:
+    return type(error).__module__ == "obstore.exceptions"
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the kind and text of an error for a message.
+
+    obstore appends its own structures, the time that a request took, and what the server said.
+    """
+    text = str(error)
+    if _of_obstore(error) or _DEBUG in text:
+        lines = text.partition(_DEBUG)[0].splitlines()
+        text = _TOOK.sub(" ", lines[0]) if lines else ""
+        text = text[:MOST_TEXT] + "..." * (len(text) > MOST_TEXT)
+        if code := re.search(r"<Code>(\w+)</Code>", " ".join(lines[1:])):
+            text += f" ({code[1]})"
+    return f"{type(error).__name__}: {text}"
+
+
 def is_forbidden(error: BaseException) -> bool:
-    """Tell whether the store said that this process may not read."""
+    """Tell whether the store said that this process may not read, or there are no credentials."""
+    if _of_obstore(error):
+        kind, text = type(error).__name__, str(error).partition(_DEBUG)[0]
+        if kind in ("PermissionDeniedError", "UnauthenticatedError"):
+            return True
+        if any(place in text for place in _CREDENTIALS) or "credential error" in text:
+            return True
     return isinstance(error, PermissionError) or http_status(error) in (401, 403)
 
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether the same read may succeed a moment later."""
+    if _of_obstore(error):
+        return _passes_in_obstore(error)
     if type(error).__name__ == "ReferenceNotReachable" and error.__cause__ is not None:
         return is_transient(error.__cause__)  # fsspec hides the real failure behind it
     status = http_status(error)
@@ -98,6 +141,37 @@ def is_transient(error: BaseException) -> bool:
         kind.__name__ in _NETWORK_ERRORS.get(kind.__module__.split(".")[0], ())
         for kind in type(error).__mro__
     )
+
+
+def as_os_error(error: Exception) -> Exception:
+    """Return an error of obstore's as those of other clients are: of the operating system's kinds.
+
+    Whoever writes or reads goes on, repeats or gives up by these.
+    """
+    if not _of_obstore(error) or type(error).__name__ in _TOLD:
+        return error
+    text = cause_of(error)
+    if is_forbidden(error):
+        return PermissionError(text)
+    status, passing = http_status(error), is_transient(error)
+    if status is None and not passing:
+        return error
+    made = ConnectionError(text) if passing else OSError(text)
+    if status is not None:
+        made.status = status  # type: ignore[attr-defined]
+    return made
+
+
+def _passes_in_obstore(error: BaseException) -> bool:
+    """Tell it of an error of obstore's, which has a class of its own for what is final."""
+    if type(error).__name__ == "JoinError":  # a task of its runtime ended
+        return True
+    if type(error).__name__ not in ("GenericError", "BaseError") or is_forbidden(error):
+        return False
+    if (status := http_status(error)) is not None:
+        return status >= 500 or status in _PASSING_STATUSES
+    text = str(error)
+    return "HTTP error" in text and "builder error" not in text.partition(_DEBUG)[0]
 
 
 def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
@@ -143,7 +217,7 @@ def named_failure(error: Exception, name: str, key: str) -> Exception:
     """
     if isinstance(error, (BigspecError, MemoryError)):
         raise error
-    cause = f"{type(error).__name__}: {error}"
+    cause = cause_of(error)
     if is_forbidden(error):
         return SourceError(f"{name}: chunk {key} may not be read by this process ({cause})")
     if is_transient(error):

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore
 
 from bigspec.errors import ArgumentError, BigspecError, CheckpointInUseError, DestinationError
 from bigspec.sources import catalog, retries
 from bigspec.sources.locations import open_failure
+from bigspec.sources.object_store import remote_store
+from bigspec.sources.storage_options import Options
 
 __all__ = [
     "check_target",
@@ -31,7 +33,9 @@ SCHEMA = "bigspec.vectors/1"
 OWNER = "owner"  # lies in the array's folder while a run writes it; see `bigspec.run.target`
 
 
-def check_target(where: str | os.PathLike[str], argument: str) -> None:
+def check_target(
+    where: str | os.PathLike[str], argument: str, options: Options | None = None
+) -> None:
     """Refuse, before any work, a place that cannot be written or holds something else.
 
     Raises
@@ -41,7 +45,7 @@ def check_target(where: str | os.PathLike[str], argument: str) -> None:
     SourceError, StoreUnavailableError
         The place cannot be reached.
     """
-    _free(target_store(where, argument), where, argument)
+    _free(target_store(where, argument, options), where, argument)
 
 
 def create_target(
@@ -50,13 +54,14 @@ def create_target(
     rows: int,
     dtype: np.dtype[Any],
     argument: str,
+    options: Options | None = None,
 ) -> zarr.Array[Any]:
     """Make an array of whole-row chunks, marked incomplete; vectors written before are replaced.
 
     What owns the place stays, and every array has a name of its own in its attributes: whoever
     writes to one that was replaced in the meantime is told so.
     """
-    store = target_store(where, argument)
+    store = target_store(where, argument, options)
     _free(store, where, argument)
     attributes: dict[str, Any] = {
         "schema": SCHEMA,
@@ -149,8 +154,10 @@ def write_failure(error: Exception, where: str) -> Exception:
     )
 
 
-def target_store(where: str | os.PathLike[str], argument: str) -> Any:
-    """Return the store at a place, to be written to.
+def target_store(
+    where: str | os.PathLike[str], argument: str, options: Options | None = None
+) -> Any:
+    """Return the store at a place, to be written to, with the options of a URL.
 
     Raises
     ------
@@ -164,7 +171,7 @@ def target_store(where: str | os.PathLike[str], argument: str) -> Any:
     text = os.fspath(where).removeprefix("file://").removeprefix("local://")
     if "://" in text:
         try:
-            return retries.with_retries(lambda: FsspecStore.from_url(text, read_only=False))
+            return remote_store(text, options, read_only=False)
         except Exception as error:
             raise open_failure(error, text) from error
     path = Path(text).expanduser().absolute()

@@ -51,6 +51,8 @@ class Wanted:
         Rule for chunks that are not in the store.
     vectors : int or None
         Bytes that vectors may take; None if the matrix itself may never be multiplied.
+    storage : dict or None
+        Credentials and settings of a URL; see `bigspec.sources.storage_options`.
     """
 
     rows: Sequence[str] | str | None = None
@@ -58,6 +60,7 @@ class Wanted:
     raw: bool = False
     missing: Missing = field(default_factory=Missing)
     vectors: int | None = None
+    storage: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse wishes that contradict each other."""

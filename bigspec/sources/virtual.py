@@ -14,6 +14,8 @@ from zarr.storage import FsspecStore
 from bigspec.errors import ArgumentError, MissingSourceError, SourceError, needs
 from bigspec.names import shown
 from bigspec.sources import retries
+from bigspec.sources.object_options import settings_for
+from bigspec.sources.storage_options import Options, options_for
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -23,8 +25,10 @@ __all__ = [
     "REPOSITORY",
     "ReferenceStore",
     "is_repository",
+    "protocols_of",
     "reference_identity",
     "reference_store",
+    "refers_to_files",
     "virtual_store",
 ]
 
@@ -53,7 +57,7 @@ class ReferenceStore(FsspecStore):
         return await super().get(key, prototype, byte_range)
 
 
-def virtual_store(place: str, text: str) -> Store | None:
+def virtual_store(place: str, text: str, options: Options | None = None) -> Store | None:
     """Return the store of a repository or of a local file of references; None if it is neither.
 
     Parameters
@@ -63,6 +67,8 @@ def virtual_store(place: str, text: str) -> Store | None:
         ``@tag:v1`` or ``@snapshot:ID`` behind it.
     text : str
         All that the user wrote, for messages.
+    options : dict, optional
+        Credentials and settings; see `bigspec.sources.storage_options`.
 
     Raises
     ------
@@ -70,13 +76,14 @@ def virtual_store(place: str, text: str) -> Store | None:
         No repository, no such branch, tag or snapshot, a package that is not installed.
     """
     if place.startswith(ICECHUNK):
-        return _opened(*_split(place.removeprefix(ICECHUNK)), shown(text))
+        inner = place.removeprefix(ICECHUNK)
+        return _opened(*_split(inner), shown(text), options_for(inner, options))
     if "://" in place or "::" in place:
         return None
     path, at = _split(place)
     for held, version in ((place, ""), (path, at)):
         if is_repository(Path(held).expanduser()):
-            return _opened(held, version, shown(text))
+            return _opened(held, version, shown(text), {})
     if _holds_references(Path(place).expanduser()):
         return reference_store(f"reference://::{Path(place).expanduser().absolute()}")
     return None
@@ -87,9 +94,11 @@ def is_repository(folder: Path) -> bool:
     return folder.is_dir() and all((folder / name).is_dir() for name in REPOSITORY)
 
 
-def reference_store(url: str) -> FsspecStore:
+def reference_store(url: str, options: Options | None = None) -> FsspecStore:
     """Return the store of a ``reference://`` URL."""
-    store = retries.with_retries(lambda: FsspecStore.from_url(url, read_only=True))
+    store = retries.with_retries(
+        lambda: FsspecStore.from_url(url, storage_options=options, read_only=True)
+    )
     system = getattr(store.fs, "sync_fs", store.fs)
     if not hasattr(getattr(system, "references", None), "zmetadata"):  # they lie in JSON
         return store
@@ -105,6 +114,25 @@ def reference_identity(store: Any) -> str | None:
     """
     system = getattr(getattr(store, "fs", None), "sync_fs", getattr(store, "fs", None))
     return None if getattr(system, "references", None) is None else _digest(system)
+
+
+def refers_to_files(store: Any) -> bool:
+    """Whether references in JSON name files of this machine and nothing else.
+
+    Those in Parquet are read as they are needed, so nobody knows.
+    """
+    outer = getattr(store, "fs", None)
+    system: Any = getattr(outer, "sync_fs", outer)
+    held = getattr(system, "references", None)
+    return isinstance(held, dict) and all(
+        "file" in protocols_of(one) for one in system.fss.values()
+    )
+
+
+def protocols_of(system: Any) -> set[str]:
+    """Return the names of a file system of fsspec's."""
+    protocol = system.protocol
+    return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
 @lru_cache(maxsize=16)
@@ -140,7 +168,7 @@ def _holds_references(path: Path) -> bool:
     return '"refs"' in head or '".zgroup"' in head
 
 
-def _opened(place: str, version: str, name: str) -> Store:
+def _opened(place: str, version: str, name: str, options: Options) -> Store:
     """Open a repository for reading at a branch, a tag or a snapshot: main by default."""
     try:
         import icechunk
@@ -149,7 +177,7 @@ def _opened(place: str, version: str, name: str) -> Store:
         raise SourceError(msg) from error
     try:
         repository = retries.with_retries(
-            lambda: icechunk.Repository.open(_storage(icechunk, place, name))
+            lambda: icechunk.Repository.open(_storage(icechunk, place, name, options))
         )
         wanted = _version(repository, version, name)
         session = retries.with_retries(lambda: repository.readonly_session(**wanted))
@@ -164,8 +192,8 @@ def _opened(place: str, version: str, name: str) -> Store:
     return store
 
 
-def _storage(icechunk: Any, place: str, name: str) -> Any:
-    """Return where a repository lies; credentials come from the environment."""
+def _storage(icechunk: Any, place: str, name: str, options: Options) -> Any:
+    """Return where a repository lies; credentials come from options or the environment."""
     scheme, mark, rest = place.partition("://")
     if not mark or scheme in ("file", "local"):
         path = Path(rest if mark else place).expanduser().absolute()
@@ -175,16 +203,29 @@ def _storage(icechunk: Any, place: str, name: str) -> Any:
         return icechunk.local_filesystem_storage(str(path))
     bucket, _, prefix = rest.strip("/").partition("/")
     if scheme in ("s3", "s3a"):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        own = _amazon(options)
+        endpoint = (
+            own.pop("endpoint_url", None)
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+        )
         return icechunk.s3_storage(
             bucket=bucket,
             prefix=prefix or None,
-            region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+            region=own.pop("region", None)
+            or os.environ.get("AWS_REGION")
+            or os.environ.get("AWS_DEFAULT_REGION"),
             endpoint_url=endpoint,
             allow_http=bool(endpoint and endpoint.startswith("http://")),
             force_path_style=bool(endpoint),
-            from_env=True,
+            **(own or {"from_env": True}),
         )
+    if options:
+        msg = (
+            f"storage_options: expected none for {scheme}:// behind icechunk://, got "
+            f"{', '.join(sorted(options))}; put the credentials into the environment"
+        )
+        raise ArgumentError(msg)
     if scheme in ("gs", "gcs"):
         return icechunk.gcs_storage(bucket=bucket, prefix=prefix or None, from_env=True)
     msg = (
@@ -192,6 +233,24 @@ def _storage(icechunk: Any, place: str, name: str) -> Any:
         "it with icechunk and pass zarr.open(session.store)[...]"
     )
     raise SourceError(msg)
+
+
+def _amazon(options: Options) -> dict[str, Any]:
+    """Return arguments of icechunk's for a store at S3, of the options that s3fs has."""
+    config = settings_for("s3", "s3://", options).config
+    names = {
+        "access_key_id": "access_key_id",
+        "secret_access_key": "secret_access_key",
+        "session_token": "session_token",
+        "endpoint": "endpoint_url",
+        "region": "region",
+        "skip_signature": "anonymous",
+    }
+    for name in config:
+        if name not in names:
+            msg = f"storage_options: {name!r} is an option that icechunk:// does not take"
+            raise ArgumentError(msg)
+    return {names[name]: value for name, value in config.items()}
 
 
 def _version(repository: Any, version: str, name: str) -> dict[str, str]:

@@ -13,7 +13,8 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 from bigspec.names import bare
 from bigspec.sources.locations import open_failure, place_of
 from bigspec.sources.missing import CERTAIN
-from bigspec.sources.virtual import reference_identity
+from bigspec.sources.object_store import RemoteStore
+from bigspec.sources.virtual import protocols_of, reference_identity, refers_to_files
 
 if TYPE_CHECKING:
     import zarr
@@ -54,9 +55,12 @@ def where_of(array: zarr.Array[Any]) -> str:
         return f"{store.path.absolute()}::/{path}"
     if (references := reference_identity(store)) is not None:
         return f"{references}/{path}"
-    if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        scheme = protocol if isinstance(protocol, str) else protocol[0]
+    if isinstance(store, (FsspecStore, RemoteStore)):
+        if isinstance(store, RemoteStore):  # called as before there was obstore: runs go on
+            scheme = store.scheme
+        else:
+            protocol = store.fs.protocol
+            scheme = protocol if isinstance(protocol, str) else protocol[0]
         # Not after the path is added: it would be a part of a signed query at the end.
         return f"{scheme}://{bare(store.path.strip('/'))}/{path}".rstrip("/")
     if lives_in_process(store):
@@ -92,7 +96,5 @@ def is_far(array: zarr.Array[Any]) -> bool:
     while hasattr(store, "_store"):
         store = store._store
     if isinstance(store, FsspecStore):
-        protocol = store.fs.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        return not names & HERE
+        return not (protocols_of(store.fs) & HERE or refers_to_files(store))
     return not isinstance(store, CERTAIN)

@@ -19,6 +19,7 @@ from werkzeug.serving import make_server
 import bigspec
 from bigspec.checkpoint import Checkpoint, lease
 from bigspec.errors import StoreUnavailableError
+from bigspec.sources.object_options import PATIENCE
 from bigspec.watch import CheckpointWarning
 from tests.checkpoint.runs import ASKED, Stepwise, assert_same_bits
 from tests.conftest import forget_s3_clients
@@ -79,6 +80,7 @@ class Faulty:
         with self.change:
             self.attempts[method, key] += 1
             attempt = self.attempts[method, key]
+            self.conditional = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"} & environ.keys()
             self.change.notify_all()
             fault = self.fault(method, key, attempt)
             self.given[fault] += 1
@@ -86,11 +88,12 @@ class Faulty:
                 self.change.wait_for(
                     lambda: self.attempts[method, key] > attempt or not self.open, timeout=60
                 )
-        if fault in ("500", "SlowDown", "403"):
+        if fault in ("500", "SlowDown", "403", "501"):
             status, code = {
                 "500": ("500 Internal Server Error", "InternalError"),
                 "SlowDown": ("503 Slow Down", "SlowDown"),
                 "403": ("403 Forbidden", "AccessDenied"),
+                "501": ("501 Not Implemented", "NotImplemented"),
             }[fault]
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             body = f"<Error><Code>{code}</Code><Message>on schedule</Message></Error>".encode()
@@ -169,6 +172,7 @@ def test_faults_of_reads_change_no_bit_and_are_counted(late, faulty, bucket, who
 
     if late:
         monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 1)
+        monkeypatch.setitem(PATIENCE, "read_timeout", "1s")
     faulty.fault = fault
     est = bigspec.norm(f"s3://{bucket}/A.zarr", **ASKED)
     assert_same_bits(est, whole)

@@ -26,7 +26,7 @@ from bigspec.watch.live import LiveProgress
 
 OPTIONS_OF_NORM = {
     "rtol", "failure_probability", "algorithm", "block_size", "start", "seed", "max_passes",
-    "time_limit", "memory_limit", "checkpoint", "gate",
+    "time_limit", "memory_limit", "checkpoint", "gate", "storage_options",
 }  # fmt: skip
 
 
@@ -160,8 +160,50 @@ def test_every_option_reaches_the_call(backend, tmp_path):
         "rtol": 1e-2, "failure_probability": 1e-9, "algorithm": "power", "block_size": 16,
         "seed": 5, "start": str(start), "max_passes": 9, "time_limit": "30min",
         "memory_limit": "1GiB", "checkpoint": Checkpoint("run", 5.0, True, True),
-        "gate": Gate(max_norm=9.0, min_norm=2.0),
+        "gate": Gate(max_norm=9.0, min_norm=2.0), "storage_options": None,
     }  # fmt: skip
+
+
+STORE_OPTIONS = ["key=0123", "s3.anon=true", "client_kwargs.endpoint_url=http://h:9", "retries=3"]
+READ = {
+    "key": "0123", "s3": {"anon": True}, "client_kwargs": {"endpoint_url": "http://h:9"},
+    "retries": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["flag", "environment", "file"])
+def test_options_of_a_store_reach_the_call(source, backend, tmp_path, monkeypatch):
+    flags = []
+    if source == "flag":
+        flags = [part for text in STORE_OPTIONS for part in ("--storage-option", text)]
+    elif source == "environment":
+        monkeypatch.setenv("BIGSPEC_STORAGE_OPTION", " ".join(STORE_OPTIONS))
+    else:
+        path = tmp_path / "b.toml"
+        path.write_text(f"storage-option = {json.dumps(STORE_OPTIONS)}\n")
+        flags = ["--config", path]
+    for command in ("norm", "plan"):
+        result = bigspec(command, "s3://b/A.zarr", *flags)
+        assert result.exit_code == 0, result.output
+        assert backend.options["storage_options"] == READ
+
+
+@pytest.mark.parametrize("text", ["hunter2", "=hunter2", "a..b=hunter2", ".=hunter2"])
+def test_an_option_of_a_store_without_a_name_is_refused_unshown(text, backend):
+    result = bigspec("norm", "s3://b/A.zarr", "--storage-option", text)
+    assert result.exit_code == 2
+    assert "expected NAME=VALUE" in result.stderr
+    assert "hunter2" not in result.output + result.stderr
+
+
+def test_options_of_a_store_without_a_url_are_refused(backend):
+    for command in ("norm", "plan"):
+        result = bigspec(command, "A.zarr", "--storage-option", "key=hunter2")
+        assert result.exit_code == 2
+        assert "storage_options: expected a URL such as" in result.stderr
+        assert "hunter2" not in result.output + result.stderr
+    bigspec("norm", "A.zarr", "--checkpoint", "s3://b/run", "--storage-option", "key=a")
+    assert backend.options["storage_options"] == {"key": "a"}
 
 
 def test_bare_numbers_are_seconds_and_bytes(backend):
@@ -385,7 +427,7 @@ def test_interrupted(backend):
 def test_interrupted_before_the_run_in_the_checkpoint_was_restored(
     backend, monkeypatch, held, signal, status
 ):
-    monkeypatch.setattr("bigspec.run.described.run_in", lambda place: held if place else {})
+    monkeypatch.setattr("bigspec.run.described.run_in", lambda place, _: held if place else {})
     backend.answer = signal()
     result = bigspec("norm", "A.zarr", "--quiet", "--checkpoint", "run")
     assert result.exit_code == (75 if held else status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,12 @@ from zarr.storage import LocalStore
 import bigspec
 from bigspec.errors import ChunkError, SourceError
 from bigspec.kernels.buffers import Buffers
-from bigspec.panels.choose_layout import choose_layout
+from bigspec.panels.choose_layout import choose_layout, memory_text
 from bigspec.panels.context import run_panel
 from bigspec.panels.fused import FusedContext
 from bigspec.panels.limit import Abandoned, Limit
 from bigspec.panels.reading import Reader
-from bigspec.passes import find_executor
-from bigspec.passes.executor import WAITING
+from bigspec.panels.upcoming import Upcoming
 from bigspec.sources import fetching, open_source
 from tests.matrices import decaying
 
@@ -240,6 +240,105 @@ def test_an_interval_is_that_of_a_local_store(codecs: Any, tmp_path: Path) -> No
     assert (there.lower, there.upper) == (here.lower, here.upper)
 
 
+# The panels that come next --------------------------------------------------------------------
+
+
+def upcoming_of(matrix: Any, most: int, panels: Any = range(4)) -> tuple[FusedContext, Upcoming]:
+    context = context_of(matrix)
+    layout = replace(context.layout, panels_ahead=most)
+    upcoming = Upcoming(matrix, layout, context.first, panels)
+    return replace(context, layout=layout, upcoming=upcoming), upcoming
+
+
+def test_the_next_panels_travel_before_their_tasks_begin(tmp_path: Path) -> None:
+    """A panel is six chunks, and its first slab two."""
+    store, matrix = far(tmp_path)
+    context, upcoming = upcoming_of(matrix, 2)
+    plain = [run_panel(context_of(matrix), k) for k in range(4)]
+    store.asked.clear()
+    for number, (index, ahead) in enumerate([(0, (1, 2)), (2, (1, 3)), (1, (3,)), (3, ())]):
+        if index == 2:
+            settled(store, lambda: len(store.asked) == 10)
+        done = run_panel(context, index)
+        np.testing.assert_array_equal(done.Z, plain[index].Z)
+        settled(store, lambda n=number, k=ahead: len(store.asked) == 6 * (n + 1) + 2 * len(k))  # type: ignore[misc]
+        assert all(keys(6 * k, 6 * k + 1) <= set(store.asked) for k in ahead)
+    assert set(store.asked.values()) == {1}  # nothing twice
+    assert not context.buffers.ahead
+    upcoming.cancel()
+
+
+def test_another_thread_takes_what_was_asked_for(tmp_path: Path) -> None:
+    store, matrix = far(tmp_path)
+    context, _ = upcoming_of(matrix, 1, range(2))
+    run_panel(context, 0)
+    thread = threading.Thread(target=run_panel, args=(context, 1))
+    thread.start()
+    thread.join(PATIENCE)
+    assert set(store.asked) == keys(*range(12))
+    assert set(store.asked.values()) == {1}
+
+
+def test_what_is_never_read_is_cancelled_at_the_end(tmp_path: Path) -> None:
+    store, matrix = far(tmp_path)
+    store.stuck = keys(6, 7)
+    context, upcoming = upcoming_of(matrix, 1)
+    run_panel(context, 0)
+    settled(store, lambda: store.flying == 2)
+    upcoming.cancel()
+    assert (store.flying, store.cancelled) == (0, 2)
+    upcoming.begin(1, context.buffers)
+    assert not context.buffers.ahead  # and nothing more is asked for
+    assert set(store.asked) == keys(*range(8))
+
+
+def test_a_pass_of_threads_asks_for_every_chunk_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 1)
+    store, matrix = far(tmp_path)
+    plan = bigspec.plan(matrix, algorithm="power", block_size=2)
+    assert plan.layout.panels_ahead > 0
+    est = bigspec.norm(matrix, algorithm="power", block_size=2, seed=1, max_passes=1)
+    here = bigspec.norm(tmp_path / "A", algorithm="power", block_size=2, seed=1, max_passes=1)
+    assert (est.lower, est.upper) == (here.lower, here.upper)
+    assert store.asked == Counter(keys(*range(24)))
+    assert store.flying == 0
+
+
+def test_on_a_worker_of_one_thread_panels_wait_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No chunk is answered before those of three panels are asked for: one thread would hang."""
+    from distributed import Client, LocalCluster
+
+    monkeypatch.setattr("bigspec.panels.choose_layout.PANEL_BYTES", (1, 1))
+    monkeypatch.setattr("bigspec.panels.choose_layout.READ_TO_RETURN", 1)
+    store, matrix = far(tmp_path)
+    store.enough = 3
+    monkeypatch.setattr(FarStore, "__reduce__", lambda self: (_known, (id(self),)))
+    _STORES[id(store)] = store
+    options = {"threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
+    asked: dict[str, Any] = {"algorithm": "power", "block_size": 2, "seed": 1, "max_passes": 1}
+    with LocalCluster(n_workers=1, **options) as cluster, Client(cluster):
+        plan = bigspec.plan(matrix, algorithm="power", block_size=2)
+        assert plan.layout.memory.tasks > 3
+        est = bigspec.norm(matrix, **asked)
+    here = bigspec.norm(tmp_path / "A", **asked)
+    assert (est.lower, est.upper) == (here.lower, here.upper)
+    assert 3 <= store.most <= plan.layout.memory.tasks
+    assert store.flying == 0
+    assert set(store.asked.values()) == {1}
+
+
+_STORES: dict[int, FarStore] = {}
+
+
+def _known(number: int) -> FarStore:
+    return _STORES[number]
+
+
 # What fails ----------------------------------------------------------------------------------
 
 
@@ -311,18 +410,35 @@ def test_an_interrupted_read_leaves_no_request(
 # Memory --------------------------------------------------------------------------------------
 
 
-def test_what_is_ahead_and_more_tasks_are_counted_and_change_no_cut(tmp_path: Path) -> None:
+def test_what_is_on_its_way_is_counted_and_changes_no_cut(tmp_path: Path) -> None:
     _, matrix = far(tmp_path, np.zeros((4096, 1024)), chunks=(64, 1024))
     near = open_source(tmp_path / "A")
-    here = choose_layout(near, 3, blocks=6, limit=1 << 30, tasks=2, local=True, waiting=16)
-    there = choose_layout(matrix, 3, blocks=6, limit=1 << 30, tasks=2, local=True, waiting=16)
-    alone = choose_layout(matrix, 3, blocks=6, limit=1 << 30, tasks=2, local=True)
-    assert there.cut == here.cut == alone.cut
-    assert (here.memory.tasks, alone.memory.tasks) == (2, 2)
-    assert there.memory.tasks == min(16, there.panels)
+    room = {"blocks": 6, "limit": 1 << 30, "tasks": 2}
+    here = choose_layout(near, 3, local=True, waiting=16, **room)  # type: ignore[arg-type]
+    there = choose_layout(matrix, 3, local=True, waiting=16, **room)  # type: ignore[arg-type]
+    assert there.cut == here.cut
+    assert (here.panels_ahead, here.memory.link) == (0, 0)
+    assert there.memory.tasks == here.memory.tasks == 2
+    assert there.panels_ahead == there.panels - 2
+    slab = matrix.ahead_nbytes(there.slab_cells * 64 * 1024 * 8)
+    assert there.memory.link == there.panels_ahead * slab
+    assert there.memory.total == here.memory.total + there.memory.link + 2 * slab
+    assert "on their way" in memory_text(there.memory)
+    tight = {**room, "limit": there.memory.total - there.memory.link + 2 * slab}
+    little = choose_layout(matrix, 3, local=True, **tight)  # type: ignore[arg-type]
+    assert (little.panels_ahead, little.cut) == (1, there.cut)  # half of what is left
+
+
+def test_tasks_that_a_worker_begins_are_counted_and_change_no_cut(tmp_path: Path) -> None:
+    _, matrix = far(tmp_path, np.zeros((4096, 1024)), chunks=(64, 1024))
+    room = {"blocks": 6, "tasks": 2, "local": False}
+    there = choose_layout(matrix, 3, limit=1 << 30, waiting=16, **room)  # type: ignore[arg-type]
+    alone = choose_layout(matrix, 3, limit=1 << 30, **room)  # type: ignore[arg-type]
+    assert there.cut == alone.cut
+    assert (alone.memory.tasks, there.memory.tasks) == (2, min(16, there.panels))
     assert there.memory.total <= there.memory.limit
     tight = alone.memory.total + alone.memory.task // 2
-    little = choose_layout(matrix, 3, blocks=6, limit=tight, tasks=2, local=True, waiting=16)
+    little = choose_layout(matrix, 3, limit=tight, waiting=16, **room)  # type: ignore[arg-type]
     assert (little.memory.tasks, little.cut) == (2, there.cut)
 
 
@@ -339,15 +455,6 @@ def test_a_slab_ahead_is_in_the_memory_of_a_task(
     assert not near.ahead
     # Encoded chunks of the slab that is read, and of the next.
     assert ahead.memory.task == near.memory.task + 2 * (1 << 20)
-
-
-def test_tasks_that_wait_are_as_many_as_dask_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import dask
-
-    monkeypatch.setattr("bigspec.passes.executor.CPU_COUNT", 2)
-    assert find_executor(False).waiting == 2 * WAITING
-    with dask.config.set(num_workers=3):
-        assert find_executor(False).waiting == 3
 
 
 def test_the_terms_of_an_expression_are_read_ahead(tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ class TestMadeSure:
     def test_one_request_lists_a_key_of_s3(self, bucket: str, monkeypatch: Any) -> None:
         import s3fs
 
+        monkeypatch.setattr("bigspec.sources.object_store.find_spec", lambda _: None)
         save(f"s3://{bucket}/A.zarr")
         cat = s3fs.S3FileSystem._cat_file
 
@@ -341,7 +342,7 @@ class TestMadeSure:
         watch = Deleting()
         with pytest.raises((SourceError, ChunkError, MatrixChangedError)):
             bigspec.norm(url, algorithm="lanczos", block_size=2, progress=watch, **CALL)
-        assert watch.done == 99
+        assert watch.done in (99, 100)  # what was on its way in this process ends its pass
 
     def test_both_stores_of_a_difference(self, web: Web) -> None:
         save(web.folder / "B.zarr", 2 * A)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -11,6 +12,8 @@ import zarr
 
 import bigspec
 from bigspec.errors import ArgumentError, MissingSourceError, ResumeError, SourceError
+from bigspec.sources.locations import locate
+from bigspec.sources.zarr_place import is_far
 
 A = np.random.default_rng(0).standard_normal((800, 60))
 
@@ -173,6 +176,14 @@ def test_references_by_their_path_and_by_their_url(write, form, tmp_path):
     est = holds(form.format(write(tmp_path)), np.round(A * 1000) / 1000)
     assert est.chunks == 4
     assert est.missing_chunks == 0
+
+
+def test_only_references_that_may_leave_this_machine_count_as_far(tmp_path):
+    store = locate(str(kerchunk_json(tmp_path))).store
+    array = zarr.open_array(store, path="T", mode="r")
+    assert not is_far(array)
+    store.fs.fss["s3"] = SimpleNamespace(protocol=("s3", "s3a"))
+    assert is_far(array)
 
 
 @pytest.mark.parametrize("write", [kerchunk_json, kerchunk_parquet])

@@ -23,7 +23,7 @@ from bigspec.errors import (
     UnsupportedTypeError,
 )
 from bigspec.kernels.buffers import Buffers
-from bigspec.sources import ZarrMatrix, locations, open_source
+from bigspec.sources import ZarrMatrix, object_store, open_source
 from bigspec.sources.zarr_store import ArrayHandle
 from tests.conftest import DATA
 
@@ -230,7 +230,8 @@ class TestNotAMatrix:
         def missing(*args: Any, **options: Any) -> Any:
             raise ImportError("Install s3fs to access S3")
 
-        monkeypatch.setattr(locations.FsspecStore, "from_url", missing)
+        monkeypatch.setattr(object_store, "find_spec", lambda _: None)
+        monkeypatch.setattr(object_store.FsspecStore, "from_url", missing)
         with pytest.raises(SourceError, match=r"Install s3fs.*pip install s3fs"):
             open_source("s3://bucket/A.zarr")
 

@@ -29,6 +29,7 @@ from bigspec.sources.locations import local_file, local_folder, locate
 from bigspec.sources.members import members_of
 from bigspec.sources.missing import as_policy
 from bigspec.sources.nodes import hdf5_nodes, is_zarr, zarr_nodes
+from bigspec.sources.storage_options import Options
 
 __all__ = ["ACCEPTED", "open_model"]
 
@@ -44,7 +45,12 @@ USUAL = ("pytorch_model.bin", "adapter_model.bin")
 """The weights where other files of PyTorch lie beside them."""
 
 
-def open_model(where: str | os.PathLike[str], *, missing_chunks: str = "fill") -> Model:
+def open_model(
+    where: str | os.PathLike[str],
+    *,
+    missing_chunks: str = "fill",
+    storage: Options | None = None,
+) -> Model:
     """Open the network at a path or URL; only headers are read.
 
     Parameters
@@ -96,24 +102,26 @@ def open_model(where: str | os.PathLike[str], *, missing_chunks: str = "fill") -
         return _Opening(text, missing_chunks).folder(
             names, lambda name: LocalContent(folder / name, f"{shown_as}/{name}")
         )
-    location = locate(text)  # which says what is there instead, if it is a local path
+    location = locate(text, storage)  # which says what is there instead, if it is a local path
     if (remote := remote_content(location)) is not None:
-        return _Opening(text, missing_chunks).file(remote)
+        return _Opening(text, missing_chunks, storage).file(remote)
     names = remote_names(location) if not location.path else []
-    return _Opening(text, missing_chunks).folder(names, lambda name: file_in(location, name))
+    return _Opening(text, missing_chunks, storage).folder(
+        names, lambda name: file_in(location, name)
+    )
 
 
 class _Opening:
     """What is opened, and how."""
 
-    def __init__(self, text: str, missing_chunks: str) -> None:
-        self.text, self.missing_chunks = text, missing_chunks
+    def __init__(self, text: str, missing_chunks: str, storage: Options | None = None) -> None:
+        self.text, self.missing_chunks, self.storage = text, missing_chunks, storage
         self.name = shown(text)
 
     def folder(self, names: list[str], finding: Callable[[str], Content]) -> Model:
         """Open the network that a folder with these files is."""
         if is_zarr(names) or not names:
-            nodes = zarr_nodes(locate(self.text), self.missing_chunks)
+            nodes = zarr_nodes(locate(self.text, self.storage), self.missing_chunks)
             return open_nodes(nodes, self.name, "zarr")
         model = self._files(names, finding)
         if ADAPTER in names:
@@ -209,7 +217,7 @@ class _Opening:
             )
             raise SourceError(msg)
         if is_zarr([name.rpartition("/")[2] for name in members]):
-            nodes = zarr_nodes(locate(self.text), self.missing_chunks)
+            nodes = zarr_nodes(locate(self.text, self.storage), self.missing_chunks)
             return open_nodes(nodes, content.name, "zarr")
         if arrays.is_npz(members):
             return arrays.open_npz(content, members)

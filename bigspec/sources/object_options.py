@@ -1,0 +1,228 @@
+"""From the options that fsspec's users know to those of obstore, by protocol.
+
+An option that is in no table is handed to obstore under its own name, and refused with that name
+if obstore does not know it either. No value is ever part of a message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from bigspec.errors import ArgumentError
+from bigspec.sources.storage_options import Options
+
+__all__ = ["Settings", "settings_for"]
+
+NAMES: dict[str, dict[str, str]] = {
+    "s3": {
+        "key": "access_key_id",
+        "username": "access_key_id",
+        "secret": "secret_access_key",
+        "password": "secret_access_key",
+        "token": "session_token",
+        "anon": "skip_signature",
+        "endpoint_url": "endpoint",
+        "region_name": "region",
+        "requester_pays": "request_payer",
+    },
+    "gs": {"endpoint_url": "base_url", "anon": "skip_signature"},
+    "az": {"sas_token": "sas_key", "anon": "skip_signature", "endpoint_url": "endpoint"},
+    "http": {},
+}
+"""fsspec's name: obstore's."""
+
+CLIENT = {
+    "allow_http", "allow_invalid_certificates", "connect_timeout", "default_headers", "http1_only",
+    "http2_only", "pool_idle_timeout", "pool_max_idle_per_host", "proxy_url", "proxy_excludes",
+    "proxy_ca_certificate", "read_timeout", "root_certificate", "timeout", "user_agent",
+}  # fmt: skip
+"""Settings of obstore's HTTP client, for all protocols."""
+
+PATIENCE = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15min"}
+"""obstore by itself gives a request 30 s in all, which a large chunk over a slow link needs."""
+
+TOKEN, PROFILE = "token", "profile"
+
+CHAIN = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
+"""With one of these in the environment obstore finds its way."""
+
+
+@dataclass
+class Settings:
+    """Arguments of an obstore store.
+
+    Attributes
+    ----------
+    config, client : dict
+    provider : object or None
+        Finds credentials, where obstore by itself does not look.
+    """
+
+    config: Options = field(default_factory=dict)
+    client: Options = field(default_factory=lambda: {"allow_http": True, **PATIENCE})
+    provider: Any = None
+
+
+def settings_for(kind: str, url: str, options: Options) -> Settings:
+    """Return the arguments of obstore for a URL.
+
+    Parameters
+    ----------
+    kind : {"s3", "gs", "az", "http"}
+    url : str
+    options : dict
+        Those of fsspec's and those of obstore's.
+
+    Raises
+    ------
+    ArgumentError
+        An option that has no counterpart.
+    """
+    made, left = Settings(), dict(options)
+    for name, value in dict(left.pop("client_kwargs", None) or {}).items():
+        _client_argument(made, left, name, value)
+    for name, value in dict(left.pop("client_options", None) or {}).items():
+        made.client[name] = _plain(value)
+    if kind == "gs":
+        _google_token(made, left.pop(TOKEN, None))
+    if kind == "az":
+        _azure(made, left)
+    if kind == "http":
+        _http(made, left, url)
+    profile = left.pop(PROFILE, None) if kind == "s3" else None
+    for name, value in left.items():
+        if name in CLIENT:
+            made.client[name] = _plain(value)
+        elif kind == "http":
+            raise unknown(name)
+        elif value is not None:
+            made.config[NAMES[kind].get(name, name)] = _plain(value)
+    if kind == "s3":
+        made.provider = _amazon(made.config, profile)
+    return made
+
+
+def unknown(name: str, inside: str = "") -> ArgumentError:
+    """Return the error for an option that neither table nor obstore knows."""
+    return ArgumentError(
+        f"storage_options: {inside + name!r} is an option that obstore, the client of this URL, "
+        "does not have. Leave it out, or open the store with fsspec and pass the zarr array"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as obstore takes it: texts, whole mappings of texts, truth values."""
+    if isinstance(value, bool) or value is None or isinstance(value, (Mapping, bytes)):
+        return value
+    return str(value)
+
+
+def _client_argument(made: Settings, left: Options, name: str, value: Any) -> None:
+    """Take an argument of botocore's or aiohttp's client."""
+    if name in ("endpoint_url", "region_name"):
+        left.setdefault({"endpoint_url": "endpoint_url", "region_name": "region"}[name], value)
+    elif name == "verify" and isinstance(value, bool):
+        made.client["allow_invalid_certificates"] = not value
+    elif name == "verify":
+        with open(value, "rb") as file:  # noqa: PTH123 - a text of the user
+            made.client["root_certificate"] = file.read()
+    elif name == "headers":
+        left["headers"] = value
+    elif name in CLIENT:
+        made.client[name] = _plain(value)
+    else:
+        raise unknown(name, "client_kwargs.")
+
+
+def _http(made: Settings, left: Options, url: str) -> None:
+    """Take headers, and a user of the URL, whom obstore leaves out of its requests."""
+    headers = {str(k): str(v) for k, v in dict(left.pop("headers", None) or {}).items()}
+    parts = urlsplit(url)
+    if parts.username is not None and "authorization" not in {name.lower() for name in headers}:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
+    if headers:
+        made.client["default_headers"] = headers
+
+
+def _google_token(made: Settings, token: Any) -> None:
+    """Take what gcsfs calls a token: a word, a file, what such a file holds, or a token."""
+    if token in (None, "cloud", "google_default"):  # where obstore looks by itself
+        return
+    if token == "anon":  # noqa: S105, RUF100 - gcsfs's word
+        made.config["skip_signature"] = True
+    elif isinstance(token, Mapping):
+        made.config["service_account_key"] = json.dumps(dict(token))
+    elif isinstance(token, (str, os.PathLike)) and os.path.isfile(token):  # noqa: PTH113
+        made.config["application_credentials"] = os.fspath(token)
+    elif isinstance(token, str) and token not in ("browser", "cache"):
+        made.config["bearer_token"] = token
+    else:
+        raise unknown(TOKEN)
+
+
+def _azure(made: Settings, left: Options) -> None:
+    """Take adlfs's connection string and host."""
+    parts = str(left.pop("connection_string", None) or "").split(";")
+    held = dict(part.split("=", 1) for part in parts if "=" in part)
+    for theirs, ours in (
+        ("AccountName", "account_name"),
+        ("AccountKey", "account_key"),
+        ("SharedAccessSignature", "sas_key"),
+        ("BlobEndpoint", "endpoint"),
+    ):
+        if theirs in held:
+            made.config[ours] = held[theirs]
+    if (host := left.pop("account_host", None)) is not None:
+        made.config["endpoint"] = host if "://" in str(host) else f"https://{host}"
+
+
+def _amazon(config: Options, profile: str | None) -> Any:
+    """Return a finder of credentials as s3fs has it, where the user names none and it is here."""
+    if profile is None:
+        named = {"access_key_id", "skip_signature", "aws_access_key_id"} & config.keys()
+        if named or any(os.environ.get(name) for name in CHAIN):
+            return None
+    try:
+        import botocore.session  # noqa: F401
+    except ImportError:
+        if profile is not None:
+            raise unknown(PROFILE) from None
+        return None
+    return AmazonCredentials(profile)
+
+
+@dataclass(frozen=True)
+class AmazonCredentials:
+    """Finds credentials by botocore's rules, as s3fs does: profiles, files, SSO, the machine.
+
+    obstore knows the environment and the machine only.
+
+    Attributes
+    ----------
+    profile : str or None
+    """
+
+    profile: str | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        """Return credentials, and until when they hold."""
+        import botocore.session
+
+        found = botocore.session.Session(profile=self.profile).get_credentials()
+        if found is None:
+            msg = "no credentials in the environment, in a profile or on this machine"
+            raise PermissionError(msg)
+        frozen = found.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": getattr(found, "_expiry_time", None),
+        }
