@@ -94,7 +94,7 @@ def product_error(facts: Facts, n: int, depth: float, *, complex_: bool = False)
     it counts. The norm of ``|A|`` is bounded by the facts. The rounding margin that bigspec states
     is this model, not a worst case over all roundings.
     """
-    if facts.terms:
+    if facts.terms > 0.0:
         n, depth = min(n, int(facts.terms)), min(depth, facts.terms)
     factor = 8.0 * (np.sqrt(n) + np.sqrt(depth) + 4.0)
     factor = max(factor, facts.chain) * (2.0 if complex_ else 1.0)

@@ -62,7 +62,7 @@ def build_round(
     reference: Any,
     token: str,
     index: int,
-    work: Callable[..., Any] = run_panel,
+    work: Callable[..., Any] | None = None,
 ) -> Round:
     """Build the tasks of round `index`.
 
@@ -75,7 +75,8 @@ def build_round(
         Part of all keys.
     index : int
     work : callable
-        Called with the reference, the number of a panel and its chunks, if it has any.
+        Called with the reference, the number of a panel and its chunks, if it has any. By default
+        `run_panel`.
     """
     layout, matrix = context.layout, context.matrix
     first = index * layout.round_panels
@@ -88,7 +89,7 @@ def build_round(
         if context.reads and isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
             chunks, tasks = matrix.chunks(layout, panel)
             graph.update(tasks)
-        graph[key] = (work, reference, panel, chunks)
+        graph[key] = (work or run_panel, reference, panel, chunks)
         keys.append(key)
     root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
     return Round(graph, root, steps)

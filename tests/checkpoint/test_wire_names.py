@@ -37,7 +37,10 @@ NAMES = {
         " chunks missing_chunks"
     ),
     "RawFacts": "squares column_sums row_sum largest nonnegative magnitude chain",
-    "Facts": "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared chain",
+    "Facts": (
+        "frobenius_squared one_norm inf_norm largest nonnegative magnitude_squared chain"
+        " terms given"
+    ),
     "LanczosState": (
         "passes exponent facts V_last V_next T B tie basis eps start_defect narrowest collatz"
     ),
