@@ -225,8 +225,10 @@ def working(work: Work, observer: Observer) -> Iterator[None]:
     """
     try:
         yield
-    except (DataError, MemoryLimitError):
+    except (DataError, MemoryLimitError) as error:
         work.remove()
+        error.saved = None  # a run of the work says where it lay
+        error.__notes__ = []
         raise
     except OSError as error:
         if error.errno in UNWRITABLE:

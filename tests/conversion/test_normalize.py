@@ -222,9 +222,12 @@ def test_in_place_nothing_that_lies_beside_is_lost(tmp_path):
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_says_why_and_leaves_nothing(source, options, error, message, tmp_path):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         bigspec.normalize(source, tmp_path / "B.zarr", **options)
     assert list(tmp_path.iterdir()) == []
+    # The run inside saves as it goes, and what it saved is gone with the work.
+    assert caught.value.saved is None
+    assert not getattr(caught.value, "__notes__", [])
 
 
 def test_a_place_that_is_taken_is_not_replaced_without_a_word(tmp_path):
