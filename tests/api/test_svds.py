@@ -1,7 +1,6 @@
 """Singular triplets: every interval of every pass holds, and the vectors are what they claim."""
 
 import json
-import tracemalloc
 
 import dask.array as da
 import numpy as np
@@ -16,6 +15,7 @@ from bigspec.errors import ArgumentError, MatrixChangedError, MemoryLimitError, 
 from bigspec.sources.targets import create_target
 from bigspec.watch import Observer
 from tests.matrices import clustered, decaying, gapped, with_spectrum
+from tests.memory import traced_peak
 from tests.real import load
 
 SLACK = 32 * np.finfo(float).eps
@@ -368,11 +368,9 @@ def test_with_the_least_memory_a_run_and_its_last_pass_take_no_more_than_planned
     basis = 3 * 72 * 400 * 8  # the least that is accepted
     options = {"block_size": 72, "memory_limit": planned + basis}
     assert bigspec.plan(A, k=k, **options).vectors_bytes == plan.vectors_bytes
-    tracemalloc.start()
-    triplets = bigspec.svds(A, k, max_passes=2, seed=1, **options)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert 2 * triplets.u.nbytes < peak < planned
+    with traced_peak() as peak:
+        triplets = bigspec.svds(A, k, max_passes=2, seed=1, **options)
+    assert 2 * triplets.u.nbytes < peak[0] < planned
 
 
 def test_a_basis_that_outgrows_the_memory_ends_the_run_honestly():

@@ -3,7 +3,6 @@
 import errno
 import gzip
 import json
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from bigspec.errors import (
 )
 from bigspec.sources import matrix_market
 from tests.conversion.test_sources import assert_is, triplets
+from tests.memory import traced_peak
 
 HEAD = "%%MatrixMarket matrix coordinate real general\n% a comment\n\n3 4 2\n"
 
@@ -311,10 +311,9 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path, monkeypatch):
     for count in (200_000, 800_000):
         rows, columns = (rng.integers(0, 3000, count) for _ in range(2))
         np.savez(tmp_path / "A.npz", data=np.ones(count), row=rows, col=columns, shape=(3000, 3000))
-        tracemalloc.start()
-        bigspec.convert(tmp_path / "A.npz", tmp_path / f"{count}.zarr", memory_limit=limit)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+        with traced_peak() as peak:
+            bigspec.convert(tmp_path / "A.npz", tmp_path / f"{count}.zarr", memory_limit=limit)
+        peaks += peak
     assert 2 * limit < 24 * 200_000
     # How many chunks are on their way at once differs from run to run; the bound does not.
     assert max(peaks) < limit + 20 * 8 * writing.CHUNK < 24 * 200_000

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import tracemalloc
 from collections.abc import Callable
 
 import dask
@@ -29,6 +28,7 @@ from bigspec.errors import (
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.composed import Composed
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
+from tests.memory import traced_peak
 
 M, N = 60, 44
 
@@ -484,11 +484,9 @@ def test_what_is_left_of_a_matrix_after_its_leading_triplets():
 def test_sparse_centring_makes_no_dense_slab():
     A = sp.random(20_000, 3000, 1e-3, format="csr", rng=np.random.default_rng(0))
     matrix = bigspec.centered(A)
-    tracemalloc.start()
-    bigspec.norm(matrix, algorithm="lanczos", block_size=4, max_passes=2)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 0.1 * 20_000 * 3000 * 8
+    with traced_peak() as peak:
+        bigspec.norm(matrix, algorithm="lanczos", block_size=4, max_passes=2)
+    assert peak[0] < 0.1 * 20_000 * 3000 * 8
 
 
 @pytest.mark.parametrize("place", ["dense", "sparse"])

@@ -1,7 +1,6 @@
 """The products of sparse slabs: SciPy's routines, any format and cut, the facts, the memory."""
 
 import itertools
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import _sparsetools
 
 from bigspec.kernels import Accumulator, scratch_nbytes, sparse, working_dtype
+from tests.memory import traced_peak
 
 
 def sparse_entries(m, n, dtype, density=0.2, seed=0):
@@ -155,10 +155,8 @@ def test_a_slab_holds_what_is_planned_and_no_copy_of_its_entries(dtype, facts):
     A.has_canonical_format = True
     V = block_of(n, 4, working_dtype(A.dtype))
     total = Accumulator(V, n, A.dtype, exponent=0, facts=facts, transposed=False)
-    tracemalloc.start()
-    total.add_slab([(0, A)])
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= scratch_nbytes(A.dtype)
+    with traced_peak() as peak:
+        total.add_slab([(0, A)])
+    assert peak[0] <= scratch_nbytes(A.dtype)
     if facts and dtype != "f8":
-        assert peak >= scratch_nbytes(A.dtype) / 3
+        assert peak[0] >= scratch_nbytes(A.dtype) / 3

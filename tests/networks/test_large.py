@@ -1,7 +1,6 @@
 """Tensors beyond the memory limit: decoded, scaled and masked a rectangle at a time."""
 
 import pickle
-import tracemalloc
 
 import gguf
 import ml_dtypes
@@ -17,6 +16,7 @@ from bigspec.networks.formats import open_model
 from bigspec.networks.roles import entries_of
 from bigspec.networks.tiles import Tiles, tiled, times
 from bigspec.sources.content import LocalContent
+from tests.memory import traced_peak
 from tests.networks.formats import writers
 
 RNG = np.random.default_rng(5)
@@ -164,11 +164,9 @@ def test_no_more_is_held_than_the_limit_and_little_is_read_at_once(tmp_path, mon
     scan(written(tmp_path / "first", {"w": small(30, 20)}), memory_limit=LIMIT).run()  # imports
     found = scan(path, memory_limit=limit)
     monkeypatch.setattr(LocalContent, "at", at)
-    tracemalloc.start()
-    row = found["w"]
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= limit
+    with traced_peak() as peak:
+        row = found["w"]
+    assert peak[0] <= limit
     assert max(lengths) < W["w"].size
     exact = np.linalg.norm(W["w"].astype("f8") * W["w_scale"].astype("f8")[:, None], 2)
     assert row.lower <= exact <= row.upper

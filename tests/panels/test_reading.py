@@ -3,7 +3,6 @@
 import pickle
 import threading
 import time
-import tracemalloc
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -28,6 +27,7 @@ from bigspec.passes import DeadlinePassed, FirstRounds, find_executor, open_dask
 from bigspec.passes.executor import ThreadExecutor, build_round
 from bigspec.sources import open_source
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
+from tests.memory import traced_peak
 
 A = decaying(90, 40)
 KINDS = ["fused", "forward", "backward", "columns"]
@@ -275,11 +275,9 @@ def test_no_work_copies_a_sparse_slab(kind, transposed, dtype, monkeypatch):
     if context.V is not None:
         length = 4000 if kind == "backward" else 3000
         context = replace(context, V=np.ones((length, 3), working_dtype(S.dtype)))
-    tracemalloc.start()
-    context.work(0)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 0.25 * S.data.nbytes
+    with traced_peak() as peak:
+        context.work(0)
+    assert peak[0] < 0.25 * S.data.nbytes
 
 
 def test_a_sparse_slab_with_factors_is_not_copied_after_the_first_pass(monkeypatch):
@@ -291,8 +289,6 @@ def test_a_sparse_slab_with_factors_is_not_copied_after_the_first_pass(monkeypat
     block, buffers = matrix.read(rows, columns, Buffers()), Buffers()
     context = FusedContext(matrix, layout, np.ones((3000, 3)), 0, False, buffers=buffers)
     total = context.accumulator()
-    tracemalloc.start()
-    total.add_slab([(0, block)])
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 0.25 * S.data.nbytes
+    with traced_peak() as peak:
+        total.add_slab([(0, block)])
+    assert peak[0] < 0.25 * S.data.nbytes

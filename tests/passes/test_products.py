@@ -1,7 +1,5 @@
 """``A @ B``: its norm and triplets from passes over the factors, never formed."""
 
-import tracemalloc
-
 import dask.array as da
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from bigspec.errors import (
 from bigspec.passes.products.images import Images
 from bigspec.watch import Observer
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
+from tests.memory import traced_peak
 
 P = 30
 
@@ -273,14 +272,10 @@ def test_a_plan_counts_what_its_factors_hold_and_the_basis_gets_the_rest():
     memory = plan.layout.memory
     assert memory.task > max(bigspec.plan(M, **options).layout.memory.task for M in (A, B))
     assert plan.algorithm.basis_bytes == memory.limit - memory.total
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         est = bigspec.norm(A @ B, rtol=1e-9, max_passes=8, **options)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     assert est.passes == 8
-    assert peak < memory.limit
+    assert peak[0] < memory.limit
 
 
 @pytest.mark.parametrize("k", [0, 2])

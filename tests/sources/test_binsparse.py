@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from bigspec.errors import DataError, SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources import open_source
 from bigspec.sources import sparse_store as module
+from tests.memory import traced_peak
 
 FORMATS = ["CSR", "CSC", "DCSR", "DCSC", "COO", "COOC"]
 
@@ -246,14 +246,10 @@ def test_one_hypersparse_row_of_very_many() -> None:
 def test_rows_that_cannot_be_told_apart_are_all_in_the_plan(form: str, dtype: str) -> None:
     group = in_memory(random(600_000, 4, 0.01).astype(dtype), form, step=10_000)
     options = {"block_size": 16, "max_passes": 1, "memory_limit": "1GiB"}
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         est = bigspec.norm(group, **options)  # type: ignore[arg-type]
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     assert est.layout["orientation"] == "rows"
-    assert peak < est.layout["memory"]["total"]
+    assert peak[0] < est.layout["memory"]["total"]
 
 
 @pytest.mark.parametrize("ending", ["h5", "zarr"])

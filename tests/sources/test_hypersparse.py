@@ -1,7 +1,5 @@
 """Two entries in a matrix of a thousand million rows: refused by its shape, before any pointer."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -12,6 +10,7 @@ import bigspec
 from bigspec.algorithms import REGISTRY
 from bigspec.errors import DataError, MemoryLimitError
 from bigspec.sources.checks import LEAST_BLOCKS
+from tests.memory import traced_peak
 
 N = 10**9
 PLACES = np.array([0, N - 1])
@@ -55,12 +54,12 @@ DOORS = pytest.mark.parametrize("source", [market, npz, group, coordinates, pyda
 )
 def test_what_no_memory_holds_is_refused_by_the_header(source, call, tmp_path):
     a = source(tmp_path)
-    tracemalloc.start()
-    with pytest.raises(MemoryLimitError, match=r"expected at least 37\.3 GiB for the vectors of"):
+    refused = pytest.raises(
+        MemoryLimitError, match=r"expected at least 37\.3 GiB for the vectors of"
+    )
+    with traced_peak() as peak, refused:
         call(a, memory_limit="8GiB")
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 64 << 20  # pointers would take 8 GB
+    assert peak[0] < 64 << 20  # pointers would take 8 GB
 
 
 @pytest.mark.parametrize("source", [market, npz])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from bigspec.errors import DataError, MissingSourceError, SourceError, Unsupport
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources import StoredSparse, open_source
 from bigspec.sources import sparse_store as module
+from tests.memory import traced_peak
 
 
 def write(where: Any, A: Any, **changes: Any) -> Any:
@@ -288,13 +288,9 @@ def test_a_run_holds_no_more_than_was_planned_and_a_fifth_of_it(form: str, tmp_p
     A = sp.csr_array((entries, (rows, columns)), shape=(20_000, 1000))
     sp.save_npz(tmp_path / "A.npz", A.asformat(form))
     bigspec.convert(tmp_path / "A.npz", tmp_path / "A.zarr", format=form)
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         est = bigspec.norm(tmp_path / "A.zarr", memory_limit="100MiB", max_passes=2, rtol=1e-9)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert est.layout["memory"]["total"] / 5 < peak < est.layout["memory"]["total"]
+    assert est.layout["memory"]["total"] / 5 < peak[0] < est.layout["memory"]["total"]
 
 
 @pytest.mark.parametrize(

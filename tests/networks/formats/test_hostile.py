@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 from bigspec.errors import BigspecError, SourceError
 from bigspec.networks.formats import open_model
+from tests.memory import traced_peak
 from tests.networks.formats.test_contract import FORMATS, numbers
 from tests.networks.formats.writers import entry, safetensors_of
 
@@ -133,11 +133,9 @@ def outcomes(name, folder, many):
 
 @pytest.mark.parametrize("name", MUTATED)
 def test_a_mutation_is_an_error_of_ours_or_a_file_that_can_be_read(name, tmp_path):
-    tracemalloc.start()
-    refused, read = outcomes(name, tmp_path, 250)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < MOST
+    with traced_peak() as peak:
+        refused, read = outcomes(name, tmp_path, 250)
+    assert peak[0] < MOST
     assert min(refused, read) > 15
 
 
