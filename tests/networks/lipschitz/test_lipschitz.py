@@ -321,3 +321,33 @@ def test_an_operator_of_ones_own_is_scaled_by_a_factor_beside_it():
 def test_a_wrong_argument_is_named(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         bigspec.lipschitz([A, "relu", B], **arguments)
+
+
+def test_the_lower_end_of_a_deep_stack_is_what_exact_slopes_give():
+    """The product of norms is 1e16 times the derivative; the slopes are those in long double."""
+    rng = np.random.default_rng(0)
+    layers = [rng.standard_normal((24, 24)) * np.sqrt(2 / 24) for _ in range(44)]
+    stack = [part for W in layers for part in (W, "relu")][:-1]
+    found = bigspec.lipschitz(stack, seed=1, rescale=False, window=1, at=8)
+    assert found.upper > 1e16 * found.lower > 0
+    x, J = found.point.astype(np.longdouble), np.eye(24, dtype=np.longdouble)
+    for k, W in enumerate(layers):
+        x, J = W.astype(np.longdouble) @ x, W.astype(np.longdouble) @ J
+        if k + 1 < len(layers):
+            J[x < 0] = 0
+            x[x < 0] = 0
+    assert found.lower <= np.linalg.norm(J @ found.right) <= found.lower * 1.01
+    assert found.lower == pytest.approx(np.linalg.norm(J.astype(float), 2), rel=1e-2)
+
+
+def test_a_lower_end_of_zero_says_why():
+    W = np.eye(3)
+    flat = bigspec.lipschitz([(W, [-50.0] * 3), "relu", W], seed=1)
+    assert flat.lower == flat.rounding == 0.0
+    assert "the derivative is 0 at 32 points: give points of your data" in flat.summary()
+    found = bigspec.lipschitz([(W, [-50.0] * 3), "relu", W], at=np.full((1, 3), 60.0), seed=1)
+    assert found.lower == pytest.approx(1.0)
+    unsure = bigspec.lipschitz([W, "relu", W], at=np.zeros((1, 3)), seed=1)
+    assert (unsure.lower, unsure.rounding) == (0.0, 1.0)
+    assert "rounding may be all of the derivative at 1 point" in unsure.summary()
+    assert "no point was tried" in bigspec.lipschitz([W, "relu", W], at=0, seed=1).summary()
