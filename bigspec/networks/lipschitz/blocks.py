@@ -22,13 +22,14 @@ from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.networks.lipschitz.stack import Branches, Stack
 from bigspec.networks.lipschitz.steps import EVALUATION, Linear, Local, Point, Step, lengths
 
-__all__ = ["narrow", "push_by_blocks", "slopes_at"]
+__all__ = ["blocks_of", "push_by_blocks", "slopes_at"]
 
 Array = np.ndarray[Any, Any]
 
 GROWTH = 1e3  # of the product of norms in a block: of 1, 10, .. 1e5 the one that reached deepest
 MOST_COLUMNS = 4096  # of the derivative of a block, which is formed
-MOST_WORK = 1e11  # multiplications for all blocks: seconds
+MOST_WORK = 3e10  # multiplications for all blocks: seconds
+SLOPPY = 0.05  # relative width of the norm of a block, whose upper end alone is used
 
 
 def slopes_at(stack: Stack, points: Array) -> list[Local]:
@@ -41,28 +42,30 @@ def slopes_at(stack: Stack, points: Array) -> list[Local]:
     return locals_
 
 
-def narrow(stack: Stack, x: Array) -> bool:
-    """Return whether the derivatives of blocks can be formed."""
-    return _blocks(stack, x) is not None
-
-
-def push_by_blocks(stack: Stack, x: Array, v: Array) -> Point:
-    """Return ``J(x) v`` with a bound of its error, of a stack that is narrow.
+def push_by_blocks(blocks: Sequence[Sequence[Step]], x: Array, v: Array) -> Point:
+    """Return ``J(x) v`` with a bound of its error.
 
     Parameters
     ----------
-    stack : Stack
-        The sizes of its matrices are known.
+    blocks : sequence of sequence of Step
+        The sizes of their matrices are known.
     x, v : ndarray (n, 1)
     """
     point, vector = Point(x, np.zeros(1)), Point(v, np.zeros(1))
-    for block in _blocks(stack, x) or [list(stack.steps)]:
+    for block in blocks:
         point, vector = _through(block, point, vector)
     return vector
 
 
-def _blocks(stack: Stack, x: Array) -> list[list[Step]] | None:
-    """Return the steps in blocks; None where their derivatives would cost too much."""
+def blocks_of(stack: Stack, x: Array) -> list[list[Step]]:
+    """Return the steps in blocks; none where their derivatives would cost too much.
+
+    Parameters
+    ----------
+    stack : Stack
+    x : ndarray (n, 1)
+        A point.
+    """
     blocks: list[list[Step]] = []
     grown, columns, work = math.inf, 0, 0.0
     for step in stack.steps:
@@ -75,7 +78,7 @@ def _blocks(stack: Stack, x: Array) -> list[list[Step]] | None:
         grown *= max(growth, 1.0)
         work += columns * _entries(step)
         if columns > MOST_COLUMNS or not work <= MOST_WORK:
-            return None
+            return []
         x = image.x
     return blocks
 
@@ -89,28 +92,26 @@ def _entries(step: Step) -> float:
 
 def _through(block: Sequence[Step], point: Point, vector: Point) -> tuple[Point, Point]:
     """Return a point and a vector after a block."""
-    wide, exact = point, Point(point.x, np.zeros(1))
-    locals_ = []
-    for step in block:
-        wide, local = step.forward(wide)
-        exact, _ = step.forward(exact)
-        locals_.append(local)
     n = len(point.x)
-    most = _norm(_pushed(locals_, Point(np.eye(n), np.zeros(n))))
-    image = Point(wide.x, _less(wide.error, most * point.error + exact.error))
-    pushed = _pushed(locals_, vector)
-    rounded = _pushed(locals_, Point(vector.x, np.zeros(1))).error
-    return image, Point(pushed.x, _less(pushed.error, most * vector.error + rounded))
+    # Beside each other: with the errors so far, and with none, which shows the rounding of the
+    # block alone. The derivative is that of the first.
+    pair = Point(np.repeat(point.x, 2, axis=1), np.array([point.error[0], 0.0]))
+    columns = Point(
+        np.hstack([np.eye(n), np.repeat(vector.x, 2, axis=1)]),
+        np.concatenate([np.zeros(n), vector.error, [0.0]]),
+    )
+    for step in block:
+        pair, local = step.forward(pair)
+        columns = local.at(0).push(columns)
+    most = _norm(Point(columns.x[:, :n], columns.error[:n]))
+    image = _less(pair, most * point.error)
+    return image, _less(Point(columns.x[:, n:], columns.error[n:]), most * vector.error)
 
 
-def _pushed(locals_: Sequence[Local], point: Point) -> Point:
-    for local in locals_:
-        point = local.push(point)
-    return point
-
-
-def _less(first: Array, second: Array) -> Array:
-    return np.asarray(np.fmin(first, second * (1 + EVALUATION)))
+def _less(pair: Point, stretched: Array) -> Point:
+    """Return the first column, with the smaller bound of its error."""
+    whole = (stretched + pair.error[1]) * (1 + EVALUATION)
+    return Point(pair.x[:, :1], np.fmin(pair.error[:1], whole))
 
 
 def _norm(columns: Point) -> float:
@@ -123,5 +124,5 @@ def _norm(columns: Point) -> float:
     B = B / peak
     G = B.T @ B if n <= m else B @ B.T
     total = float(lengths(B.reshape(-1, 1))[0]) ** 2
-    square = largest_eigenvalue((G + G.T) / 2, 1e-3).upper + (m + n + 8) * UNIT_ROUNDOFF * total
+    square = largest_eigenvalue((G + G.T) / 2, SLOPPY).upper + (m + n + 8) * UNIT_ROUNDOFF * total
     return (math.sqrt(square) * peak + off) * (1 + EVALUATION)

@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator
 from bigspec.api.norm import norm
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import ArgumentError
-from bigspec.networks.lipschitz.blocks import narrow, push_by_blocks, slopes_at
+from bigspec.networks.lipschitz.blocks import blocks_of, push_by_blocks, slopes_at
 from bigspec.networks.lipschitz.stack import Stack
 from bigspec.networks.lipschitz.steps import Local, Point, lengths
 
@@ -30,7 +30,7 @@ STEPS = 8  # of power iteration, at all points at once
 FINE = 1e-4  # width of the run that finds the vector
 CHANCE = 1e-3  # its failure probability: nothing rests on it
 LOST = 1e-3  # share of a derivative that rounding may take before it is bounded block by block
-TRIED = 3  # points where that is done
+TRIED = 2  # points where that is done
 
 
 class LowerEnd:
@@ -145,15 +145,19 @@ def lower_end(stack: Stack, points: Array, seed: int) -> LowerEnd:
 def _by_blocks(stack: Stack, points: Array, seed: int, end: LowerEnd) -> None:
     """Raise a lower end that rounding has taken, where the layers are narrow enough."""
     n, p = points.shape
-    if not narrow(stack, points[:, :1]):
+    blocks = blocks_of(stack, points[:, :1])
+    if not blocks:
         return
     locals_ = slopes_at(stack, points)
     v = _stretched(locals_, n, p, seed)
     sizes = lengths(_pushed(locals_, v).x)
     for best in np.argsort(-sizes, kind="stable")[:TRIED].tolist():
-        here = [local.at(best) for local in locals_]
-        vector = _leading(here, v[:, best], seed)
-        end.found(best, points, vector, push_by_blocks(stack, points[:, [best]], vector[:, None]))
+        x, vector = points[:, [best]], v[:, best]
+        before = end.lower
+        end.found(best, points, vector, push_by_blocks(blocks, x, vector[:, None]))
+        if end.lower > before:  # else nothing is sure there, and a better vector is no help
+            vector = _leading([local.at(best) for local in locals_], vector, seed)
+            end.found(best, points, vector, push_by_blocks(blocks, x, vector[:, None]))
 
 
 def _stretched(locals_: Sequence[Local], n: int, p: int, seed: int) -> Array:
