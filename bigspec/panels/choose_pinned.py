@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from bigspec.expressions import Combination, Part, Stack
@@ -33,7 +34,8 @@ def with_pinned(
     if not _can_stay(matrix, layout):
         return layout
     memory, panels = layout.memory, layout.panels
-    panel = layout.panel_cells * cell_nbytes(matrix, layout.along, layout.across)
+    cell = cell_nbytes(matrix, layout.along, layout.across)
+    panel = math.ceil(layout.panel_cells * cell * matrix.widened)
     room = max(0, int(SHARE * min(memory.limit, process)) - memory.total - held)
     whole = matrix.nbytes if matrix.cell_nbytes is None else panels * panel
     if processes == 1 and whole <= room:

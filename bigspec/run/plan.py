@@ -178,13 +178,10 @@ class Plan:
 
 def pinned_text(layout: Layout) -> str:
     """Say how many panels stay in memory, and what share later passes read."""
-    panels = counted(layout.panels, "panel")
-    if layout.pinned_panels == layout.panels:
-        who = f"all {panels} stay" if layout.panels > 1 else "the panel stays"
-        return f"{who} in memory; later passes read nothing"
-    verb = "stays" if layout.pinned_panels == 1 else "stay"
-    share = 100.0 * (1.0 - layout.pinned_share)
-    return f"{layout.pinned_panels} of {panels} {verb} in memory; later passes read {share:.0f} %"
+    pinned, panels = layout.pinned_panels, counted(layout.panels, "panel")
+    left = f"{100.0 * (1.0 - layout.pinned_share):.0f} %" if pinned < layout.panels else "nothing"
+    verb = "stays" if pinned == 1 else "stay"
+    return f"{pinned} of {panels} {verb} in memory; later passes read {left}"
 
 
 def _entries_nbytes(matrix: Matrix) -> int:
