@@ -16,6 +16,7 @@ waits longer than a moment without a look which workers are there.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections import deque
@@ -41,7 +42,6 @@ RETURN = 60.0  # seconds to wait for a worker when all are gone, or for any prog
 LAST = 5.0  # seconds that the end of a pass that is cut short waits for its sum
 MOMENT = 0.05
 LOOK = 1.0  # seconds between two looks whether the workers with pinned panels are there
-FETCH = 10.0  # seconds for a sum to come here before such a look
 PAUSES = 0.1, 5.0  # seconds before rounds are sent again: at first, and at most
 FETCHED = 512 << 20  # bytes of sums a pass that come here
 MERGED = 32  # rounds that one task adds to the running sum, at most
@@ -271,22 +271,29 @@ class Flight:
         def call(seconds: float | None) -> Any:
             return wait(futures, timeout=seconds, return_when=when).done
 
-        return self._guard(self._looking, call, LOOK, 1)
+        return self._guard(self._looking, call)
 
     def _result(self, future: Any) -> Any:
         """Fetch a result. One that is lost meanwhile may wait for a holder that is not there."""
-        return self._guard(self._looking, lambda seconds: future.result(timeout=seconds), FETCH, 2)
+        if not self.pins:
+            return self._guard(future.result, timeout=self._patience(None))
 
-    def _looking(self, call: Callable[[float | None], Any], seconds: float, growth: int) -> Any:
+        async def fetch() -> Any:
+            return await self.client.gather(future, asynchronous=True)
+
+        # It goes on between two looks. It ends by itself once its future is released.
+        coming = asyncio.run_coroutine_threadsafe(fetch(), self.client.loop.asyncio_loop)
+        return self._guard(self._looking, lambda seconds: coming.result(timeout=seconds))
+
+    def _looking(self, call: Callable[[float | None], Any]) -> Any:
         """Call with a timeout, again and again, while there are pinned panels; else once."""
         while self.pins:
             try:
-                return call(self._patience(seconds))
+                return call(self._patience(LOOK))
             except TimeoutError:
                 self.limit.check()
                 if self._holders_lost():
                     raise HolderLost from None
-            seconds *= growth
         return call(self._patience(None))
 
     def _holders_lost(self) -> bool:

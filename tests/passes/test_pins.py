@@ -375,32 +375,42 @@ def test_panels_on_workers_are_released_after_an_error(client, places, error):
     assert not [key for key in client.futures if "bigspec" in str(key)]
 
 
+class Killing(Observer):
+    """Kills a worker that holds panels, in the middle of a pass."""
+
+    pid = None
+
+    def __init__(self, cluster, number):
+        self.cluster, self.when = cluster, number
+
+    def pass_started(self, number, panels):
+        self.number = number
+
+    def panels_done(self, done, panels, *_):
+        if self.pid is None and self.number == self.when and done > panels // 2:
+            scheduler = self.cluster.scheduler
+            tasks = pinned_tasks(scheduler).values()
+            holders = {address for task in tasks for address in task.worker_restrictions}
+            self.pid = scheduler.workers[min(holders & scheduler.workers.keys())].pid
+            os.kill(self.pid, signal.SIGKILL)
+
+
 def test_panels_are_lost_for_good_with_their_worker(places, monkeypatch):
-    """It is killed in the third pass; from then on its panels are read in each pass."""
+    """From then on they are read in each pass, and the others come from memory."""
     from distributed import Client, LocalCluster
 
     matrix = opened(places, "dense")
     monkeypatch.setattr("bigspec.passes.flight.LOOK", 0.05)
     expected = bigspec.norm(matrix, pin=False, **CALL)
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-
-    class Killing(Observer):
-        pid = None
-
-        def pass_started(self, number, panels):
-            self.number = number
-
-        def panels_done(self, done, panels, *_):
-            if self.pid is None and self.number == 3 and done > panels // 2:
-                worker = next(iter(cluster.scheduler.workers.values()))
-                self.pid = worker.pid
-                os.kill(self.pid, signal.SIGKILL)
-
+    options = {"n_workers": 3, "threads_per_worker": 1, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster):
-        killing = Killing()
-        est = bigspec.norm(matrix, progress=killing, **CALL)
-    assert killing.pid is not None
-    assert bits(est) == bits(expected)
-    assert counts(est, "bytes_read")[:2] == [A.nbytes, 0]
-    assert counts(est, "bytes_read")[3:] == [A.nbytes // 2] * (est.passes - 3)
-    assert counts(est, "bytes_pinned")[3:] == [A.nbytes // 2] * (est.passes - 3)
+        for number in (1, 3):  # while panels are read to stay, and when they are there
+            killing = Killing(cluster, number)
+            est = bigspec.norm(matrix, progress=killing, **CALL)
+            assert killing.pid is not None
+            assert bits(est) == bits(expected)
+            read, pinned = counts(est, "bytes_read"), counts(est, "bytes_pinned")
+            assert read[1 : number - 1] == [0] * max(number - 2, 0)
+            assert 0 < read[-1] < A.nbytes
+            assert read[number:] == [read[-1]] * (est.passes - number)
+            assert [sum(both) for both in zip(read, pinned, strict=True)] == [A.nbytes] * est.passes
