@@ -67,6 +67,7 @@ class Pinned:
         self._layout = layout
         self._most = 0 if layout is None else layout.memory.pinned
         self._panels: dict[int, PinnedPanel] = {}
+        self._refused: set[int] = set()  # no room: their copies would be made in vain
         self._nbytes = 0
         self._lock = threading.Lock()
 
@@ -82,12 +83,15 @@ class Pinned:
 
     def wants(self, index: int) -> bool:
         """Whether a panel that is read now is to stay."""
-        return self._most > 0 and self._layout is not None and self._layout.pins(index)
+        room = self._nbytes < self._most and index not in self._refused
+        return room and self._layout is not None and self._layout.pins(index)
 
     def keep(self, index: int, panel: PinnedPanel) -> None:
         """Keep a panel that was read whole, unless it has turned out too large."""
         with self._lock:
-            if index not in self._panels and self._nbytes + panel.nbytes <= self._most:
+            if self._nbytes + panel.nbytes > self._most:
+                self._refused.add(index)
+            elif index not in self._panels:
                 self._panels[index] = panel.again()
                 self._nbytes += panel.nbytes
 
@@ -99,7 +103,9 @@ class Pinned:
         with self._lock:
             self._most = max(0, min(self._most, memory.spare - held))
             while self._panels and self._nbytes > self._most:
-                self._nbytes -= self._panels.popitem()[1].nbytes
+                index, panel = self._panels.popitem()
+                self._refused.add(index)
+                self._nbytes -= panel.nbytes
 
     def drop(self) -> None:
         """Drop all panels; none is kept after it."""

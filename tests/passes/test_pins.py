@@ -6,6 +6,7 @@ import pickle
 import signal
 from dataclasses import replace
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -242,6 +243,7 @@ def test_panels_give_way_to_a_basis():
     assert held.indices == {0}
     held.keep(1, panel)
     assert held.indices == {0}
+    assert [held.wants(index) for index in range(1, 5)] == [False, False, False, True]
     assert not pickle.loads(pickle.dumps(held)).wants(0)
     held.drop()
     assert not held.indices
@@ -403,7 +405,8 @@ def test_panels_are_lost_for_good_with_their_worker(places, monkeypatch):
     monkeypatch.setattr("bigspec.passes.flight.LOOK", 0.05)
     expected = bigspec.norm(matrix, pin=False, **CALL)
     options = {"n_workers": 3, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with LocalCluster(**options) as cluster, Client(cluster):
+    patience = {"distributed.comm.timeouts.connect": "2s"}  # with a worker that has just died
+    with dask.config.set(patience), LocalCluster(**options) as cluster, Client(cluster):
         for number in (1, 3):  # while panels are read to stay, and when they are there
             killing = Killing(cluster, number)
             est = bigspec.norm(matrix, progress=killing, **CALL)
