@@ -117,6 +117,12 @@ def in_memory(path):
         "sklearn randomized_svd, k = 1": wall(lambda: randomized_svd(A, 1, random_state=1)),
     }
     try:
+        import primme
+
+        found["PRIMME svds, k = 1, tol 1e-3"] = wall(lambda: primme.svds(A, 1, tol=1e-3))
+    except ImportError:
+        pass
+    try:
         import xarray as xr
         from xeofs.single import EOF
     except ImportError:
