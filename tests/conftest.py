@@ -28,10 +28,19 @@ def blas_of_a_run():
 
 @pytest.fixture(scope="session")
 def cluster():
-    """Two worker processes, shared by all tests that do not break it."""
+    """Two worker processes, shared by all tests that do not break it.
+
+    Dask replaces a worker that hangs after five minutes, which is when pytest ends a test.
+    """
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": "60 s"}),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", preload=["tests.watched"]
+        ) as cluster,
+    ):
         yield cluster
 
 

@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import signal
+from collections import Counter
 from dataclasses import replace
 
 import dask
@@ -127,6 +128,22 @@ def test_every_chunk_of_an_unpinned_panel_is_read_in_each_pass_and_no_other():
     assert matrix.log.reads == {
         (index, 0): 1 if layout.pins(index) else est.passes for index in range(PANELS)
     }
+
+
+def test_a_panel_in_memory_is_not_asked_for_ahead(monkeypatch):
+    asked = Counter()
+
+    def ahead(self, rows, columns, buffers):
+        asked[rows.start // 20] += 1
+
+    monkeypatch.setattr(Chunked, "ahead", ahead)
+    monkeypatch.setattr(Chunked, "ahead_nbytes", lambda self, slab: 1)
+    matrix = Chunked.of(A, (20, 60))
+    est = bigspec.norm(matrix, memory_limit=half(matrix), **HALF)
+    layout = bigspec.plan(matrix, memory_limit=half(matrix), algorithm="power", block_size=4).layout
+    assert layout.panels_ahead > 0
+    for index in range(PANELS):
+        assert asked[index] == (1 if layout.pins(index) else est.passes)
 
 
 @pytest.mark.parametrize("pinned", [0, 1, 5, 8, 15, 16])
