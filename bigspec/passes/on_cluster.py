@@ -27,7 +27,7 @@ from bigspec.passes.executor import (
     window,
 )
 from bigspec.passes.flight import Flight
-from bigspec.passes.lacking import naming_what_workers_lack
+from bigspec.passes.missing_modules import naming_what_workers_lack
 
 __all__ = ["ClusterExecutor", "current_client", "find_executor"]
 

@@ -34,7 +34,7 @@ from bigspec.sources.memory import (
     open_numpy,
     open_sparse,
 )
-from bigspec.sources.missing import Missing, as_policy
+from bigspec.sources.missing_chunks import Missing, as_policy
 from bigspec.sources.netcdf import is_netcdf, open_netcdf
 from bigspec.sources.npz import holds_arrays, open_npz_array
 from bigspec.sources.objects import inner, is_hdf5_object, open_hdf5_object

@@ -13,7 +13,7 @@ from bigspec.sources import retries
 from bigspec.sources.codecs import capped, check_codecs
 from bigspec.sources.fetching import Fetch, chunk_keys, fetching
 from bigspec.sources.locations import open_failure, read_metadata
-from bigspec.sources.missing import Absences, Missing, asked, watched
+from bigspec.sources.missing_chunks import Absences, Missing, asked, watched
 from bigspec.sources.zarr_place import is_far
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from bigspec.matrices import Matrix
 from bigspec.sources.checks import check_shape
 from bigspec.sources.lines import Coordinates, ListedPointers, Pointers, Unsorted, Vector
 from bigspec.sources.memory import open_sparse
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.sparse_store import assemble
 from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.typed_vectors import OneBased, as_declared

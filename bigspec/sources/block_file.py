@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zarr.core.sync import sync
 
 if TYPE_CHECKING:
-    from bigspec.sources.content import Content
+    from bigspec.sources.file_bytes import Content
 
 __all__ = ["BlockFile", "without_collector"]
 

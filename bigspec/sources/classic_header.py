@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigspec.errors import SourceError
-from bigspec.sources.content import Reading
+from bigspec.sources.file_bytes import Reading
 from bigspec.sources.hdf5_ranges import pieces_of
 from bigspec.sources.ranges import Ranges
 
 if TYPE_CHECKING:
-    from bigspec.sources.content import Content
+    from bigspec.sources.file_bytes import Content
 
 __all__ = ["ClassicHeader", "read_header"]
 

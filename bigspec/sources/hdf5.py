@@ -19,7 +19,7 @@ from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of, readable
-from bigspec.sources.missing import Missing, fill_text, stored_fill
+from bigspec.sources.missing_chunks import Missing, fill_text, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bigspec.errors import ChunkError
-from bigspec.sources.missing import Missing, refusal
+from bigspec.sources.missing_chunks import Missing, refusal
 
 if TYPE_CHECKING:
     from bigspec.kernels.buffers import Buffers

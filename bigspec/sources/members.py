@@ -15,7 +15,7 @@ import numpy as np
 
 from bigspec.errors import SourceError
 from bigspec.sources.archives import DEFLATED
-from bigspec.sources.content import Content, Reading
+from bigspec.sources.file_bytes import Content, Reading
 
 __all__ = ["check_sum", "member_bytes", "members_of", "place_of_member"]
 

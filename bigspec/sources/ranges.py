@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from bigspec.sources.content import RemoteContent
+    from bigspec.sources.file_bytes import RemoteContent
 
 __all__ = ["RangeStore", "Ranges"]
 

@@ -26,12 +26,12 @@ from bigspec.names import bare, shown
 from bigspec.sources.block_file import BlockFile, without_collector
 from bigspec.sources.checks import check_dtype
 from bigspec.sources.classic_header import read_header
-from bigspec.sources.content import RemoteContent
+from bigspec.sources.file_bytes import RemoteContent
 from bigspec.sources.hdf5 import dims_of, is_turned, node_in
 from bigspec.sources.hdf5_parts import readable
 from bigspec.sources.hdf5_ranges import ranges_of
 from bigspec.sources.locations import remote_store
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.netcdf import CLASSIC, ENDINGS, chosen
 from bigspec.sources.packing import BESIDE, CONVENTIONS, RAW, Packing, packing_of
 from bigspec.sources.ranges import Ranges, RangeStore

@@ -22,7 +22,7 @@ from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.fetching import fetched_nbytes
 from bigspec.sources.lines import CELL_BYTES, Lines, ListedPointers, Pointers, Vector
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.zarr_store import ZarrVector
 

@@ -13,7 +13,7 @@ from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype
 from bigspec.sources.hdf5 import HDF5Vector
 from bigspec.sources.locations import open_failure
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.zarr_store import ZarrVector
 
 __all__ = ["stored_vector"]

@@ -18,7 +18,7 @@ from bigspec.errors import ArgumentError, DataError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_shape
-from bigspec.sources.missing import Missing, fill_text
+from bigspec.sources.missing_chunks import Missing, fill_text
 from bigspec.sources.packing import Packing
 
 __all__ = [

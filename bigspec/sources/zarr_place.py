@@ -12,7 +12,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from bigspec.names import bare
 from bigspec.sources.locations import open_failure, place_of
-from bigspec.sources.missing import CERTAIN
+from bigspec.sources.missing_chunks import CERTAIN
 from bigspec.sources.object_store import RemoteStore
 from bigspec.sources.virtual import protocols_of, reference_identity, refers_to_files
 

@@ -22,7 +22,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype
-from bigspec.sources.missing import stored_fill
+from bigspec.sources.missing_chunks import stored_fill
 from bigspec.sources.packing import RAW, Packing, named_convention, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 from bigspec.sources.zarr_store import ZarrMatrix, ZarrVector, open_zarr_array

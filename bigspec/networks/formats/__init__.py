@@ -17,7 +17,7 @@ from bigspec.networks.formats.adapter import ADAPTER, adapter_notes
 from bigspec.networks.formats.groups import open_nodes
 from bigspec.networks.formats.onnx import open_onnx
 from bigspec.networks.tensors import Model
-from bigspec.sources.content import (
+from bigspec.sources.file_bytes import (
     Content,
     LocalContent,
     file_in,
@@ -27,7 +27,7 @@ from bigspec.sources.content import (
 from bigspec.sources.hdf5_parts import SIGNATURE
 from bigspec.sources.locations import local_file, local_folder, locate
 from bigspec.sources.members import members_of
-from bigspec.sources.missing import as_policy
+from bigspec.sources.missing_chunks import as_policy
 from bigspec.sources.nodes import hdf5_nodes, is_zarr, zarr_nodes
 from bigspec.sources.storage_options import Options
 

@@ -21,7 +21,7 @@ from bigspec.networks.formats.types import NATIVE
 from bigspec.networks.tensors import Model, Tensor, called
 from bigspec.sources.archives import check_member, header_of
 from bigspec.sources.checks import check_dtype, check_memory
-from bigspec.sources.content import Content, Reading
+from bigspec.sources.file_bytes import Content, Reading
 from bigspec.sources.members import member_bytes, place_of_member
 
 __all__ = ["MAGIC", "is_npz", "open_npy", "open_npz"]

@@ -28,7 +28,7 @@ from bigspec.networks.formats.stored import (
     finished,
 )
 from bigspec.networks.tensors import Model, Tensor, called
-from bigspec.sources.content import Content, LocalContent, Reading
+from bigspec.sources.file_bytes import Content, LocalContent, Reading
 
 __all__ = ["MAGIC", "open_gguf"]
 

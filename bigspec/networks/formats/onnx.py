@@ -24,7 +24,7 @@ from bigspec.networks.formats.onnx_tensors import Sparse, TensorReader
 from bigspec.networks.formats.protobuf import without_numbers
 from bigspec.networks.formats.stored import HeldTensor, finished
 from bigspec.networks.tensors import Model, Tensor
-from bigspec.sources.content import Content, LocalContent
+from bigspec.sources.file_bytes import Content, LocalContent
 
 __all__ = ["open_onnx"]
 

@@ -15,7 +15,7 @@ from bigspec.networks.formats.stored import HeldTensor, StoredTensor, check_shap
 from bigspec.networks.formats.types import as_dtype, item_bits
 from bigspec.networks.tensors import Tensor, called
 from bigspec.sources.checks import check_memory
-from bigspec.sources.content import LocalContent
+from bigspec.sources.file_bytes import LocalContent
 
 __all__ = ["Sparse", "TensorReader"]
 

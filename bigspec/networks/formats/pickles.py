@@ -17,7 +17,7 @@ from typing import Any
 
 from bigspec.errors import SourceError
 from bigspec.networks.formats.rebuild import Name, Opaque, Storage, reduced, storage_of
-from bigspec.sources.content import Content, Reading
+from bigspec.sources.file_bytes import Content, Reading
 
 __all__ = ["LONGEST", "MOST", "Unpickled", "unpickled"]
 

@@ -22,7 +22,7 @@ from bigspec.networks.formats.rebuild import Rebuilt, Storage
 from bigspec.networks.formats.stored import StoredTensor, brief, check_shape, finished
 from bigspec.networks.formats.types import BITS, item_bits
 from bigspec.networks.tensors import Model, called
-from bigspec.sources.content import Content
+from bigspec.sources.file_bytes import Content
 from bigspec.sources.members import check_sum, place_of_member
 
 __all__ = ["MAGIC", "is_torch_zip", "open_pytorch", "open_pytorch_zip", "stem"]

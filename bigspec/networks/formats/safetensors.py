@@ -21,7 +21,7 @@ from bigspec.networks.formats.stored import (
 )
 from bigspec.networks.formats.types import item_bits
 from bigspec.networks.tensors import Model, called
-from bigspec.sources.content import Content
+from bigspec.sources.file_bytes import Content
 
 __all__ = ["LONGEST", "is_safetensors", "open_safetensors", "parsed"]
 

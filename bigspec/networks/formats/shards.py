@@ -15,7 +15,7 @@ from bigspec.errors import MissingSourceError, SourceError
 from bigspec.networks.formats.safetensors import LONGEST, parsed
 from bigspec.networks.formats.stored import finished
 from bigspec.networks.tensors import Model, called
-from bigspec.sources.content import Content
+from bigspec.sources.file_bytes import Content
 
 __all__ = ["INDEX", "found_shards", "missing_numbers", "open_index", "open_shards"]
 

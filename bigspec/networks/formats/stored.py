@@ -14,7 +14,7 @@ from bigspec.errors import SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.networks.formats.types import as_dtype, item_bits, unpacked
 from bigspec.networks.tensors import Model, Tensor, called
-from bigspec.sources.content import Content, LocalContent
+from bigspec.sources.file_bytes import Content, LocalContent
 
 __all__ = [
     "PAGE",
