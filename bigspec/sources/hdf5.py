@@ -43,7 +43,7 @@ MOST_HEADERS = 12  # sizes of a header to try: 512 bytes to 1 MiB
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a local file has HDF5's signature, at 0 or behind a header of 512 bytes and more.
+    """Whether a local file has HDF5's signature, at 0 or behind a header of 512 bytes or more.
 
     MATLAB writes a header of 512 bytes.
     """

@@ -82,7 +82,7 @@ class Allocation:
 
 
 def _is_whole(dataset: Any) -> bool:
-    """Whether all chunks are stored: one query, which often makes all others needless."""
+    """Whether all chunks are stored: one query, which often saves all the others."""
     if not dataset.size:
         return True
     if not dataset.chunks:

@@ -31,13 +31,13 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 CELL_BYTES = 8 << 20
-"""Bytes of entries between two cuts, about."""
+"""About how many bytes of entries lie between two cuts."""
 RANGE = 1 << 20
 """Pointers or coordinates to read at once while a store is opened."""
 TALLEST = 1 << 20
-"""Lines between two cuts, if empty lines are not stored, of which there may be any number."""
+"""Most lines between two cuts where empty lines are not stored: there may be any number of them."""
 MOST_TALL = 1 << 16
-"""Cuts on account of empty lines; a matrix of more lines is cut farther apart."""
+"""Most cuts because of empty lines; a matrix of more lines is cut farther apart."""
 PROBED_BYTES = 1 << 30
 """Pointers of more bytes, and of more than fit, are first checked in a few places."""
 PROBES = 64
@@ -137,7 +137,7 @@ class Pointers:
         return pointers
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many pointers if they stay constant over whole stretches of lines.
+        """Refuse a great many pointers if they stay constant over whole stretches of lines.
 
         Raises
         ------
@@ -196,7 +196,7 @@ class ListedPointers:
         return spread.cumsum()
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many pointers if they stay constant; see `Pointers`."""
+        """Refuse a great many pointers if they stay constant; see `Pointers`."""
         _check_moves(self.indptr, self.nbytes, 0, memory, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[ListedPointers, Cuts]:
@@ -260,7 +260,7 @@ class Coordinates:
         return first + np.searchsorted(lines, np.arange(cut.start, cut.stop + 1)).astype(np.int64)
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many coordinates if a line has more of them than places."""
+        """Refuse a great many coordinates if a line has more of them than places."""
         _check_moves(self.listed, self.nbytes, minors, memory, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[Coordinates, Cuts]:
@@ -330,8 +330,8 @@ def _places(at: tuple[int, ...], places: tuple[int, ...], cut: slice) -> tuple[i
 def _changed(name: str, vector: Vector, start: int, stop: int) -> str:
     part = vector.name.rpartition("/")[2]
     return (
-        f"{name}: expected what {part}[{start}:{stop}] held when the matrix was opened, got "
-        "something else; run again on a matrix that stays"
+        f"{name}: expected {part}[{start}:{stop}] as it was when the matrix was opened, got "
+        "something else; run again when nothing writes to it"
     )
 
 

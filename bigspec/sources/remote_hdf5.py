@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 __all__ = ["open_remote_hdf5"]
 
 NO_FILL = (
-    "the dataset has no fill value, so nothing says what the entries of a chunk are that was never "
-    "written. Write the chunk"
+    "the dataset has no fill value, so nothing says what a chunk that was never written holds. "
+    "Write the chunk"
 )
 
 
 @dataclass
 class Index:
-    """What is kept of a file once it is closed.
+    """What remains of a file once it is closed.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ def _indexed(content: RemoteContent, inside: str, name: str, url: str, wanted: W
     blocks = BlockFile(content)
     label = PurePosixPath(shown(url).partition("?")[0]).name
     with without_collector(), ExitStack() as stack:
-        stack.callback(blocks.check)  # last: what h5py says of zeros is no news
+        stack.callback(blocks.check)  # runs last: what h5py says about zeros means nothing
         try:
             file = stack.enter_context(h5py.File(blocks, "r"))
         except OSError as error:

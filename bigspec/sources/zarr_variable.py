@@ -161,7 +161,7 @@ def open_described(
     dims: tuple[str, ...],
     packing_for: Callable[[np.dtype[Any], str], Packing],
 ) -> Matrix:
-    """Open a Zarr array as something else than its attributes says; see `open_zarr`.
+    """Open a Zarr array by other rules than its own attributes; see `open_zarr`.
 
     Parameters
     ----------

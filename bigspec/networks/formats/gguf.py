@@ -175,7 +175,7 @@ def _file(content: Content) -> tuple[dict[str, Any], list[StoredTensor]]:
     except (ValueError, struct.error, OverflowError) as error:
         msg = (
             f"{content.name}: its header cannot be read at byte {header.reading.tell()} ({error}); "
-            "the file was cut short or damaged: bring it again"
+            "the file was cut short or damaged: copy it again"
         )
         raise SourceError(msg) from error
 

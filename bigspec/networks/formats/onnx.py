@@ -64,7 +64,7 @@ def open_onnx(content: Content) -> Model:
     except (ValueError, DecodeError) as error:
         msg = (
             f"{file}: expected an ONNX model, got a file that cannot be read as one ({error}); it "
-            "was cut short or damaged: bring it again"
+            "was cut short or damaged: copy it again"
         )
         raise SourceError(msg) from error
     if not model.HasField("graph"):

@@ -120,7 +120,7 @@ class TensorReader:
         except FileNotFoundError as error:
             msg = (
                 f"{self.content.name}: the external data of {called(name)}, {location[:120]!a}, is "
-                "not there; bring it, to the folder of the file"
+                "not there; copy it to the folder of the file"
             )
             raise SourceError(msg) from error
         return self._beside[location]

@@ -87,7 +87,7 @@ def unpickled(content: Content, start: int, stop: int, what: str) -> Unpickled:
             "kind: save model.state_dict() again"
         )
         raise SourceError(msg) from error
-    msg = f"{content.name}: {what} ends in the middle; the file was cut short: bring it again"
+    msg = f"{content.name}: {what} ends in the middle; the file was cut short: copy it again"
     raise SourceError(msg)
 
 

@@ -76,13 +76,13 @@ def open_pytorch_zip(content: Content, members: dict[str, zipfile.ZipInfo]) -> M
         if storage.key not in known:
             record = members.get(f"{prefix}data/{storage.key}")
             if record is None:
-                msg = f"{file}: the record data/{storage.key[:40]} is not there; bring it again"
+                msg = f"{file}: the record data/{storage.key[:40]} is not there; copy it again"
                 raise SourceError(msg)
             expected = storage.root * _unit(storage)
             if _as_it_is(record, file).file_size != expected:
                 msg = (
                     f"{file}: expected {expected} bytes in the record data/{storage.key[:40]}, got "
-                    f"{record.file_size}; the file is damaged: bring it again"
+                    f"{record.file_size}; the file is damaged: copy it again"
                 )
                 raise SourceError(msg)
             known[storage.key] = place_of_member(content, record)
@@ -118,7 +118,7 @@ def open_pytorch(content: Content) -> Model:
 
     def found(storage: Storage) -> int:
         if storage.key not in known:
-            msg = f"{file}: the storage {storage.key[:40]!a} is not in its list; bring it again"
+            msg = f"{file}: the storage {storage.key[:40]!a} is not in its list; copy it again"
             raise SourceError(msg)
         return known[storage.key]
 
@@ -137,7 +137,7 @@ def _places(content: Content, storages: dict[str, Storage], keys: Unpickled) -> 
         storage = storages.get(str(key)) if isinstance(key, (str, int)) else None
         if storage is None:
             msg = (
-                f"{content.name}: its list of storages has one that no tensor needs; bring it again"
+                f"{content.name}: its list of storages has one that no tensor needs; copy it again"
             )
             raise SourceError(msg)
         what = f"the storage {storage.key[:40]!a}"
@@ -145,7 +145,7 @@ def _places(content: Content, storages: dict[str, Storage], keys: Unpickled) -> 
         if count != storage.root:
             msg = (
                 f"{content.name}: expected {storage.root} numbers in {what}, got {count}; the file "
-                "is damaged: bring it again"
+                "is damaged: copy it again"
             )
             raise SourceError(msg)
         content.check(place + 8, count * _unit(storage), what)
@@ -241,7 +241,7 @@ def _stored(content: Content, name: str, made: Rebuilt, place: Places, order: st
     if offset + reach > there:
         msg = (
             f"{file}: {called(name)} reaches entry {offset + reach - 1} of a storage of {there}; "
-            "the file is damaged: bring it again"
+            "the file is damaged: copy it again"
         )
         raise SourceError(msg)
     if math.prod(shape) > there:
@@ -276,7 +276,7 @@ def _strides(
         msg = (
             f"{file}: expected a stride from 0 on for each of {len(shape)} dimensions of "
             f"{called(name)}, and a place in its storage, got strides {brief(steps)} and offset "
-            f"{brief(offset)}; the file is damaged: bring it again"
+            f"{brief(offset)}; the file is damaged: copy it again"
         )
         raise SourceError(msg)
     return tuple(steps), offset

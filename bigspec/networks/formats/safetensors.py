@@ -100,7 +100,7 @@ def parsed(raw: bytes, file: str, what: str) -> dict[str, Any]:
     try:
         document = json.loads(raw, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        msg = f"{file}: {what} cannot be read as JSON ({error}); bring the file again"
+        msg = f"{file}: {what} cannot be read as JSON ({error}); copy the file again"
         raise SourceError(msg) from error
     if not isinstance(document, dict):
         msg = f"{file}: expected an object in JSON as {what}, got {type(document).__name__}"
@@ -124,7 +124,7 @@ def _tensor(content: Content, name: str, entry: Any, begin: int) -> StoredTensor
     if not fine or not all(type(place) is int and 0 <= place <= content.size for place in offsets):
         msg = (
             f"{file}: expected two offsets of {what} from 0 to {content.size - begin}, got "
-            f"{brief(offsets)}; the file was cut short, or its header is wrong: bring it again"
+            f"{brief(offsets)}; the file was cut short, or its header is wrong: copy it again"
         )
         raise SourceError(msg)
     nbytes = stored_nbytes(shape, dtype, name, file)

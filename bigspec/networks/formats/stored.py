@@ -278,7 +278,7 @@ def check_extents(extents: Iterable[Extent], begin: int, end: int, gap: int, fil
         if extent.start < begin or extent.stop > end:
             msg = (
                 f"{file}: expected {what} within bytes {begin} to {end}, got {extent.start} to "
-                f"{extent.stop}; the file was cut short, or its header is wrong: bring it again"
+                f"{extent.stop}; the file was cut short, or its header is wrong: copy it again"
             )
             raise SourceError(msg)
         if extent.start < place:

@@ -133,9 +133,7 @@ def test_missing_and_mixed_parts(tmp_path):
     )
 
 
-LOST = (
-    "its header cannot be read at byte {} ({}); the file was cut short or damaged: bring it again"
-)
+LOST = "its header cannot be read at byte {} ({}); the file was cut short or damaged: copy it again"
 LIES = {
     "a version of the future": ({"version": 4}, "expected GGUF of version 2 or 3, got version 4"),
     "too many tensors": (
@@ -194,11 +192,11 @@ LIES = {
     ),
     "past the end": (
         {"tensors": [info(offset=64)]},
-        "expected tensor 'w' within bytes 96 to 160, got 160 to 184; the file was cut short, or its header is wrong: bring it again",
+        "expected tensor 'w' within bytes 96 to 160, got 160 to 184; the file was cut short, or its header is wrong: copy it again",
     ),
     "an offset of 2^63": (
         {"tensors": [info(offset=1 << 63)]},
-        f"expected tensor 'w' within bytes 96 to 160, got {96 + (1 << 63)} to {120 + (1 << 63)}; the file was cut short, or its header is wrong: bring it again",
+        f"expected tensor 'w' within bytes 96 to 160, got {96 + (1 << 63)} to {120 + (1 << 63)}; the file was cut short, or its header is wrong: copy it again",
     ),
     "an overlap": (
         {"tensors": [info("a", (4, 4)), info("b", (4,), offset=32)]},
