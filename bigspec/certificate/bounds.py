@@ -139,7 +139,7 @@ def upper_bounds(
 
 
 def _ceiling(bounds: list[UpperBound]) -> float:
-    """Return the least bound of l_1 that nobody's word stands for: searches begin below it."""
+    """Return the least bound of l_1 that rests on nobody's word: searches begin below it."""
     own = (float(bound.values[0]) for bound in bounds if not bound.name.endswith(GIVEN))
     return min(own, default=np.inf)
 

@@ -46,8 +46,7 @@ class Store(Documents):
     Parameters
     ----------
     where : str or path
-        A local path, ``file://``, or any fsspec URL. The attribute of this name is what it is
-        called: without secrets.
+        A local path, ``file://``, or any fsspec URL. The attribute of this name has no secrets.
     read_only : bool
     storage : mapping, optional
         Credentials and settings of a URL.
@@ -191,7 +190,7 @@ class Store(Documents):
         if data is None:
             return None
         schema, checksum = data.pop("schema", None), data.pop("sha256", None)
-        if _is_newer(schema):  # whose checksums may be others: no reason to use an older record
+        if _is_newer(schema):  # its checksum may be made in another way, so this is not damage
             check_schema(schema, f"{self.where}/{path}")
         if schema != SCHEMA or checksum != _checksum(data):
             msg = f"{path}/zarr.json is not what was written (its SHA-256 differs)"
@@ -211,7 +210,7 @@ class Store(Documents):
         self._remove(f"blocks/{name}")
 
     def remove_litter(self) -> None:
-        """Remove what a process left that died while it wrote a document; for the owner only."""
+        """Remove what a process left when it died writing a document; only the owner may."""
         for path in ("", "blocks/", "records/"):
             for name in self._listed(path.rstrip("/")):
                 if name.endswith(LITTER):
@@ -228,7 +227,7 @@ class Store(Documents):
             raise ValueError(msg)
         stored = self._reading(lambda: sync(self.files.getsize_prefix(f"{path}/c")))
         if block.ndim == 0 or stored < block.nbytes:  # before so much is allocated
-            msg = f"{stored} bytes are there of the {block.nbytes} that its shape says"
+            msg = f"{stored} bytes are there, {block.nbytes} by its shape"
             raise ValueError(msg)
         held = np.empty(block.shape, block.dtype)
         for first in range(0, block.shape[0], block.chunks[0]):

@@ -45,9 +45,9 @@ def performance_option(function: Function) -> Function:
 
 @contextmanager
 def performance_reported(observer: Observer) -> Iterator[api.Recording]:
-    """Write the report, if one is asked for, of what runs inside, also when that fails.
+    """Write the report of what runs inside, if one is asked for, even when that fails.
 
-    What went wrong with it after a success is for `written` to say, once the answer is out.
+    If only the report failed, `written` says so once the answer is out.
     """
     ctx = click.get_current_context()
     path = ctx.meta.get(PERFORMANCE)

@@ -56,7 +56,7 @@ class Saver:
     def add(self, row: Row) -> None:
         """Save a row that is done at once, in the background.
 
-        While a save is being written, the next one waits, and takes all rows until then along.
+        While one save is written, the next one waits, and collects the rows until then.
         """
         self.rows[row.name] = row
         if self.writer is not None:

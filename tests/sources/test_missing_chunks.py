@@ -390,7 +390,7 @@ class TestRefused:
         import dask.array as da
 
         matrix = bigspec.open_matrix(save(tmp_path / "A.zarr"))
-        with pytest.raises(ArgumentError, match="missing_chunks: .* is open already"):
+        with pytest.raises(ArgumentError, match="is open already; pass missing_chunks"):
             bigspec.open_matrix(matrix, missing_chunks="error")
         with pytest.raises(ArgumentError, match="dask array, which reads its chunks by itself"):
             bigspec.open_matrix(da.from_array(A), missing_chunks="error")

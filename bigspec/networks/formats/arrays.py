@@ -1,7 +1,8 @@
 """NumPy's `.npy` and `.npz`: nothing in them is unpickled, and sizes are checked first.
 
-The array of an `.npy` is called as its file, those of an `.npz` as they were saved. Members of an
-archive are mapped where they are stored as they are; packed ones are unpacked when they are read.
+The array of an `.npy` has the name of its file, those of an `.npz` the names they were saved under.
+Members of an archive are mapped where they are stored as they are; packed ones are unpacked when
+they are read.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class PackedTensor(Tensor):
         return values.astype(self.stored.newbyteorder("="), copy=False)
 
     def token(self) -> str:
-        """Digest its place in the archive, and the sum that the archive has of its bytes."""
+        """Digest its place in the archive, and the checksum in the archive."""
         return digest(self.info.CRC, self.info.file_size, repr((self.shape, self.stored.str)))
 
 

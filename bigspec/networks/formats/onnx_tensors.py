@@ -55,7 +55,7 @@ class TensorReader:
         dtype = TYPES.get(proto.data_type)
         if dtype is None or proto.HasField("segment"):
             label = OTHER.get(proto.data_type, f"type {proto.data_type}")
-            reason = f"it holds entries of type {label}, which are no numbers that are read here"
+            reason = f"it holds entries of type {label}, which bigspec does not read"
             if dtype is not None:
                 reason = "it is one segment of a tensor, and the format does not say of which"
             return HeldTensor(

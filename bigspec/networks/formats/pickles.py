@@ -141,7 +141,7 @@ class _Machine:
         }
 
     def step(self, name: str, arg: Any, number: int) -> None:
-        """Follow an instruction, of which so many came before."""
+        """Follow instruction `number`."""
         if number >= MOST:
             msg = f"more than {MOST} instructions"
             raise ValueError(msg)
@@ -213,13 +213,13 @@ class _Machine:
 
     def _global(self, module: Any, name: Any) -> Name:
         if not isinstance(module, str) or not isinstance(name, str):
-            msg = "a global whose name is no text"
+            msg = "a global whose name is not a text"
             raise TypeError(msg)
         return Name(module, name, self.file)
 
     def _call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            msg = "a call of what is no global"
+            msg = "a call of something that is not a global"
             raise TypeError(msg)
         self.stack.append(reduced(function, arguments))
 

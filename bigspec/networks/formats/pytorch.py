@@ -5,7 +5,7 @@ form is five pickles, then the storages. The pickle is read by `bigspec.networks
 
 Which of the tensors are the model? All of them are listed. A dict inside a dict makes dotted names:
 `{"state_dict": {"fc.weight": W}, "epoch": 3}` has the tensor `state_dict.fc.weight`. A single
-tensor is called as its file, without the ending.
+tensor has the name of its file, without the ending.
 """
 
 from __future__ import annotations

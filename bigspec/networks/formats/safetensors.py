@@ -1,6 +1,6 @@
 """safetensors: a small header in JSON, then the numbers, without a gap.
 
-The format is told by https://github.com/huggingface/safetensors#format; types are those of its
+The format is described at https://github.com/huggingface/safetensors#format; types are those of its
 reference implementation. `Model.notes["metadata"]` is the `__metadata__` of the header.
 """
 

@@ -154,7 +154,7 @@ def found_shards(
         count = f"more than {LISTED}" if len(missing) > LISTED else str(len(missing))
         more = ", ..." if len(missing) > LISTED else ""
         msg = (
-            f"{file}: {count} of its {len(names)} {what} are missing: {listed}{more}; bring them, "
+            f"{file}: {count} of its {len(names)} {what} are missing: {listed}{more}; copy them, "
             "too"
         )
         raise MissingSourceError(msg)

@@ -156,7 +156,7 @@ class StoredTensor(Tensor):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldTensor(Tensor):
-    """A tensor whose numbers came with the header, and are held.
+    """A tensor whose numbers came with the header, and stay in memory.
 
     Attributes
     ----------
@@ -167,7 +167,7 @@ class HeldTensor(Tensor):
 
     @property
     def streams(self) -> bool:
-        """It is held already."""
+        """It is in memory already."""
         return True
 
     def read(self) -> np.ndarray[Any, Any]:
@@ -240,7 +240,7 @@ def stored_nbytes(shape: tuple[int, ...], dtype: str, name: str, file: str) -> i
     """
     bits = math.prod(shape) * item_bits(dtype)
     if bits % 8:
-        msg = f"{file}: {called(name)} has {bits} bits of {dtype}, which are no whole bytes"
+        msg = f"{file}: {called(name)} has {bits} bits of {dtype}, which are not whole bytes"
         raise SourceError(msg)
     return bits // 8
 
@@ -311,7 +311,10 @@ def finished(
         try:
             tensor.name.encode()
         except UnicodeEncodeError as error:
-            msg = f"{tensor.file}: {called(tensor.name)} has a name that is no text; write it again"
+            msg = (
+                f"{tensor.file}: {called(tensor.name)} has a name that is not a text; write it "
+                "again"
+            )
             raise SourceError(msg) from error
         other = found.setdefault(tensor.name, tensor)
         if other is not tensor:

@@ -260,7 +260,7 @@ def test_a_place_inside_a_file_is_no_network(tmp_path):
         open_model(f"{path}::/a")
     assert str(caught.value) == (
         f"{path}::/a: expected a network as a whole, got a place inside a file; open the file, and "
-        "take those of its tensors whose names begin so"
+        "take those of its tensors whose names begin with that place"
     )
 
 

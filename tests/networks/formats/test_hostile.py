@@ -36,7 +36,7 @@ LIES = {
     "a product that overflows": ({"a": entry(shape=(1 << 31, 1 << 31, 4))}, SHAPE + f"[{1 << 31}, {1 << 31}, 4]"),
     "a product that wraps to 6": ({"a": entry(shape=(1 << 33, 1 << 33, 6))}, SHAPE + f"[{1 << 33}, {1 << 33}, 6]"),
     "another size": ({"a": entry(shape=(2, 2))}, "expected 16 bytes for tensor 'a' of shape [2, 2] and type F32, got offsets 0 to 24"),
-    "half a byte": ({"a": entry("F4", (3,), (0, 2))}, "tensor 'a' has 12 bits of float4_e2m1fn, which are no whole bytes"),
+    "half a byte": ({"a": entry("F4", (3,), (0, 2))}, "tensor 'a' has 12 bits of float4_e2m1fn, which are not whole bytes"),
     "offsets turned round": ({"a": entry(offsets=(24, 0))}, "expected 24 bytes for tensor 'a' of shape [2, 3] and type F32, got offsets 24 to 0"),
     "three offsets": ({"a": entry(offsets=(0, 12, 24))}, "expected two offsets of tensor 'a' from 0 to 24, got [0, 12, 24]; the file was cut short, or its header is wrong: copy it again"),
     "negative offsets": ({"a": entry(offsets=(-24, 0))}, "expected two offsets of tensor 'a' from 0 to 24, got [-24, 0]; the file was cut short, or its header is wrong: copy it again"),
@@ -46,7 +46,7 @@ LIES = {
     "a hole at the end": ({"a": entry(shape=(2,), offsets=(0, 8))}, None),
     "a hole at the begin": ({"a": entry(shape=(2,), offsets=(16, 24))}, None),
     "metadata that is no text": ({"__metadata__": {"a": 1}}, "expected texts by name in __metadata__, got something else"),
-    "a name that is no text": ({"\ud800": entry()}, "tensor '\\ud800' has a name that is no text; write it again"),
+    "a name that is no text": ({"\ud800": entry()}, "tensor '\\ud800' has a name that is not a text; write it again"),
 }  # fmt: skip
 ENDS = {
     "an unknown type": "F32, F16, BF16, F8_E4M3, ",

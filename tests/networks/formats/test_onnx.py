@@ -128,9 +128,7 @@ def test_every_type_is_read_as_the_package_reads_it(number, raw, tmp_path):
 def test_texts_are_a_row_with_a_reason(tmp_path):
     made = helper.make_tensor("w", TensorProto.STRING, [1], [b"x"])
     tensor = open_model(saved(tmp_path, graph("g", [], [made])))["w"]
-    assert tensor.refusal == (
-        "it holds entries of type string, which are no numbers that are read here"
-    )
+    assert tensor.refusal == ("it holds entries of type string, which bigspec does not read")
 
 
 @pytest.mark.parametrize("flat", [True, False])

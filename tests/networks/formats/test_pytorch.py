@@ -208,7 +208,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_ran(protocol, tmp_p
         with pytest.raises(SourceError) as caught:
             open_model(tmp_path / file)
         assert str(caught.value) == (
-            f"{tmp_path}/{file}: its pickle names {module}.system, which is no part of a tensor; "
+            f"{tmp_path}/{file}: its pickle names {module}.system, which is not part of a tensor; "
             "nothing of it was run. Load it where you trust it, and save model.state_dict() "
             "alone, or safetensors"
         )
@@ -226,7 +226,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_ran(protocol, tmp_p
 )  # fmt: skip
 def test_every_other_name_is_refused_by_its_name(named, tmp_path):
     said = refused(tmp_path, name(*named) + b")R")
-    assert said.startswith(f"its pickle names {named[0]}.{named[1]}, which is no part of a tensor;")
+    assert said.startswith(
+        f"its pickle names {named[0]}.{named[1]}, which is not part of a tensor;"
+    )
     assert said == refused(tmp_path, text(named[0]) + text(named[1]) + b"\x93")
 
 
@@ -265,12 +267,12 @@ BROKEN += "another kind: save model.state_dict() again"
         (b"NNa", "TypeError: NoneType in the place of list"),
         (b"}(Nu", "ValueError: a key without a value"),
         (b"NN", "ValueError: 2 values at its end"),
-        (b"N)R", "TypeError: a call of what is no global"),
+        (b"N)R", "TypeError: a call of something that is not a global"),
         (b"NNb", "TypeError: a state for NoneType"),
         (name("torch", "Tensor") + b")R", "ValueError: a call of torch.Tensor"),
-        (several(text("x")) + b"Q", "ValueError: a persistent id that is no storage"),
+        (several(text("x")) + b"Q", "ValueError: a persistent id that is not a storage"),
         (storage(0, "Size", 24), "TypeError: a storage of no known type"),
-        (storage(0, "FloatStorage", -1), "ValueError: a length that is no whole number from 0 on"),
+        (storage(0, "FloatStorage", -1), "ValueError: a length that is not a whole number from 0 on"),
         (b"](" + STORED + storage(0, "LongStorage", 24) + b"e", "ValueError: two storages with the key '0'"),
         (rebuilt(b"N", (1,), (1,)), "TypeError: a tensor without a storage"),
         (rebuilt(storage(0, "UntypedStorage", 96), (1,), (1,)), "TypeError: a tensor of bytes that does not say its type"),
