@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bigspec.networks.adapter_matrices import Hadamard
 from bigspec.networks.companions import scales_of
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Kronecker, Product
-from bigspec.networks.made import Hadamard
 from bigspec.networks.tensors import Model, Tensor
 
 __all__ = ["pairs_of"]

@@ -10,15 +10,15 @@ from typing import Any
 
 from bigspec.history import History
 from bigspec.names import shown
+from bigspec.networks.checkpoint import Saver, saver_of
+from bigspec.networks.history import layers_over_runs, record_scan
 from bigspec.networks.large import large_row
 from bigspec.networks.limits import Limits, Ruling, rule
 from bigspec.networks.models import IN_MEMORY
 from bigspec.networks.norms import Asked
 from bigspec.networks.page import fragment, page
-from bigspec.networks.past import layers_over_runs, record_scan
-from bigspec.networks.planned import Choice, Planned, plan_scan, tasks_of
+from bigspec.networks.plan import Choice, Planned, plan_scan, tasks_of
 from bigspec.networks.row import Row
-from bigspec.networks.saved import Saver, saver_of
 from bigspec.networks.table import csv_text, summary
 from bigspec.networks.tensors import Model
 from bigspec.networks.work import Task, blank, tensors_of, work

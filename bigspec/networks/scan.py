@@ -10,7 +10,7 @@ from bigspec.errors import ArgumentError
 from bigspec.networks.fused import split_of
 from bigspec.networks.limits import as_limits
 from bigspec.networks.models import as_model, with_shapes
-from bigspec.networks.planned import Choice
+from bigspec.networks.plan import Choice
 from bigspec.networks.rows import Options, Scan
 from bigspec.run.identity import as_checkpoint
 from bigspec.sources.storage_options import as_options

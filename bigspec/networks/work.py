@@ -17,20 +17,20 @@ from bigspec.errors import (
     StoreUnavailableError,
     format_bytes,
 )
+from bigspec.networks.adapter_matrices import Hadamard, dense_of, difference_of
 from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral, wide
 from bigspec.networks.layers import with_layers
-from bigspec.networks.made import Hadamard, dense_of, difference_of
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
-from bigspec.networks.row import Row
-from bigspec.networks.sharing import entropy_of
-from bigspec.networks.small import (
+from bigspec.networks.product_norms import (
     kronecker_looked,
     kronecker_norm,
     product_looked,
     product_norm,
 )
+from bigspec.networks.row import Row
+from bigspec.networks.sharing import entropy_of
 from bigspec.networks.stale import joined, with_ratio
 from bigspec.networks.tensors import Tensor, called
 from bigspec.results import Interval

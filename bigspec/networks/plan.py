@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from bigspec.errors import ArgumentError
 from bigspec.names import shown
+from bigspec.networks.adapter_matrices import Hadamard
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product
 from bigspec.networks.fused import Split, fits
 from bigspec.networks.limits import Limits
-from bigspec.networks.made import Hadamard
 from bigspec.networks.norms import Asked
 from bigspec.networks.roles import entries_of
 from bigspec.networks.sharing import random_norms, share
