@@ -151,7 +151,7 @@ class StorageFlags:
         return api.as_options(self.storage_options, *places)
 
     def wanted(self, *places: Any) -> dict[str, Any] | None:
-        """Return the options for places of which some may be opened already."""
+        """Return the options, though some of the places may be open already."""
         return self.storage_options if any(map(api.is_url, places)) else None
 
 

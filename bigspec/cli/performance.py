@@ -77,7 +77,7 @@ def _write(path: str, recording: api.Recording) -> None:
 
 
 def written(ctx: click.Context, recording: api.Recording, status: int) -> int:
-    """Say, after the answer, that there is no report; a status that says more of the run is kept.
+    """Say after the answer that there is no report; keep a status that says more about the run.
 
     On an error of the run, `performance_reported` has said it.
     """

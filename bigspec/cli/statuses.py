@@ -78,7 +78,7 @@ class Command(click.Command):
         write_examples(self.name or "", formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the options; what is wrong with one that is not in `args` names its source."""
+        """Read the options; an error in one that is not in `args` names its source."""
         refuse_unknown_variables(ctx)
         try:
             return super().parse_args(ctx, args)

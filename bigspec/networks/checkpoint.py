@@ -21,7 +21,7 @@ from bigspec.watch import Observer
 __all__ = ["Saver", "check_scan", "saver_of"]
 
 GRACE = 20.0  # seconds that an interrupt waits for the last save
-NAMED = 5  # of the tensors that differ, so many are named
+NAMED = 5  # how many of the tensors that differ are named
 
 
 class Saver:

@@ -111,7 +111,7 @@ def _head(scan: Scan, title: str, rows: Sequence[Row]) -> str:
 
 
 def _sentences(scan: Scan, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return what is said of the whole scan, escaped, and the class of each sentence."""
+    """Return the sentences about the whole scan, escaped, with the class of each."""
     known = _known(rows)
     certain = sum(row.deterministic for row in known)
     sure = f"{certain} certain"

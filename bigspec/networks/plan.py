@@ -31,7 +31,7 @@ class Choice:
     only, leave_out : tuple of str
         Patterns of names; without `only`, all.
     everything : bool
-        Also what is no matrix.
+        Also tensors that are not matrices.
     splits : tuple of Split
     """
 
@@ -156,7 +156,7 @@ def _chosen(model: Model, choice: Choice) -> list[Entry]:
         wanted = "a row that the patterns choose" if patterns else "a matrix"
         msg = (
             f"{shown(model.name)}: expected {wanted}, got none among {counted(len(every), 'row')} "
-            f"({hidden} of them no matrix); look at all of them with --all"
+            f"({hidden} of them not matrices); look at all of them with --all"
         )
         raise ArgumentError(msg)
     names = set(names_of(entries))

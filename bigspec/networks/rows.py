@@ -290,9 +290,9 @@ class Scan(Mapping[str, Row]):
             Column, largest first; see `bigspec.networks.table.COLUMNS`. By default the order of
             the file.
         top : int, optional
-            Only so many rows.
+            Only this many rows.
         width : int, optional
-            Letters a line; by default as many as it takes.
+            Letters a line; by default no limit.
         """
         return summary(self, sort=sort, top=top, width=width)
 

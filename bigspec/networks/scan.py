@@ -61,7 +61,7 @@ def scan(
         How fused weights are cut: ``"qkv=3"``, ``{"qkv": (4096, 1024, 1024)}``. Well-known names
         are cut without it.
     everything : bool
-        Also list what is no matrix: vectors, integers, scales.
+        Also list tensors that are not matrices: vectors, integers, scales.
     missing_chunks : {"fill", "error"}
         A chunk that is not in a Zarr group counts as the fill value, which its row says, or is an
         error.

@@ -45,7 +45,7 @@ def random_norms(entries: Iterable[Entry], *, differences: bool) -> int:
 
 
 def share(failure_probability: float, count: int) -> float:
-    """Return the failure probability of one of so many norms."""
+    """Return the failure probability of one norm out of `count`."""
     slots = 1
     while slots < count:
         slots *= BASE

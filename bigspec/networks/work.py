@@ -94,7 +94,7 @@ class Task:
 
     @property
     def work(self) -> float:
-        """Flops, roughly: what is large begins first."""
+        """Flops, roughly: the largest tasks begin first."""
         total = 0.0
         for request in self.requests:
             m, n = request.entry.matrix or (1, math.prod(request.entry.shape))
@@ -246,7 +246,7 @@ def _bracketed(
 
 
 def filled(row: Row, looked: Looked, norm: Norm | None, asked: Asked | None = None) -> Row:
-    """Return the row with what is known; without a norm, as of a vector or of NaN entries."""
+    """Return the row with all that is known; there is no norm of a vector or of NaN entries."""
     if looked.non_finite:
         return replace(row, non_finite=looked.non_finite)
     row = replace(

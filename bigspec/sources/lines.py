@@ -150,7 +150,7 @@ class Pointers:
         return _all_pointers(self.indptr, self.stored, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[Pointers, Cuts]:
-        """Cut about every so many entries; return the pointers for these cuts, and the cuts."""
+        """Cut about every `entries` entries; return the pointers for these cuts, and the cuts."""
         return self, _cut(self.ranges(), length, entries, None)
 
 
@@ -200,7 +200,7 @@ class ListedPointers:
         _check_moves(self.indptr, self.nbytes, 0, memory, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[ListedPointers, Cuts]:
-        """Cut about every so many entries, or `TALLEST` lines; see `Pointers`."""
+        """Cut about every `entries` entries, or `TALLEST` lines; see `Pointers`."""
         cuts = _cut(self._stream(length), length, entries, _tallest(length))
         places = (*cuts.places, len(self.listed))
         return replace(self, at=cuts.lines, places=places), cuts
@@ -264,7 +264,7 @@ class Coordinates:
         _check_moves(self.listed, self.nbytes, minors, memory, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[Coordinates, Cuts]:
-        """Cut about every so many entries, or `TALLEST` lines; see `Pointers`.
+        """Cut about every `entries` entries, or `TALLEST` lines; see `Pointers`.
 
         Raises
         ------
@@ -369,7 +369,7 @@ def _all_pointers(indptr: Vector, stored: int, name: str) -> Iterator[tuple[Arra
 def _cut(
     stream: Iterator[tuple[Array, Array, int]], length: int, entries: int, tallest: int | None
 ) -> Cuts:
-    """Cut after about so many entries, or so many lines.
+    """Cut after about `entries` entries, or `tallest` lines.
 
     `stream` yields stored lines, the pointers of their first entries, and the place of the
     first of them; at its very end the line ``length``.

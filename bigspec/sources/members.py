@@ -95,7 +95,7 @@ def member_bytes(content: Content, info: zipfile.ZipInfo, most: int | None = Non
     info : zipfile.ZipInfo
         Of `members_of`.
     most : int, optional
-        Return only so many bytes, the first.
+        Return only this many bytes, the first ones.
 
     Returns
     -------

@@ -36,7 +36,7 @@ CELL_ENTRIES = 4096
 
 
 WIDE = 2
-"""If the uncut side of a sparse matrix is so many times the other, its format is turned round."""
+"""If the uncut side of a sparse matrix is this many times the other, its format is turned round."""
 
 
 @dataclass(frozen=True)

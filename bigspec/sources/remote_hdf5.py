@@ -135,7 +135,7 @@ def open_remote_hdf5(
 
 
 def _indexed(content: RemoteContent, inside: str, name: str, url: str, wanted: Wanted) -> Index:
-    """Open the file once, and index what is wanted of it."""
+    """Open the file once, and index the wanted part of it."""
     begin = content.at(0, min(4, content.size), "its first bytes").tobytes()
     if begin[:3] == b"CDF":
         return _classic(content, begin, inside, name)

@@ -173,7 +173,7 @@ def open_described(
         Returns how stored numbers become values, by their type and the name in messages.
     """
     if array.ndim < 3:
-        plain = open_zarr_array(array, name, wanted.missing)  # refuses what is no matrix
+        plain = open_zarr_array(array, name, wanted.missing)  # refuses anything but a matrix
         name, dtype = plain.name, plain.dtype.newbyteorder("=")
         axes = axes_of(dims, plain.shape, wanted.rows, name)
         packing = packing_for(dtype, name)

@@ -49,7 +49,8 @@ def open_pytorch_zip(content: Content, members: dict[str, zipfile.ZipInfo]) -> M
     Raises
     ------
     SourceError
-        It is TorchScript, its pickle names what is no tensor, or a record is not what it should be.
+        It is TorchScript, its pickle names something that is not a tensor, or a record is not what
+        it should be.
     """
     file = content.name
     root = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
@@ -97,7 +98,7 @@ def open_pytorch(content: Content) -> Model:
     Raises
     ------
     SourceError
-        It is another pickle, names what is no tensor, or ends before its storages do.
+        It is another pickle, names something that is not a tensor, or ends before its storages do.
     """
     file, place = content.name, 0
     head: list[Any] = []

@@ -304,7 +304,7 @@ def finished(
     Raises
     ------
     SourceError
-        A name is no text, or two tensors have one.
+        A name is not a text, or two tensors share one.
     """
     found: dict[str, Tensor] = {}
     for tensor in tensors:
