@@ -100,7 +100,10 @@ class Store(Documents):
             root = self.read_document("")  # written first, by one that started just now
         if root is None:
             shown = ", ".join(names[:5])
-            msg = f"{self.where}: expected a checkpoint or an empty folder, got one with {shown}"
+            msg = (
+                f"{self.where}: expected a checkpoint or an empty folder, got one with {shown}; "
+                "name another place"
+            )
             raise CheckpointError(msg)
         check_schema(root.get("schema"), self.where)
 
@@ -250,7 +253,7 @@ class Store(Documents):
 
 def _refuse_file(path: Path, where: str) -> None:
     if path.exists() and not path.is_dir():
-        msg = f"{where}: expected a checkpoint or an empty folder, got a file"
+        msg = f"{where}: expected a checkpoint or an empty folder, got a file; name another place"
         raise CheckpointError(msg)
 
 
@@ -265,7 +268,10 @@ def check_schema(schema: Any, where: str) -> None:
             "which a newer bigspec wrote; upgrade bigspec, or name another place"
         )
     else:
-        msg = f"{where}: expected a bigspec checkpoint or an empty folder, got another Zarr node"
+        msg = (
+            f"{where}: expected a bigspec checkpoint or an empty folder, got another Zarr node; "
+            "name another place"
+        )
     raise CheckpointError(msg)
 
 

@@ -68,10 +68,16 @@ class Parts:
             try:
                 now = os.stat(path).st_size  # noqa: PTH116 - once for each read: no Path
             except OSError as error:
-                msg = f"{name}: {path}, which holds some entries, went away while it was read"
+                msg = (
+                    f"{name}: {path}, which holds some entries, went away while it was read; it "
+                    "must stay while the run lasts"
+                )
                 raise MissingSourceError(msg) from error
             if now < size:
-                msg = f"{name}: {path}, which holds some entries, became shorter meanwhile"
+                msg = (
+                    f"{name}: {path}, which holds some entries, became shorter while it was read; "
+                    "run again when nothing writes to it"
+                )
                 raise ChunkError(msg)
 
 
@@ -236,7 +242,10 @@ def _check_external(dataset: h5py.Dataset, name: str, found: Found) -> None:
             )
             raise ChunkError(msg)
     if left and dataset.external:
-        msg = f"{name}: the raw files of {dataset.name} have no room for its last {left} bytes"
+        msg = (
+            f"{name}: the raw files of {dataset.name} have no room for its last {left} bytes; HDF5 "
+            "would read fill values for these"
+        )
         raise ChunkError(msg)
 
 

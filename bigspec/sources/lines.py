@@ -361,7 +361,10 @@ def _all_pointers(indptr: Vector, stored: int, name: str) -> Iterator[tuple[Arra
             raise DataError(msg)
         before = int(pointers[-1])
         if stop == len(indptr) and before != stored:
-            msg = f"{name}: expected the last pointer to be {stored}, got {before}"
+            msg = (
+                f"{name}: expected the last pointer to be {stored}, got {before}; write the matrix "
+                "again"
+            )
             raise DataError(msg)
         yield np.arange(start, stop), pointers, start
 

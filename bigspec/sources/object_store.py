@@ -63,7 +63,10 @@ def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store
     except TypeError as error:  # of a file system's constructor
         if not given:
             raise
-        msg = f"storage_options: {shown(protocol)}:// does not take them all ({error})"
+        msg = (
+            f"storage_options: expected options that {shown(protocol)}:// takes, got another one "
+            f"({error}); leave it out"
+        )
         raise ArgumentError(msg) from error
 
 

@@ -275,7 +275,10 @@ def assemble(
     _check_lengths(name, shape, axis, stored, indices, lines)
     for part in (indices, *lines.parts):
         if part.dtype.kind not in "iu":
-            msg = f"{name}: expected integers in {_part(part)}, got {part.dtype}"
+            msg = (
+                f"{name}: expected integers in {_part(part)}, got {part.dtype}; write the matrix "
+                "again"
+            )
             raise DataError(msg)
     lines.check(shape[1 - axis], memory)
     entry = dtype.itemsize + indices.dtype.itemsize

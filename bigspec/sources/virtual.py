@@ -248,7 +248,10 @@ def _amazon(options: Options) -> dict[str, Any]:
     }
     for name in config:
         if name not in names:
-            msg = f"storage_options: {name!r} is an option that icechunk:// does not take"
+            msg = (
+                f"storage_options: {name!r} is an option that icechunk:// does not take; leave it "
+                "out"
+            )
             raise ArgumentError(msg)
     return {names[name]: value for name, value in config.items()}
 
