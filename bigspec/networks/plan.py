@@ -19,7 +19,7 @@ from bigspec.networks.tensors import Model
 from bigspec.networks.work import Request, Task, shared
 from bigspec.results.text import counted
 
-__all__ = ["Choice", "Planned", "plan_scan", "tasks_of"]
+__all__ = ["Choice", "ScanPlan", "plan_scan", "tasks_of"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _matches(entry: Entry, patterns: Iterable[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Planned:
+class ScanPlan:
     """The rows of a scan.
 
     Attributes
@@ -84,7 +84,7 @@ class Planned:
         return share(failure_probability, self.norms)
 
 
-def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
+def plan_scan(model: Model, other: Model | None, choice: Choice) -> ScanPlan:
     """Choose the rows of a model, and pair them with those of another one.
 
     Raises
@@ -95,7 +95,7 @@ def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
     entries = _chosen(model, choice)
     _check_only(model, entries, choice)
     if other is None:
-        return Planned(tuple(entries), {}, norms=random_norms(entries, differences=False))
+        return ScanPlan(tuple(entries), {}, norms=random_norms(entries, differences=False))
     beside = {entry.name: entry for entry in _chosen(other, choice)}
     paired: list[Entry] = []
     others: dict[str, Form] = {}
@@ -115,7 +115,7 @@ def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
             f"has {shown(next(iter(beside)))}; rename them, or scan each model by itself"
         )
         raise ArgumentError(msg)
-    return Planned(
+    return ScanPlan(
         tuple(paired),
         others,
         tuple(name for name in names_of(entries) if name not in beside),
@@ -195,7 +195,7 @@ def _axis(form: Form) -> int:
 
 
 def tasks_of(
-    planned: Planned, names: Sequence[str], asked: Asked, entropy: int, limits: Limits | None
+    planned: ScanPlan, names: Sequence[str], asked: Asked, entropy: int, limits: Limits | None
 ) -> list[Task]:
     """Return the tasks that make the rows of these names; rows of one tensor share a task."""
     wanted = set(names)

@@ -17,7 +17,7 @@ from bigspec.networks.limits import Limits, Ruling, rule
 from bigspec.networks.models import IN_MEMORY
 from bigspec.networks.norms import Asked
 from bigspec.networks.page import fragment, page
-from bigspec.networks.plan import Choice, Planned, plan_scan, tasks_of
+from bigspec.networks.plan import Choice, ScanPlan, plan_scan, tasks_of
 from bigspec.networks.row import Row
 from bigspec.networks.table import csv_text, summary
 from bigspec.networks.tensors import Model
@@ -95,7 +95,7 @@ class Scan(Mapping[str, Row]):
 
     def __init__(self, model: Model, other: Model | None, choice: Choice, options: Options) -> None:
         self._models, self._options, self._choice = (model, other), options, choice
-        self._planned: Planned = plan_scan(model, other, choice)
+        self._planned: ScanPlan = plan_scan(model, other, choice)
         if options.limits is not None:
             options.limits.check(e.name for e in self._planned.entries if not e.hidden)
         self._rows: dict[str, Row] = {}

@@ -352,8 +352,7 @@ class RemoteStore(ObjectStore[Any]):
     async def described(self, key: str) -> dict[str, Any] | None:
         """Return the size of an object and the evidence of its version; None if nothing is there.
 
-        The keys are those of s3fs and of fsspec's HTTP, so that either client gives the same
-        evidence.
+        The keys are those of s3fs and of fsspec's HTTP: either client gives the same evidence.
         """
         import obstore
 
