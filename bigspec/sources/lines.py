@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bigspec.errors import DataError
+from bigspec.errors import DataError, format_bytes
 from bigspec.kernels.buffers import Buffers
 
 __all__ = [
@@ -309,7 +309,7 @@ def _check_moves(vector: Vector, nbytes: int, still: int, memory: int, name: str
     if steps[stands] <= 0 and places[1] > still:
         part, first, last = vector.name.rpartition("/")[2], places[stands], places[stands + 1]
         msg = (
-            f"{name}: expected values that grow in {part}, which takes {nbytes} bytes, got "
+            f"{name}: expected values that grow in {part} ({format_bytes(nbytes)}), got "
             f"{found[stands]} at {first} and {found[stands + 1]} at {last}: chunks are missing, or "
             "nearly all rows or columns are empty; leave those out, and write the matrix again"
         )
