@@ -58,9 +58,9 @@ def _own_options(function: Any) -> Any:
                help="Sizes of the input of an ONNX file that leaves them open, a batch of 1 in "
                     "front."),
         option(STACK, "--from", "begin", metavar="VALUE",
-               help="Of an ONNX file: the value that the stack begins with."),
+               help="Value of an ONNX file that the stack begins with."),
         option(STACK, "--to", "end", metavar="VALUE",
-               help="Of an ONNX file: the value that it ends with."),
+               help="Value of an ONNX file that the stack ends with."),
         option(STACK, "--window", type=click.IntRange(min=1), metavar="N",
                help="Most matrices in a chain whose norm is taken. [default: all of up to five, "
                     "else three]"),
