@@ -115,7 +115,9 @@ def passes(where, cluster, how):
         from distributed import Client, LocalCluster
 
         workers, threads = (int(number) for number in cluster.split("x"))
-        client = Client(LocalCluster(workers, threads_per_worker=threads, dashboard_address=None))
+        client = Client(
+            LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=None)
+        )
     matrix, executor = bigspec.open_matrix(where), find_executor(False)
     room = {"limit": executor.memory() // 2, "tasks": executor.tasks, "local": executor.local}
     if hasattr(executor, "waiting"):
