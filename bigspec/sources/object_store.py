@@ -1,8 +1,7 @@
 """Stores at s3, gs, az, http and https, through obstore where it is installed.
 
-obstore is in Rust: it releases the GIL, keeps its connections, and takes a fraction of the time of
-a core that clients in Python need for the same bytes. fsspec opens all other URLs, and these where
-obstore is not installed.
+obstore is in Rust. It releases the GIL and keeps its connections, and takes a fraction of the CPU
+time of clients in Python. fsspec opens all other URLs, and these where obstore is not installed.
 """
 
 from __future__ import annotations

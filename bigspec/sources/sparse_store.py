@@ -64,8 +64,9 @@ class StoredSparse(Matrix):
     def transient(self, slab: int) -> int:
         """Bytes that a task takes at most besides a slab, the decoders' scratch among them.
 
-        These are the pointers from the slab's first on, in two types, and their differences;
-        indices in SciPy's type; a sorted copy if the store is not sorted; and the products' own.
+        These are the pointers of the slab, in two types, and their differences. To these come
+        indices in SciPy's type, a sorted copy if the store is not sorted, and what the products
+        take.
         """
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
         entries = slab // entry
