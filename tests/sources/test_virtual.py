@@ -111,7 +111,7 @@ def test_a_repository_in_a_bucket(icechunk, s3_environment, endpoint, tmp_path):
     )  # fmt: skip
     commit(icechunk.Repository.create(storage), A)
     holds("icechunk://s3://versions/a/repo@main::/T")
-    with pytest.raises(SourceError, match="write icechunk://s3://versions/a/repo, with @"):
+    with pytest.raises(SourceError, match="open icechunk://s3://versions/a/repo for its"):
         bigspec.norm("s3://versions/a/repo")
 
 
