@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
+import dask.order
 import dask.threaded
 from dask.callbacks import Callback
 from dask.system import CPU_COUNT
@@ -210,9 +211,13 @@ class ThreadExecutor(Executor):
         layout = context.layout
         if isinstance(context.matrix, OperatorMatrix):
             return context.at_once()  # type: ignore[no-any-return]
-        upcoming, running = self._upcoming(context, done), min(layout.memory.tasks, self.tasks)
-        context = replace(context, limit=Limit(deadline), upcoming=upcoming)
+        running = min(layout.memory.tasks, self.tasks)
         token, in_flight = uuid.uuid4().hex, window(layout, running)
+        upcoming = None
+        if layout.panels_ahead and context.reads:
+            expected = _in_order(context, token, done.rounds, in_flight)
+            upcoming = Upcoming(context.matrix, layout, context.first, expected)
+        context = replace(context, limit=Limit(deadline), upcoming=upcoming)
         options: dict[str, Any] = {"num_workers": running} if running != self.tasks else {}
         total, reported = done.total, done.rounds
         counted = done.rounds * layout.round_panels
@@ -253,14 +258,19 @@ class ThreadExecutor(Executor):
         assert total is not None
         return total
 
-    @staticmethod
-    def _upcoming(context: Context, done: FirstRounds) -> Upcoming | None:
-        """Return what is asked for before its task begins; None if nothing is."""
-        layout = context.layout
-        if not layout.panels_ahead or not context.reads:
-            return None
-        left = range(done.rounds * layout.round_panels, layout.panels)
-        return Upcoming(context.matrix, layout, context.first, left)
+
+def _in_order(context: Context, token: str, done: int, in_flight: int) -> Iterator[int]:
+    """Yield the panels of the rounds after `done`, in the order in which Dask's threads begin them.
+
+    Dask orders the tasks of each graph so that few sums wait, and panels come in any order.
+    """
+    layout = context.layout
+    for first in range(done, layout.rounds, in_flight):
+        graph, _ = _chain(context, token, range(first, min(first + in_flight, layout.rounds)), None)
+        order = dask.order.order(graph)
+        for key in sorted(order, key=order.__getitem__):
+            if key.startswith(f"bigspec-panel-{token}"):
+                yield int(key.rpartition("-")[2])
 
 
 def _chain(
