@@ -58,7 +58,7 @@ def on(where):
     if where == "threads":
         yield
         return
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as c, Client(c):
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as c, Client(c):
         yield
 
 
@@ -136,7 +136,7 @@ if __name__ == "__main__":
     else:
         from distributed import Client, LocalCluster
         options = {"threads_per_worker": 1, "dashboard_address": ":0"}
-        with LocalCluster(2, **options) as c, Client(c) as client:
+        with LocalCluster(n_workers=2, **options) as c, Client(c) as client:
             bigspec.norm(sys.argv[1], rtol=1e-3, memory_limit="1GiB", seed=1)
             workers = ", ".join(f"{v:.2f} GiB" for v in client.run(peak).values())
             print(f"client {peak():.2f} GiB, workers {workers}")

@@ -117,6 +117,12 @@ def in_memory(path):
         "sklearn randomized_svd, k = 1": wall(lambda: randomized_svd(A, 1, random_state=1)),
     }
     try:
+        import primme
+
+        found["PRIMME svds, k = 1, tol 1e-3"] = wall(lambda: primme.svds(A, 1, tol=1e-3))
+    except ImportError:
+        pass
+    try:
         import xarray as xr
         from xeofs.single import EOF
     except ImportError:
@@ -147,16 +153,19 @@ def by_workers(folder):
 
     rows, path = [], store(folder, 1)
     for count in (1, 2):
-        options = {"threads_per_worker": 1, "dashboard_address": ":0"}
-        with LocalCluster(count, **options) as cluster, Client(cluster):
+        options = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": ":0"}
+        with LocalCluster(**options) as cluster, Client(cluster):
             rows.append({"workers": count, "reads": "disk", "seconds": passes(path)})
         print(rows[-1], flush=True)
     shutil.rmtree(path)
-    slow = Slow((512 * 64, 64), np.dtype("f4"), "slow", (Grid(512 * 64, 64), Grid(64, 64)), 0.2)
+    panel, panels = 16_384, 256  # rows of a panel of the least size, 4 MiB
+    grids = Grid(panel * panels, panel), Grid(64, 64)
+    slow = Slow((panel * panels, 64), np.dtype("f4"), "slow", grids, seconds=0.25)
+    options = {"processes": False, "threads_per_worker": 1, "dashboard_address": ":0"}
     for count in (2, 4, 8, 16, 32, 64):
-        options = {"processes": False, "threads_per_worker": 1, "dashboard_address": ":0"}
-        with LocalCluster(count, **options) as cluster, Client(cluster):
-            rows.append({"workers": count, "reads": "sleep", "seconds": passes(slow)})
+        with LocalCluster(n_workers=count, **options) as cluster, Client(cluster):
+            seconds = passes(slow, count=2, block_size=1)
+        rows.append({"workers": count, "reads": "sleep", "seconds": seconds})
         print(rows[-1], flush=True)
     note("workers", rows)
 

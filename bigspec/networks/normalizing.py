@@ -28,7 +28,7 @@ from bigspec.networks.sharing import entropy_of, share
 from bigspec.networks.tensors import Model, called
 from bigspec.passes import find_executor
 from bigspec.run.identity import versions
-from bigspec.sources.content import LocalContent
+from bigspec.sources.file_bytes import LocalContent
 from bigspec.watch import Observer
 from bigspec.watch.live import make_observer
 

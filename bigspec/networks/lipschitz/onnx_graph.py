@@ -30,7 +30,7 @@ from bigspec.networks.lipschitz.onnx_values import (
     moved,
 )
 from bigspec.networks.lipschitz.stack import Branches, Stack
-from bigspec.sources.content import LocalContent
+from bigspec.sources.file_bytes import LocalContent
 
 __all__ = ["read_onnx"]
 
