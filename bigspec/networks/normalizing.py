@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.api.arguments import as_budget, as_bytes, as_probability, as_seed
+from bigspec.api.matrices import open_within
 from bigspec.api.norm import norm
 from bigspec.certificate.scaling import Storage, factor_above, factor_below, scaled_interval
 from bigspec.conversion.work import Work, local_place, working
@@ -113,7 +114,8 @@ def normalize_model(
     """
     began = time.monotonic()
     budget, sure, given = as_budget(rtol), as_probability(failure_probability), as_seed(seed)
-    if by not in ("upper", "lower") or isinstance(to, bool) or not 0.0 < float(to) < np.inf:
+    real = isinstance(to, (int, float, np.integer, np.floating)) and not isinstance(to, bool)
+    if by not in ("upper", "lower") or not (real and 0.0 < to < np.inf):
         msg = f"to, by: expected a norm > 0, and 'upper' or 'lower', got {to!r} and {by!r}"
         raise ArgumentError(msg)
     limit = as_bytes(memory_limit) or find_executor(True).memory() // 2
@@ -247,8 +249,10 @@ def _factor(tensor: Any, aim: _Aim, entropy: int) -> tuple[dict[str, Any], str]:
             )
             raise MemoryLimitError(msg)
         values = values.astype(np.float32)
+    matrix = open_within(values, aim.memory)
     est = norm(
-        values, rtol=aim.rtol, failure_probability=aim.each, seed=entropy,
+        replace(matrix, name=f"{tensor.file}: {called(tensor.name)}"),
+        rtol=aim.rtol, failure_probability=aim.each, seed=entropy,
         memory_limit=aim.memory, right=False,
     )  # fmt: skip
     if est.upper == 0.0 or est.frobenius is None:

@@ -150,13 +150,16 @@ def test_zeros_other_formats_and_the_source_itself_are_refused(source, tmp_path)
     save_file({"z": np.zeros((3, 3), "f4")}, tmp_path / "Z.safetensors")
     with pytest.raises(DataError, match=r"'z'.* zeros alone"):
         bigspec.normalize_model(tmp_path / "Z.safetensors", tmp_path / "B.safetensors", only="z")
+    save_file({"z": np.full((3, 3), np.nan, "f4")}, tmp_path / "Z.safetensors")
+    with pytest.raises(DataError, match=r"tensor 'z'.*NaN"):
+        bigspec.normalize_model(tmp_path / "Z.safetensors", tmp_path / "B.safetensors", only="z")
     np.savez(tmp_path / "A.npz", a=np.eye(3))
     with pytest.raises(SourceError, match="expected safetensors on this machine"):
         bigspec.normalize_model(tmp_path / "A.npz", tmp_path / "B.safetensors", only="a")
     with pytest.raises(ArgumentError, match="another place than the source"):
         bigspec.normalize_model(source, source, only="a.weight", overwrite=True)
     with pytest.raises(ArgumentError, match="expected a norm > 0"):
-        bigspec.normalize_model(source, tmp_path / "B.safetensors", only="a.weight", to=0.0)
+        bigspec.normalize_model(source, tmp_path / "B.safetensors", only="a.weight", to="one")
 
 
 def test_the_command_takes_patterns_and_no_flag_of_a_single_matrix(source, tmp_path):
