@@ -169,6 +169,11 @@ class Matrix(ABC):
         """Whether a sparse block of any size is a view: a panel is then read as one slab."""
         return False
 
+    @property
+    def widened(self) -> float:
+        """How many times larger a block is than what was read for it, at most."""
+        return 1.0
+
     def transient(self, slab: int) -> int:
         """Bytes that a task holds for a moment besides a slab of so many bytes, at most."""
         return self.transient_nbytes

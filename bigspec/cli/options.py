@@ -36,10 +36,10 @@ __all__ = [
     "OUTPUT",
     "PERFORMANCE",
     "WHERE",
+    "MemoryFlags",
     "PlanFlags",
     "RunFlags",
     "StorageFlags",
-    "algorithm_option",
     "cluster_of",
     "debug_option",
     "json_option",
@@ -77,11 +77,6 @@ storage_option = option(
 debug_option = option(
     OUTPUT, "--debug", is_flag=True, expose_value=False, callback=_remember_debug,
     help="Show the traceback of an error.",
-)  # fmt: skip
-algorithm_option = option(
-    ACCURACY, "--algorithm", type=click.Choice(["auto", "lanczos", "power", "gram"]),
-    default="auto", show_default=True,
-    help="Algorithm: lanczos needs the fewest passes, power the least memory, gram one pass.",
 )  # fmt: skip
 
 
@@ -133,6 +128,13 @@ class PlaceFlags:
     scheduler: str | None
     scheduler_file: str | None
     workers: int | None
+
+
+@dataclass(frozen=True)
+class MemoryFlags:
+    """What spare memory is for."""
+
+    pin: bool
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,11 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                callback=_remember_waiting,
                help="How long to wait for workers. [default: 5min]"),
     ],
+    MemoryFlags: [
+        option(WHERE, "--pin/--no-pin", default=True, show_default=True,
+               help="Let panels stay in spare memory, decoded, so that later passes read the "
+                    "others only. What stays is not compared with the store again."),
+    ],
     StorageFlags: [storage_option],
     SavingFlags: [
         option(SAVING, "--checkpoint", metavar="URL",
@@ -309,6 +316,7 @@ class PlanFlags:
     view: ViewFlags
     accuracy: AccuracyFlags
     place: PlaceFlags
+    memory: MemoryFlags
     storage: StorageFlags
     json: JsonFlags
 
@@ -322,6 +330,7 @@ class RunFlags:
     accuracy: AccuracyFlags
     effort: EffortFlags
     place: PlaceFlags
+    memory: MemoryFlags
     storage: StorageFlags
     saving: SavingFlags
     past: PastFlags

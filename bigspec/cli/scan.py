@@ -19,6 +19,7 @@ from bigspec.cli.options import (
     PAST,
     SAVING,
     JsonFlags,
+    MemoryFlags,
     OutputFlags,
     PlaceFlags,
     StorageFlags,
@@ -51,6 +52,7 @@ class ScanFlags:
     """The options that other commands have, too."""
 
     place: PlaceFlags
+    memory: MemoryFlags
     storage: StorageFlags
     output: OutputFlags
     json: JsonFlags
@@ -141,6 +143,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
             checkpoint=checkpoint,
             time_limit=own["time_limit"],
             memory_limit=flags.place.memory_limit,
+            pin=flags.memory.pin,
             max_norm=own["max_norm"],
             gate=own["gate"],
             progress=observer,

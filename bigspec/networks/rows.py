@@ -51,6 +51,8 @@ class Options:
         What the models were opened with.
     input_shape : list, dict or None
         Of an ONNX model, as JSON has it.
+    pin : bool
+        Whether parts of a tensor that is read in each pass may stay in memory.
     """
 
     rtol: float
@@ -63,6 +65,7 @@ class Options:
     observer: Observer
     missing_chunks: str = "fill"
     input_shape: Any = None
+    pin: bool = True
 
 
 class Scan(Mapping[str, Row]):
@@ -213,7 +216,8 @@ class Scan(Mapping[str, Row]):
         resident = any(m is not None and m.format == IN_MEMORY for m in (model, other))
         executor = find_executor(resident)
         memory = options.memory_limit or executor.memory() // 2
-        asked = Asked(options.rtol, self.share, memory, memory // max(executor.tasks, 1))
+        share = memory // max(executor.tasks, 1)
+        asked = Asked(options.rtol, self.share, memory, share, options.pin)
         names = [name for name in self.names if name not in saver.rows]
         assert self.seed is not None
         tasks = tasks_of(self._planned, names, asked, self.seed, options.limits)

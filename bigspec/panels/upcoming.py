@@ -14,6 +14,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import Layout
+from bigspec.panels.pinned import Pinned
 
 __all__ = ["Upcoming"]
 
@@ -31,15 +32,23 @@ class Upcoming:
         What is read already.
     panels : iterable of int
         In the order in which they will probably be read; in another order they only come later.
+    pinned : Pinned, optional
+        Panels that are not read.
     """
 
     def __init__(
-        self, matrix: Matrix, layout: Layout, first: FirstSlab, panels: Iterable[int]
+        self,
+        matrix: Matrix,
+        layout: Layout,
+        first: FirstSlab,
+        panels: Iterable[int],
+        pinned: Pinned | None = None,
     ) -> None:
         self._matrix, self._layout, self._first = matrix, layout, first
         self._waiting = iter(panels)
         self._asked: dict[int, dict[Any, Any]] = {}
         self._begun: set[int] = set()
+        self._here = frozenset[int]() if pinned is None else pinned.indices
         self._lock = threading.Lock()
         self._closed = False
 
@@ -52,14 +61,14 @@ class Upcoming:
         with self._lock:
             self._begun.add(index)
             asked = self._asked.pop(index, None)
-            if asked is None and not self._closed:
+            if asked is None and not self._closed and index not in self._here:
                 asked = self._ask(index)
             buffers.ahead.update(asked or {})
             while not self._closed and len(self._asked) < self._layout.panels_ahead:
                 panel = next(self._waiting, None)
                 if panel is None:
                     break
-                if panel not in self._begun:
+                if panel not in self._begun and panel not in self._here:
                     self._asked[panel] = self._ask(panel)
 
     def _ask(self, index: int) -> dict[Any, Any]:

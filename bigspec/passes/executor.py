@@ -24,9 +24,11 @@ from bigspec.panels.context import Context, run_panel
 from bigspec.panels.fused import sum_partials
 from bigspec.panels.layout import Layout
 from bigspec.panels.limit import Abandoned, Limit
+from bigspec.panels.pinned import Pinned
 from bigspec.panels.upcoming import Upcoming
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.dask_array import DaskMatrix
+from bigspec.passes.pins import PinnedOnWorkers
 
 __all__ = [
     "Executor",
@@ -56,6 +58,7 @@ class Round:
     graph: Graph
     root: str
     steps: dict[str, int] = field(default_factory=dict)  # key of a sum -> panels below it
+    bound: dict[str, Graph] = field(default_factory=dict)  # worker -> tasks of its pinned panels
 
 
 def build_round(
@@ -64,6 +67,7 @@ def build_round(
     token: str,
     index: int,
     work: Callable[..., Any] | None = None,
+    pins: PinnedOnWorkers | None = None,
 ) -> Round:
     """Build the tasks of round `index`.
 
@@ -78,13 +82,21 @@ def build_round(
     work : callable
         Called with the reference, the number of a panel and its chunks, if it has any. By default
         `run_panel`.
+    pins : PinnedOnWorkers, optional
+        Builds the tasks of panels that stay on workers.
     """
     layout, matrix = context.layout, context.matrix
     first = index * layout.round_panels
     last = min(first + layout.round_panels, layout.panels)
     graph: Graph = {}
+    bound: dict[str, Graph] = {}
     keys = []
     for panel in range(first, last):
+        if pins is not None and (pinned := pins.tasks(panel, token, reference)) is not None:
+            key, worker, tasks = pinned
+            bound.setdefault(worker, {}).update(tasks)
+            keys.append(key)
+            continue
         key = f"bigspec-panel-{token}-{panel}"
         chunks = None
         if context.reads and isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
@@ -93,7 +105,7 @@ def build_round(
         graph[key] = (work or run_panel, reference, panel, chunks)
         keys.append(key)
     root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
-    return Round(graph, root, steps)
+    return Round(graph, root, steps, bound)
 
 
 def _add_tree(graph: Graph, keys: list[str], token: str, fan_in: int) -> tuple[str, dict[str, int]]:
@@ -126,6 +138,15 @@ class Executor(ABC):
     def waiting(self) -> int:
         """Tasks that a worker may begin at once where they wait for a link."""
         return 0
+
+    @property
+    def processes(self) -> int:
+        """Processes that share the pinned panels."""
+        return 1
+
+    def pinned(self, layout: Layout) -> Pinned:
+        """Return the holder of the panels that stay in memory over the passes of a run."""
+        return Pinned(layout)
 
     @abstractmethod
     def memory(self) -> int:
@@ -216,7 +237,7 @@ class ThreadExecutor(Executor):
         upcoming = None
         if layout.panels_ahead and context.reads:
             expected = _in_order(context, token, done.rounds, in_flight)
-            upcoming = Upcoming(context.matrix, layout, context.first, expected)
+            upcoming = Upcoming(context.matrix, layout, context.first, expected, context.pinned)
         context = replace(context, limit=Limit(deadline), upcoming=upcoming)
         options: dict[str, Any] = {"num_workers": running} if running != self.tasks else {}
         total, reported = done.total, done.rounds

@@ -78,6 +78,14 @@ class StoredSparse(Matrix):
         slab_nbytes = copies + pointers + scratch_nbytes(self.dtype, entries)
         return chunks + slab_nbytes + self.ahead_nbytes(slab)
 
+    @property
+    def widened(self) -> float:
+        """How much larger values and indices become in SciPy's types, at most."""
+        index = 4 if max(*self.shape, self.stored) <= np.iinfo(np.int32).max else 8
+        value = 4 if self.dtype.kind not in "biu" else self.dtype.itemsize  # of two bytes
+        held = max(self.dtype.itemsize, value) + max(self.indices.dtype.itemsize, index)
+        return held / (self.dtype.itemsize + self.indices.dtype.itemsize)
+
     def ahead_nbytes(self, slab: int) -> int:
         """Bytes of encoded chunks that are requested ahead; 0 on this machine."""
         parts = [part for part in (self.data, self.indices) if _is_far(part)]
