@@ -462,7 +462,7 @@ REFUSED = {
     "1.#INF": (HEAD + ONE + "1 1 1.#INF\n", "line 3.*is not a number"),
     "1.#QNAN": (HEAD + ONE + "1 1 1.#QNAN\n", "line 3.*is not a number"),
     "two points": (HEAD + ONE + "1 1 1.2.3\n", "line 3.*is not a number"),
-    "a fraction under integer": (INTEGERS + ONE + "1 1 11.9989\n", "line 3.*no whole number"),
+    "a fraction under integer": (INTEGERS + ONE + "1 1 11.9989\n", "line 3.*not a whole number"),
     "an index with a point": (HEAD + ONE + "1.0 1 5\n", "line 3.*'1.0' is not an index"),
     "a value in a pattern": (
         HEAD.replace("real", "pattern") + ONE + "1 1 5\n",

@@ -90,7 +90,7 @@ def config_option() -> click.Option:
         expose_value=False,
         callback=_read,
         metavar="FILE.toml",
-        help="Read options from a file too; its keys are their long names.",
+        help="Read options from a file too; its keys are the long names.",
     )
 
 
