@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, SparseSum
+from bigspec.kernels.sums import Composed, SparseSum
 from bigspec.names import shown
 
 __all__ = ["PANEL_BYTES", "SLAB_BYTES", "Block", "Claims", "Grid", "Matrix", "OperatorMatrix"]

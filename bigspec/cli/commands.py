@@ -87,9 +87,9 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 @json_option
 @debug_option
 def show_command(run: str, storage_options: dict[str, Any] | None, json_file: str | None) -> None:
-    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next.
+    """Show the checkpoint RUN: the interval so far, the passes, when and where, what comes next.
 
-    Of a scan: how many of its rows are done.
+    For a scan: how many of its rows are done.
     """
     saved = bigspec.show(run, storage_options=storage_options)
     deliver(str(saved), saved.to_dict(), json_file)
@@ -130,9 +130,9 @@ def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
 
 RUNS = "Runs"
 SHOWN = 1000
-"""Runs of a history that a person is shown if nobody says how many."""
+"""How many runs of a history are shown by default."""
 DRAWN = 50_000
-"""And those in the charts of networks."""
+"""How many runs the charts of networks show by default."""
 
 
 @main.command("history", cls=Command)

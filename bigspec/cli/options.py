@@ -153,7 +153,7 @@ class StorageFlags:
         return api.as_options(self.storage_options, *places)
 
     def wanted(self, *places: Any) -> dict[str, Any] | None:
-        """Return the options for places of which some may be opened already."""
+        """Return the options, though some of the places may be open already."""
         return self.storage_options if any(map(api.is_url, places)) else None
 
 
@@ -276,7 +276,7 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                help="Save the run there, and continue the run that is saved there."),
         option(SAVING, "--checkpoint-interval", type=click.FloatRange(min=0), default=60.0,
                show_default=True, metavar="S",
-               help="Seconds of work that a failure costs at most."),
+               help="Most seconds of work that a failure may cost."),
         option(SAVING, "--keep-blocks", is_flag=True,
                help="Keep the blocks of all passes in the checkpoint."),
         option(SAVING, "--steal", is_flag=True,

@@ -22,10 +22,10 @@ from bigspec.conversion.entries import MatrixStream, Position
 from bigspec.conversion.sinks import Sink
 from bigspec.conversion.work import Work
 from bigspec.errors import MatrixChangedError, MemoryLimitError, UnsupportedTypeError, format_bytes
-from bigspec.expressions.aligned import read_range
+from bigspec.expressions.reading import read_range
 from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, SparseSum
+from bigspec.kernels.sums import Composed, SparseSum
 from bigspec.matrices import Matrix
 from bigspec.watch import Observer
 

@@ -10,7 +10,7 @@ from bigspec.errors import ArgumentError
 from bigspec.networks.fused import split_of
 from bigspec.networks.limits import as_limits
 from bigspec.networks.models import as_model, with_shapes
-from bigspec.networks.planned import Choice
+from bigspec.networks.plan import Choice
 from bigspec.networks.rows import Options, Scan
 from bigspec.run.identity import as_checkpoint
 from bigspec.sources.storage_options import as_options
@@ -62,7 +62,7 @@ def scan(
         How fused weights are cut: ``"qkv=3"``, ``{"qkv": (4096, 1024, 1024)}``. Well-known names
         are cut without it.
     everything : bool
-        Also list what is no matrix: vectors, integers, scales.
+        Also list tensors that are not matrices: vectors, integers, scales.
     missing_chunks : {"fill", "error"}
         A chunk that is not in a Zarr group counts as the fill value, which its row says, or is an
         error.

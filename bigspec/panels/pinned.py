@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.kernels.composed import Composed
+from bigspec.kernels.sums import Composed
 from bigspec.panels.layout import Layout
 
 __all__ = ["Pinned", "PinnedPanel", "copied"]

@@ -29,7 +29,7 @@ from bigspec.passes.executor import (
     window,
 )
 from bigspec.passes.flight import Flight, HolderLost
-from bigspec.passes.lacking import naming_what_workers_lack
+from bigspec.passes.missing_modules import naming_what_workers_lack
 from bigspec.passes.pins import PinnedOnWorkers
 
 __all__ = ["ClusterExecutor", "current_client", "find_executor"]

@@ -181,7 +181,7 @@ def stable_rank(
 
 
 def chunk_counts(history: Sequence[PassRecord]) -> tuple[int, int]:
-    """Return the chunks of a pass, and how many of them were missing: of the worst pass."""
+    """Return the chunks and the missing chunks of the pass where most were missing."""
     counts = [(record.missing_chunks, record.chunks) for record in history]
     missing, chunks = max(counts, default=(0, 0))
     return chunks, missing

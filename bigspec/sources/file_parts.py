@@ -1,4 +1,4 @@
-"""Single files behind a URL, of either client: how long they are, and ranges of their bytes."""
+"""Single files behind a URL, through either client: their lengths, and ranges of their bytes."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.fetching import fetched_nbytes
 from bigspec.sources.lines import CELL_BYTES, Lines, ListedPointers, Pointers, Vector
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.zarr_store import ZarrVector
 
@@ -64,8 +64,9 @@ class StoredSparse(Matrix):
     def transient(self, slab: int) -> int:
         """Bytes that a task takes at most besides a slab, the decoders' scratch among them.
 
-        These are the pointers from the slab's first on, in two types, and their differences;
-        indices in SciPy's type; a sorted copy if the store is not sorted; and the products' own.
+        These are the pointers of the slab, in two types, and their differences. To these come
+        indices in SciPy's type, a sorted copy if the store is not sorted, and what the products
+        take.
         """
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
         entries = slab // entry
@@ -283,7 +284,10 @@ def assemble(
     _check_lengths(name, shape, axis, stored, indices, lines)
     for part in (indices, *lines.parts):
         if part.dtype.kind not in "iu":
-            msg = f"{name}: expected integers in {_part(part)}, got {part.dtype}"
+            msg = (
+                f"{name}: expected integers in {_part(part)}, got {part.dtype}; write the matrix "
+                "again"
+            )
             raise DataError(msg)
     lines.check(shape[1 - axis], memory)
     entry = dtype.itemsize + indices.dtype.itemsize

@@ -26,7 +26,7 @@ from bigspec.errors import (
     UnsupportedTypeError,
 )
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed
+from bigspec.kernels.sums import Composed
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
 from tests.memory import traced_peak
 

@@ -353,7 +353,7 @@ def test_what_cannot_be_read_says_what_to_do(server, tmp_path):
         "A.h5::/C": (MissingSourceError, "nothing lies at 'C'; the file holds /A"),
         "A.h5::/text": (UnsupportedTypeError, "text"),
         "A.h5::/virtual": (SourceError, "got a virtual dataset, whose entries lie in other files"),
-        "A.h5::/shuffled": (SourceError, "shuffled and not compressed"),
+        "A.h5::/shuffled": (SourceError, "that is only shuffled"),
         "no.h5": (SourceError, "that h5py cannot open"),
         "wide.nc": (SourceError, "CDF-5; convert it: nccopy -k nc4"),
         "old.nc": (SourceError, "header is damaged .a list of 0 with the tag 7, where 10 belongs"),

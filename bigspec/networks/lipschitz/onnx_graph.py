@@ -25,7 +25,7 @@ from bigspec.networks.lipschitz.onnx_layers import layer, scaled_by
 from bigspec.networks.lipschitz.onnx_values import Flow, Node, branches_of, constant, moved
 from bigspec.networks.lipschitz.stack import Branches, Stack
 from bigspec.networks.lipschitz.steps import Elementwise
-from bigspec.sources.content import LocalContent
+from bigspec.sources.file_bytes import LocalContent
 
 __all__ = ["read_onnx"]
 
