@@ -22,24 +22,34 @@ from bigspec.networks.formats.protobuf import without_numbers
 from bigspec.networks.lipschitz.activations import activation
 from bigspec.networks.lipschitz.folding import folded, one_matrix
 from bigspec.networks.lipschitz.onnx_layers import layer, scaled_by
-from bigspec.networks.lipschitz.onnx_values import Flow, Node, branches_of, constant, moved
+from bigspec.networks.lipschitz.onnx_values import (
+    Flow,
+    Mark,
+    Node,
+    branches_of,
+    constant,
+    moved,
+    sizes_of,
+)
 from bigspec.networks.lipschitz.stack import Branches, Stack
 from bigspec.networks.lipschitz.steps import Elementwise
 from bigspec.sources.content import LocalContent
 
 __all__ = ["read_onnx"]
 
-GATES: dict[tuple[str, ...], tuple[str, float]] = {
-    ("sigmoid",): ("silu", 1.0),
-    ("*1.702", "sigmoid"): ("quick_gelu", 1.0),
-    ("softplus", "tanh"): ("mish", 1.0),
-    ("hard_sigmoid(0.166667,0.5)",): ("hard_swish", 1.0),
-    ("+3", "hardtanh(0,6)"): ("hard_swish", 6.0),
-    ("+3", "hardtanh(0,6)", "*0.166667"): ("hard_swish", 1.0),
-    ("*0.707107", "erf", "+1"): ("gelu", 2.0),
-    ("*0.707107", "erf", "+1", "*0.5"): ("gelu", 1.0),
-}
+SIXTH, ROOT = ("*", 1 / 6), ("*", math.sqrt(0.5))
+GATES: tuple[tuple[tuple[Mark, ...], str, float], ...] = (
+    ((("sigmoid",),), "silu", 1.0),
+    ((("*", 1.702), ("sigmoid",)), "quick_gelu", 1.0),
+    ((("softplus",), ("tanh",)), "mish", 1.0),
+    ((("hard_sigmoid", 1 / 6, 0.5),), "hard_swish", 1.0),
+    ((("+", 3.0), ("hardtanh", 0.0, 6.0)), "hard_swish", 6.0),
+    ((("+", 3.0), ("hardtanh", 0.0, 6.0), SIXTH), "hard_swish", 1.0),
+    ((ROOT, ("erf",), ("+", 1.0)), "gelu", 2.0),
+    ((ROOT, ("erf",), ("+", 1.0), ("*", 0.5)), "gelu", 1.0),
+)
 """What a value is multiplied by, to be an activation of it, times a number."""
+SINGLE = 1.2e-7  # relative: numbers of a file are rounded to float32, a reciprocal of one twice
 
 
 def read_onnx(
@@ -108,7 +118,8 @@ class _Walk:
         if name not in inputs and name not in made:
             msg = f"{self.file}: begin: expected a value of the graph, got {name!r}"
             raise ArgumentError(msg)
-        sizes = list(shape) if shape is not None else self._said(inputs.get(name))
+        said = self._said(inputs.get(name))
+        sizes = list(shape) if shape is not None else said
         if sizes[:1] in ([0], [None]):
             sizes[0] = 1
         whole = all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes)
@@ -117,6 +128,15 @@ class _Walk:
             msg = (
                 f"{self.file}: input_shape: expected the sizes of {name!r} with a batch of 1 in "
                 f"front, such as 1,3,224,224, got {got}; give them"
+            )
+            raise ArgumentError(msg)
+        if said and (len(said) != len(sizes) or any(
+            there not in (None, 0, n) for there, n in zip(said[1:], sizes[1:], strict=True)
+        )):  # fmt: skip
+            fixed = "x".join(str(n or "?") for n in said)
+            msg = (
+                f"{self.file}: input_shape: expected sizes that fit those of the file, {fixed}, "
+                f"got {'x'.join(map(str, sizes))}; another size is another network"
             )
             raise ArgumentError(msg)
         self.input = Flow(tuple(int(n) for n in sizes))
@@ -186,26 +206,30 @@ class _Walk:
 
     def _node(self, proto: Any, number: int) -> None:
         label = shown(proto.name) or f"{proto.op_type}_{number}"
-        if proto.op_type == "Constant":
+        standard = proto.domain in ("", "ai.onnx")
+        if proto.op_type == "Constant" and standard:
             return  # a tensor of the file, by the name of its output
         if proto.output[0] in self.values:
             return
         inputs = tuple(self._value(name, proto) for name in proto.input)
         attributes = {a.name: _attribute(a) for a in proto.attribute}
         node = Node(proto.op_type, label, proto.domain, inputs, attributes, self.opset,
-                    tuple(map(shown, proto.input)))  # fmt: skip
+                    tuple(map(shown, proto.input)), sum(map(bool, proto.output)))  # fmt: skip
         flows = [value for value in inputs if isinstance(value, Flow)]
         try:
-            if not flows:
+            made: Any
+            if not standard:
+                made = layer(node)  # which refuses it
+            elif not flows:
                 made = constant(node)
             elif proto.op_type == "Shape":
-                made = np.asarray(flows[0].shape, np.int64)
+                made = sizes_of(node, flows[0].shape)
             elif proto.op_type == "Split":
                 for name, part in zip(proto.output, _split(node, len(proto.output)), strict=True):
                     self.values[name] = part
                 return
             elif proto.op_type in JOINS:
-                made = JOINS[proto.op_type](node)
+                made = _joined(node)
             else:
                 made = layer(node)
         except SourceError as error:
@@ -215,10 +239,10 @@ class _Walk:
 
 
 def _attribute(attribute: Any) -> Any:
-    """Return the value of an attribute; of text, a text."""
-    if attribute.ints:
+    """Return the value of an attribute; of text, a text. An empty list is one of no numbers."""
+    if attribute.type == attribute.INTS or attribute.ints:
         return list(attribute.ints)
-    if attribute.floats:
+    if attribute.type == attribute.FLOATS or attribute.floats:
         return list(attribute.floats)
     if attribute.HasField("s"):
         return attribute.s.decode("latin-1")
@@ -270,12 +294,13 @@ def _multiply(node: Node) -> Flow:
         plain = [mark for flow in short for mark in flow.marks]
         marks = tuple(mark for flow in long for mark in flow.marks)
         whole = all(len(flow.marks) == len(flow.steps) for flow in (*short, *long))
-        scalar = all(mark.startswith("*") for mark in plain)
-        if whole and scalar and marks in GATES and one.shape == common.shape:
-            name, factor = GATES[marks]
-            factor *= math.prod(float(mark[1:]) for mark in plain)
+        scalar = all(mark[0] == "*" for mark in plain)
+        known = next((row[1:] for row in GATES if _alike(marks, row[0])), None)
+        if whole and scalar and known and one.shape == gate.shape == common.shape:
+            name, factor = known
+            factor *= math.prod(mark[1] for mark in plain)
             step = Elementwise(activation(name), node.name)
-            made = common.then(common.shape, step, mark=name)
+            made = common.then(common.shape, step, mark=(name,))
             return made if factor == 1.0 else scaled_by(node, made, factor, None)
     msg = (
         "a product of two values that depend on the input grows like a square (GLU, attention, "
@@ -283,6 +308,15 @@ def _multiply(node: Node) -> Flow:
         "with begin and end"
     )
     raise node.refuse(msg)
+
+
+def _alike(marks: Sequence[Mark], pattern: Sequence[Mark]) -> bool:
+    """Whether marks are those of a pattern, but for the rounding of its numbers to float32."""
+    return len(marks) == len(pattern) and all(
+        len(one) == len(other) and one[0] == other[0]
+        and all(math.isclose(a, b, rel_tol=SINGLE) for a, b in zip(one[1:], other[1:], strict=True))
+        for one, other in zip(marks, pattern, strict=True)
+    )  # fmt: skip
 
 
 def _divide(node: Node) -> Flow:
@@ -318,6 +352,19 @@ def _split(node: Node, count: int) -> list[Flow]:
     return [
         moved(flow, part, node.name) for part in np.split(places, np.cumsum(each)[:-1], axis=axis)
     ]
+
+
+def _joined(node: Node) -> Flow:
+    if node.opset < 7 and node.get("axis") is not None and node.op != "Concat":
+        msg = (
+            "it is broadcast along an axis, as opsets before 7 had it, which is not understood; "
+            "convert the model with onnx.version_converter"
+        )
+        raise node.refuse(msg)
+    try:
+        return JOINS[node.op](node)
+    except (ValueError, IndexError, TypeError) as error:
+        raise node.unfit(error) from error
 
 
 JOINS = {

@@ -16,7 +16,7 @@ from bigspec.networks.lipschitz.activations import activation
 from bigspec.networks.lipschitz.grouped import Normalised, Softmax
 from bigspec.networks.lipschitz.images import MaxPool, average_pool
 from bigspec.networks.lipschitz.onnx_shapes import SHAPES
-from bigspec.networks.lipschitz.onnx_values import Flow, Node
+from bigspec.networks.lipschitz.onnx_values import Flow, Mark, Node
 from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling
 
 __all__ = ["LAYERS", "layer", "scaled_by"]
@@ -29,13 +29,12 @@ def activated(node: Node, name: str, *parameters: Any) -> Flow:
     """Return a value after an activation of the table."""
     flow = node.flow
     step = Elementwise(activation(name, *parameters), node.name)
-    said = ",".join(f"{value:.6g}" for value in parameters)
-    return flow.then(flow.shape, step, mark=f"{name}({said})" if said else name)
+    return flow.then(flow.shape, step, mark=(name, *parameters))
 
 
 def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0) -> Flow:
     """Return ``weights * x + shift``, each broadcast to the shape of x; None for neither."""
-    mark = ""
+    mark: Mark = ()
     parts = []
     for value, sign, neutral in ((weights, "*", 1.0), (shift, "+", 0.0)):
         array = np.asarray(neutral if value is None else value, float)
@@ -45,8 +44,8 @@ def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0
         if not np.isfinite(array).all():
             msg = "its constant has a NaN or an infinity"
             raise node.refuse(msg)
-        if array.size == 1 and value is not None:
-            mark = f"{sign}{float(array.reshape(-1)[0]):.6g}"
+        if array.size == 1 and value is not None and (weights is None or shift is None):
+            mark = (sign, float(array.reshape(-1)[0]))
         parts.append(np.broadcast_to(array, flow.shape).reshape(-1).copy())
     bias = None if shift is None else parts[1]
     step = Scaling(parts[0], node.name, bias, rounded=rounded)
@@ -118,7 +117,7 @@ def _geometry(node: Node, size: tuple[int, ...]) -> tuple[list[int], list[int], 
 
 
 def _conv(node: Node) -> Flow:
-    flow, K = node.flow, np.asarray(node.array(1, "a kernel"))
+    flow, K = _images(node), np.asarray(node.array(1, "a kernel"))
     transposed = node.op == "ConvTranspose"
     strides, dilations, pads = _geometry(node, K.shape[2:])
     extra: dict[str, Any] = {}
@@ -138,8 +137,17 @@ def _conv(node: Node) -> Flow:
     return flow.then((1, *matrix.output_shape), layer)
 
 
+def _images(node: Node) -> Flow:
+    """Return the input, which must be one image: a transposition may have moved the batch."""
+    if len(node.flow.shape) < 3 or node.flow.shape[0] != 1:
+        msg = f"expected one image, (1, channels, positions..), got a shape {node.flow.shape}"
+        raise node.refuse(msg)
+    return node.flow
+
+
 def _batch_norm(node: Node) -> Flow:
-    if node.get("training_mode", 0):
+    said = node.get("training_mode", 0) if node.opset >= 14 else node.outputs > 1
+    if said or (node.opset < 7 and not node.get("is_test", 0)):
         msg = "it is in training mode; export the model in eval mode"
         raise node.refuse(msg)
     parts = [np.asarray(node.array(k, "its numbers"), float) for k in range(1, 5)]
@@ -153,7 +161,7 @@ def _batch_norm(node: Node) -> Flow:
 
 
 def _pool(node: Node) -> Flow:
-    flow, size = node.flow, tuple(node.get("kernel_shape"))
+    flow, size = _images(node), tuple(node.get("kernel_shape"))
     strides, dilations, pads = _geometry(node, size)
     if any(v != 1 for v in dilations):
         msg = "dilation of windows is not understood"
@@ -170,7 +178,7 @@ def _pool(node: Node) -> Flow:
 
 
 def _global_pool(node: Node) -> Flow:
-    flow = node.flow
+    flow = _images(node) if node.op == "GlobalMaxPool" else node.flow
     size = flow.shape[2:]
     if node.op == "GlobalMaxPool":
         step = MaxPool(flow.shape[1:], size, size, [(0, 0)] * len(size), node.name)
@@ -182,6 +190,7 @@ def _reduce_mean(node: Node) -> Flow:
     axes = node.array(1, "axes", needed=False)
     axes = node.get("axes") if axes is None else axes
     flow = node.flow
+    axes = None if axes is not None and not np.size(axes) else axes
     if axes is None and node.get("noop_with_empty_axes", 0):
         return flow.then(flow.shape)
     given = range(len(flow.shape)) if axes is None else [int(a) for a in np.atleast_1d(axes)]
@@ -221,6 +230,8 @@ def _layer_norm(node: Node) -> Flow:
 def _prelu(node: Node) -> Flow:
     slopes = np.asarray(node.array(1, "slopes"), float)
     flow = node.flow
+    if node.opset < 7 and slopes.size > 1 and len(flow.shape) > 2:
+        slopes = slopes.reshape(-1, *[1] * (len(flow.shape) - 2))  # one a channel
     each = np.broadcast_to(slopes, flow.shape).reshape(-1)
     step = Elementwise(activation("prelu", each), node.name)
     return flow.then(flow.shape, step)
@@ -233,6 +244,14 @@ def _clip(node: Node) -> Flow:
         for end, key, default in zip(ends, ("min", "max"), (-math.inf, math.inf), strict=True)
     )
     return activated(node, "hardtanh", low, high)
+
+
+def _selu(node: Node) -> Flow:
+    alpha, gamma = (1.67326319217681884765625, 1.05070102214813232421875)
+    if node.opset < 6:
+        alpha, gamma = (1.6732, 1.0507)
+    alpha, gamma = float(node.get("alpha", alpha)), float(node.get("gamma", gamma))
+    return scaled_by(node, activated(node, "elu", alpha), gamma, None)
 
 
 def _gelu(node: Node) -> Flow:
@@ -275,7 +294,7 @@ LAYERS: dict[str, Callable[[Node], Flow]] = {
     "RMSNormalization": _layer_norm,
     "ReduceMean": _reduce_mean,
     "Relu": _plain("relu"),
-    "Selu": _plain("selu"),
+    "Selu": _selu,
     "Sigmoid": _plain("sigmoid"),
     "Sin": _plain("sin"),
     "Softmax": _softmax,
@@ -309,5 +328,4 @@ def layer(node: Node) -> Flow:
             raise
         raise node.refuse(str(error)) from error
     except (ValueError, IndexError, TypeError) as error:
-        msg = f"its sizes do not fit ({error}); export the model again"
-        raise node.refuse(msg) from error
+        raise node.unfit(error) from error
