@@ -358,28 +358,31 @@ class RemoteStore(ObjectStore[Any]):
                 meta = await obstore.head_async(self.store, key)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        said = {"size": int(meta["size"]), "ETag": meta["e_tag"]}
-        changed = "Last-Modified" if self.kind == "http" else "LastModified"
-        return said | {changed: meta["last_modified"]}
+        return self._said(meta)
 
-    async def part(self, key: str, start: int, length: int) -> bytes:
-        """Return a range of an object's bytes; nothing where the server sends no ranges."""
+    def _said(self, meta: Any) -> dict[str, Any]:
+        changed = "Last-Modified" if self.kind == "http" else "LastModified"
+        return {"size": int(meta["size"]), "ETag": meta["e_tag"], changed: meta["last_modified"]}
+
+    async def part(self, key: str, start: int, length: int) -> tuple[bytes, dict[str, Any]]:
+        """Return a range of an object, and what its response says of the object; or nothing."""
         import obstore
         from obstore.exceptions import NotSupportedError
 
         if not self._loose:
             try:
                 with os_errors():
-                    got = obstore.get_range_async(self.store, key, start=start, length=length)
-                    return bytes(await got)
+                    wanted: Any = {"range": (start, start + length)}
+                    got = await obstore.get_async(self.store, key, options=wanted)
+                    return bytes(await got.bytes_async()), self._said(got.meta)
             except NotSupportedError:
-                return b""
+                return b"", {}
             except OSError as error:
                 if not self._says_no_range(error):
                     raise
         pages = self._pages()
         path = f"{pages.path}/{key}" if key else pages.path
-        return bytes(await pages.fs._cat_file(path, start=start, end=start + length))
+        return bytes(await pages.fs._cat_file(path, start=start, end=start + length)), {}
 
     def _says_no_range(self, error: OSError) -> bool:
         """Whether a server sent a part and not which: fsspec takes it, and obstore does not."""
