@@ -27,6 +27,7 @@ __all__ = ["ACTIVATIONS", "Activation", "activation"]
 Array = np.ndarray[Any, Any]
 Function = Callable[[Array], Array]
 
+REAL = (int, float, np.integer, np.floating)
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
 GELU = (-0.1289041451851549, 1.1289041451851549)
 GELU_TANH = (-0.1289930686587718, 1.1289930686587718)
@@ -50,6 +51,8 @@ class Activation:
         Where the slope jumps.
     bend : float
         Most that the slope changes a unit, where there is no kink.
+    inputs : int or None
+        How many numbers it takes; None if any.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Activation:
     slope: Function
     kinks: tuple[Any, ...] = ()
     bend: float = 0.0
+    inputs: int | None = None
 
 
 def activation(name: str, *parameters: Any) -> Activation:
@@ -78,7 +82,7 @@ def activation(name: str, *parameters: Any) -> Activation:
 
 
 def _number(name: str, what: str, value: Any, *, positive: bool = False) -> float:
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    real = isinstance(value, REAL) and not isinstance(value, bool)
     if not (real and math.isfinite(value) and (value > 0 or not positive)):
         kind = "a finite number > 0" if positive else "a finite number"
         msg = f"{name}: expected {what} to be {kind}, got {value!r}"
@@ -110,11 +114,12 @@ def _leaky(name: str, alpha: float) -> Activation:
 
 
 def _prelu(alpha: Any = 0.25) -> Activation:
-    slopes = np.asarray(alpha, float)
-    if slopes.ndim > 1 or not slopes.size or not np.isfinite(slopes).all():
+    slopes = np.asarray(alpha)
+    real = slopes.dtype.kind in "iuf" and slopes.ndim <= 1 and slopes.size
+    if not real or not np.isfinite(slopes).all():
         msg = f"prelu: expected one finite slope below 0, or one a unit, got shape {slopes.shape}"
         raise ArgumentError(msg)
-    column = slopes.reshape(-1, 1)
+    column = slopes.astype(float).reshape(-1, 1)
     return Activation(
         "prelu",
         min(float(slopes.min()), 1.0),
@@ -122,6 +127,7 @@ def _prelu(alpha: Any = 0.25) -> Activation:
         lambda x: np.where(x > 0, x, column * x),
         lambda x: np.where(x > 0, 1.0, column + 0 * x),
         (0.0,),
+        inputs=len(column) if len(column) > 1 else None,
     )
 
 
@@ -130,9 +136,12 @@ def _abs() -> Activation:
 
 
 def _clip(low: Any = -1.0, high: Any = 1.0, name: str = "hardtanh") -> Activation:
-    low, high = (math.nan if end is None else float(end) for end in (low, high))
+    given = (low, high)
+    low, high = (float(end) if isinstance(end, REAL) else math.nan for end in given)
     if not low < high:
-        msg = f"{name}: expected two numbers, the lower one first, got {low!r} and {high!r}"
+        msg = (
+            f"{name}: expected two numbers, the lower one first, got {given[0]!r} and {given[1]!r}"
+        )
         raise ArgumentError(msg)
     kinks = tuple(end for end in (low, high) if math.isfinite(end))
     return Activation(
