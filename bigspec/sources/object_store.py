@@ -18,7 +18,7 @@ from zarr.storage import FsspecStore, ObjectStore
 from bigspec.errors import ArgumentError, SourceError
 from bigspec.names import shown
 from bigspec.sources import retries
-from bigspec.sources.object_options import Settings, settings_for, unknown
+from bigspec.sources.object_options import Settings, settings_for, unknown, without_values
 from bigspec.sources.storage_options import ALIASES, Options, options_for, protocol_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _opened(kind: str, url: str, options: Options, *, read_only: bool) -> Remote
         text = str(error)
         raise unknown(next((n for n in options if repr(n) in text), text[:80])) from error
     except (BaseError, TypeError, ValueError) as error:
-        cause = retries.cause_of(error)
+        cause = without_values(retries.cause_of(error), settings)
         if (name := cause.rpartition("Invalid key: ")[2].rstrip(".")) in settings.client:
             raise unknown(name) from error
         msg = (
