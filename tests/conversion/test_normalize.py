@@ -364,3 +364,16 @@ def test_an_entry_that_the_type_cannot_hold_is_refused(to, dtype, tmp_path):
     with pytest.raises(ArgumentError, match=f"got {dtype}, whose largest number"):
         bigspec.normalize(np.diag([1.0, 2.0, 3.0]), tmp_path / "B.zarr", to=to, dtype=dtype, seed=1)
     assert not (tmp_path / "B.zarr").exists()
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_nothing_that_lies_in_the_folder_of_a_matrix_is_lost(form, tmp_path):
+    place = tmp_path / "A.zarr"
+    zarr.create_array(place, data=matrix(), chunks=(20, 30), zarr_format=form)
+    with pytest.raises(ArgumentError, match="dst: expected a place outside of the source"):
+        bigspec.normalize(place, place / "B.zarr")
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(ArgumentError, match=r"not one beside notes.txt"):
+        bigspec.normalize(place, in_place=True)
+    (place / "notes.txt").unlink()
+    assert bigspec.normalize(place, in_place=True, seed=1).upper <= 1
