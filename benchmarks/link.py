@@ -1,6 +1,9 @@
 """A pass over a slow link: against raw requests for the same bytes, and against the local copy.
 
-python -P benchmarks/link.py DIR [--before CHECKOUT] [--write docs/performance.md]
+python -P benchmarks/link.py DIR [--before CHECKOUT] [--pins] [--write docs/performance.md]
+
+With --pins instead: the first pass of a run and the later ones, where all panels stay in memory,
+half of them, and none.
 
 A folder is served on loopback with 50 ms a request and 200 MB/s for all requests together, by
 `tools/slow_store.py` of the folder that BIGSPEC_SHARED names. CHECKOUT is an older version of this
@@ -36,7 +39,9 @@ DENSE = {
     "1.3 MB, shards of ten": {"chunks": (50, 2000), "shards": (500, 2000)},
 }
 SPARSE = "sparse rows, 0.4 MB"
-BEGIN, END = "<!-- link: begin -->", "<!-- link: end -->"
+MARKS = "<!-- {0}: begin -->", "<!-- {0}: end -->"
+PASSES = 6
+RUN = {"algorithm": "lanczos", "block_size": COLUMNS, "rtol": 1e-12}
 
 
 def stores(folder):
@@ -144,13 +149,72 @@ def passes(where, cluster, how):
         client.shutdown()
 
 
-def measured(where, checkout=None, cluster="", how=""):
-    """Seconds of a pass in a process of its own, by this version or by another checkout."""
+def measured(where, checkout=None, cluster="", how="", job="--pass"):
+    """Seconds of passes in a process of its own, by this version or by another checkout."""
     root = Path(checkout or Path(__file__).parent.parent).resolve()
-    command = [sys.executable, "-P", __file__, where, "--pass", "--cluster", cluster, "--how", how]
+    command = [sys.executable, "-P", __file__, where, job, "--cluster", cluster, "--how", how]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def runs(where, cluster):
+    """Print the seconds of the passes of runs over a matrix with all, half and no panels pinned."""
+    import bigspec
+
+    client = None
+    if cluster:
+        from distributed import Client, LocalCluster
+
+        workers, threads = (int(number) for number in cluster.split("x"))
+        client = Client(
+            LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=None)
+        )
+    plan = bigspec.plan(where, **RUN)
+    panels, enough = plan.layout.panels, plan.layout.memory.limit
+    assert plan.layout.pinned_panels == panels
+    less, more = 0, enough  # the limit at which half of the panels stay
+    while more - less > 1 << 20:
+        limit = (less + more) // 2
+        try:
+            pinned = bigspec.plan(where, memory_limit=limit, **RUN).layout.pinned_panels
+        except bigspec.MemoryLimitError:
+            pinned = 0
+        less, more = (limit, more) if pinned < panels // 2 else (less, limit)
+    kinds = {"all": {}, "half": {"memory_limit": more}, "none": {"pin": False}}
+    seconds, intervals = {kind: [] for kind in kinds}, set()
+    for number in range(3 + 1):  # the first ones also connect, and import
+        for kind, options in kinds.items():
+            est = bigspec.norm(where, seed=1, max_passes=PASSES, **RUN, **options)
+            intervals.add((est.lower, est.upper))
+            read = est.history[1].bytes_read / est.history[0].bytes_read
+            if number:
+                seconds[kind].append(([one.seconds for one in est.history], read, est.layout))
+    assert len(intervals) == 1
+    print(json.dumps(seconds))
+    if client is not None:
+        client.shutdown()
+
+
+def table_of_pins(folder):
+    """The lines of the table of pinned panels in docs/performance.md."""
+    yield "| chunks | where | panels that stay | memory, of | first pass | later passes | ratio |"
+    yield "|--|--|--|--|--|--|--|"
+    kinds = dict(zip([*DENSE, SPARSE], stores(folder), strict=True))
+    for said in ("1.3 MB", SPARSE):
+        for cluster in ("", "2x1"):
+            took = measured(f"{URL}/{kinds[said]}", None, cluster, job="--runs")
+            for runs_of in took.values():
+                first = statistics.median(one[0][0] for one in runs_of)
+                later = statistics.median(second for one in runs_of for second in one[0][1:])
+                layout = runs_of[0][2]
+                memory = layout["memory"]
+                yield (
+                    f"| {said} | {'2 workers of 1 thread' if cluster else '2 threads'} | "
+                    f"{layout['pinned_panels']} of {layout['panels']} | "
+                    f"{memory['total'] / 2**20:.0f} MiB, {memory['limit'] / 2**20:.0f} MiB | "
+                    f"{first:.2f} s | {later:.2f} s | {first / later:.1f} |"
+                )
 
 
 def table(folder, before):
@@ -192,12 +256,17 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--before")
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--pins", action="store_true")
     parser.add_argument("--pass", action="store_true", dest="one")
+    parser.add_argument("--runs", action="store_true")
     parser.add_argument("--cluster", default="")
     parser.add_argument("--how", default="")
     options = parser.parse_args()
     if options.one:
         passes(options.folder, options.cluster, options.how.split())
+        return
+    if options.runs:
+        runs(options.folder, options.cluster)
         return
     folder = Path(options.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +281,8 @@ def main():
                 break
             except OSError:
                 time.sleep(0.1)
-        for line in table(folder, options.before):
+        lines_of = table_of_pins(folder) if options.pins else table(folder, options.before)
+        for line in lines_of:
             print(line, flush=True)
             lines.append(line)
     finally:
@@ -220,9 +290,10 @@ def main():
         server.wait()
         if options.write:  # what there is, where it is interrupted
             text = options.write.read_text()
-            head, _, rest = text.partition(BEGIN)
-            tail = rest.partition(END)[2]
-            options.write.write_text("\n".join([f"{head}{BEGIN}", "", *lines, "", f"{END}{tail}"]))
+            begin, end = (mark.format("pins" if options.pins else "link") for mark in MARKS)
+            head, _, rest = text.partition(begin)
+            tail = rest.partition(end)[2]
+            options.write.write_text("\n".join([f"{head}{begin}", "", *lines, "", f"{end}{tail}"]))
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from .conversion.outcome import Conversion
 from .errors import BigspecError
 from .history.store import History
 from .matrices import Matrix
-from .networks.described import show
 from .networks.lipschitz.door import lipschitz
 from .networks.lipschitz.result import Lipschitz
 from .networks.scan import scan
+from .networks.show import show
 from .results.estimate import Estimate
 from .results.gate import Gate
 from .results.records import PassRecord

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, SparseSum
+from bigspec.kernels.sums import Composed, SparseSum
 from bigspec.names import shown
 
 __all__ = ["PANEL_BYTES", "SLAB_BYTES", "Block", "Claims", "Grid", "Matrix", "OperatorMatrix"]
@@ -168,6 +168,11 @@ class Matrix(ABC):
     def views(self) -> bool:
         """Whether a sparse block of any size is a view: a panel is then read as one slab."""
         return False
+
+    @property
+    def widened(self) -> float:
+        """How many times larger a block is than what was read for it, at most."""
+        return 1.0
 
     def transient(self, slab: int) -> int:
         """Bytes that a task holds for a moment besides a slab of so many bytes, at most."""

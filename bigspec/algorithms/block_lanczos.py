@@ -26,7 +26,7 @@ from bigspec.certificate.rounding import UNIT_ROUNDOFF, hermitian
 __all__ = ["Basis", "LanczosState", "Recurrence"]
 
 Array = np.ndarray[Any, Any]
-Basis = tuple[Any, ...]  # arrays; where there is a shelf, names of blocks on it
+Basis = tuple[Any, ...]  # arrays; names of blocks where a store has them
 
 LOSS_LIMIT = 1e-7  # estimated loss of orthogonality beyond which only ||f|| <= 1 is used
 

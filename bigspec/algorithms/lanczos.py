@@ -64,7 +64,7 @@ class Lanczos(Recurrence):
         return v
 
     def leading(self, state: LanczosState, count: int) -> Array | None:
-        """Form the leading Ritz vectors if the basis was kept; `vector` takes the first's place."""
+        """Form the leading Ritz vectors if the basis was kept; `vector` replaces the first."""
         v = self.vector(state)
         if v is None:
             return None

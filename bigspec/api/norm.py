@@ -42,6 +42,7 @@ def plan(
     algorithm: str | Algorithm[Any] = "auto",
     block_size: int | None = None,
     memory_limit: int | str | None = None,
+    pin: bool = True,
     k: int | None = None,
     rows: Sequence[str] | str | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -74,6 +75,7 @@ def plan(
         as_bytes(memory_limit),
         as_count(k) if k is not None else 0,
         rtol=float(budget.rtol),
+        pin=bool(pin),
     )
     check_persisted(matrix)
     return make_plan(matrix, find_executor(matrix.resident), wishes, look=False)
@@ -92,6 +94,7 @@ def norm(
     max_passes: int | None = None,
     time_limit: float | str | None = None,
     memory_limit: int | str | None = None,
+    pin: bool = True,
     progress: bool | Observer = False,
     gate: Gate | None = None,
     right: bool | None = None,
@@ -134,6 +137,10 @@ def norm(
     memory_limit : int or str, optional
         Memory of one process (a worker, or this process if there is no cluster), in bytes or as
         text such as ``"4GiB"``. By default half of what the process has.
+    pin : bool
+        Let panels of a matrix in a store stay in memory, decoded, as many as fit: at most 0.55 of
+        `memory_limit` is in use then. Later passes read the others only, with the same bits. What
+        stays is not compared with the store again.
     progress : bool or Observer
         Show a live line.
     gate : Gate, optional
@@ -205,6 +212,7 @@ def norm(
         as_whole("block_size", block_size),
         memory_limit=as_bytes(memory_limit),
         rtol=float(budget.rtol),
+        pin=bool(pin),
     )
     matrix = open_within(a, wishes.memory_limit, rows=rows, multiplied=True, storage=storage)
     loaded = start_of(loaded, matrix)

@@ -51,6 +51,7 @@ def svds(
     max_passes: int | None = None,
     time_limit: float | str | None = None,
     memory_limit: int | str | None = None,
+    pin: bool = True,
     left: bool = True,
     u_store: str | os.PathLike[str] | None = None,
     progress: bool | Observer = False,
@@ -90,6 +91,8 @@ def svds(
         no last pass: `u` is None, and so is `vh` for panels of columns.
     memory_limit : int or str, optional
         Memory of one process; see `norm`.
+    pin : bool
+        Let panels stay in memory for later passes; see `norm`.
     left : bool
         Make the left vectors. Without them the run needs no memory for them, and panels of rows
         need no last pass; then `s` is `lower`.
@@ -156,6 +159,7 @@ def svds(
         basis_in_checkpoint=checkpoint is not None,
         left=left,
         left_in_store=u_store is not None,
+        pin=bool(pin),
     )
     place = as_checkpoint(checkpoint, storage)
     with owned_target(u_store, options=storage) as target:

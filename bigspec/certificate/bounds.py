@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 AUDIT_ORDER = 200  # exact crossings up to this order: 0.05 s on one core
 LARGEST = 1e280  # of the entries of the matrix of the crossings, after the division by root q
-TRACE = 1e-6  # relative: a given Frobenius norm below that of what was seen by more is wrong
+TRACE = 1e-6  # relative: a given Frobenius norm is wrong if it is below what was seen by more
 GIVEN = " (given)"  # ends the name of a bound that rests on the word of the matrix's owner
 SHIFTS = (0.0, 0.01, 0.1, 0.3, 0.6)
 
@@ -139,7 +139,7 @@ def upper_bounds(
 
 
 def _ceiling(bounds: list[UpperBound]) -> float:
-    """Return the least bound of l_1 that nobody's word stands for: searches begin below it."""
+    """Return the least bound of l_1 that rests on nobody's word: searches begin below it."""
     own = (float(bound.values[0]) for bound in bounds if not bound.name.endswith(GIVEN))
     return min(own, default=np.inf)
 

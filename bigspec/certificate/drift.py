@@ -106,7 +106,7 @@ class Bracket(NamedTuple):
 
 
 def grown(count: float, *, complex_: bool = False) -> float:
-    """Bound the relative error of a sum of so many products, in any order of summing.
+    """Bound the relative error of a sum of `count` products, in any order of summing.
 
     ``gamma_k = k u / (1 - k u)`` (Higham, Accuracy and Stability, section 3.1), for k twice the
     number of terms, and four times of complex ones, which covers complex products.

@@ -85,7 +85,7 @@ def factor_below(upper: float, size: float, to: float, storage: Storage) -> floa
     Raises
     ------
     ArgumentError
-        What underflows in this type is alone as much as `to`, or the factor overflows.
+        What underflows in this type may alone reach `to`, or the factor overflows.
     """
     room = to - storage.absolute
     factor = room / (upper + storage.relative * size) * (1 - FINE)

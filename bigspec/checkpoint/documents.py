@@ -156,7 +156,7 @@ def _attributes(text: bytes, path: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         attributes = None
     if not isinstance(attributes, dict):
-        msg = f"{path}/zarr.json is no document of a Zarr group"
+        msg = f"{path}/zarr.json is not the document of a Zarr group"
         raise Damaged(msg)
     return attributes
 

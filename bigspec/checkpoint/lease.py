@@ -33,10 +33,10 @@ TIMING = Timing()
 
 OWNER = "owner"
 TRIES = 10
-"""Of a write whose condition another writer changes: an owner that beats while it is robbed."""
+"""Attempts at a conditional write: the owner that is robbed may beat in between."""
 
 _held: set[str] = set()
-"""Tokens of the leases that this process holds: one it could not remove is not alive."""
+"""Tokens of the leases that this process holds: one that it could not remove is not alive."""
 
 
 class Lease:
@@ -105,14 +105,14 @@ class Lease:
     def _claim_on_condition(self) -> None:
         """Write over exactly the version that was judged, or where there was none.
 
-        Some servers take the condition and do not look at it. So what was just written is written
-        again as if nothing were there, which must be refused.
+        Some servers accept a condition and ignore it. So the lease writes once more as if nothing
+        were there, which an honest server refuses.
         """
         try:
             for _ in range(TRIES):
                 if self._replace():
                     break
-                if self._read() and not self._steal:  # another one was first
+                if self._read() and not self._steal:  # another process was first
                     return
             if self.store.write_if(OWNER, self._document(), None) is None:
                 return

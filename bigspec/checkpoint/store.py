@@ -46,8 +46,7 @@ class Store(Documents):
     Parameters
     ----------
     where : str or path
-        A local path, ``file://``, or any fsspec URL. The attribute of this name is what it is
-        called: without secrets.
+        A local path, ``file://``, or any fsspec URL. The attribute of this name has no secrets.
     read_only : bool
     storage : mapping, optional
         Credentials and settings of a URL.
@@ -101,7 +100,10 @@ class Store(Documents):
             root = self.read_document("")  # written first, by one that started just now
         if root is None:
             shown = ", ".join(names[:5])
-            msg = f"{self.where}: expected a checkpoint or an empty folder, got one with {shown}"
+            msg = (
+                f"{self.where}: expected a checkpoint or an empty folder, got one with {shown}; "
+                "name another place"
+            )
             raise CheckpointError(msg)
         check_schema(root.get("schema"), self.where)
 
@@ -191,7 +193,7 @@ class Store(Documents):
         if data is None:
             return None
         schema, checksum = data.pop("schema", None), data.pop("sha256", None)
-        if _is_newer(schema):  # whose checksums may be others: no reason to use an older record
+        if _is_newer(schema):  # its checksum may be made in another way, so this is not damage
             check_schema(schema, f"{self.where}/{path}")
         if schema != SCHEMA or checksum != _checksum(data):
             msg = f"{path}/zarr.json is not what was written (its SHA-256 differs)"
@@ -211,7 +213,7 @@ class Store(Documents):
         self._remove(f"blocks/{name}")
 
     def remove_litter(self) -> None:
-        """Remove what a process left that died while it wrote a document; for the owner only."""
+        """Remove what a process left when it died writing a document; only the owner may."""
         for path in ("", "blocks/", "records/"):
             for name in self._listed(path.rstrip("/")):
                 if name.endswith(LITTER):
@@ -228,7 +230,7 @@ class Store(Documents):
             raise ValueError(msg)
         stored = self._reading(lambda: sync(self.files.getsize_prefix(f"{path}/c")))
         if block.ndim == 0 or stored < block.nbytes:  # before so much is allocated
-            msg = f"{stored} bytes are there of the {block.nbytes} that its shape says"
+            msg = f"{stored} bytes are there, {block.nbytes} by its shape"
             raise ValueError(msg)
         held = np.empty(block.shape, block.dtype)
         for first in range(0, block.shape[0], block.chunks[0]):
@@ -251,7 +253,7 @@ class Store(Documents):
 
 def _refuse_file(path: Path, where: str) -> None:
     if path.exists() and not path.is_dir():
-        msg = f"{where}: expected a checkpoint or an empty folder, got a file"
+        msg = f"{where}: expected a checkpoint or an empty folder, got a file; name another place"
         raise CheckpointError(msg)
 
 
@@ -266,7 +268,10 @@ def check_schema(schema: Any, where: str) -> None:
             "which a newer bigspec wrote; upgrade bigspec, or name another place"
         )
     else:
-        msg = f"{where}: expected a bigspec checkpoint or an empty folder, got another Zarr node"
+        msg = (
+            f"{where}: expected a bigspec checkpoint or an empty folder, got another Zarr node; "
+            "name another place"
+        )
     raise CheckpointError(msg)
 
 

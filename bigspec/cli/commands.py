@@ -15,7 +15,6 @@ from bigspec.cli.options import (
     OUTPUT,
     PlanFlags,
     RunFlags,
-    algorithm_option,
     cluster_of,
     debug_option,
     json_option,
@@ -33,6 +32,12 @@ if TYPE_CHECKING:
     from bigspec.results import Estimate
 
 __all__ = ["main"]
+
+algorithm_option = option(
+    ACCURACY, "--algorithm", type=click.Choice(["auto", "lanczos", "power", "gram"]),
+    default="auto", show_default=True,
+    help="Algorithm: lanczos needs the fewest passes, power the least memory, gram one pass.",
+)  # fmt: skip
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,6 +71,7 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
             max_passes=flags.effort.max_passes,
             time_limit=flags.effort.time_limit,
             memory_limit=flags.place.memory_limit,
+            pin=flags.memory.pin,
             progress=inputs.observer,
             gate=inputs.gate,
             right=False,
@@ -81,9 +87,9 @@ def norm_command(ctx: click.Context, flags: RunFlags, algorithm: str) -> None:
 @json_option
 @debug_option
 def show_command(run: str, storage_options: dict[str, Any] | None, json_file: str | None) -> None:
-    """Show the checkpoint RUN: the interval so far, the passes, when, where, what comes next.
+    """Show the checkpoint RUN: the interval so far, the passes, when and where, what comes next.
 
-    Of a scan: how many of its rows are done.
+    For a scan: how many of its rows are done.
     """
     saved = bigspec.show(run, storage_options=storage_options)
     deliver(str(saved), saved.to_dict(), json_file)
@@ -113,6 +119,7 @@ def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
             algorithm=algorithm,
             block_size=flags.accuracy.block_size,
             memory_limit=flags.place.memory_limit,
+            pin=flags.memory.pin,
             k=count,
         )
     if flags.view.center or flags.view.scale == "std":
@@ -123,9 +130,9 @@ def plan_command(flags: PlanFlags, algorithm: str, count: int | None) -> None:
 
 RUNS = "Runs"
 SHOWN = 1000
-"""Runs of a history that a person is shown if nobody says how many."""
+"""How many runs of a history are shown by default."""
 DRAWN = 50_000
-"""And those in the charts of networks."""
+"""How many runs the charts of networks show by default."""
 
 
 @main.command("history", cls=Command)

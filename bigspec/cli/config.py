@@ -41,7 +41,7 @@ def add_sources(command: click.Command) -> None:
 
 
 def refuse_unknown_variables(ctx: click.Context) -> None:
-    """Refuse a variable ``BIGSPEC_...`` that is nearly the name of an option, and none.
+    """Refuse a variable ``BIGSPEC_...`` that is almost the name of an option.
 
     Variables that resemble no option belong to other programs and are left alone.
 
@@ -90,7 +90,7 @@ def config_option() -> click.Option:
         expose_value=False,
         callback=_read,
         metavar="FILE.toml",
-        help="Read options from a file too; its keys are their long names.",
+        help="Read options from a file too; its keys are the long names.",
     )
 
 
@@ -133,7 +133,7 @@ def _refuse_unknown(path: str, what: str, held: Iterable[str], known: Iterable[s
 
 
 def _checked(path: str, option: click.Option, value: Any) -> Any:
-    """Refuse what TOML can say and the option cannot be; the rest is left to its own type."""
+    """Refuse a kind of TOML value that the option never has; its own type checks the rest."""
     name = _long(option)
     if option.is_flag and not isinstance(value, bool):
         expected = "true or false"

@@ -55,12 +55,12 @@ def _own_options(function: Any) -> Any:
         option(STACK, "--at", metavar="FILE.npy|N",
                help="Points for the lower end, one a row, or how many to draw. [default: 32]"),
         option(STACK, "--input", "input_shape", metavar="1,3,224,224", callback=_sizes,
-               help="Of an ONNX file: sizes of its input, a batch of 1 in front, where it leaves "
-                    "them open."),
+               help="Sizes of the input of an ONNX file that leaves them open, a batch of 1 in "
+                    "front."),
         option(STACK, "--from", "begin", metavar="VALUE",
-               help="Of an ONNX file: the value that the stack begins with."),
+               help="Value of an ONNX file that the stack begins with."),
         option(STACK, "--to", "end", metavar="VALUE",
-               help="Of an ONNX file: the value that it ends with."),
+               help="Value of an ONNX file that the stack ends with."),
         option(STACK, "--window", type=click.IntRange(min=1), metavar="N",
                help="Most matrices in a chain whose norm is taken. [default: all of up to five, "
                     "else three]"),

@@ -50,7 +50,7 @@ class NormalizeFlags:
     default=1.0,
     show_default=True,
     metavar="X",
-    help="The norm that is wanted.",
+    help="Norm to scale SRC to.",
 )
 @option(
     RESULT,
@@ -73,7 +73,7 @@ class NormalizeFlags:
     default="weight",
     show_default=True,
     metavar="NAME",
-    help="Of the tensor in a file of safetensors.",
+    help="Name of the tensor in a safetensors file.",
 )
 @option(
     RESULT,
@@ -99,7 +99,7 @@ def normalize_command(
     seed: int | None,
     quiet: bool,
 ) -> None:
-    """Write SRC times the factor that brings its spectral norm to X, by certificate.
+    """Write SRC times a factor that provably brings its spectral norm to X.
 
     DST.zarr becomes a Zarr array, or for a sparse SRC a group that AnnData reads as well;
     DST.safetensors a file with one tensor. The interval is stored beside the entries. DST appears

@@ -36,10 +36,10 @@ __all__ = [
     "OUTPUT",
     "PERFORMANCE",
     "WHERE",
+    "MemoryFlags",
     "PlanFlags",
     "RunFlags",
     "StorageFlags",
-    "algorithm_option",
     "cluster_of",
     "debug_option",
     "json_option",
@@ -77,11 +77,6 @@ storage_option = option(
 debug_option = option(
     OUTPUT, "--debug", is_flag=True, expose_value=False, callback=_remember_debug,
     help="Show the traceback of an error.",
-)  # fmt: skip
-algorithm_option = option(
-    ACCURACY, "--algorithm", type=click.Choice(["auto", "lanczos", "power", "gram"]),
-    default="auto", show_default=True,
-    help="Algorithm: lanczos needs the fewest passes, power the least memory, gram one pass.",
 )  # fmt: skip
 
 
@@ -136,6 +131,13 @@ class PlaceFlags:
 
 
 @dataclass(frozen=True)
+class MemoryFlags:
+    """What spare memory is for."""
+
+    pin: bool
+
+
+@dataclass(frozen=True)
 class StorageFlags:
     """How stores are reached."""
 
@@ -151,7 +153,7 @@ class StorageFlags:
         return api.as_options(self.storage_options, *places)
 
     def wanted(self, *places: Any) -> dict[str, Any] | None:
-        """Return the options for places of which some may be opened already."""
+        """Return the options, though some of the places may be open already."""
         return self.storage_options if any(map(api.is_url, places)) else None
 
 
@@ -263,13 +265,18 @@ OPTIONS: dict[type, list[Option[Any]]] = {
                callback=_remember_waiting,
                help="How long to wait for workers. [default: 5min]"),
     ],
+    MemoryFlags: [
+        option(WHERE, "--pin/--no-pin", default=True, show_default=True,
+               help="Let panels stay in spare memory, decoded, so that later passes read the "
+                    "others only. What stays is not compared with the store again."),
+    ],
     StorageFlags: [storage_option],
     SavingFlags: [
         option(SAVING, "--checkpoint", metavar="URL",
                help="Save the run there, and continue the run that is saved there."),
         option(SAVING, "--checkpoint-interval", type=click.FloatRange(min=0), default=60.0,
                show_default=True, metavar="S",
-               help="Seconds of work that a failure costs at most."),
+               help="Most seconds of work that a failure may cost."),
         option(SAVING, "--keep-blocks", is_flag=True,
                help="Keep the blocks of all passes in the checkpoint."),
         option(SAVING, "--steal", is_flag=True,
@@ -309,6 +316,7 @@ class PlanFlags:
     view: ViewFlags
     accuracy: AccuracyFlags
     place: PlaceFlags
+    memory: MemoryFlags
     storage: StorageFlags
     json: JsonFlags
 
@@ -322,6 +330,7 @@ class RunFlags:
     accuracy: AccuracyFlags
     effort: EffortFlags
     place: PlaceFlags
+    memory: MemoryFlags
     storage: StorageFlags
     saving: SavingFlags
     past: PastFlags

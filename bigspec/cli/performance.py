@@ -45,9 +45,9 @@ def performance_option(function: Function) -> Function:
 
 @contextmanager
 def performance_reported(observer: Observer) -> Iterator[api.Recording]:
-    """Write the report, if one is asked for, of what runs inside, also when that fails.
+    """Write the report of what runs inside, if one is asked for, even when that fails.
 
-    What went wrong with it after a success is for `written` to say, once the answer is out.
+    If only the report failed, `written` says so once the answer is out.
     """
     ctx = click.get_current_context()
     path = ctx.meta.get(PERFORMANCE)
@@ -77,7 +77,7 @@ def _write(path: str, recording: api.Recording) -> None:
 
 
 def written(ctx: click.Context, recording: api.Recording, status: int) -> int:
-    """Say, after the answer, that there is no report; a status that says more of the run is kept.
+    """Say after the answer that there is no report; keep a status that says more about the run.
 
     On an error of the run, `performance_reported` has said it.
     """

@@ -117,7 +117,7 @@ def run(
 def _answered(
     compute: Callable[[Inputs], Estimate | Triplets], inputs: Inputs
 ) -> tuple[Estimate | Triplets, tuple[int, str] | None]:
-    """Return the answer; of a run that was interrupted and is not saved, what was certain by then.
+    """Return the answer; if the run was interrupted and is not saved, the interval by then.
 
     Its exit status and message come beside it.
     """

@@ -19,6 +19,7 @@ from bigspec.cli.options import (
     PAST,
     SAVING,
     JsonFlags,
+    MemoryFlags,
     OutputFlags,
     PlaceFlags,
     StorageFlags,
@@ -51,6 +52,7 @@ class ScanFlags:
     """The options that other commands have, too."""
 
     place: PlaceFlags
+    memory: MemoryFlags
     storage: StorageFlags
     output: OutputFlags
     json: JsonFlags
@@ -73,10 +75,10 @@ def _own_options(function: Any) -> Any:
                help="Cut fused weights into N equal parts, or give the rows of each: "
                     "qkv=4096,1024,1024. Well-known names are cut without it."),
         option(ROWS, "--all", "everything", is_flag=True,
-               help="Also list what is no matrix: vectors, integers, scales."),
+               help="Also list tensors that are not matrices: vectors, integers, scales."),
         option(ROWS, "--input", "inputs", multiple=True, metavar="[NAME=]N,C,H,W",
-               help="Shape of the input of an ONNX model, batch first: the norm of a convolution "
-                    "is then that of its layer on images of this size, else of all sizes."),
+               help="Shape of the input of an ONNX model, batch first. A convolution then has "
+                    "its norm on images of this size; without it, on images of all sizes."),
         option(ROWS, "--missing-chunks", type=click.Choice(["fill", "error"]), default="fill",
                show_default=True,
                help="Count a chunk that is not in the store as the fill value and say so in the "
@@ -141,6 +143,7 @@ def scan_command(ctx: click.Context, /, flags: ScanFlags, **own: Any) -> None:
             checkpoint=checkpoint,
             time_limit=own["time_limit"],
             memory_limit=flags.place.memory_limit,
+            pin=flags.memory.pin,
             max_norm=own["max_norm"],
             gate=own["gate"],
             progress=observer,

@@ -78,7 +78,7 @@ class Command(click.Command):
         write_examples(self.name or "", formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the options; what is wrong with one that is not in `args` names its source."""
+        """Read the options; an error in one that is not in `args` names its source."""
         refuse_unknown_variables(ctx)
         try:
             return super().parse_args(ctx, args)
@@ -137,7 +137,7 @@ def explained(exc: BaseException) -> tuple[int, str]:
     """Return the exit status and the message for anything that ended a command."""
     where = getattr(exc, "saved", None)
     saved = f" Everything up to here is saved in {where}" if where else ""
-    if _out_of_files(exc):  # which no second try mends
+    if _out_of_files(exc):  # a second try would fail, too
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         message = f"expected to open more files than the {limit} of `ulimit -n`; raise that limit"
         return USAGE, f"{message}, to 4096 say, and run it again.{saved}"

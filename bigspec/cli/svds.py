@@ -64,6 +64,7 @@ def svds_command(
             max_passes=flags.effort.max_passes,
             time_limit=flags.effort.time_limit,
             memory_limit=flags.place.memory_limit,
+            pin=flags.memory.pin,
             left=u_store is not None,
             u_store=u_store,
             progress=inputs.observer,

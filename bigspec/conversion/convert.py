@@ -23,7 +23,7 @@ from bigspec.passes import find_executor
 from bigspec.sources import open_source
 from bigspec.sources.files import is_market, tenx_file
 from bigspec.sources.locations import local_file
-from bigspec.sources.missing import as_policy
+from bigspec.sources.missing_chunks import as_policy
 from bigspec.sources.npz import holds_arrays
 from bigspec.sources.storage_options import Options, as_options
 from bigspec.watch import Observer

@@ -28,10 +28,10 @@ from bigspec.errors import (
     UnsupportedTypeError,
     format_bytes,
 )
-from bigspec.expressions.aligned import read_range
+from bigspec.expressions.reading import read_range
 from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, SparseSum
+from bigspec.kernels.sums import Composed, SparseSum
 from bigspec.matrices import Matrix
 from bigspec.watch import Observer
 

@@ -16,10 +16,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
-from bigspec.expressions.aligned import ask_ahead, common_grid, read_range
+from bigspec.expressions.reading import ask_ahead, common_grid, read_range
 from bigspec.expressions.weights import weights_of
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, Factors, SparseSum, TermBlock, frobenius
+from bigspec.kernels.sums import Composed, Factors, SparseSum, TermBlock, frobenius
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix, missing_as
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy as np
 from bigspec.errors import ArgumentError
 from bigspec.expressions.combination import Combination, combination, total
 from bigspec.kernels import working_dtype
-from bigspec.kernels.composed import Factors
 from bigspec.kernels.entries import plain_array
+from bigspec.kernels.sums import Factors
 from bigspec.matrices import Matrix
 
 __all__ = ["centered_by", "low_rank"]

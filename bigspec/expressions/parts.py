@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
-from bigspec.expressions.aligned import ask_ahead, common_grid, join, read_range
+from bigspec.expressions.reading import ask_ahead, common_grid, join, read_range
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import (
     PANEL_BYTES,

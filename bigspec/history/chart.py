@@ -65,7 +65,7 @@ def _limits(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
 
 
 def _scale(rows: Sequence[Row], limits: Sequence[tuple[str, float]]) -> Scale | None:
-    """Return a scale for all that is not far from the accepted runs, or from any without one."""
+    """Return a scale for everything near the accepted runs; if none is accepted, near all runs."""
     known = [row for row in rows if row.lower is not None and row.upper is not None]
     chosen = [row for row in known if row.accepted] or known
     near = [end for row in chosen for end in (row.lower, row.upper) if end is not None]
@@ -150,7 +150,7 @@ def _dates(rows: Sequence[Row]) -> str:
 
 
 def _legend(rows: Sequence[Row]) -> str:
-    """Say what each kind of mark means, of those that are there."""
+    """Explain each kind of mark that is drawn."""
     kinds = {word(row) for row in rows}
     drawn, x = [], float(LEFT)
     for kind, wide in (("accepted", 92), ("not accepted", 122), ("no answer", 90)):

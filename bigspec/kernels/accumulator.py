@@ -19,7 +19,6 @@ import scipy.sparse as sp
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.chains import Chains, repeats
 from bigspec.kernels.compiled import NUMPY, Compiled
-from bigspec.kernels.composed import Composed, Factors, SparseSum, peak
 from bigspec.kernels.entries import (
     TILE_BYTES,
     Values,
@@ -39,6 +38,7 @@ from bigspec.kernels.sparse import (
     gram_matrix,
 )
 from bigspec.kernels.squares import squares_of_sum
+from bigspec.kernels.sums import Composed, Factors, SparseSum, peak
 
 __all__ = ["Accumulator"]
 

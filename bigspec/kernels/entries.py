@@ -11,7 +11,7 @@ import numpy as np
 
 from bigspec.errors import DataError
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import SAFE_EXPONENT, Composed
+from bigspec.kernels.sums import SAFE_EXPONENT, Composed
 
 __all__ = [
     "TILE_BYTES",

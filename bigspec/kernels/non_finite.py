@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, Factors, SparseSum
 from bigspec.kernels.entries import TILE_BYTES
+from bigspec.kernels.sums import Composed, Factors, SparseSum
 
 __all__ = ["NonFiniteFound", "first_non_finite"]
 

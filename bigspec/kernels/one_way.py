@@ -9,9 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Factors, SparseSum
 from bigspec.kernels.entries import Values, loaded_ranges
 from bigspec.kernels.sparse import SparseTile, add_backward, add_forward
+from bigspec.kernels.sums import Factors, SparseSum
 
 __all__ = ["multiply_adjoint", "multiply_slab"]
 

@@ -57,7 +57,7 @@ class Partial:
     facts : RawFacts or None
     tokens : ndarray of uint32
         Content tokens of the panels summed, in order; none for operators.
-    bytes_read, seconds_reading, seconds_multiplying, retries, chunks, missing_chunks
+    bytes_read, seconds_reading, seconds_multiplying, retries, chunks, missing_chunks, bytes_pinned
         The cost.
     """
 
@@ -72,6 +72,7 @@ class Partial:
     retries: int = 0
     chunks: int = 0
     missing_chunks: int = 0
+    bytes_pinned: int = 0
 
     @property
     def is_zero(self) -> bool:
@@ -118,6 +119,7 @@ def merge(parts: Sequence[Partial]) -> Partial:
         retries=sum(part.retries for part in parts),
         chunks=sum(part.chunks for part in parts),
         missing_chunks=sum(part.missing_chunks for part in parts),
+        bytes_pinned=sum(part.bytes_pinned for part in parts),
     )
 
 

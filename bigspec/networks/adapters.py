@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bigspec.networks.adapter_matrices import Hadamard
 from bigspec.networks.companions import scales_of
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Kronecker, Product
-from bigspec.networks.made import Hadamard
 from bigspec.networks.tensors import Model, Tensor
 
 __all__ = ["pairs_of"]
@@ -163,9 +163,9 @@ def _alpha(stem: str, model: Model) -> tuple[Any, bool, str]:
 
 
 def _of_module(patterns: Any, stem: str, default: Any) -> Any:
-    """Return what a table of PEFT says of a module, by the end of its name; else the default.
+    """Look up a module in a table of PEFT by the end of its name; else return the default.
 
-    A key with signs of a regular expression may mean this module or not: None, for no alpha.
+    A key that looks like a regular expression may or may not mean this module: then None, no alpha.
     """
     if not isinstance(patterns, Mapping):
         return default

@@ -35,7 +35,7 @@ class ConvolutionWeight:
 
     for every padding, and for the transpose. That bounds the drift, as A is linear in the kernel,
     the rounding of products, and what rounding of the kernel's entries does. The spectrum has no
-    gaps to speak of, and so nothing is sought but Weyl's bound.
+    gaps to speak of, so Weyl's bound is the only one here.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class ConvolutionWeight:
         return self.own.copy()
 
     def certificate(self, k: int, delta: float, seed: int) -> tuple[Anchor, bool]:
-        """Bound sigma_1 afresh; what is behind it is bounded by the same."""
+        """Bound sigma_1 afresh; the values after it get the same bound."""
         found = norm(
             self.matrix, rtol=self.rtol / 2, failure_probability=delta, seed=seed, right=False
         )

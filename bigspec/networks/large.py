@@ -90,6 +90,7 @@ def _norm(matrix: Any, request: Request, asked: Asked, deadline: float | None) -
         failure_probability=asked.failure_probability,
         seed=request.entropy,
         memory_limit=asked.memory,
+        pin=asked.pin,
         time_limit=left,
         gate=request.gate,
         right=False,

@@ -102,7 +102,7 @@ class Layer:
 
 
 Layers = Mapping[str, tuple[Layer, ...] | None]
-"""By the name of a kernel; None for one that convolutions use in a way that is not said clearly."""
+"""By the name of a kernel; None where the graph does not say clearly how a convolution uses it."""
 
 
 def _text(numbers: tuple[int, ...]) -> str:

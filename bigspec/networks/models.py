@@ -32,7 +32,7 @@ class ArrayTensor(Tensor):
 
     @property
     def streams(self) -> bool:
-        """It is held already."""
+        """It is in memory already."""
         return True
 
     def read(self) -> Array:

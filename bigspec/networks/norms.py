@@ -55,12 +55,15 @@ class Asked:
         Bytes that one process may hold.
     share : int
         Bytes of these for one of the tasks that run at once.
+    pin : bool
+        Whether parts of a tensor that is read in each pass may stay in memory.
     """
 
     rtol: float
     failure_probability: float
     memory: int
     share: int = 0
+    pin: bool = True
 
 
 @dataclass(frozen=True)

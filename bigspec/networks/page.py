@@ -77,7 +77,7 @@ def page(scan: Scan, over_runs: str = "") -> str:
 
 
 def fragment(scan: Scan, *, begun: bool) -> str:
-    """Return what a notebook shows; of a scan that has not begun what it would compute."""
+    """Return what a notebook shows; before a scan begins, what it would compute."""
     if not begun:
         names = counted(len(scan), "row")
         state = "not begun: <code>run()</code> computes all rows, and so does asking for one"
@@ -111,7 +111,7 @@ def _head(scan: Scan, title: str, rows: Sequence[Row]) -> str:
 
 
 def _sentences(scan: Scan, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return what is said of the whole scan, escaped, and the class of each sentence."""
+    """Return the sentences about the whole scan, escaped, with the class of each."""
     known = _known(rows)
     certain = sum(row.deterministic for row in known)
     sure = f"{certain} certain"
@@ -133,7 +133,7 @@ def _sentences(scan: Scan, rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _drawn(rows: Sequence[Row]) -> str:
-    """Return the charts of a notebook, which has not the style of the page."""
+    """Return the charts for a notebook, which does not have the style of the page."""
     groups = groups_of(rows)
     levels = levels_of([row for group in groups for _, row in group.rows])
     charts = ((_breakable(g.name), depth_chart(g, levels)) for g in groups[:MOST_CHARTS])
@@ -248,7 +248,7 @@ def _cells(row: Row, *, changed: bool, layered: bool) -> list[str]:
 
 
 def interval(lower: float, upper: float) -> str:
-    """Return the interval with few digits, which breaks between its ends alone."""
+    """Write the interval with few digits, so that it breaks only between its ends."""
     low, high = brief(lower, upper)
     return f"{whole(f'[{low},')} {whole(f'{high}]')}"
 

@@ -161,7 +161,7 @@ def _matrix(
 
 
 def _listed(name: str, tensor: Tensor, kind: str) -> Entry:
-    """Return the row of what is no matrix: its length and its largest entry are looked at."""
+    """Return the row of a tensor that is not a matrix: its length and its largest entry."""
     form = Part(tensor, (1, tensor.size)) if tensor.size else None
     return Entry(name, tensor.file, tensor.dtype, tensor.shape, kind, form, hidden=True)
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from bigspec.history import History
 from bigspec.names import shown
+from bigspec.networks.checkpoint import Saver, saver_of
+from bigspec.networks.history import layers_over_runs, record_scan
 from bigspec.networks.large import large_row
 from bigspec.networks.limits import Limits, Ruling, rule
 from bigspec.networks.models import IN_MEMORY
 from bigspec.networks.norms import Asked
 from bigspec.networks.page import fragment, page
-from bigspec.networks.past import layers_over_runs, record_scan
-from bigspec.networks.planned import Choice, Planned, plan_scan, tasks_of
+from bigspec.networks.plan import Choice, ScanPlan, plan_scan, tasks_of
 from bigspec.networks.row import Row
-from bigspec.networks.saved import Saver, saver_of
 from bigspec.networks.table import csv_text, summary
 from bigspec.networks.tensors import Model
 from bigspec.networks.work import Task, blank, tensors_of, work
@@ -51,6 +51,8 @@ class Options:
         What the models were opened with.
     input_shape : list, dict or None
         Of an ONNX model, as JSON has it.
+    pin : bool
+        Whether parts of a tensor that is read in each pass may stay in memory.
     """
 
     rtol: float
@@ -63,6 +65,7 @@ class Options:
     observer: Observer
     missing_chunks: str = "fill"
     input_shape: Any = None
+    pin: bool = True
 
 
 class Scan(Mapping[str, Row]):
@@ -95,7 +98,7 @@ class Scan(Mapping[str, Row]):
 
     def __init__(self, model: Model, other: Model | None, choice: Choice, options: Options) -> None:
         self._models, self._options, self._choice = (model, other), options, choice
-        self._planned: Planned = plan_scan(model, other, choice)
+        self._planned: ScanPlan = plan_scan(model, other, choice)
         if options.limits is not None:
             options.limits.check(e.name for e in self._planned.entries if not e.hidden)
         self._rows: dict[str, Row] = {}
@@ -213,7 +216,8 @@ class Scan(Mapping[str, Row]):
         resident = any(m is not None and m.format == IN_MEMORY for m in (model, other))
         executor = find_executor(resident)
         memory = options.memory_limit or executor.memory() // 2
-        asked = Asked(options.rtol, self.share, memory, memory // max(executor.tasks, 1))
+        share = memory // max(executor.tasks, 1)
+        asked = Asked(options.rtol, self.share, memory, share, options.pin)
         names = [name for name in self.names if name not in saver.rows]
         assert self.seed is not None
         tasks = tasks_of(self._planned, names, asked, self.seed, options.limits)
@@ -290,9 +294,9 @@ class Scan(Mapping[str, Row]):
             Column, largest first; see `bigspec.networks.table.COLUMNS`. By default the order of
             the file.
         top : int, optional
-            Only so many rows.
+            Only this many rows.
         width : int, optional
-            Letters a line; by default as many as it takes.
+            Letters a line; by default no limit.
         """
         return summary(self, sort=sort, top=top, width=width)
 

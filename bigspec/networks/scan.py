@@ -10,7 +10,7 @@ from bigspec.errors import ArgumentError
 from bigspec.networks.fused import split_of
 from bigspec.networks.limits import as_limits
 from bigspec.networks.models import as_model, with_shapes
-from bigspec.networks.planned import Choice
+from bigspec.networks.plan import Choice
 from bigspec.networks.rows import Options, Scan
 from bigspec.run.identity import as_checkpoint
 from bigspec.sources.storage_options import as_options
@@ -35,6 +35,7 @@ def scan(
     checkpoint: Any = None,
     time_limit: float | str | None = None,
     memory_limit: int | str | None = None,
+    pin: bool = True,
     max_norm: float | None = None,
     gate: Any = None,
     progress: bool | Observer = False,
@@ -61,7 +62,7 @@ def scan(
         How fused weights are cut: ``"qkv=3"``, ``{"qkv": (4096, 1024, 1024)}``. Well-known names
         are cut without it.
     everything : bool
-        Also list what is no matrix: vectors, integers, scales.
+        Also list tensors that are not matrices: vectors, integers, scales.
     missing_chunks : {"fill", "error"}
         A chunk that is not in a Zarr group counts as the fill value, which its row says, or is an
         error.
@@ -73,6 +74,8 @@ def scan(
         Rows that are not done by then are listed without an interval.
     memory_limit : int or str, optional
         Of one process, as in `norm`. A tensor that does not fit is read from its file in each pass.
+    pin : bool
+        Let parts of such a tensor stay in memory for its later passes; see `norm`.
     max_norm : float, optional
         Limit on all rows; a row's passes end as soon as its interval decides it.
     gate : path, mapping or Gate, optional
@@ -129,6 +132,7 @@ def scan(
         checkpoint=as_checkpoint(checkpoint, storage),
         observer=make_observer(progress),
         missing_chunks=missing_chunks,
+        pin=bool(pin),
         input_shape=None if input_shape is None else _plain(input_shape),
     )
     first = as_model(model, missing_chunks, storage)

@@ -6,8 +6,8 @@ except with the whole. The number is known from the shapes, before anything is r
 turn out certain do not give their share back.
 
 The start block of a row is drawn from the entropy of the scan and the name of the row alone. So a
-layer that is added or taken away moves no block of another one, and, as long as the number of
-rows stays between two powers of `BASE`, not a bit of another row.
+layer that is added or taken away moves no start block of another. While the number of rows stays
+between two powers of `BASE`, it does not change a bit of another row.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def random_norms(entries: Iterable[Entry], *, differences: bool) -> int:
 
 
 def share(failure_probability: float, count: int) -> float:
-    """Return the failure probability of one of so many norms."""
+    """Return the failure probability of one norm out of `count`."""
     slots = 1
     while slots < count:
         slots *= BASE

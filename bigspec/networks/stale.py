@@ -62,7 +62,7 @@ def with_ratio(row: Row, form: Spectral, read: Read, times: Times) -> Row:
         )
         return replace(row, note=joined(row.note, said))
     if low > 1 / STALE:
-        said = f"u or v is no unit vector: u^T W v is at least {low:.4g} times the norm"
+        said = f"u or v is not a unit vector: u^T W v is at least {low:.4g} times the norm"
         return replace(row, note=joined(row.note, said))
     return row
 

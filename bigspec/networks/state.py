@@ -1,8 +1,9 @@
 """What a scan saves: which scan it is, and its rows as lines of JSON in batches.
 
-A save writes the rows since the last full batch, at most 16 KiB, and the names of the batches:
-blocks of a checkpoint are written once, and a record refers to them. So a row is saved as soon as
-it is done, and a save costs the same whether a scan has ten rows or a hundred thousand.
+A save writes the rows since the last full batch, at most 16 KiB, and the names of the batches.
+Batches are blocks of the checkpoint: they are written once, and records refer to them. So a row is
+saved as soon as it is done, and a save costs the same whether a scan has ten rows or a hundred
+thousand.
 """
 
 from __future__ import annotations

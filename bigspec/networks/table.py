@@ -188,7 +188,7 @@ def brief_text(lower: float, upper: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Write a number that describes with three digits; empty for None."""
+    """Write a descriptive number with three digits; empty for None."""
     return "" if value is None else f"{value:.3g}"
 
 

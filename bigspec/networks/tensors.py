@@ -35,8 +35,8 @@ class Tensor(ABC):
         Equal for two tensors of a model that are the same numbers of the same file in the same
         order (tied weights), None where the format cannot say.
     refusal : str or None
-        Why the numbers cannot be had as what they stand for (integers that need a scale which the
-        file does not hold): a row with this reason, and never read.
+        Why the numbers cannot be read as what they stand for (integers whose scale is not in the
+        file). The row has this reason, and the tensor is never read.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Tensor(ABC):
         return product
 
     def check_readable(self) -> None:
-        """Raise `SourceError` if there is a reason why the numbers cannot be had."""
+        """Raise `SourceError` if there is a reason why the numbers cannot be read."""
         if self.refusal is not None:
             msg = f"{self.file}: {called(self.name)} has no numbers to read: {self.refusal}"
             raise SourceError(msg)
@@ -78,7 +78,7 @@ class Tensor(ABC):
 
     @property
     def streams(self) -> bool:
-        """Whether `rectangle` holds about what it returns, and not the whole tensor."""
+        """Whether `rectangle` takes only about as much memory as what it returns."""
         return False
 
     def steps(self, depth: int) -> tuple[int, int]:
@@ -112,10 +112,10 @@ class Tensor(ABC):
 
     @abstractmethod
     def token(self) -> str:
-        """What changes when the numbers change: a digest that costs little against `read`.
+        """Return a digest that changes with the numbers, and costs little beside `read`.
 
-        Of the bytes where they are small, else of a sample of them and of the file's size and
-        time; a scan that goes on compares it.
+        It covers all bytes of a small tensor; of a large one, a sample and the size and time of the
+        file. A scan that goes on compares it.
         """
 
 

@@ -91,7 +91,7 @@ def tiled(form: Form) -> TiledMatrix | None:
 
 
 def listed(form: Form) -> Form:
-    """Return what is only looked at, a row of all its numbers, as a form that has many rows."""
+    """Return a form of many rows for a tensor that is listed as one long row."""
     if not isinstance(form, Part) or not form.tensor.shape:
         return form
     rows = form.tensor.shape[0]

@@ -1,8 +1,8 @@
 """The norm of a weight that moves: certified once, then bounded at every step from one pass.
 
 The state and the step are free of any framework. Arrays are NumPy's, or those of a namespace with
-the same few functions (PyTorch's), on whatever device they lie: a pass is two products with a block
-of a few columns in float64, and matrices of the order of the block come back to this process.
+the same few functions (PyTorch's), on any device. A pass is two products with a block of a few
+columns in float64. Only matrices of the order of the block come back to this process.
 """
 
 from __future__ import annotations

@@ -17,20 +17,20 @@ from bigspec.errors import (
     StoreUnavailableError,
     format_bytes,
 )
+from bigspec.networks.adapter_matrices import Hadamard, dense_of, difference_of
 from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral, wide
 from bigspec.networks.layers import with_layers
-from bigspec.networks.made import Hadamard, dense_of, difference_of
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
-from bigspec.networks.row import Row
-from bigspec.networks.sharing import entropy_of
-from bigspec.networks.small import (
+from bigspec.networks.product_norms import (
     kronecker_looked,
     kronecker_norm,
     product_looked,
     product_norm,
 )
+from bigspec.networks.row import Row
+from bigspec.networks.sharing import entropy_of
 from bigspec.networks.stale import joined, with_ratio
 from bigspec.networks.tensors import Tensor, called
 from bigspec.results import Interval
@@ -94,7 +94,7 @@ class Task:
 
     @property
     def work(self) -> float:
-        """Flops, roughly: what is large begins first."""
+        """Flops, roughly: the largest tasks begin first."""
         total = 0.0
         for request in self.requests:
             m, n = request.entry.matrix or (1, math.prod(request.entry.shape))
@@ -246,7 +246,7 @@ def _bracketed(
 
 
 def filled(row: Row, looked: Looked, norm: Norm | None, asked: Asked | None = None) -> Row:
-    """Return the row with what is known; without a norm, as of a vector or of NaN entries."""
+    """Return the row with all that is known; there is no norm of a vector or of NaN entries."""
     if looked.non_finite:
         return replace(row, non_finite=looked.non_finite)
     row = replace(

@@ -21,6 +21,7 @@ __all__ = [
     "PANEL_BYTES",
     "ROUND_PANELS",
     "SLAB_BYTES",
+    "cell_nbytes",
     "choose_layout",
     "keep_layout",
     "memory_text",
@@ -160,7 +161,7 @@ def _waiting_for_a_link(layout: Layout, matrix: Matrix, most: int, *, local: boo
     local : bool
     """
     memory = layout.memory
-    slab = layout.slab_cells * _cell_nbytes(matrix, layout.along, layout.across)
+    slab = layout.slab_cells * cell_nbytes(matrix, layout.along, layout.across)
     ahead, limit = matrix.ahead_nbytes(slab), memory.total + memory.spare // 2
     if not ahead or layout.tile_cells is not None:
         return layout
@@ -219,7 +220,7 @@ class _Attempt:
         """Return the bytes between two cuts of the axis that panels divide, and of both axes."""
         (along, across), matrix = self.axes, self.matrix
         entry = matrix.nbytes / (matrix.shape[0] * matrix.shape[1])  # sparse: less than an itemsize
-        cell = _cell_nbytes(matrix, along, across)
+        cell = cell_nbytes(matrix, along, across)
         return cell, max(1, int(along.step * across.step * entry))
 
     def panel_cells(self, cell: int) -> int:
@@ -303,7 +304,7 @@ class _Attempt:
         )
 
 
-def _cell_nbytes(matrix: Matrix, along: Grid, across: Grid) -> int:
+def cell_nbytes(matrix: Matrix, along: Grid, across: Grid) -> int:
     """Return the bytes between two cuts of the axis that panels divide."""
     if matrix.cell_nbytes is not None and along.count > 1:
         return matrix.cell_nbytes
@@ -321,11 +322,12 @@ def memory_text(memory: Memory) -> str:
     """Say in words how the memory of a process is spent."""
     operands = f"operands {format_bytes(memory.carried)}, " if memory.carried else ""
     link = f", on their way {format_bytes(memory.link)}" if memory.link else ""
+    pinned = f", pinned panels {format_bytes(memory.pinned)}" if memory.pinned else ""
     tasks = f"{memory.tasks} task{'' if memory.tasks == 1 else 's'}"
     return (
         f"blocks of vectors {format_bytes(memory.iterates)}, {operands}"
         f"partial sums {format_bytes(memory.results)}, {tasks} of {format_bytes(memory.task)}"
-        f"{link}"
+        f"{link}{pinned}"
     )
 
 

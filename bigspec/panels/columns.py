@@ -10,10 +10,10 @@ import scipy.sparse as sp
 
 from bigspec.kernels import TILE_BYTES, working_dtype
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, SparseSum, TermBlock
 from bigspec.kernels.entries import Values
 from bigspec.kernels.partials import Partial
 from bigspec.kernels.sparse import SparseTile, add_column_sums
+from bigspec.kernels.sums import Composed, SparseSum, TermBlock
 from bigspec.panels.context import Context
 from bigspec.panels.reading import Chunks, Reader
 

@@ -15,6 +15,7 @@ from bigspec.matrices import Matrix
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import Layout
 from bigspec.panels.limit import Limit
+from bigspec.panels.pinned import Pinned, PinnedPanel
 from bigspec.panels.upcoming import Upcoming
 
 __all__ = ["Context", "run_panel"]
@@ -41,6 +42,8 @@ class Context(ABC):
         When the tasks stop, complete or not.
     first : FirstSlab
         The slab that planning has read, for the first pass.
+    pinned : Pinned
+        The panels that need not be read again.
     upcoming : Upcoming or None
         In the process that called bigspec: what is asked for before its task begins.
     """
@@ -56,6 +59,7 @@ class Context(ABC):
     buffers: Buffers = field(default_factory=Buffers, kw_only=True)
     limit: Limit = field(default_factory=Limit, kw_only=True)
     first: FirstSlab = field(default_factory=FirstSlab, kw_only=True)
+    pinned: Pinned = field(default_factory=Pinned, kw_only=True)
     upcoming: Upcoming | None = field(default=None, kw_only=True)
 
     @property
@@ -66,15 +70,20 @@ class Context(ABC):
         return length * columns * working_dtype(self.matrix.dtype).itemsize
 
     @abstractmethod
-    def work(self, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:
-        """Do the work of a panel. `chunks` are its chunks if other tasks computed them."""
+    def work(self, index: int, chunks: Sequence[Sequence[Any]] | PinnedPanel | None = None) -> Any:
+        """Do the work of a panel.
+
+        `chunks` are its chunks if other tasks computed them, or a `PinnedPanel`.
+        """
 
     def at_once(self) -> Any:
         """Run the whole pass of an operator in this process."""
         raise NotImplementedError
 
 
-def run_panel(context: Context, index: int, chunks: Sequence[Sequence[Any]] | None = None) -> Any:
+def run_panel(
+    context: Context, index: int, chunks: Sequence[Sequence[Any]] | PinnedPanel | None = None
+) -> Any:
     """Do the work of a panel."""
     try:
         if context.upcoming is not None:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bigspec.errors import NonFiniteError
-from bigspec.kernels.composed import times_power
 from bigspec.kernels.one_way import multiply_adjoint, multiply_slab
+from bigspec.kernels.sums import times_power
 from bigspec.matrices import OperatorMatrix
 from bigspec.panels.context import Context
 from bigspec.panels.reading import Chunks, Reader, Slab

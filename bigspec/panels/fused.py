@@ -11,8 +11,8 @@ import numpy as np
 
 from bigspec.errors import NonFiniteError
 from bigspec.kernels import Accumulator, NonFiniteFound, safe_exponent
-from bigspec.kernels.composed import times_power
 from bigspec.kernels.partials import Partial, merge
+from bigspec.kernels.sums import times_power
 from bigspec.matrices import OperatorMatrix
 from bigspec.panels.context import Context
 from bigspec.panels.reading import Chunks, Reader, non_finite

@@ -42,6 +42,8 @@ class Memory:
         vectors; in this process, copies that opening the matrix made.
     link : int
         Encoded chunks of panels that are on their way before their tasks begin.
+    pinned : int
+        Panels that stay in memory from one pass to the next.
     """
 
     iterates: int
@@ -51,16 +53,18 @@ class Memory:
     limit: int
     carried: int = 0
     link: int = 0
+    pinned: int = 0
 
     @property
     def total(self) -> int:
         """Sum of all of it."""
-        return self.iterates + self.carried + self.results + self.link + self.task * self.tasks
+        passing = self.results + self.link + self.task * self.tasks
+        return self.iterates + self.carried + passing + self.pinned
 
     @property
     def spare(self) -> int:
-        """Bytes that are left for a basis."""
-        return max(self.limit - self.total, 0)
+        """Bytes that are left for a basis: pinned panels give way to it."""
+        return max(self.limit - (self.total - self.pinned), 0)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Layout:
         Whether the next slab of a panel is asked for while one is multiplied. It changes no bits.
     panels_ahead : int
         Panels of one process whose first slabs are asked for before their tasks begin.
+    pinned_panels : int
+        Panels that stay in memory once they are read. They change no bits.
     kernel : str
         What multiplies; see `bigspec.kernels.compiled`.
     """
@@ -101,6 +107,7 @@ class Layout:
     ahead: bool = False
     panels_ahead: int = 0
     kernel: str = NUMPY
+    pinned_panels: int = 0
 
     @property
     def panels(self) -> int:
@@ -131,6 +138,21 @@ class Layout:
         """Return (start, stop) positions of a panel on the axis that panels divide."""
         panel = self.panel(index)
         return self.along.cut(panel.first), self.along.cut(panel.last)
+
+    def pins(self, index: int) -> bool:
+        """Whether a panel stays in memory: every k-th one does.
+
+        Passes scan the matrix in one order, so a cache of what was used last would hold nothing
+        when it is used again.
+        """
+        pinned, panels = self.pinned_panels, self.panels
+        return (index + 1) * pinned // panels > index * pinned // panels
+
+    @property
+    def pinned_share(self) -> float:
+        """The share of the matrix that stays in memory."""
+        extents = (self.extent(i) for i in range(self.panels) if self.pins(i))
+        return sum(stop - start for start, stop in extents) / self.along.extent
 
     def slabs(self, panel: Panel) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) positions of the slabs of a panel on the axis that panels divide."""
@@ -172,5 +194,6 @@ class Layout:
             "rounds": self.rounds,
             "reads_per_pass": self.reads_per_pass,
             "kernel": self.kernel,
+            "pinned_panels": self.pinned_panels,
             "memory": asdict(self.memory) | {"total": self.memory.total},
         }

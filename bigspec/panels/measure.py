@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from bigspec.kernels import TILE_BYTES, Accumulator, working_dtype
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import SparseSum
+from bigspec.kernels.sums import SparseSum
 from bigspec.matrices import Matrix
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import Layout

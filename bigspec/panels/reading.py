@@ -1,7 +1,8 @@
 """The loop that reads every panel: slabs, tiles, bytes, tokens, retries, chunks, the time limit.
 
 A panel comes from a store, tile by tile, or as the chunks of a dask array, which other tasks
-computed. The code that multiplies sees no difference.
+computed, or from memory, where an earlier pass left it. The code that multiplies sees no
+difference.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from bigspec.kernels import NonFiniteFound
 from bigspec.kernels.tokens import block_token
 from bigspec.panels.chunks import checked_chunk
 from bigspec.panels.context import Context
+from bigspec.panels.pinned import PinnedPanel, copied
 
-__all__ = ["Chunks", "Cost", "Reader", "Slab", "non_finite", "size_of"]
+__all__ = ["Chunks", "Cost", "Reader", "Slab", "non_finite", "read_panel", "size_of"]
 
 Array = np.ndarray[Any, Any]
-Chunks = Sequence[Sequence[Any]]
-"""Chunks of a panel, ``chunks[i][j]`` in the order of the array's rows and columns."""
+Chunks = Sequence[Sequence[Any]] | PinnedPanel
+"""Chunks of a panel, ``chunks[i][j]`` in the order of the array's rows and columns; or slabs."""
 
 
 class Cost(TypedDict):
@@ -36,6 +38,7 @@ class Cost(TypedDict):
     retries: int
     chunks: int
     missing_chunks: int
+    bytes_pinned: int
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ class Reader:
     context : Context
     index : int
         Number of the panel.
-    chunks : sequence of sequences, optional
-        The chunks of the panel, if other tasks have computed them.
+    chunks : sequence of sequences or PinnedPanel, optional
+        The chunks of the panel, if other tasks have computed them, or its slabs.
+    keep : bool
+        Whether the caller asks for the panel afterwards, to pin it.
 
     Attributes
     ----------
@@ -79,27 +84,59 @@ class Reader:
     bytes_read : int
     """
 
-    def __init__(self, context: Context, index: int, chunks: Chunks | None = None) -> None:
-        self.context, self.index, self.chunks = context, index, chunks
+    def __init__(
+        self, context: Context, index: int, chunks: Chunks | None = None, *, keep: bool = False
+    ) -> None:
+        self.context, self.index = context, index
         self.token, self.bytes_read, self._reading = 0, 0, 0.0
         self._retries, self._started = context.buffers.retries, time.perf_counter()
         self._chunks, self._missing, self._slabs = 0, 0, set[tuple[int, int]]()
+        pinned = chunks if isinstance(chunks, PinnedPanel) else context.pinned.get(index)
+        self.pinned: PinnedPanel | None = pinned
+        self.chunks = None if isinstance(chunks, PinnedPanel) else chunks
+        stays = keep or context.pinned.wants(index)
+        self._copies: list[Any] | None = [] if stays and pinned is None else None
 
     def slabs(self) -> Iterator[Slab]:
         """Yield the slabs of the panel in their order."""
         layout = self.context.layout
         panel = layout.panel(self.index)
+        if self.pinned is not None:
+            for cut, block in zip(layout.slabs(panel), self.pinned.slabs, strict=True):
+                yield Slab(*cut, partial(self._from_memory, block))
+            return
         if self.chunks is None:
             cuts = list(layout.slabs(panel))
             for number, cut in enumerate(cuts, start=1):
                 after = cuts[number] if layout.ahead and number < len(cuts) else None
                 yield Slab(*cut, partial(self._stored, cut, after))
+            if self._copies is not None:  # all slabs, or none: a pass that fails leaves no part
+                self.context.pinned.keep(self.index, self.panel())
             return
         rows = layout.orientation == "rows"
         slabs = self.chunks if rows else list(zip(*self.chunks, strict=True))
         for number, chunks in enumerate(slabs, start=panel.first):
             cut = layout.along.cut(number), layout.along.cut(number + 1)
             yield Slab(*cut, partial(self._computed, number, chunks))
+
+    def panel(self) -> PinnedPanel:
+        """Return the slabs that were read, if they were to be kept."""
+        assert self._copies is not None
+        cost = self.cost()
+        return PinnedPanel(
+            tuple(self._copies),
+            self.token,
+            self.bytes_read,
+            cost["chunks"],
+            cost["missing_chunks"],
+            self.bytes_read,
+            cost["seconds_reading"],
+            cost["retries"],
+        )
+
+    def _from_memory(self, block: Any) -> Iterator[tuple[int, Any]]:
+        self.context.limit.check()
+        yield self.context.layout.across.cut(0), block
 
     def _stored(
         self, slab: tuple[int, int], after: tuple[int, int] | None
@@ -112,11 +149,15 @@ class Reader:
             chunks, missing = buffers.chunks, buffers.missing_chunks
             before = time.perf_counter()
             rectangle = layout.rectangle(slab, tile)
+            own = rectangle == context.first.rectangle  # then nobody else has its memory
             block = context.first.take(rectangle, buffers)
             if block is None:
-                block = context.matrix.read(*rectangle, buffers)
+                block, own = context.matrix.read(*rectangle, buffers), False
             if after is not None:
                 self._ask(after)
+            if self._copies is not None and fresh:
+                block = block if own else copied(block)
+                self._copies.append(block)
             self._reading += time.perf_counter() - before
             self._chunks += fresh * (buffers.chunks - chunks)
             self._missing += fresh * (buffers.missing_chunks - missing)
@@ -148,11 +189,22 @@ class Reader:
     @property
     def tokens(self) -> Array:
         """The token, as an array that can be joined with those of other panels."""
-        return np.array([self.token], np.uint32)
+        token = self.token if self.pinned is None else self.pinned.token
+        return np.array([token], np.uint32)
 
     def cost(self) -> Cost:
         """Return the cost of the panel so far."""
-        seconds = time.perf_counter() - self._started
+        seconds, pinned = time.perf_counter() - self._started, self.pinned
+        if pinned is not None:
+            return {
+                "bytes_read": pinned.bytes_read,
+                "seconds_reading": pinned.seconds_reading,
+                "seconds_multiplying": seconds,
+                "retries": pinned.retries,
+                "chunks": pinned.chunks,
+                "missing_chunks": pinned.missing_chunks,
+                "bytes_pinned": pinned.bytes_pinned,
+            }
         return {
             "bytes_read": self.bytes_read,
             "seconds_reading": self._reading,
@@ -160,7 +212,20 @@ class Reader:
             "retries": self.context.buffers.retries - self._retries,
             "chunks": self._chunks,
             "missing_chunks": self._missing,
+            "bytes_pinned": 0,
         }
+
+
+def read_panel(context: Context, index: int) -> PinnedPanel:
+    """Read one panel and multiply nothing: what a task returns that pins it."""
+    try:
+        reader = Reader(context, index, keep=True)
+        for slab in reader.slabs():
+            for _ in slab.tiles():
+                pass
+        return reader.panel()
+    finally:
+        context.buffers.drop_ahead()
 
 
 def size_of(block: Any) -> int:

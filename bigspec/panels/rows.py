@@ -25,7 +25,7 @@ class Rows:
         R of each panel's QR factorisation.
     tokens : tuple of tuple of int
         Checksums of the chunks that each panel wrote.
-    bytes_read, seconds_reading, seconds_multiplying, retries, chunks, missing_chunks
+    bytes_read, seconds_reading, seconds_multiplying, retries, chunks, missing_chunks, bytes_pinned
         The cost.
     contents : ndarray of uint32
         Content tokens of the panels; none for operators.
@@ -44,6 +44,7 @@ class Rows:
     missing_chunks: int = 0
     contents: Array = field(default_factory=lambda: np.zeros(0, np.uint32))
     Z: Array | None = None
+    bytes_pinned: int = 0
 
     @staticmethod
     def joined(rows: Sequence[Rows]) -> Rows:
@@ -64,4 +65,5 @@ class Rows:
             sum(one.missing_chunks for one in rows),
             np.concatenate([one.contents for one in rows]),
             total,
+            sum(one.bytes_pinned for one in rows),
         )

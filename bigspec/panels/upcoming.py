@@ -7,7 +7,6 @@ link is kept full by asking for the panels that come next, whichever task takes 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Matrix
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.layout import Layout
+from bigspec.panels.pinned import Pinned
 
 __all__ = ["Upcoming"]
 
@@ -32,26 +32,43 @@ class Upcoming:
         What is read already.
     panels : iterable of int
         In the order in which they will probably be read; in another order they only come later.
+    pinned : Pinned, optional
+        Panels that are not read.
     """
 
     def __init__(
-        self, matrix: Matrix, layout: Layout, first: FirstSlab, panels: Iterable[int]
+        self,
+        matrix: Matrix,
+        layout: Layout,
+        first: FirstSlab,
+        panels: Iterable[int],
+        pinned: Pinned | None = None,
     ) -> None:
         self._matrix, self._layout, self._first = matrix, layout, first
-        self._waiting = deque(panels)
+        self._waiting = iter(panels)
         self._asked: dict[int, dict[Any, Any]] = {}
         self._begun: set[int] = set()
+        self._here = frozenset[int]() if pinned is None else pinned.indices
         self._lock = threading.Lock()
         self._closed = False
 
     def begin(self, index: int, buffers: Buffers) -> None:
-        """Hand what was asked for a panel to the thread that reads it, and ask for the next."""
+        """Hand what was asked for a panel to the thread that reads it, and ask for the next.
+
+        Of a panel that nobody has asked for, such as the first, the slab is asked for before those
+        of later panels. Behind them on the link, its thread would wait for most of the pass.
+        """
         with self._lock:
             self._begun.add(index)
-            buffers.ahead.update(self._asked.pop(index, {}))
-            while self._waiting and len(self._asked) < self._layout.panels_ahead:
-                panel = self._waiting.popleft()
-                if panel not in self._begun and not self._closed:
+            asked = self._asked.pop(index, None)
+            if asked is None and not self._closed and index not in self._here:
+                asked = self._ask(index)
+            buffers.ahead.update(asked or {})
+            while not self._closed and len(self._asked) < self._layout.panels_ahead:
+                panel = next(self._waiting, None)
+                if panel is None:
+                    break
+                if panel not in self._begun and panel not in self._here:
                     self._asked[panel] = self._ask(panel)
 
     def _ask(self, index: int) -> dict[Any, Any]:

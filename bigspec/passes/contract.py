@@ -92,7 +92,7 @@ class PassCost:
     Attributes
     ----------
     bytes_read : int
-        Decoded bytes of the matrix.
+        Decoded bytes of the matrix that came from its source.
     seconds : float
         Wall time.
     seconds_reading, seconds_multiplying : float
@@ -101,7 +101,9 @@ class PassCost:
     retries : int
         Reads that failed and were tried again.
     chunks, missing_chunks : int
-        Chunks of stores that were read, and how many of them are not in the store.
+        Chunks of stores that the entries came from, and how many of them are not in the store.
+    bytes_pinned : int
+        Decoded bytes that came from memory, where an earlier pass left them.
     """
 
     bytes_read: int = 0
@@ -112,6 +114,7 @@ class PassCost:
     retries: int = 0
     chunks: int = 0
     missing_chunks: int = 0
+    bytes_pinned: int = 0
 
 
 @dataclass(frozen=True)

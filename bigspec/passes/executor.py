@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
+import dask.order
 import dask.threaded
 from dask.callbacks import Callback
 from dask.system import CPU_COUNT
@@ -23,9 +24,11 @@ from bigspec.panels.context import Context, run_panel
 from bigspec.panels.fused import sum_partials
 from bigspec.panels.layout import Layout
 from bigspec.panels.limit import Abandoned, Limit
+from bigspec.panels.pinned import Pinned
 from bigspec.panels.upcoming import Upcoming
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.dask_array import DaskMatrix
+from bigspec.passes.pins import PinnedOnWorkers
 
 __all__ = [
     "Executor",
@@ -55,6 +58,7 @@ class Round:
     graph: Graph
     root: str
     steps: dict[str, int] = field(default_factory=dict)  # key of a sum -> panels below it
+    bound: dict[str, Graph] = field(default_factory=dict)  # worker -> tasks of its pinned panels
 
 
 def build_round(
@@ -63,6 +67,7 @@ def build_round(
     token: str,
     index: int,
     work: Callable[..., Any] | None = None,
+    pins: PinnedOnWorkers | None = None,
 ) -> Round:
     """Build the tasks of round `index`.
 
@@ -77,13 +82,21 @@ def build_round(
     work : callable
         Called with the reference, the number of a panel and its chunks, if it has any. By default
         `run_panel`.
+    pins : PinnedOnWorkers, optional
+        Builds the tasks of panels that stay on workers.
     """
     layout, matrix = context.layout, context.matrix
     first = index * layout.round_panels
     last = min(first + layout.round_panels, layout.panels)
     graph: Graph = {}
+    bound: dict[str, Graph] = {}
     keys = []
     for panel in range(first, last):
+        if pins is not None and (pinned := pins.tasks(panel, token, reference)) is not None:
+            key, worker, tasks = pinned
+            bound.setdefault(worker, {}).update(tasks)
+            keys.append(key)
+            continue
         key = f"bigspec-panel-{token}-{panel}"
         chunks = None
         if context.reads and isinstance(matrix, DaskMatrix) and layout.reads_per_pass == 1:
@@ -92,7 +105,7 @@ def build_round(
         graph[key] = (work or run_panel, reference, panel, chunks)
         keys.append(key)
     root, steps = _add_tree(graph, keys, f"{token}-{index}", layout.fan_in)
-    return Round(graph, root, steps)
+    return Round(graph, root, steps, bound)
 
 
 def _add_tree(graph: Graph, keys: list[str], token: str, fan_in: int) -> tuple[str, dict[str, int]]:
@@ -125,6 +138,15 @@ class Executor(ABC):
     def waiting(self) -> int:
         """Tasks that a worker may begin at once where they wait for a link."""
         return 0
+
+    @property
+    def processes(self) -> int:
+        """Processes that share the pinned panels."""
+        return 1
+
+    def pinned(self, layout: Layout) -> Pinned:
+        """Return the holder of the panels that stay in memory over the passes of a run."""
+        return Pinned(layout)
 
     @abstractmethod
     def memory(self) -> int:
@@ -210,9 +232,13 @@ class ThreadExecutor(Executor):
         layout = context.layout
         if isinstance(context.matrix, OperatorMatrix):
             return context.at_once()  # type: ignore[no-any-return]
-        upcoming, running = self._upcoming(context, done), min(layout.memory.tasks, self.tasks)
-        context = replace(context, limit=Limit(deadline), upcoming=upcoming)
+        running = min(layout.memory.tasks, self.tasks)
         token, in_flight = uuid.uuid4().hex, window(layout, running)
+        upcoming = None
+        if layout.panels_ahead and context.reads:
+            expected = _in_order(context, token, done.rounds, in_flight)
+            upcoming = Upcoming(context.matrix, layout, context.first, expected, context.pinned)
+        context = replace(context, limit=Limit(deadline), upcoming=upcoming)
         options: dict[str, Any] = {"num_workers": running} if running != self.tasks else {}
         total, reported = done.total, done.rounds
         counted = done.rounds * layout.round_panels
@@ -253,14 +279,19 @@ class ThreadExecutor(Executor):
         assert total is not None
         return total
 
-    @staticmethod
-    def _upcoming(context: Context, done: FirstRounds) -> Upcoming | None:
-        """Return what is asked for before its task begins; None if nothing is."""
-        layout = context.layout
-        if not layout.panels_ahead or not context.reads:
-            return None
-        left = range(done.rounds * layout.round_panels, layout.panels)
-        return Upcoming(context.matrix, layout, context.first, left)
+
+def _in_order(context: Context, token: str, done: int, in_flight: int) -> Iterator[int]:
+    """Yield the panels of the rounds after `done`, in the order in which Dask's threads begin them.
+
+    Dask orders the tasks of each graph so that few sums wait, and panels come in any order.
+    """
+    layout = context.layout
+    for first in range(done, layout.rounds, in_flight):
+        graph, _ = _chain(context, token, range(first, min(first + in_flight, layout.rounds)), None)
+        order = dask.order.order(graph)
+        for key in sorted(order, key=order.__getitem__):
+            if key.startswith(f"bigspec-panel-{token}"):
+                yield int(key.rpartition("-")[2])
 
 
 def _chain(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from bigspec.panels.context import Context, run_panel
 
-__all__ = ["run_far_panel", "run_far_panel_of_pieces"]
+__all__ = ["after_its_way", "run_far_panel", "run_far_panel_of_pieces"]
+
+Result = TypeVar("Result")
 
 _LOCK = threading.Lock()
 _away = 0
@@ -18,7 +21,12 @@ _away = 0
 def run_far_panel(
     context: Context, index: int, chunks: Sequence[Sequence[Any]] | None = None
 ) -> Any:
-    """Do the work of a panel, after its first slab has come while other tasks had the thread.
+    """Do the work of a panel, after its first slab has come while other tasks had the thread."""
+    return after_its_way(context, index, partial(run_panel, context, index, chunks))
+
+
+def after_its_way(context: Context, index: int, work: Callable[[], Result]) -> Result:
+    """Call `work`, after the first slab of a panel has come while other tasks had the thread.
 
     A worker does not know which panels it gets next, so it begins them, and they wait outside of
     its pool. They are as many as the layout counts in the memory of a process. Dask calls this
@@ -38,7 +46,7 @@ def run_far_panel(
         finally:
             with _LOCK:
                 _away -= 1
-    return run_panel(context, index, chunks)
+    return work()
 
 
 def run_far_panel_of_pieces(

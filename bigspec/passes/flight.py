@@ -9,10 +9,14 @@ rounds that wait, because it may itself wait until its worker is done with a pan
 A lost partial sum or running sum is computed again by Dask, from what it was made of. Where that
 is lost too (a block that was scattered dies with its worker), everything after the base is sent
 again, and the stretch is halved.
+
+Tasks of pinned panels are bound to workers (`bigspec.passes.pins`). While there are any, no call
+waits longer than a moment without a look which workers are there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections import deque
@@ -29,13 +33,15 @@ from bigspec.passes.contract import FirstRounds
 from bigspec.passes.executor import OnPanels, Round, build_round
 from bigspec.passes.far_panels import run_far_panel, run_far_panel_of_pieces
 from bigspec.passes.pieces import in_pieces, run_panel_of_pieces
+from bigspec.passes.pins import PinnedOnWorkers
 
-__all__ = ["Flight", "lost_scheduler", "stretch"]
+__all__ = ["Flight", "HolderLost", "lost_scheduler", "stretch"]
 
 ATTEMPTS = 4  # times in a row that rounds are sent again, at least
 RETURN = 60.0  # seconds to wait for a worker when all are gone, or for any progress
 LAST = 5.0  # seconds that the end of a pass that is cut short waits for its sum
 MOMENT = 0.05
+LOOK = 1.0  # seconds between two looks whether the workers with pinned panels are there
 PAUSES = 0.1, 5.0  # seconds before rounds are sent again: at first, and at most
 FETCHED = 512 << 20  # bytes of sums a pass that come here
 MERGED = 32  # rounds that one task adds to the running sum, at most
@@ -51,6 +57,10 @@ def stretch(context: Context) -> int:
     fetches = max(1, FETCHED // context.sum_nbytes)
     most = max(1, STRETCH // layout.round_panels)
     return min(-(-layout.rounds // fetches), most)
+
+
+class HolderLost(Exception):  # noqa: N818
+    """A worker with pinned panels is gone, and tasks that are bound to it wait for ever."""
 
 
 class Flight:
@@ -80,7 +90,8 @@ class Flight:
         self.on_panels, self.base = on_panels, done
         self.next = self.landed = self.added = done.rounds
         self.stretch, memory = stretch(context), context.layout.memory
-        room = (memory.results + memory.spare // 2) // context.sum_nbytes - 2
+        left = max(memory.limit - memory.total, 0)
+        room = (memory.results + left // 2) // context.sum_nbytes - 2
         self.merged = max(1, min(MERGED, room))
         self.told = done.rounds * context.layout.round_panels  # panels that were reported
         self.failures, self.failing_since = 0, 0.0
@@ -89,6 +100,11 @@ class Flight:
         self.sent: Any = None  # the base, on a worker
         self.running: Any = None  # the sum of the base and all rounds that were added, on a worker
         self.reference: list[Any] = []
+        self.pins: PinnedOnWorkers | None = None
+        if context.reads and isinstance(context.pinned, PinnedOnWorkers):
+            self.pins = context.pinned
+            self.pins.pass_begins()
+            self._holders_lost()
         self._send_context()
 
     @property
@@ -132,16 +148,21 @@ class Flight:
         if stop <= self.next:
             return
         rounds = [self._build(index) for index in range(self.next, stop)]
-        layers: dict[str, Any] = {
-            one.root: MaterializedLayer(one.graph, annotations={"priority": -index})
-            for index, one in enumerate(rounds, self.next)
-        }
+        layers: dict[str, Any] = {}
+        for index, one in enumerate(rounds, self.next):
+            layers[one.root] = MaterializedLayer(one.graph, annotations={"priority": -index})
+            for worker, tasks in one.bound.items():
+                there = {"priority": -index, "workers": [worker], "allow_other_workers": False}
+                layers[f"{one.root}-{worker}"] = MaterializedLayer(tasks, annotations=there)
         graph = HighLevelGraph(layers, {name: set() for name in layers})
         keys = [key for one in rounds for key in (*one.steps, one.root)]
-        futures = iter(self._guard(self.client.get, graph, keys, sync=False))
+        pinned = [] if self.pins is None else self.pins.keys
+        futures = iter(self._guard(self.client.get, graph, keys + pinned, sync=False))
         for index, one in enumerate(rounds, self.next):
             steps = {next(futures): panels for panels in one.steps.values()}
             self.rounds.append((index, steps, next(futures)))
+        if self.pins is not None:
+            self.pins.take(futures)
         self.next = stop
 
     def _build(self, index: int) -> Round:
@@ -151,7 +172,7 @@ class Flight:
             (run_panel, run_far_panel) if whole else (run_panel_of_pieces, run_far_panel_of_pieces)
         )
         work = far if self.far else near
-        return build_round(self.context, reference, self.token, index, work)
+        return build_round(self.context, reference, self.token, index, work, self.pins)
 
     # What comes back -----------------------------------------------------------------------
 
@@ -191,16 +212,14 @@ class Flight:
         """Fetch the sum of all complete rounds, which is the new base."""
         if self.stretch == 1:
             while self.roots:
-                result = self._guard(self.roots[0].result, timeout=self._patience(None))
+                result = self._result(self.roots[0])
                 self.roots.popleft()
                 self._hold(self.added + 1, add_in_order(self.base.total, [result]))
             return self.base
         while self.roots:
             self._add()
         self._settle(self.running)
-        return self._hold(
-            self.added, self._guard(self.running.result, timeout=self._patience(None))
-        )
+        return self._hold(self.added, self._result(self.running))
 
     def _hold(self, rounds: int, total: Any) -> FirstRounds:
         self.base, self.added = FirstRounds(rounds, total), rounds
@@ -219,16 +238,14 @@ class Flight:
 
         A sum that was counted is released, so that it goes when it was added.
         """
-        from distributed import wait
-
         summed = index * self.context.layout.round_panels
         while steps:
             self.limit.check()
             self._add_what_waits()
-            left, futures = self._patience(None), list(steps)
+            futures = list(steps)
             if self.running is not None and not self.running.done():
                 futures.append(self.running)
-            done = self._guard(wait, futures, timeout=left, return_when="FIRST_COMPLETED").done
+            done = self._wait(futures, "FIRST_COMPLETED")
             for future in done & steps.keys():
                 panels = steps.pop(future)
                 if future.status == "finished":
@@ -243,11 +260,50 @@ class Flight:
 
     def _settle(self, future: Any) -> None:
         """Wait for a future, whose result stays where it is; raise what its task raised."""
+        self._wait([future])
+        if future.status != "finished":
+            self._result(future)
+
+    def _wait(self, futures: list[Any], when: str = "ALL_COMPLETED") -> Any:
+        """Wait for futures, and look now and then whether the holders of panels are there."""
         from distributed import wait
 
-        self._guard(wait, [future], timeout=self._patience(None))
-        if future.status != "finished":
-            self._guard(future.result, timeout=self._patience(None))
+        def call(seconds: float | None) -> Any:
+            return wait(futures, timeout=seconds, return_when=when).done
+
+        return self._guard(self._looking, call)
+
+    def _result(self, future: Any) -> Any:
+        """Fetch a result. One that is lost meanwhile may wait for a holder that is not there."""
+        if not self.pins:
+            return self._guard(future.result, timeout=self._patience(None))
+
+        async def fetch() -> Any:
+            return await self.client.gather(future, asynchronous=True)
+
+        # It goes on between two looks. It ends by itself once its future is released.
+        coming = asyncio.run_coroutine_threadsafe(fetch(), self.client.loop.asyncio_loop)
+        return self._guard(self._looking, lambda seconds: coming.result(timeout=seconds))
+
+    def _looking(self, call: Callable[[float | None], Any]) -> Any:
+        """Call with a timeout, again and again, while there are pinned panels; else once."""
+        while self.pins:
+            try:
+                return call(self._patience(LOOK))
+            except TimeoutError:
+                self.limit.check()
+                if self._holders_lost():
+                    raise HolderLost from None
+        return call(self._patience(None))
+
+    def _holders_lost(self) -> bool:
+        """Give up the panels of workers that are gone; whether there were any.
+
+        A client that is connecting again has cancelled all futures, and says so soon.
+        """
+        if not self.pins or self.client.status != "running":
+            return False
+        return self.pins.lose(self._guard(self.client.nthreads))
 
     # What is lost --------------------------------------------------------------------------
 
@@ -259,6 +315,9 @@ class Flight:
         """
         from distributed.scheduler import KilledWorker
 
+        if self._holders_lost():  # no failure: the others go on with what they have
+            self.take_back()
+            return
         self.failures += 1
         if self.failures == 1:
             self.failing_since = time.monotonic()
@@ -273,6 +332,10 @@ class Flight:
         pause = self._patience(min(PAUSES[0] * 2.0 ** (self.failures - 1), PAUSES[1]))
         time.sleep(pause or 0.0)
         self.limit.check()
+        self.take_back()
+
+    def take_back(self) -> None:
+        """Take back all rounds in flight, to launch them with a new context."""
         there = None
         if self.running is not None and self.running.status == "finished":
             there, self.running, self.sent = (self.running, self.sent), None, None
@@ -282,6 +345,8 @@ class Flight:
         elif self.added > self.base.rounds:
             self.added, self.stretch = self.base.rounds, max(1, self.stretch // 2)
         self.next = self.landed = self.added
+        if self.pins is not None:
+            self.pins.release_unfinished()
         self._send_context()
 
     def cancel(self) -> None:

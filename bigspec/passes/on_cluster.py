@@ -15,7 +15,9 @@ import dask
 from bigspec.errors import ClusterError
 from bigspec.kernels.partials import Partial
 from bigspec.panels.context import Context
+from bigspec.panels.layout import Layout
 from bigspec.panels.limit import Abandoned, Limit
+from bigspec.panels.pinned import Pinned
 from bigspec.passes.connection import WORKER_TIMEOUT
 from bigspec.passes.contract import DeadlinePassed, FirstRounds
 from bigspec.passes.executor import (
@@ -26,8 +28,9 @@ from bigspec.passes.executor import (
     Wanted,
     window,
 )
-from bigspec.passes.flight import Flight
-from bigspec.passes.lacking import naming_what_workers_lack
+from bigspec.passes.flight import Flight, HolderLost
+from bigspec.passes.missing_modules import naming_what_workers_lack
+from bigspec.passes.pins import PinnedOnWorkers
 
 __all__ = ["ClusterExecutor", "current_client", "find_executor"]
 
@@ -54,6 +57,7 @@ class ClusterExecutor(Executor):
         if not threads:
             _wait_for_a_worker(client)
             threads = client.nthreads()
+        self.workers = sorted(threads)
         self.tasks = max(threads.values())
         self.threads = sum(threads.values())
         self.name = (
@@ -65,6 +69,15 @@ class ClusterExecutor(Executor):
     def waiting(self) -> int:
         """Tasks that a worker may begin, most of which then wait outside of its threads."""
         return WAITING * self.tasks
+
+    @property
+    def processes(self) -> int:
+        """The workers that were there at first."""
+        return len(self.workers)
+
+    def pinned(self, layout: Layout) -> Pinned:
+        """Return the holder of the panels that stay on workers."""
+        return PinnedOnWorkers(layout, self.workers) if layout.pinned_panels else Pinned()
 
     def memory(self) -> int:
         """Return the smallest memory limit of the workers."""
@@ -112,6 +125,9 @@ class ClusterExecutor(Executor):
                 if isinstance(error, Abandoned):  # a task may see it before this process does
                     raise DeadlinePassed from None
                 raise
+            except BaseException:
+                context.pinned.drop()
+                raise
             finally:
                 flight.cancel()
         assert flight.base.total is not None
@@ -130,6 +146,8 @@ def _advance(flight: Flight, in_flight: int, wanted: Wanted | None) -> bool:
         if flight.due or (wanted is not None and wanted()):
             flight.fetch()
             return True
+    except HolderLost:
+        flight.take_back()
     except (CancelledError, KilledWorker) as error:
         flight.send_again(error)
     return False

@@ -32,8 +32,8 @@ Array = np.ndarray[Any, Any]
 class Pass:
     """Passes over one matrix: `run` reads it once and multiplies a block by H.
 
-    A pass has no memory from one run to the next. Everything it needs is an argument, and
-    everything it learns is in its result.
+    A pass knows nothing of the one before. Everything it needs is an argument, and everything it
+    learns is in its result. Only entries stay, of the panels that the layout pins, until `close`.
 
     Parameters
     ----------
@@ -53,6 +53,16 @@ class Pass:
     ) -> None:
         self.matrix, self.layout, self.executor = matrix, layout, executor
         self.first = first or FirstSlab()
+        self.pinned = executor.pinned(layout)
+
+    def close(self) -> None:
+        """Drop the pinned panels; idempotent."""
+        self.pinned.drop()
+
+    def make_room(self, held: int) -> None:
+        """Drop pinned panels that do not fit beside `held` bytes of a basis in this process."""
+        if self.executor.local:
+            self.pinned.make_room(held)
 
     @property
     def length(self) -> int:
@@ -112,7 +122,13 @@ class Pass:
         started, hooks, before = time.monotonic(), hooks or Hooks(), done or FirstRounds()
         block = None if V is None else np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
         context = FusedContext(
-            self.matrix, self.layout, block, exponent, exponent is None, first=self.first
+            self.matrix,
+            self.layout,
+            block,
+            exponent,
+            exponent is None,
+            first=self.first,
+            pinned=self.pinned,
         )
 
         def seconds() -> float:
@@ -175,7 +191,14 @@ class Pass:
         started = time.monotonic()
         block = np.ascontiguousarray(V, working_dtype(self.matrix.dtype))
         context = ForwardContext(
-            self.matrix, self.layout, block, exponent, False, target=target, back=back
+            self.matrix,
+            self.layout,
+            block,
+            exponent,
+            False,
+            target=target,
+            back=back,
+            pinned=self.pinned,
         )
         rows = self._rows(context, hooks or Hooks())
         if self.layout.reads_per_pass == 1:  # else sums read tiles twice, and count them twice
@@ -225,7 +248,8 @@ class _Count:
     ) -> None:
         layout = passes.layout
         self.panels, self.tell = layout.panels, hooks.on_panels
-        self.nbytes = passes.matrix.nbytes * reads
+        share = 1.0 - len(passes.pinned.indices) / layout.panels
+        self.nbytes = int(passes.matrix.nbytes * reads * share)  # pinned panels are not read
         self.done = min(before.rounds * layout.round_panels, self.panels)
         self.started = started - before.seconds
 
@@ -289,6 +313,7 @@ def pass_result(total: Partial, V: Array | None, cost: PassCost) -> PassResult:
         total.retries,
         total.chunks,
         total.missing_chunks,
+        total.bytes_pinned,
     )
     return PassResult(total.Z, total.gram, defect, total.exponent, facts, spent, total.tokens)
 
@@ -336,6 +361,7 @@ def forward_result(rows: Rows, seconds: float) -> Forward:
         rows.retries,
         rows.chunks,
         rows.missing_chunks,
+        rows.bytes_pinned,
     )
     return Forward(Y, R, rows.tokens, cost, rows.contents, rows.Z)
 

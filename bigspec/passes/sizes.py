@@ -8,6 +8,8 @@ from typing import Any
 import scipy.sparse as sp
 from dask.sizeof import sizeof
 
+from bigspec.panels.pinned import PinnedPanel
+
 __all__ = ["register_sizes"]
 
 ARRAYS = (
@@ -19,9 +21,12 @@ ARRAYS = (
 def register_sizes() -> None:
     """Register the sizes of SciPy's sparse arrays and of GCXS of the package ``sparse`` with Dask.
 
+    And of pinned panels, which it is to count as memory in use.
+
     Dask 2026.8 knows only ``spmatrix``, and takes any ``csr_array`` for 56 bytes. Sizes that are
     registered already stay as they are.
     """
+    sizeof.register(PinnedPanel, _nbytes_of_panel)
     unknown = sizeof.dispatch(object)
     for kind in ARRAYS:
         if sizeof.dispatch(kind) is unknown:
@@ -39,3 +44,7 @@ def _register_pydata() -> None:
 def _nbytes(array: Any) -> int:
     """Return the bytes of the parts of a sparse array, as Dask does for ``spmatrix``."""
     return int(sum(sizeof(part) for part in vars(array).values()))
+
+
+def _nbytes_of_panel(panel: PinnedPanel) -> int:
+    return panel.nbytes

@@ -1,4 +1,4 @@
-"""What a run returns, and how it is told: they describe and never compute."""
+"""What a run returns, and how it is shown: these files describe and never compute."""
 
 import lazy_loader
 

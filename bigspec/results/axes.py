@@ -33,25 +33,25 @@ class Scale:
     ticks: tuple[tuple[float, str], ...]
 
     def level(self, value: float) -> float:
-        """Return the level of a value; a logarithmic scale knows positive ones alone."""
+        """Return the level of a value; a logarithmic scale has levels for positive values only."""
         return math.log10(value) if self.logarithmic else value
 
     def share(self, value: float) -> float:
-        """Return where the value lies between bottom (0) and top (1), no farther out."""
+        """Return where the value lies between bottom (0) and top (1), never outside."""
         return min(max((self.level(value) - self.bottom) / (self.top - self.bottom), 0.0), 1.0)
 
 
 def fitted(values: Iterable[float]) -> Scale:
     """Return a scale whose ends lie just outside the values.
 
-    It is logarithmic where the largest is 20 times the smallest or more, and where numbers are
-    so large or small that their differences are not.
+    It is logarithmic where the largest is at least 20 times the smallest, and where numbers are so
+    large or so small that a margin would overflow or vanish.
     """
     finite = sorted(value for value in values if math.isfinite(value))
     low, high = finite[0], finite[-1]
     if low > 0.0 and (high / low >= 20.0 or high > 1e300 or low < 1e-300):
         return _logarithmic(low, high)
-    if high > 1e300 or 0.0 < high < 1e-300:  # with 0: a margin would overflow, or be 0 itself
+    if high > 1e300 or 0.0 < high < 1e-300:  # with 0, so there are no logarithms
         return Scale(0.0, high, False, ((0.0, "0"), (high, f"{high:.1e}")))
     span = high - low
     if not span > 1e-15 * high:
@@ -121,7 +121,7 @@ class Axes:
     def frame(
         self, title: str, description: str, ticks: Ticks, body: str, along: str = "pass"
     ) -> str:
-        """Put axes, ticks and a title around `body`; ticks ``(level, label)``, dearest first."""
+        """Put axes, ticks and a title around `body`; ticks ``(level, label)``, main ones first."""
         return (
             '<svg viewBox="0 0 420 270" role="img" xmlns="http://www.w3.org/2000/svg" '
             f'aria-label="{escape(f"{title}. {description}")}" '

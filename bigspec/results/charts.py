@@ -178,7 +178,7 @@ def _marks(answer: Estimate | Triplets) -> Iterator[tuple[str, float, float]]:
 
 
 def gate_chart(answer: Estimate | Triplets) -> str:
-    """Draw the interval of the norm above the reference and the limits that it was held against.
+    """Draw the interval of the norm above the reference and the limits that it was compared with.
 
     Empty without a gate, and where the upper end is not finite.
     """

@@ -1,4 +1,4 @@
-"""Result files are written beside, then put in place: a full disk leaves the old one."""
+"""A result file is written beside the old one, then moved over it: a full disk does no harm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_text(path: str | os.PathLike[str], text: str, *, errors: str = "strict
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of `path` once it is whole, with the permissions of before.
+    """Yield a file that takes the place of `path` once it is whole, with its permissions.
 
     Devices and pipes, and files in a folder that takes no others, are written where they are.
 

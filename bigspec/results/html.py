@@ -92,12 +92,15 @@ def _intervals_table(est: Answer) -> str:
 
 def _cost_table(est: Answer) -> str:
     heads = ["pass", "bytes read", "time, s", "bytes/s", "reading, s", "products, s"]
+    pinned = any(record.bytes_pinned for record in est.history)
+    heads[2:2] = ["from memory"] if pinned else []
     retried = any(record.retries for record in est.history)
     lacking = any(record.missing_chunks for record in est.history)
     rows = [
         [
             str(record.number),
             whole(format_bytes(record.bytes_read)),
+            *([whole(format_bytes(record.bytes_pinned))] if pinned else []),
             f"{record.seconds:.3g}",
             whole(rate_text(record.bytes_read, record.seconds)),
             f"{record.seconds_reading:.3g}",
@@ -111,7 +114,7 @@ def _cost_table(est: Answer) -> str:
         "Cost of passes",
         heads + (["reads retried"] if retried else []) + (["chunks missing"] if lacking else []),
         rows,
-        range(1, 8),
+        range(1, 9),
     )
 
 

@@ -55,7 +55,7 @@ h2,summary{break-after:avoid}details::details-content{content-visibility:visible
 
 
 _PLAIN = 'cellpadding="4"'
-"""For notebooks, which have not the style of a page: any style sheet overrides it."""
+"""For notebooks, which do not have the style of a page: any style sheet overrides it."""
 
 
 def prose(text: str) -> str:
@@ -65,18 +65,18 @@ def prose(text: str) -> str:
 
 
 def whole(text: str) -> str:
-    """Return the text, escaped, which does not break over lines."""
+    """Escape a text so that it does not break over lines."""
     return f'<span style="white-space:nowrap">{escape(text)}</span>'
 
 
 def interval(lower: float, upper: float) -> str:
-    """Return the interval, which breaks between its ends alone."""
+    """Write the interval so that it breaks only between its ends."""
     low, high = outward(lower, upper)
     return f"{whole(f'[{low},')} {whole(f'{high}]')}"
 
 
 def headline(lower: float, upper: float) -> str:
-    """Return the interval as the head of a page: on one line of it, however many digits it has."""
+    """Write the interval as the head of a page: on one line, however many digits it has."""
     letters = 9 + sum(map(len, outward(lower, upper)))
     fits = f"font-size:clamp(1.5rem,6vw,{min(2.9, 97 / letters):.2f}rem)"
     said = interval(lower, upper)

@@ -93,7 +93,7 @@ class PassRecord:
     ritz_values : tuple of float
         The largest Ritz values of A (square roots of those of A^H A), at most eight.
     bytes_read : int
-        Decoded bytes of the matrix that the pass read.
+        Decoded bytes of the matrix that the pass read from its source.
     seconds : float
         Wall time of the pass and of the step that followed it.
     seconds_reading, seconds_multiplying : float
@@ -106,10 +106,12 @@ class PassRecord:
         In a run of `svds` the intervals of all k values after this pass, largest value first;
         empty in one of `norm`.
     chunks : int
-        Chunks of stores that the pass read; 0 if nothing lies in a store. Where the grids of two
-        operands cross, a chunk counts for every panel that reads it.
+        Chunks of stores that the entries came from; 0 if nothing lies in a store. Where the grids
+        of two operands cross, a chunk counts for every panel that reads it.
     missing_chunks : int
         How many of them are not in the store, so that their entries count as the fill value.
+    bytes_pinned : int
+        Decoded bytes that the pass took from memory, where an earlier one had left them.
     """
 
     number: int
@@ -129,6 +131,7 @@ class PassRecord:
     uppers: tuple[float, ...] = ()
     chunks: int = 0
     missing_chunks: int = 0
+    bytes_pinned: int = 0
 
     @property
     def width(self) -> float:
@@ -178,7 +181,7 @@ def stable_rank(
 
 
 def chunk_counts(history: Sequence[PassRecord]) -> tuple[int, int]:
-    """Return the chunks of a pass, and how many of them were missing: of the worst pass."""
+    """Return the chunks and the missing chunks of the pass where most were missing."""
     counts = [(record.missing_chunks, record.chunks) for record in history]
     missing, chunks = max(counts, default=(0, 0))
     return chunks, missing

@@ -109,7 +109,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def dtype_text(dtype: str) -> str:
     """Write a type of numbers, such as ``|u1``, by its name."""
-    import numpy as np  # here, so that what only writes texts does not load it
+    import numpy as np  # here, because most texts do not need it
 
     try:
         return np.dtype(dtype).name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from bigspec.matrices import Matrix
 from bigspec.passes import Pass, check_persisted, find_executor, one_blas_thread, passes_over
 from bigspec.run import CheckpointBlocks, Outcome, RunState, solve
 from bigspec.run.identity import check_place, checkpoint_of, prepare
+from bigspec.run.loop import basis_nbytes
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan
 from bigspec.run.vectors import Vectors
@@ -113,6 +115,7 @@ def conduct(
                 writer,
                 found,
             ),
+            ExitStack() as stack,
         ):
             if writer is not None:
                 check_place(matrix)
@@ -120,6 +123,7 @@ def conduct(
             observer.identified(progress.run.get("id", ""))
             layout = plan.layout.to_dict() | {"where": plan.where}
             passes = passes_over(matrix, plan.layout, executor, plan.block_size, plan.first_slab)
+            stack.callback(passes.close)
             last.check(passes)
             observer.run_started(matrix.name, layout)
             algorithm = plan.algorithm
@@ -128,6 +132,7 @@ def conduct(
             columns = 0 if W is None else W.shape[1]
 
             def answer_from(outcome: Outcome) -> Answer:
+                passes.make_room(basis_nbytes(outcome.state) + plan.vectors_bytes)
                 vectors = last.make(passes, outcome, observer)
                 return present(Ending(plan, options, progress, outcome, vectors, layout, columns))
 

@@ -29,7 +29,7 @@ from bigspec.run.status import status_text
 from bigspec.run.stop import Budget, reason_to_stop
 from bigspec.watch import Observer
 
-__all__ = ["Outcome", "solve"]
+__all__ = ["Outcome", "basis_nbytes", "solve"]
 
 Array = np.ndarray[Any, Any]
 
@@ -137,6 +137,7 @@ def solve(
             observer.pass_started(len(progress.history) + 1, passes.layout.panels)
             before = time.monotonic() - progress.first_rounds.seconds
             accuracy = _accuracy(progress, budget, failure_probability)
+            passes.make_room(basis_nbytes(progress.state))
             one = _OnePass(passes, progress, accuracy, hooks)
             if progress.state is None:
                 state = algorithm.init(one, entropy, start)
@@ -190,6 +191,12 @@ class _OnePass:
             hooks=self.hooks,
         )
         return self.result
+
+
+def basis_nbytes(state: Any) -> int:
+    """Return the bytes of a basis after the next pass, which adds a block to it."""
+    blocks = [one.nbytes for one in getattr(state, "basis", ()) if isinstance(one, np.ndarray)]
+    return sum(blocks) + max(blocks, default=0)
 
 
 def _after(
@@ -273,4 +280,5 @@ def _record(number: int, known: Known, bounds: Bounds, exponent: int, cost: Pass
         uppers=uppers,
         chunks=cost.chunks,
         missing_chunks=cost.missing_chunks,
+        bytes_pinned=cost.bytes_pinned,
     )

@@ -44,6 +44,8 @@ class Wishes:
         Whether the left vectors are written to a store.
     rtol : float
         The relative width that the caller wants.
+    pin : bool
+        Whether panels may stay in spare memory.
     """
 
     algorithm: str | Algorithm[Any] = "auto"
@@ -55,6 +57,7 @@ class Wishes:
     left: bool = True
     left_in_store: bool = False
     rtol: float = 1e-3
+    pin: bool = True
 
     @property
     def row(self) -> Row | None:
@@ -114,7 +117,7 @@ class Plan:
 
     @property
     def bytes_per_pass(self) -> int:
-        """Decoded bytes that one pass reads; 0 for an operator."""
+        """Decoded bytes that the first pass reads; 0 for an operator."""
         return _entries_nbytes(self.matrix) * self.layout.reads_per_pass
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,13 +165,23 @@ class Plan:
         cost += f": {format_bytes(self.bytes_per_pass)} a pass"
         if isinstance(self.matrix, OperatorMatrix) and not isinstance(self.matrix, Product):
             entries, cost = "", "one product with it and one with its adjoint"
+        pinned = [("pinned", pinned_text(layout))] if layout.pinned_panels else []
         return [
             ("matrix", f"{m} x {n} {self.matrix.dtype}{entries}"),
             ("pass", cost),
+            *pinned,
             ("runs on", self.where),
             ("algorithm", f"{self.algorithm.name}, block of {self.block_size}"),
             ("memory", size),
         ]
+
+
+def pinned_text(layout: Layout) -> str:
+    """Say how many panels stay in memory, and what share later passes read."""
+    pinned, panels = layout.pinned_panels, counted(layout.panels, "panel")
+    left = f"{100.0 * (1.0 - layout.pinned_share):.0f} %" if pinned < layout.panels else "nothing"
+    verb = "stays" if pinned == 1 else "stay"
+    return f"{pinned} of {panels} {verb} in memory; later passes read {left}"
 
 
 def _entries_nbytes(matrix: Matrix) -> int:

@@ -25,6 +25,7 @@ from bigspec.run.choices import (
     widest_block,
 )
 from bigspec.run.costs import Setting
+from bigspec.run.pinning import pinned_layout
 from bigspec.run.plan import Plan, Wishes, check_wishes
 
 __all__ = ["make_plan", "resume_plan"]
@@ -118,7 +119,8 @@ def resume_plan(
             )
     layout = replace(layout, kernel=kernel)
     algorithm = planner.algorithm(row, b, layout, basis)
-    return planner.finish(algorithm, b, layout, choices, run["measured_bytes"]), same
+    chosen = planner.finish(algorithm, b, layout, choices, run["measured_bytes"])
+    return replace(chosen, layout=pinned_layout(chosen, planner.wishes, executor)), same
 
 
 class _Room(TypedDict):
@@ -230,7 +232,10 @@ class _Planner:
         choices += layout_choices(setting, layout)
         b = layout.iterate_length if row.entries else b
         slab, read = self.first_slab(measured, layout)
-        return replace(self.finish(algorithm, b, layout, choices, read), first_slab=slab)
+        chosen = self.finish(algorithm, b, layout, choices, read)
+        waiting = 0 if slab is None or measured is None else measured.bytes_read
+        layout = pinned_layout(chosen, self.wishes, self.executor, waiting)
+        return replace(chosen, first_slab=slab, layout=layout)
 
     def first_slab(
         self, measured: Measurement | None, layout: Layout

@@ -90,7 +90,7 @@ SAVED_TYPES: tuple[Wire | Former, ...] = (
     Wire(Known, "Known", "lower certain likely failed rounding before"),
     Former("Running", "lower lower_name certain likely failed rounding", known_of_one),
     Former("RunningTop", "lower certain likely failed rounding before", known_of_k),
-    Wire(PassRecord, "PassRecord", f"{PASS} lowers uppers chunks missing_chunks"),
+    Wire(PassRecord, "PassRecord", f"{PASS} lowers uppers chunks missing_chunks bytes_pinned"),
     Former("TripletPass", f"{PASS} lowers uppers", PassRecord),
     Wire(FirstRounds, "Begun", "rounds total seconds"),
     Wire(Carried, "Carried", "blocks images errors Z X outer inner whole effect"),
@@ -98,7 +98,7 @@ SAVED_TYPES: tuple[Wire | Former, ...] = (
         Partial,
         "Partial",
         "Z gram exponent facts tokens bytes_read seconds_reading seconds_multiplying retries "
-        "chunks missing_chunks",
+        "chunks missing_chunks bytes_pinned",
     ),
     Wire(RawFacts, "RawFacts", "squares column_sums row_sum largest nonnegative magnitude chain"),
     Wire(

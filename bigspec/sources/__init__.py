@@ -34,7 +34,7 @@ from bigspec.sources.memory import (
     open_numpy,
     open_sparse,
 )
-from bigspec.sources.missing import Missing, as_policy
+from bigspec.sources.missing_chunks import Missing, as_policy
 from bigspec.sources.netcdf import is_netcdf, open_netcdf
 from bigspec.sources.npz import holds_arrays, open_npz_array
 from bigspec.sources.objects import inner, is_hdf5_object, open_hdf5_object
@@ -113,7 +113,7 @@ def open_source(
     Returns
     -------
     Matrix
-        With its shape, dtype and chunk grid. Entries are read only of .npz and .mtx.
+        With its shape, dtype and chunk grid. Entries are read only from .npz and .mtx.
 
     Raises
     ------
@@ -122,10 +122,10 @@ def open_source(
     DataError, UnsupportedTypeError
         It has no numeric matrix, or `a` is of another type.
     MemoryLimitError
-        Its header states more than that; nothing was loaded.
+        Its header asks for more memory than that; nothing was loaded.
     ArgumentError
         `rows`, `fill` or `raw` for a source without dimensions or attributes;
-        ``missing_chunks="error"`` for a matrix that is open.
+        ``missing_chunks="error"`` for a matrix that is already open.
     """
     memory = half_of_memory() if memory is None else memory
     if isinstance(a, str) and not a:
@@ -147,8 +147,8 @@ def open_source(
     _refuse(wanted, a, raw=True)
     if isinstance(a, Matrix) and wanted.missing.refused:
         msg = (
-            f"missing_chunks: expected what is not open yet, got {a.name}; say it where this "
-            "matrix is opened"
+            f"missing_chunks: expected a path, a URL or a stored array, got {a.name}, which is "
+            "open already; pass missing_chunks where it is opened"
         )
         raise ArgumentError(msg)
     _check_coordinates(a, vectors)

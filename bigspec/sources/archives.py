@@ -64,7 +64,7 @@ def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def check_member(
     info: zipfile.ZipInfo, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
 ) -> int:
-    """Return the size of a member, which its packed bytes must be able to unpack to.
+    """Return the unpacked size of a member; its packed bytes must be able to hold that.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def check_member(
         msg = f"{name}: expected {info.filename!r} stored or deflated, got another compression"
         raise DataError(msg)
     if dtype.hasobject or any(extent < 0 for extent in shape):
-        msg = f"{info.filename} holds {dtype} {shape}, which are no numbers"
+        msg = f"{info.filename} holds {dtype} {shape}, which are not numbers"
         raise ValueError(msg)
     capacity = min(info.file_size, DEFLATED * info.compress_size)
     if size > capacity + UNNOTICED:

@@ -13,7 +13,7 @@ from bigspec.sources import retries
 from bigspec.sources.codecs import capped, check_codecs
 from bigspec.sources.fetching import Fetch, chunk_keys, fetching
 from bigspec.sources.locations import open_failure, read_metadata
-from bigspec.sources.missing import Absences, Missing, asked, watched
+from bigspec.sources.missing_chunks import Absences, Missing, asked, watched
 from bigspec.sources.zarr_place import is_far
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ArrayHandle:
         return block
 
     def settle(self, keys: dict[str, bool], buffers: Buffers | None) -> None:
-        """Count the chunks of a read, after missing ones are made sure of; see `Absences`."""
+        """Count the chunks of a read, once it is certain which are missing; see `Absences`."""
         self._absences.settle(self.open(buffers), keys, buffers)
 
     def ahead(self, selection: Any, buffers: Buffers) -> None:
@@ -77,9 +77,9 @@ class ArrayHandle:
             buffers.ahead[name] = fetch
 
     def fetch(self, selection: Any, buffers: Buffers | None = None) -> Fetch | None:
-        """Return the chunks of a selection that are asked for ahead, or now.
+        """Return the chunks of a selection, requested ahead or now.
 
-        None where one at a time is as fast: from this machine, and of a single chunk.
+        None where one at a time is as fast: on this machine, and for a single chunk.
         """
         if buffers is not None and buffers.ahead:
             fetch: Fetch | None = buffers.ahead.pop((id(self), _text(selection)), None)

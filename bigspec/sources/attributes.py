@@ -1,7 +1,7 @@
 """Attributes as numbers, whether stored as a number, an array of one, text or base64.
 
 JSON has no NaN and HDF5 has five kinds of text, so one attribute comes in many forms. If it
-cannot be read as a number, that is an error: to ignore it would make another matrix.
+cannot be read as a number, that is an error: ignoring it would give another matrix.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 WHOLE = re.compile(r"[+-]?\d+")
 DECIMAL = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
 DOUBLE = re.compile(r"[A-Za-z0-9+/]{11}=")
-"""Eight bytes in base64: so xarray writes the float of a Zarr v3 array's fill attribute."""
+"""Eight bytes in base64: how xarray writes a float fill value of a Zarr v3 array."""
 
 
 def numbers(value: Any, key: str, name: str) -> Array | None:
@@ -39,7 +39,7 @@ def numbers(value: Any, key: str, name: str) -> Array | None:
     Raises
     ------
     DataError
-        Not all of it are numbers.
+        Some of it is not a number.
     """
     if value is None:
         return None

@@ -19,7 +19,7 @@ from bigspec.matrices import Matrix
 from bigspec.sources.checks import check_shape
 from bigspec.sources.lines import Coordinates, ListedPointers, Pointers, Unsorted, Vector
 from bigspec.sources.memory import open_sparse
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.sparse_store import assemble
 from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.typed_vectors import OneBased, as_declared
@@ -143,7 +143,7 @@ def _descriptor(group: Any, name: str) -> Descriptor:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = (
             f"{name}: expected a binsparse descriptor with version, format, shape, "
-            f"number_of_stored_values and data_types, got one that is not ({error!r})"
+            f"number_of_stored_values and data_types, got another one ({error!r})"
         )
         raise SourceError(msg) from error
     if version.split(".")[:2] != ["0", "1"]:
@@ -190,7 +190,10 @@ def _check_fill(group: Any, spec: Descriptor, name: str, memory: int) -> None:
     fill = as_declared(fill_value, spec.types, "fill_value", 1, name)
     value = fill.read(0, 1, Buffers(), "fill")[0]
     if value != 0:
-        msg = f"{name}: expected a fill_value of 0, got {value}: this matrix is dense; store it so"
+        msg = (
+            f"{name}: expected a fill_value of 0, got {value}: this matrix is dense; store it as "
+            "dense"
+        )
         raise DataError(msg)
 
 
@@ -200,8 +203,8 @@ def _check_room(name: str, why: str, counts: tuple[int, int], data: Vector, memo
     needed = 2 * entries * (data.dtype.itemsize + 16) + 8 * extents
     if needed > memory:
         msg = (
-            f"{name}: {why}, so that it has to be loaded, which takes {format_bytes(needed)} of "
-            f"{format_bytes(memory)}; write it as CSR with 'bigspec convert'"
+            f"{name}: {why}, so it must be loaded: expected at most {format_bytes(memory)}, got "
+            f"{format_bytes(needed)}; write it as CSR with 'bigspec convert'"
         )
         raise SourceError(msg)
 
@@ -231,7 +234,7 @@ def _scatter(
 
 
 def _load(A: Any, spec: Descriptor, name: str) -> Matrix:
-    """Hold a matrix in memory, its other triangle filled in."""
+    """Load a matrix, and fill in its other triangle."""
     if spec.structure is None:
         return replace(open_sparse(A), name=name)
     kind, _, part = spec.structure.rpartition("_")

@@ -1,4 +1,4 @@
-"""A file behind a URL as h5py wants it: an object that is read and sought, in blocks kept here."""
+"""A file behind a URL as an object that h5py can read and seek; its blocks stay in memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from zarr.core.sync import sync
 
 if TYPE_CHECKING:
-    from bigspec.sources.content import Content
+    from bigspec.sources.file_bytes import Content
 
 __all__ = ["BlockFile", "without_collector"]
 
 BLOCK = 1 << 18
 """Bytes of one request. Metadata lies in clusters, each of some kilobytes."""
 MOST_AHEAD = 16
-"""Blocks of one request at most, where they are read one after another."""
+"""The most blocks of one request, while they are read one after another."""
 MOST_KEPT = 256
 """Blocks that are kept: 64 MiB."""
 
@@ -27,8 +27,8 @@ MOST_KEPT = 256
 class BlockFile(io.RawIOBase):
     """The blocks of a file that are asked for, each fetched once.
 
-    No error leaves `readinto`: an exception below HDF5's calls may crash the process. The first
-    one is kept, what is read from then on is zeros, and `check` raises it.
+    No error leaves `readinto`: an exception below HDF5's calls may crash the process. The first one
+    is kept for `check` to raise, and every read after it gives zeros.
 
     Parameters
     ----------

@@ -157,5 +157,5 @@ def _entry(path: str, document: dict[str, Any]) -> Entry | None:
 
 
 def _extents(shape: Any) -> tuple[int, ...]:
-    """Return a shape as it is written; empty if that is none."""
+    """Write a shape for people; empty if it is not one."""
     return tuple(shape) if isinstance(shape, list) else ()

@@ -1,4 +1,4 @@
-"""The header of a classic netCDF file, read without the file: where each variable lies.
+"""Where each variable of a classic netCDF file lies, by the header alone.
 
 The format is in the NetCDF User's Guide, "The NetCDF Classic Format Specification": big-endian, all
 parts padded to four bytes. Variables with the record dimension are interleaved, record by record.
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigspec.errors import SourceError
-from bigspec.sources.content import Reading
+from bigspec.sources.file_bytes import Reading
 from bigspec.sources.hdf5_ranges import pieces_of
 from bigspec.sources.ranges import Ranges
 
 if TYPE_CHECKING:
-    from bigspec.sources.content import Content
+    from bigspec.sources.file_bytes import Content
 
 __all__ = ["ClassicHeader", "read_header"]
 
@@ -54,7 +54,7 @@ class ClassicHeader:
     stride: int
 
     def ranges(self) -> Ranges:
-        """Return where its entries lie, in pieces that are contiguous."""
+        """Return where its entries lie, as contiguous ranges."""
         inner = math.prod(self.shape[1:]) * self.dtype.itemsize
         if not self.stride or self.stride == inner:
             steps, starts, lengths = pieces_of(self.shape, self.dtype.itemsize)
@@ -121,7 +121,10 @@ class _Parser:
     def variables(self) -> dict[str, ClassicHeader]:
         records = self.number()
         if records == STREAMING:
-            msg = f"{self.name}: it does not say how many records it has; close it, or copy it"
+            msg = (
+                f"{self.name}: its header does not say how many records it has; close it where it "
+                "is written, or copy it"
+            )
             raise SourceError(msg)
         dims = [(self.text(), self.number()) for _ in range(self.count(DIMENSIONS))]
         self.attributes()
@@ -148,10 +151,10 @@ class _Parser:
         key, rank = self.text(), self.number()
         places = [self.number() for _ in range(min(rank, MOST))]
         if any(place >= len(dims) for place in places):
-            msg = f"the variable {key!a} has a dimension that there is not"
+            msg = f"the variable {key!a} has a dimension that does not exist"
             raise ValueError(msg)
         attrs, dtype = self.attributes(), self.kind()
-        self.number()  # its size, which does not hold large ones
+        self.number()  # its size, which is wrong for large variables
         begin = self.number(8 if self.wide else 4)
         growing = bool(places) and dims[places[0]][1] == 0
         shape = tuple(dims[place][1] for place in places)

@@ -125,7 +125,7 @@ def _capped_v3(codecs: Any) -> tuple[Any, ...]:
 
 
 def _decode(codec: Any, encoded: Any, most: int, exact: bool) -> np.ndarray[Any, Any]:
-    """Decode to exactly `most` bytes, or at most to so many."""
+    """Decode to exactly `most` bytes, or to no more than that."""
     name = getattr(codec, "codec_id", None) or _name(codec)
     if name == "lzma":
         inner = getattr(codec, "_codec", codec)
@@ -142,18 +142,18 @@ def _decode(codec: Any, encoded: Any, most: int, exact: bool) -> np.ndarray[Any,
 
 
 class CappedNumcodec(Codec):  # type: ignore[misc]
-    """A numcodecs compressor that decodes to so many bytes (at most, unless `exact`)."""
+    """A numcodecs compressor that decodes to `most` bytes (or fewer, unless `exact`)."""
 
     def __init__(self, inner: Any, most: int, exact: bool) -> None:
         self.inner, self.most, self.exact = inner, most, exact
         self.codec_id = inner.codec_id
 
     def encode(self, buf: Any) -> Any:
-        """Encode as it would."""
+        """Encode as the compressor does."""
         return self.inner.encode(buf)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        """Decode, but never beyond the limit."""
+        """Decode, never beyond the limit."""
         return _decode(self.inner, ensure_contiguous_ndarray(buf), self.most, self.exact)
 
     def get_config(self) -> dict[str, Any]:
@@ -184,5 +184,5 @@ class CappedCodec(BytesBytesCodec):
         return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Not known."""
+        """Unknown."""
         raise NotImplementedError

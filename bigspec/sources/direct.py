@@ -19,7 +19,7 @@ from numcodecs.checksum32 import CRC32C
 from bigspec.errors import MissingSourceError
 from bigspec.sources import retries
 from bigspec.sources.decoders import DECODERS, DamagedChunk
-from bigspec.sources.missing import Missing, refusal
+from bigspec.sources.missing_chunks import Missing, refusal
 
 if TYPE_CHECKING:
     from pathlib import Path

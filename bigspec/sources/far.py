@@ -9,7 +9,7 @@ import numpy as np
 
 from bigspec.sources import retries
 from bigspec.sources.fetching import Fetch, chunk_keys
-from bigspec.sources.missing import Unsettled, check_length
+from bigspec.sources.missing_chunks import Unsettled, check_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""Chunks of a store far away: many requests at once, of the slab that is read and of the next.
+"""Chunks of a store far away: many requests at once, for the slab that is read and for the next.
 
-A request over a network waits for its latency, whatever it asks for: a link is full only while
-many are under way. zarr has ten at a time, of one read. Here a read asks for all of its chunks, so
-many at once as `AT_ONCE` says, and the chunks of the next slab come while this one is multiplied.
+A request over a network takes its latency however little it asks for, so only many requests at once
+fill the link. zarr makes ten at a time, all for one read. Here a read keeps up to `AT_ONCE` under
+way, and the chunks of the next slab come while this one is multiplied.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _UNDER_WAY: ContextVar[Fetch | None] = ContextVar("bigspec_chunks_under_way", de
 class Fetch:
     """Whole chunks of one array on their way here, in zarr's event loop.
 
-    They are asked for in their order, and at most `AT_ONCE` are held or under way.
+    They are requested in order, and at most `AT_ONCE` are in memory or under way.
 
     Parameters
     ----------
@@ -71,11 +71,11 @@ class Fetch:
         return key in self._tasks or key in self._waiting
 
     async def take(self, key: str) -> Buffer | None:
-        """Return a chunk, once, for a coroutine of zarr's; waits for it."""
+        """Wait for a chunk, and return it once, to a coroutine of zarr's."""
         self._waiting.pop(key, None)
         task = self._tasks.get(key)
         try:
-            # Where zarr comes for it out of its order, it is asked for here.
+            # zarr may want a chunk before its turn; then it is requested here.
             return await (self._get(key) if task is None else task)
         finally:
             self._tasks.pop(key, None)
@@ -95,14 +95,14 @@ class Fetch:
         return found
 
     def __iter__(self) -> Iterator[tuple[str, Buffer | Exception | None]]:
-        """Yield keys and what came for them, in the order in which it comes: once."""
+        """Yield each key with its chunk or its error, in the order of arrival; only once."""
         while self._left:
             some = sync(self._some())
             self._left -= len(some)
             yield from some
 
     def wait(self) -> None:
-        """Wait until all chunks that are under way are here, or failed; they stay."""
+        """Wait until every chunk under way has arrived or failed; they stay."""
         sync(self._here())
 
     async def _here(self) -> None:
@@ -124,7 +124,7 @@ class Fetch:
 
 
 def fetched_nbytes(slab: int, chunk: int) -> int:
-    """Bytes of the encoded chunks of a slab that are under way, or wait, at most."""
+    """The most bytes of encoded chunks of a slab that are under way or wait."""
     return min(AT_ONCE * chunk, max(slab, chunk))
 
 
@@ -145,12 +145,12 @@ def fetching(fetch: Fetch | None) -> Iterator[None]:
 
 
 def under_way() -> Fetch | None:
-    """Return what the read that this coroutine belongs to takes its chunks from."""
+    """Return the `Fetch` of the read that this coroutine belongs to, if it has one."""
     return _UNDER_WAY.get()
 
 
 def part_of(value: Buffer, wanted: ByteRequest | None) -> Buffer:
-    """Return what a request for a part of a whole value would have returned."""
+    """Cut out of a whole value the part that a request asks for."""
     if wanted is None:
         return value
     if isinstance(wanted, RangeByteRequest):
@@ -163,7 +163,7 @@ def part_of(value: Buffer, wanted: ByteRequest | None) -> Buffer:
 def chunk_keys(array: zarr.Array[Any], selection: Any) -> dict[str, tuple[int, ...]]:
     """Return the keys of the chunks that a selection of slices needs, with their numbers.
 
-    Of shards only those that are read as a whole: a large one is cheaper in parts.
+    A shard counts only if all of it is read: parts of a large one are cheaper alone.
     """
     ranges = selection if isinstance(selection, tuple) else (selection,)
     try:

@@ -1,4 +1,4 @@
-"""Single files behind a URL, of either client: what tells a version, and ranges of their bytes."""
+"""Files behind a URL, through either client: what tells a version, and ranges of their bytes."""
 
 from __future__ import annotations
 

@@ -89,7 +89,10 @@ def open_file(path: Path, name: str, memory: int, vectors: int | None = None) ->
     except BigspecError:
         raise
     except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile, *UNREADABLE) as error:
-        msg = f"{name}: cannot be read as {_kind(path)} ({type(error).__name__}: {error})"
+        msg = (
+            f"{name}: cannot be read as {_kind(path)} ({type(error).__name__}: {error}); write it "
+            "again"
+        )
         raise SourceError(msg) from error
     except OverflowError as error:
         msg = f"{name}: expected numbers that fit 64 bits, got others ({error})"

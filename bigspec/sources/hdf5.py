@@ -19,7 +19,7 @@ from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.hdf5_parts import SIGNATURE, Parts, final_failures, parts_of, readable
-from bigspec.sources.missing import Missing, fill_text, stored_fill
+from bigspec.sources.missing_chunks import Missing, fill_text, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 
@@ -43,7 +43,7 @@ MOST_HEADERS = 12  # sizes of a header to try: 512 bytes to 1 MiB
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a local file has HDF5's signature, at 0 or behind a header of 512 bytes and more.
+    """Whether a local file has HDF5's signature, at 0 or behind a header of 512 bytes or more.
 
     MATLAB writes a header of 512 bytes.
     """

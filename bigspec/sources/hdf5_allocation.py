@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bigspec.errors import ChunkError
-from bigspec.sources.missing import Missing, refusal
+from bigspec.sources.missing_chunks import Missing, refusal
 
 if TYPE_CHECKING:
     from bigspec.kernels.buffers import Buffers
@@ -82,7 +82,7 @@ class Allocation:
 
 
 def _is_whole(dataset: Any) -> bool:
-    """Whether all chunks are stored: one query, which often makes all others needless."""
+    """Whether all chunks are stored: one query, which often saves all the others."""
     if not dataset.size:
         return True
     if not dataset.chunks:

@@ -1,4 +1,4 @@
-"""The needs of an HDF5 dataset besides its file: sources of virtual datasets, raw files, filters.
+"""What an HDF5 dataset needs besides its file: sources of virtual datasets, raw files, filters.
 
 HDF5 silently reads fill values if a source or the end of a raw file is missing. So every process
 checks all of them when it opens a dataset, and again after every read.
@@ -68,10 +68,16 @@ class Parts:
             try:
                 now = os.stat(path).st_size  # noqa: PTH116 - once for each read: no Path
             except OSError as error:
-                msg = f"{name}: {path}, which holds some entries, went away while it was read"
+                msg = (
+                    f"{name}: {path}, which holds some entries, went away while it was read; it "
+                    "must stay while the run lasts"
+                )
                 raise MissingSourceError(msg) from error
             if now < size:
-                msg = f"{name}: {path}, which holds some entries, became shorter meanwhile"
+                msg = (
+                    f"{name}: {path}, which holds some entries, became shorter while it was read; "
+                    "run again when nothing writes to it"
+                )
                 raise ChunkError(msg)
 
 
@@ -198,7 +204,7 @@ def check_filters(dataset: h5py.Dataset, name: str) -> None:
 
 
 def has_filter(code: int) -> bool:
-    """Whether HDF5 in this process has a filter, or hdf5plugin brings it."""
+    """Whether HDF5 in this process has a filter, or hdf5plugin has it."""
     import h5py
 
     available = h5py.h5z.filter_avail
@@ -225,7 +231,7 @@ def _check_external(dataset: h5py.Dataset, name: str, found: Found) -> None:
         if not path.is_file():
             msg = (
                 f"{name}: {path}, the raw file that holds entries of {dataset.name}, is not there; "
-                "bring it back, or run where the path in the file leads to it"
+                "put it back, or run where the path in the file leads to it"
             )
             raise MissingSourceError(msg)
         there = _note(path, found)
@@ -236,7 +242,10 @@ def _check_external(dataset: h5py.Dataset, name: str, found: Found) -> None:
             )
             raise ChunkError(msg)
     if left and dataset.external:
-        msg = f"{name}: the raw files of {dataset.name} have no room for its last {left} bytes"
+        msg = (
+            f"{name}: the raw files of {dataset.name} have no room for its last {left} bytes; HDF5 "
+            "would read fill values for these"
+        )
         raise ChunkError(msg)
 
 
@@ -255,7 +264,7 @@ def _check_source(
             missing = f"{inside} in {path}" if opened is not None else file_name
             msg = (
                 f"{name}: {missing}, a source of the virtual dataset {dataset.name}, is not there; "
-                "HDF5 would read fill values in its place. Bring it back, or make the virtual "
+                "HDF5 would read fill values in its place. Put it back, or make the virtual "
                 "dataset again"
             )
             raise MissingSourceError(msg)
@@ -340,7 +349,7 @@ def _numbered(source: Any, dataset: h5py.Dataset, name: str) -> list[tuple[str, 
     msg = (
         f"{name}: expected the sources {pair[0]} of the virtual dataset {dataset.name} to be "
         f"numbered from 0 on without a gap, got none of number {len(found)}; HDF5 would leave out "
-        "what follows. Bring it back"
+        "what follows. Put it back"
     )
     raise MissingSourceError(msg)
 

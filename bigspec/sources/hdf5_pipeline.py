@@ -81,7 +81,7 @@ class Pipeline:
             made = h5py.h5d.create(file.id, b"A", kind, space, plist)
             place = (0,) * len(self.chunk)
             made.write_direct_chunk(place, stored, mask)
-            del made  # opened again, because HDF5 2.0 goes on with the mask that it knew
+            del made  # opened again, because HDF5 2.0 keeps the mask of before
             dataset = file["A"]
             check_chunks(dataset, tuple(slice(0, extent) for extent in self.chunk), set())
             block = np.empty(self.chunk, self.dtype.newbyteorder("="))

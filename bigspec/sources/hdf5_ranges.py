@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["pieces_of", "ranges_of"]
 
 PIECE = 1 << 20
-"""Bytes that a contiguous dataset is read by, at most."""
+"""The most bytes of a contiguous dataset that are read at once."""
 DEFLATE, SHUFFLE, FLETCHER = 1, 2, 3
 BLOSC, ZSTD, BZIP2 = 32001, 32015, 307
 
@@ -145,16 +145,15 @@ def _chunked(
 def _refuse_blind(
     shape: tuple[int, ...], chunks: tuple[int, ...], codecs: list[Any], name: str
 ) -> None:
-    """Refuse chunks at the edge of which nothing says whether they were shuffled.
+    """Refuse chunks at the edge if nothing says whether they were shuffled.
 
     HDF5 has an option not to filter them. The decoder of every other filter would notice.
     """
     edges = any(n % step for n, step in zip(shape, chunks, strict=True))
     if edges and codecs and all(codec and codec["id"] == "shuffle" for codec in codecs):
         msg = (
-            f"{name}: expected a compressed or a plain dataset, got one that is shuffled and not "
-            "compressed, of which HDF5 may have left chunks at the edge as they are; copy the "
-            "file to a disk"
+            f"{name}: expected a compressed or a plain dataset, got one that is only shuffled: "
+            "HDF5 may have left its chunks at the edge unshuffled; copy the file to a disk"
         )
         raise SourceError(msg)
 
@@ -201,7 +200,7 @@ def _codec(held: Filter) -> dict[str, Any] | None:
 
 
 def _fill(dataset: h5py.Dataset, plist: Any) -> Any:
-    """Return the fill value; None if nothing says what was never written."""
+    """Return the fill value; None if nothing says what unwritten entries are."""
     import h5py
 
     undefined = plist.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bigspec.errors import DataError
+from bigspec.errors import DataError, format_bytes
 from bigspec.kernels.buffers import Buffers
 
 __all__ = [
@@ -31,13 +31,13 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 CELL_BYTES = 8 << 20
-"""Bytes of entries between two cuts, about."""
+"""About how many bytes of entries lie between two cuts."""
 RANGE = 1 << 20
 """Pointers or coordinates to read at once while a store is opened."""
 TALLEST = 1 << 20
-"""Lines between two cuts, if empty lines are not stored, of which there may be any number."""
+"""Most lines between two cuts where empty lines are not stored: there may be any number of them."""
 MOST_TALL = 1 << 16
-"""Cuts on account of empty lines; a matrix of more lines is cut farther apart."""
+"""Most cuts because of empty lines; a matrix of more lines is cut farther apart."""
 PROBED_BYTES = 1 << 30
 """Pointers of more bytes, and of more than fit, are first checked in a few places."""
 PROBES = 64
@@ -137,7 +137,7 @@ class Pointers:
         return pointers
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many pointers if they stay constant over whole stretches of lines.
+        """Refuse a great many pointers if they stay constant over whole stretches of lines.
 
         Raises
         ------
@@ -150,7 +150,7 @@ class Pointers:
         return _all_pointers(self.indptr, self.stored, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[Pointers, Cuts]:
-        """Cut about every so many entries; return the pointers for these cuts, and the cuts."""
+        """Cut about every `entries` entries; return the pointers for these cuts, and the cuts."""
         return self, _cut(self.ranges(), length, entries, None)
 
 
@@ -196,11 +196,11 @@ class ListedPointers:
         return spread.cumsum()
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many pointers if they stay constant; see `Pointers`."""
+        """Refuse a great many pointers if they stay constant; see `Pointers`."""
         _check_moves(self.indptr, self.nbytes, 0, memory, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[ListedPointers, Cuts]:
-        """Cut about every so many entries, or `TALLEST` lines; see `Pointers`."""
+        """Cut about every `entries` entries, or `TALLEST` lines; see `Pointers`."""
         cuts = _cut(self._stream(length), length, entries, _tallest(length))
         places = (*cuts.places, len(self.listed))
         return replace(self, at=cuts.lines, places=places), cuts
@@ -260,11 +260,11 @@ class Coordinates:
         return first + np.searchsorted(lines, np.arange(cut.start, cut.stop + 1)).astype(np.int64)
 
     def check(self, minors: int, memory: int) -> None:
-        """Refuse so many coordinates if a line has more of them than places."""
+        """Refuse a great many coordinates if a line has more of them than places."""
         _check_moves(self.listed, self.nbytes, minors, memory, self.name)
 
     def cut(self, length: int, entries: int) -> tuple[Coordinates, Cuts]:
-        """Cut about every so many entries, or `TALLEST` lines; see `Pointers`.
+        """Cut about every `entries` entries, or `TALLEST` lines; see `Pointers`.
 
         Raises
         ------
@@ -309,7 +309,7 @@ def _check_moves(vector: Vector, nbytes: int, still: int, memory: int, name: str
     if steps[stands] <= 0 and places[1] > still:
         part, first, last = vector.name.rpartition("/")[2], places[stands], places[stands + 1]
         msg = (
-            f"{name}: expected values that grow in {part}, which takes {nbytes} bytes, got "
+            f"{name}: expected values that grow in {part} ({format_bytes(nbytes)}), got "
             f"{found[stands]} at {first} and {found[stands + 1]} at {last}: chunks are missing, or "
             "nearly all rows or columns are empty; leave those out, and write the matrix again"
         )
@@ -330,8 +330,8 @@ def _places(at: tuple[int, ...], places: tuple[int, ...], cut: slice) -> tuple[i
 def _changed(name: str, vector: Vector, start: int, stop: int) -> str:
     part = vector.name.rpartition("/")[2]
     return (
-        f"{name}: expected what {part}[{start}:{stop}] held when the matrix was opened, got "
-        "something else; run again on a matrix that stays"
+        f"{name}: expected {part}[{start}:{stop}] as it was when the matrix was opened, got "
+        "something else; run again when nothing writes to it"
     )
 
 
@@ -361,7 +361,10 @@ def _all_pointers(indptr: Vector, stored: int, name: str) -> Iterator[tuple[Arra
             raise DataError(msg)
         before = int(pointers[-1])
         if stop == len(indptr) and before != stored:
-            msg = f"{name}: expected the last pointer to be {stored}, got {before}"
+            msg = (
+                f"{name}: expected the last pointer to be {stored}, got {before}; write the matrix "
+                "again"
+            )
             raise DataError(msg)
         yield np.arange(start, stop), pointers, start
 
@@ -369,7 +372,7 @@ def _all_pointers(indptr: Vector, stored: int, name: str) -> Iterator[tuple[Arra
 def _cut(
     stream: Iterator[tuple[Array, Array, int]], length: int, entries: int, tallest: int | None
 ) -> Cuts:
-    """Cut after about so many entries, or so many lines.
+    """Cut after about `entries` entries, or `tallest` lines.
 
     `stream` yields stored lines, the pointers of their first entries, and the place of the
     first of them; at its very end the line ``length``.

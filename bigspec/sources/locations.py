@@ -160,12 +160,14 @@ def remote_store(url: str, name: str, options: Options | None = None) -> Store:
             install = needs(f"{protocol}://", "s3", package)
         elif protocol in PROTOCOLS:
             install = needs(f"{protocol}://", "remote", "obstore")
-        msg = f"{name}: {protocol}:// URLs need a package that is not here ({error}); {install}"
+        msg = (
+            f"{name}: {protocol}:// URLs need a package that is not installed ({error}); {install}"
+        )
         raise SourceError(msg) from error
     except ValueError as error:
         msg = (
-            f"{name}: expected a URL that fsspec knows, such as s3://bucket/A.zarr, got one it "
-            f"does not ({error})"
+            f"{name}: expected a URL that fsspec knows, such as s3://bucket/A.zarr, got one that "
+            f"it does not know ({error})"
         )
         raise SourceError(msg) from error
     except OSError as error:
@@ -253,8 +255,9 @@ def _not_zarr(location: Location) -> Exception:
         return open_failure(error, location.name)
     if set(names) >= REPOSITORY:
         return SourceError(
-            f"{location.name}: expected a Zarr store, got an icechunk repository; write "
-            f"icechunk://{location.name}, with @ and a branch, tag or snapshot behind it, or main"
+            f"{location.name}: expected a Zarr store, got an icechunk repository; open "
+            f"icechunk://{location.name} for its branch main, or put @ and a branch, tag or "
+            "snapshot behind it"
         )
     if names:
         where = "::/".join(filter(None, (location.name, location.path)))
@@ -307,7 +310,7 @@ def open_failure(error: Exception, name: str) -> Exception:
 
 
 def place_of(store: Any, path: str) -> str:
-    """Return the place of an array for its identity, in a store of another package than zarr.
+    """Return the place of an array for its identity, in a store of a package other than zarr.
 
     An icechunk store is known by its snapshot, whose id no other repository has. The default
     `repr` of a store is an address, which means nothing in another process.

@@ -98,7 +98,7 @@ class Header:
             raise DataError(msg)
 
     def places(self, start: int, count: int) -> tuple[Array, Array]:
-        """Return rows and columns of so many entries of an ``array``, from number `start` on."""
+        """Return rows and columns of `count` entries of an ``array``, from number `start` on."""
         m, n = self.shape
         numbers = np.arange(start, start + count)
         if self.symmetry == "general":

@@ -150,21 +150,21 @@ class Spelling:
     def _word(self, word: bytes, place: int, number: int, text: bytes) -> bytes:
         if place < self.indices:
             if not _INDEX.fullmatch(word):
-                raise BadLine(number, text, f"{_shown(word)} is no index")
+                raise BadLine(number, text, f"{_shown(word)} is not an index")
             return word.removeprefix(b"+")
         if self.field in ("real", "complex"):
             if _SPECIAL.fullmatch(word):
                 return word.removeprefix(b"+")
             found = _NUMBER.fullmatch(word)
             if found is None:
-                raise BadLine(number, text, f"{_shown(word)} is no number")
+                raise BadLine(number, text, f"{_shown(word)} is not a number")
             exponent = found[2] or found[3]
             return found[1].removeprefix(b"+") + (b"" if exponent is None else b"e" + exponent)
         if _WHOLE.fullmatch(word):
             return word.removeprefix(b"+")
         whole = _as_whole(word)
         if whole is None:
-            why = f"{_shown(word)} is no whole number, and the first line says {self.field}"
+            why = f"{_shown(word)} is not a whole number, and the first line says {self.field}"
             raise BadLine(number, text, why)
         return b"%d" % whole
 

@@ -7,7 +7,7 @@ from typing import Any
 from bigspec.errors import DataError
 from bigspec.sources.checks import check_shape
 from bigspec.sources.lines import Pointers
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.sparse_store import StoredSparse, assemble
 from bigspec.sources.stored_vectors import stored_vector
 

@@ -78,7 +78,7 @@ class Market:
         return Spelling(self.header.field, 2 if self.header.coordinate else 0)
 
     def blocks(self, wanted: int, position: Position) -> Iterator[Entries]:
-        """Parse blocks of about so many bytes.
+        """Parse blocks of about `wanted` bytes.
 
         A position is the offset, the lines and entries before it, and the triangle of the entries
         (1 the lower one, -1 the upper one, 0 not known yet).

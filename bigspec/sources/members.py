@@ -15,7 +15,7 @@ import numpy as np
 
 from bigspec.errors import SourceError
 from bigspec.sources.archives import DEFLATED
-from bigspec.sources.content import Content, Reading
+from bigspec.sources.file_bytes import Content, Reading
 
 __all__ = ["check_sum", "member_bytes", "members_of", "place_of_member"]
 
@@ -42,7 +42,7 @@ def members_of(content: Content) -> dict[str, zipfile.ZipInfo]:
     except BROKEN as error:
         msg = (
             f"{content.name}: its list of members, at its end, cannot be read ({error}); it was "
-            "cut short or damaged: bring it again"
+            "cut short or damaged: copy it again"
         )
         raise SourceError(msg) from error
     found: dict[str, zipfile.ZipInfo] = {}
@@ -60,7 +60,7 @@ def place_of_member(content: Content, info: zipfile.ZipInfo) -> int:
     Raises
     ------
     SourceError
-        Its header is missing or another one, it ends after the file, or it is encrypted.
+        Its header is missing or wrong, it goes past the end of the file, or it is encrypted.
     """
     what = f"the member {info.filename!a:.80}"
     orig = info.orig_filename
@@ -75,7 +75,7 @@ def place_of_member(content: Content, info: zipfile.ZipInfo) -> int:
     if signature != b"PK\x03\x04" or own_name not in names or method != info.compress_type:
         msg = (
             f"{content.name}: expected {what} at byte {info.header_offset}, as its directory says, "
-            "got something else there; it is damaged: bring it again"
+            "got something else there; it is damaged: copy it again"
         )
         raise SourceError(msg)
     if (flags | info.flag_bits) & ENCRYPTED:
@@ -95,7 +95,7 @@ def member_bytes(content: Content, info: zipfile.ZipInfo, most: int | None = Non
     info : zipfile.ZipInfo
         Of `members_of`.
     most : int, optional
-        Return only so many bytes, the first.
+        Return only this many bytes, the first ones.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def member_bytes(content: Content, info: zipfile.ZipInfo, most: int | None = Non
     size = info.file_size if most is None else min(most, info.file_size)
     if info.compress_type == zipfile.ZIP_STORED:
         if info.compress_size != info.file_size:
-            msg = f"{content.name}: {what} is stored with two sizes; it is damaged: bring it again"
+            msg = f"{content.name}: {what} is stored with two sizes; it is damaged: copy it again"
             raise SourceError(msg)
         return _sound(content, info, content.at(start, size, what))
     if info.compress_type != zipfile.ZIP_DEFLATED:
@@ -121,17 +121,17 @@ def member_bytes(content: Content, info: zipfile.ZipInfo, most: int | None = Non
     if info.file_size > DEFLATED * info.compress_size:
         msg = (
             f"{content.name}: {what} says that {info.compress_size} bytes unpack to "
-            f"{info.file_size}, which they cannot; it is damaged: bring it again"
+            f"{info.file_size}, which they cannot; it is damaged: copy it again"
         )
         raise SourceError(msg)
     packed = content.at(start, info.compress_size, what)
     try:
         raw = zlib.decompressobj(-15).decompress(packed.data, max(size, 1))
     except zlib.error as error:
-        msg = f"{content.name}: {what} cannot be unpacked ({error}); bring the file again"
+        msg = f"{content.name}: {what} cannot be unpacked ({error}); copy the file again"
         raise SourceError(msg) from error
     if len(raw) < size:
-        msg = f"{content.name}: expected {size} bytes in {what}, got {len(raw)}; bring it again"
+        msg = f"{content.name}: expected {size} bytes in {what}, got {len(raw)}; copy it again"
         raise SourceError(msg)
     return _sound(content, info, np.frombuffer(raw, np.uint8)[:size])
 
@@ -146,7 +146,7 @@ def check_sum(content: Content, info: zipfile.ZipInfo, raw: Any) -> None:
     if zlib.crc32(raw.data if isinstance(raw, np.ndarray) else raw) != info.CRC:
         msg = (
             f"{content.name}: the checksum of the member {info.filename!a:.80} is wrong; the file "
-            "is damaged: bring it again"
+            "is damaged: copy it again"
         )
         raise SourceError(msg)
 

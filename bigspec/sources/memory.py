@@ -36,7 +36,7 @@ CELL_ENTRIES = 4096
 
 
 WIDE = 2
-"""If the uncut side of a sparse matrix is so many times the other, its format is turned round."""
+"""If the uncut side of a sparse matrix is this many times the other, its format is turned round."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def open_sparse(a: Any, memory: int | None = None) -> SparseMatrix:
     if a.format not in ("csr", "csc") and 8 * (shape[0] + 1) > half_of_memory():
         msg = (
             f"{name}: expected rows whose pointers fit this machine, got {shape[0]} of them, which "
-            "take more than half of it; leave out the rows that are empty"
+            "take more than half of its memory; leave out the rows that are empty"
         )
         raise MemoryLimitError(msg)
     by_columns, copied = a.format == "csc", False

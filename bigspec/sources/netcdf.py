@@ -21,7 +21,7 @@ from bigspec.sources.classic_netcdf import classic_variables
 from bigspec.sources.hdf5_allocation import Allocation
 from bigspec.sources.hdf5_filters import check_chunks
 from bigspec.sources.hdf5_parts import Parts, final_failures, parts_at
-from bigspec.sources.missing import Missing, stored_fill
+from bigspec.sources.missing_chunks import Missing, stored_fill
 from bigspec.sources.packing import RAW, packing_of
 from bigspec.sources.variable import VariableMatrix, Wanted, axes_of, variable
 

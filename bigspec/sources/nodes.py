@@ -33,7 +33,7 @@ from bigspec.sources.codecs import check_codecs
 from bigspec.sources.hdf5 import DatasetHandle, open_file_hdf5
 from bigspec.sources.hdf5_parts import parts_of, readable
 from bigspec.sources.locations import Location, open_failure, open_node, read_metadata
-from bigspec.sources.missing import Missing, as_policy
+from bigspec.sources.missing_chunks import Missing, as_policy
 from bigspec.sources.packing import RAW, Packing, packing_of
 from bigspec.sources.variable import Wanted
 from bigspec.sources.zarr_store import ZarrVector

@@ -59,7 +59,10 @@ def open_npz_array(path: Path, inside: str, name: str, memory: int) -> Matrix:
     except BigspecError:
         raise
     except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        msg = f"{name}: cannot be read as a NumPy archive ({type(error).__name__}: {error})"
+        msg = (
+            f"{name}: cannot be read as a NumPy archive ({type(error).__name__}: {error}); write "
+            "it again"
+        )
         raise SourceError(msg) from error
     return replace(open_numpy(np.asanyarray(a)), name=name)
 

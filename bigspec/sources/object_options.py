@@ -172,7 +172,7 @@ def _client_argument(made: Settings, left: Options, name: str, value: Any) -> No
 
 
 def _http(made: Settings, left: Options, url: str) -> None:
-    """Take headers, and a user of the URL, whom obstore leaves out of its requests."""
+    """Take headers, and the user in the URL, whom obstore leaves out of its requests."""
     headers = {str(k): str(v) for k, v in dict(left.pop("headers", None) or {}).items()}
     parts = urlsplit(url)
     if parts.username is not None and "authorization" not in {name.lower() for name in headers}:
@@ -215,7 +215,7 @@ def _azure(made: Settings, left: Options) -> None:
 
 
 def _amazon(config: Options, profile: str | None) -> Any:
-    """Return a finder of credentials as s3fs has it, where the user names none and it is here."""
+    """Return what finds credentials as s3fs does, if the user names none and botocore is here."""
     if profile is None:
         named = {"access_key_id", "skip_signature", "aws_access_key_id"} & config.keys()
         if named or any(os.environ.get(name) for name in CHAIN):
@@ -243,7 +243,7 @@ class AmazonCredentials:
     profile: str | None = None
 
     def __call__(self) -> dict[str, Any]:
-        """Return credentials, and until when they hold."""
+        """Return credentials, and when they expire."""
         import botocore.session
 
         found = botocore.session.Session(profile=self.profile).get_credentials()

@@ -1,8 +1,7 @@
 """Stores at s3, gs, az, http and https, through obstore where it is installed.
 
-obstore is in Rust: it releases the GIL, keeps its connections, and takes a fraction of the time of
-a core that clients in Python need for the same bytes. fsspec opens all other URLs, and these where
-obstore is not installed.
+obstore is in Rust. It releases the GIL and keeps its connections, and takes a fraction of the CPU
+time of clients in Python. fsspec opens all other URLs, and these where obstore is not installed.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store
     kind = ALIASES.get(protocol, protocol)
     if kind in SCHEMES and "::" not in url and _has_obstore():
         return _opened(kind, url, mine, read_only=read_only)
-    given = mine if options else {}  # what is configured fsspec knows
+    given = mine if options else {}  # fsspec knows its configuration
     try:
         return retries.with_retries(
             lambda: FsspecStore.from_url(url, storage_options=given, read_only=read_only)
@@ -63,7 +62,10 @@ def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store
     except TypeError as error:  # of a file system's constructor
         if not given:
             raise
-        msg = f"storage_options: {shown(protocol)}:// does not take them all ({error})"
+        msg = (
+            f"storage_options: expected options that {shown(protocol)}:// takes, got another one "
+            f"({error}); leave it out"
+        )
         raise ArgumentError(msg) from error
 
 
@@ -100,7 +102,7 @@ def _store_of(kind: str, url: str, settings: Settings) -> Any:
     from obstore import store
 
     client: Any = settings.client
-    once: Any = {"max_retries": 0}  # repeating, and counting it, is ours: see `retries`
+    once: Any = {"max_retries": 0}  # `retries` repeats requests, and counts that
     if kind == "http":
         parts = urlsplit(url)
         plain = parts._replace(netloc=parts.netloc.rpartition("@")[2])
@@ -174,10 +176,10 @@ class RemoteStore(ObjectStore[Any]):
         super().__init__(store, read_only=read_only)
         protocol = protocol_of(url)
         self.url, self.options, self.kind = url, options or {}, ALIASES.get(protocol, protocol)
-        self._loose = False  # whether its server has sent a part and not said which
+        self._loose = False  # whether its server has sent a part without saying which
 
     def with_read_only(self, read_only: bool = False) -> RemoteStore:
-        """Return the same store, to be written to or not."""
+        """Return the same store, for reading only or for writing too."""
         return RemoteStore(self.store, self.url, self.options, read_only=read_only)
 
     def __str__(self) -> str:
@@ -313,7 +315,7 @@ class RemoteStore(ObjectStore[Any]):
         from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
         mode: Any = "create" if tag is None else {k: v for k, v in tag.items() if v is not None}
-        if not mode:  # this server tells no version from another
+        if not mode:  # this server does not tell versions apart
             raise NotImplementedError(str(self))
         self._check_writable()
         try:
@@ -324,7 +326,7 @@ class RemoteStore(ObjectStore[Any]):
         except FileNotFoundError:
             if tag is None:  # there is no such bucket
                 raise
-            return None  # what the tag is of was deleted
+            return None  # the version of this tag was deleted
         except NotSupportedError as error:
             raise NotImplementedError(str(self)) from error
         except OSError as error:
@@ -347,20 +349,19 @@ class RemoteStore(ObjectStore[Any]):
             return None
 
     async def described(self, key: str) -> dict[str, Any] | None:
-        """Return the size of an object and what tells its version; None if none is there.
+        """Return the size of an object and the evidence of its version; None if nothing is there.
 
-        By the names of s3fs and of fsspec's HTTP, so that what they told is told again.
+        The keys are those of s3fs and of fsspec's HTTP: either client gives the same evidence.
         """
         import obstore
 
         try:
             with os_errors():
-                meta = await obstore.head_async(self.store, key)
+                return self._version(await obstore.head_async(self.store, key))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return self._said(meta)
 
-    def _said(self, meta: Any) -> dict[str, Any]:
+    def _version(self, meta: Any) -> dict[str, Any]:
         changed = "Last-Modified" if self.kind == "http" else "LastModified"
         return {"size": int(meta["size"]), "ETag": meta["e_tag"], changed: meta["last_modified"]}
 
@@ -369,12 +370,12 @@ class RemoteStore(ObjectStore[Any]):
         import obstore
         from obstore.exceptions import NotSupportedError
 
+        stop = start + length
         if not self._loose:
             try:
                 with os_errors():
-                    wanted: Any = {"range": (start, start + length)}
-                    got = await obstore.get_async(self.store, key, options=wanted)
-                    return bytes(await got.bytes_async()), self._said(got.meta)
+                    got = await obstore.get_async(self.store, key, options={"range": (start, stop)})
+                    return bytes(await got.bytes_async()), self._version(got.meta)
             except NotSupportedError:
                 return b"", {}
             except OSError as error:
@@ -382,10 +383,10 @@ class RemoteStore(ObjectStore[Any]):
                     raise
         pages = self._pages()
         path = f"{pages.path}/{key}" if key else pages.path
-        return bytes(await pages.fs._cat_file(path, start=start, end=start + length)), {}
+        return bytes(await pages.fs._cat_file(path, start=start, end=stop)), {}
 
     def _says_no_range(self, error: OSError) -> bool:
-        """Whether a server sent a part and not which: fsspec takes it, and obstore does not."""
+        """Whether a server sent a part without saying which, which only fsspec accepts."""
         said = "Content-Range" in str(error) and self.supports_listing and self.kind == "http"
         self._loose = self._loose or said
         return said

@@ -32,12 +32,12 @@ class LinearOperatorMatrix(OperatorMatrix):
     Attributes
     ----------
     operator : scipy.sparse.linalg.LinearOperator
-        What the user passed. Its ``matmat`` and ``rmatmat`` are called where they are its own;
-        SciPy's, which hand (n, 1) columns to ``matvec``, are not: functions that work along the
-        last axis do something else with those, and agree with their own adjoint in it. Vectors
-        are then one-dimensional.
+        What the user passed. Its own ``matmat`` and ``rmatmat`` are called. SciPy's are not: they
+        hand (n, 1) columns to ``matvec``, and a function that works along the last axis does
+        something else with these, and so does its adjoint, so no test would notice. Such an
+        operator gets one-dimensional vectors.
     compared : list
-        Holds something once a product was compared with that of one vector.
+        Not empty once a product was compared with that of one vector.
     said : Claims
         What the user says of its norms.
     """
@@ -55,8 +55,8 @@ class LinearOperatorMatrix(OperatorMatrix):
     def identity(self) -> dict[str, Any]:
         """Shape, dtype and the class of the operator.
 
-        The action cannot be hashed: that a checkpoint belongs to the same operator is the
-        caller's word.
+        The action cannot be hashed: the caller vouches that a checkpoint belongs to the same
+        operator.
         """
         kind = type(self.operator)
         known = {
@@ -66,7 +66,8 @@ class LinearOperatorMatrix(OperatorMatrix):
             "chunks": list(self.shape),
             "token": f"{kind.__module__}.{kind.__qualname__}",
         }
-        # Bounds of a saved run rest on what was said. What was not said is not in older runs.
+        # The bounds of a saved run rest on these claims. A key only where there is one keeps older
+        # runs valid.
         pairs = (("upper", self.said.upper), ("frobenius", self.said.frobenius))
         said = {name: value for name, value in pairs if math.isfinite(value)}
         return known | {"given": said} if said else known
@@ -109,7 +110,7 @@ class LinearOperatorMatrix(OperatorMatrix):
         return self._called(method, V, (length, V.shape[1]))
 
     def _called(self, method: str, V: Array, shape: tuple[int, ...]) -> Array:
-        """Call the user's code with what it may not write to, and copy what it returns."""
+        """Call the user's code with a read-only array, and copy what it returns."""
         given = V.view()
         given.flags.writeable = False
         # The user's own function: SciPy's method around it would drop the mask of a result.
@@ -168,7 +169,7 @@ class LinearOperatorMatrix(OperatorMatrix):
         raise DataError(msg)
 
     def _agree(self, one: Array, other: Array) -> bool:
-        """Whether two products are equal to rounding; NaNs and infinities are not for here."""
+        """Whether two products are equal to rounding; NaNs and infinities are found elsewhere."""
         if not (np.isfinite(one).all() and np.isfinite(other).all()):
             return True
         single = self.dtype.kind in "fc" and np.finfo(self.dtype).eps > 1e-10

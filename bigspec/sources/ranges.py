@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from bigspec.sources.content import RemoteContent
+    from bigspec.sources.file_bytes import RemoteContent
 
 __all__ = ["RangeStore", "Ranges"]
 
 EVERY = 1.0
 """Seconds after which a read asks again whether the file is the same."""
 SPARE = 1 << 16
-"""A chunk may take twice the bytes of its entries, and so many more."""
+"""A chunk may take twice the bytes of its entries, and this many more."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Ranges:
     starts, lengths : numpy.ndarray
         Of every chunk, in C order; a length of 0 means that it is not there.
     masks : dict
-        Filters that a chunk was stored without, where they are not those that all were stored
-        without: by its number.
+        By the number of a chunk, the filters that it was stored without, if they differ from those
+        of most chunks.
     pipeline : Pipeline or None
         Decodes what numcodecs cannot: all chunks if `whole`, and else those in `masks`.
     whole : bool
@@ -277,7 +277,7 @@ class RangeStore(Store):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Yield those that begin so."""
+        """Yield those with this prefix."""
         for key in self.documents:
             if key.startswith(prefix):
                 yield key

@@ -26,12 +26,12 @@ from bigspec.names import bare, shown
 from bigspec.sources.block_file import BlockFile, without_collector
 from bigspec.sources.checks import check_dtype
 from bigspec.sources.classic_header import read_header
-from bigspec.sources.content import RemoteContent
+from bigspec.sources.file_bytes import RemoteContent
 from bigspec.sources.hdf5 import dims_of, is_turned, node_in
 from bigspec.sources.hdf5_parts import readable
 from bigspec.sources.hdf5_ranges import ranges_of
 from bigspec.sources.locations import remote_store
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.netcdf import CLASSIC, ENDINGS, chosen
 from bigspec.sources.packing import BESIDE, CONVENTIONS, RAW, Packing, packing_of
 from bigspec.sources.ranges import Ranges, RangeStore
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 __all__ = ["open_remote_hdf5"]
 
 NO_FILL = (
-    "the dataset has no fill value, so nothing says what the entries of a chunk are that was never "
-    "written. Write the chunk"
+    "the dataset has no fill value, so nothing says what a chunk that was never written holds. "
+    "Write the chunk"
 )
 
 
 @dataclass
 class Index:
-    """What is kept of a file once it is closed.
+    """What remains of a file once it is closed.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ def open_remote_hdf5(
 
 
 def _indexed(content: RemoteContent, inside: str, name: str, url: str, wanted: Wanted) -> Index:
-    """Open the file once, and index what is wanted of it."""
+    """Open the file once, and index the wanted part of it."""
     begin = content.at(0, min(4, content.size), "its first bytes").tobytes()
     if begin[:3] == b"CDF":
         return _classic(content, begin, inside, name)
@@ -147,7 +147,7 @@ def _indexed(content: RemoteContent, inside: str, name: str, url: str, wanted: W
     blocks = BlockFile(content)
     label = PurePosixPath(shown(url).partition("?")[0]).name
     with without_collector(), ExitStack() as stack:
-        stack.callback(blocks.check)  # last: what h5py says of zeros is no news
+        stack.callback(blocks.check)  # runs last: what h5py says about zeros means nothing
         try:
             file = stack.enter_context(h5py.File(blocks, "r"))
         except OSError as error:

@@ -74,7 +74,7 @@ _DEBUG = "\n\nDebug source:"
 _STATUS = re.compile(r"status code: (\d{3})\b")
 _TOOK = re.compile(r" in [\d.]+(?:ns|µs|ms|s)(?: - |\b)")
 MOST_TEXT = 300
-_TOLD = {"AlreadyExistsError", "NotModifiedError", "NotSupportedError", "PreconditionError"}
+_ANSWERS = {"AlreadyExistsError", "NotModifiedError", "NotSupportedError", "PreconditionError"}
 """Errors of obstore's that are answers."""
 _CREDENTIALS = ("://169.254.169.254", "://169.254.170.2", "://metadata.google.internal")
 """Where machines in a cloud find credentials: an error from there says that there are none."""
@@ -144,11 +144,11 @@ def is_transient(error: BaseException) -> bool:
 
 
 def as_os_error(error: Exception) -> Exception:
-    """Return an error of obstore's as those of other clients are: of the operating system's kinds.
+    """Return an error of obstore's as the OSError that other clients would raise.
 
-    Whoever writes or reads goes on, repeats or gives up by these.
+    Its kind decides whether a read or a write goes on, is repeated or ends.
     """
-    if not _of_obstore(error) or type(error).__name__ in _TOLD:
+    if not _of_obstore(error) or type(error).__name__ in _ANSWERS:
         return error
     text = cause_of(error)
     if is_forbidden(error):
@@ -163,7 +163,7 @@ def as_os_error(error: Exception) -> Exception:
 
 
 def _passes_in_obstore(error: BaseException) -> bool:
-    """Tell it of an error of obstore's, which has a class of its own for what is final."""
+    """Tell whether an error of obstore's may pass; its final errors have classes of their own."""
     if type(error).__name__ == "JoinError":  # a task of its runtime ended
         return True
     if type(error).__name__ not in ("GenericError", "BaseError") or is_forbidden(error):
@@ -228,8 +228,8 @@ def named_failure(error: Exception, name: str, key: str) -> Exception:
         )
     if type(error).__name__ == "ReferenceNotReachable":
         return ChunkError(
-            f"{name}: chunk {key} is named by an index of references, and what it refers to is "
-            f"not there ({error.__cause__!r}). Bring it back, or make the references again"
+            f"{name}: chunk {key} has a reference to a file that is not there "
+            f"({error.__cause__!r}). Put it back, or make the references again"
         )
     if http_status(error) is not None:
         return ChunkError(f"{name}: the store refuses chunk {key} for good ({cause})")

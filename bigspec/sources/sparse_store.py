@@ -22,7 +22,7 @@ from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_dtype, check_shape
 from bigspec.sources.fetching import fetched_nbytes
 from bigspec.sources.lines import CELL_BYTES, Lines, ListedPointers, Pointers, Vector
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.stored_vectors import stored_vector
 from bigspec.sources.zarr_store import ZarrVector
 
@@ -64,8 +64,9 @@ class StoredSparse(Matrix):
     def transient(self, slab: int) -> int:
         """Bytes that a task takes at most besides a slab, the decoders' scratch among them.
 
-        These are the pointers from the slab's first on, in two types, and their differences;
-        indices in SciPy's type; a sorted copy if the store is not sorted; and the products' own.
+        These are the pointers of the slab, in two types, and their differences. To these come
+        indices in SciPy's type, a sorted copy if the store is not sorted, and what the products
+        take.
         """
         entry = self.dtype.itemsize + self.indices.dtype.itemsize
         entries = slab // entry
@@ -76,6 +77,14 @@ class StoredSparse(Matrix):
         chunks = 3 * max(part.chunk_nbytes for part in (self.data, self.indices, *self.lines.parts))
         slab_nbytes = copies + pointers + scratch_nbytes(self.dtype, entries)
         return chunks + slab_nbytes + self.ahead_nbytes(slab)
+
+    @property
+    def widened(self) -> float:
+        """How much larger values and indices become in SciPy's types, at most."""
+        index = 4 if max(*self.shape, self.stored) <= np.iinfo(np.int32).max else 8
+        value = 4 if self.dtype.kind not in "biu" else self.dtype.itemsize  # of two bytes
+        held = max(self.dtype.itemsize, value) + max(self.indices.dtype.itemsize, index)
+        return held / (self.dtype.itemsize + self.indices.dtype.itemsize)
 
     def ahead_nbytes(self, slab: int) -> int:
         """Bytes of encoded chunks that are requested ahead; 0 on this machine."""
@@ -275,7 +284,10 @@ def assemble(
     _check_lengths(name, shape, axis, stored, indices, lines)
     for part in (indices, *lines.parts):
         if part.dtype.kind not in "iu":
-            msg = f"{name}: expected integers in {_part(part)}, got {part.dtype}"
+            msg = (
+                f"{name}: expected integers in {_part(part)}, got {part.dtype}; write the matrix "
+                "again"
+            )
             raise DataError(msg)
     lines.check(shape[1 - axis], memory)
     entry = dtype.itemsize + indices.dtype.itemsize

@@ -35,7 +35,7 @@ def as_options(options: Any, *places: Any) -> Options | None:
     Raises
     ------
     ArgumentError
-        It never has a value in its message, which may be a secret.
+        Its message never has a value, because a value may be a secret.
     """
     if options is None:
         return None

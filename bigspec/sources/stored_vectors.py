@@ -13,13 +13,13 @@ from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype
 from bigspec.sources.hdf5 import HDF5Vector
 from bigspec.sources.locations import open_failure
-from bigspec.sources.missing import Missing
+from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.zarr_store import ZarrVector
 
 __all__ = ["stored_vector"]
 
 WHY = (
-    "a sparse matrix is another one without it. Write the matrix again, with all its chunks: zarr "
+    "without it the matrix is another one. Write the matrix again, with all its chunks: zarr "
     "leaves out those of zeros unless its setting array.write_empty_chunks is true"
 )
 """A missing chunk of indices reads as entries in column 0, one of pointers as empty rows."""
@@ -42,8 +42,9 @@ def stored_vector(
     part, name : str
     memory : int
     missing : Missing, optional
-        What becomes of missing chunks, for values with a fill value that somebody chose: it is not
-        0. A stored 0 means as little as no entry, so that a chunk of them was rather lost.
+        Rule for missing chunks of values whose fill value is not 0, so that somebody chose it.
+        Where it is 0, the chunk was more likely lost: nobody stores a chunk of zeros in a sparse
+        matrix.
     sure : bool
         Whether a chunk that is not there can hold nothing but 0.
 

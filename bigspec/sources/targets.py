@@ -58,8 +58,8 @@ def create_target(
 ) -> zarr.Array[Any]:
     """Make an array of whole-row chunks, marked incomplete; vectors written before are replaced.
 
-    What owns the place stays, and every array has a name of its own in its attributes: whoever
-    writes to one that was replaced in the meantime is told so.
+    The document of the owner stays. Every array has an id of its own in its attributes, so a run
+    that writes to an array that was replaced meanwhile gets an error.
     """
     store = target_store(where, argument, options)
     _free(store, where, argument)

@@ -18,7 +18,7 @@ from bigspec.errors import ArgumentError, DataError
 from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources.checks import check_shape
-from bigspec.sources.missing import Missing, fill_text
+from bigspec.sources.missing_chunks import Missing, fill_text
 from bigspec.sources.packing import Packing
 
 __all__ = [
@@ -37,7 +37,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user wants of the reading of an array.
+    """How a user wants an array to be read.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Wanted:
     def __post_init__(self) -> None:
         """Refuse wishes that contradict each other."""
         if self.raw and self.fill is not None:
-            msg = "fill: expected only without raw, for stored numbers have no missing values"
+            msg = f"fill: expected none with raw, got {self.fill}: with raw no number is missing"
             raise ArgumentError(msg)
 
 

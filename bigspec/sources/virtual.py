@@ -43,7 +43,7 @@ HEAD = 4096
 
 
 class ReferenceStore(FsspecStore):
-    """Kerchunk's references in Parquet: Zarr 2 by definition, so that no key of Zarr 3 is there.
+    """Kerchunk's references in Parquet: Zarr 2 by definition, so they have no key of Zarr 3.
 
     fsspec takes ``zarr.json`` for the number of a chunk there, and fails.
     """
@@ -108,9 +108,9 @@ def reference_store(url: str, options: Options | None = None) -> FsspecStore:
 
 
 def reference_identity(store: Any) -> str | None:
-    """Return what tells references from others, whatever their file is called; None for none.
+    """Return a digest of references, whatever their file is called; None for another store.
 
-    Two files of references may have the same metadata: where the chunks lie tells them apart.
+    Two files of references may have the same metadata: they differ in where the chunks lie.
     """
     system = getattr(getattr(store, "fs", None), "sync_fs", getattr(store, "fs", None))
     return None if getattr(system, "references", None) is None else _digest(system)
@@ -119,7 +119,7 @@ def reference_identity(store: Any) -> str | None:
 def refers_to_files(store: Any) -> bool:
     """Whether references in JSON name files of this machine and nothing else.
 
-    Those in Parquet are read as they are needed, so nobody knows.
+    False for those in Parquet, which are read only as they are needed.
     """
     outer = getattr(store, "fs", None)
     system: Any = getattr(outer, "sync_fs", outer)
@@ -147,7 +147,7 @@ def _digest(system: Any) -> str:
 
 
 def _split(place: str) -> tuple[str, str]:
-    """Split what stands behind the last ``@`` of the last part of a path."""
+    """Split a path at the last ``@`` in its last part."""
     head, slash, last = place.rpartition("/")
     name, mark, version = last.partition("@")
     return (f"{head}{slash}{name}", version) if mark and name else (place, "")
@@ -248,13 +248,16 @@ def _amazon(options: Options) -> dict[str, Any]:
     }
     for name in config:
         if name not in names:
-            msg = f"storage_options: {name!r} is an option that icechunk:// does not take"
+            msg = (
+                f"storage_options: {name!r} is an option that icechunk:// does not take; leave it "
+                "out"
+            )
             raise ArgumentError(msg)
     return {names[name]: value for name, value in config.items()}
 
 
 def _version(repository: Any, version: str, name: str) -> dict[str, str]:
-    """Return what `readonly_session` is asked for."""
+    """Return the arguments of `readonly_session`."""
     if not version:
         return {"branch": "main"}
     kind, mark, value = version.partition(":")

@@ -12,7 +12,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from bigspec.names import bare
 from bigspec.sources.locations import open_failure, place_of
-from bigspec.sources.missing import CERTAIN
+from bigspec.sources.missing_chunks import CERTAIN
 from bigspec.sources.object_store import RemoteStore
 from bigspec.sources.virtual import protocols_of, reference_identity, refers_to_files
 
@@ -56,7 +56,7 @@ def where_of(array: zarr.Array[Any]) -> str:
     if (references := reference_identity(store)) is not None:
         return f"{references}/{path}"
     if isinstance(store, (FsspecStore, RemoteStore)):
-        if isinstance(store, RemoteStore):  # called as before there was obstore: runs go on
+        if isinstance(store, RemoteStore):  # the name from before obstore, so that saved runs go on
             scheme = store.scheme
         else:
             protocol = store.fs.protocol
@@ -91,7 +91,7 @@ def token_of(array: zarr.Array[Any], document: Path | None) -> str:
 
 
 def is_far(array: zarr.Array[Any]) -> bool:
-    """Whether a watched array's chunks come over a network, as far as its store says."""
+    """Whether a watched array's chunks come over a network, by what its store says."""
     store: Any = array.store
     while hasattr(store, "_store"):
         store = store._store

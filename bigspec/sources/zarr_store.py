@@ -21,7 +21,7 @@ from bigspec.sources.codecs import check_codecs
 from bigspec.sources.direct import DirectArray, plan_direct
 from bigspec.sources.far import FarArray
 from bigspec.sources.fetching import fetched_nbytes
-from bigspec.sources.missing import Missing, fill_text, rule_for
+from bigspec.sources.missing_chunks import Missing, fill_text, rule_for
 from bigspec.sources.zarr_place import (
     is_far,
     local_document,

@@ -22,7 +22,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.matrices import Grid, Matrix
 from bigspec.sources import retries
 from bigspec.sources.checks import check_dtype
-from bigspec.sources.missing import stored_fill
+from bigspec.sources.missing_chunks import stored_fill
 from bigspec.sources.packing import RAW, Packing, named_convention, packing_of
 from bigspec.sources.variable import Wanted, axes_of, flattened, reading_of, variable
 from bigspec.sources.zarr_store import ZarrMatrix, ZarrVector, open_zarr_array
@@ -161,7 +161,7 @@ def open_described(
     dims: tuple[str, ...],
     packing_for: Callable[[np.dtype[Any], str], Packing],
 ) -> Matrix:
-    """Open a Zarr array as something else than its attributes says; see `open_zarr`.
+    """Open a Zarr array by other rules than its own attributes; see `open_zarr`.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def open_described(
         Returns how stored numbers become values, by their type and the name in messages.
     """
     if array.ndim < 3:
-        plain = open_zarr_array(array, name, wanted.missing)  # refuses what is no matrix
+        plain = open_zarr_array(array, name, wanted.missing)  # refuses anything but a matrix
         name, dtype = plain.name, plain.dtype.newbyteorder("=")
         axes = axes_of(dims, plain.shape, wanted.rows, name)
         packing = packing_for(dtype, name)

@@ -143,6 +143,7 @@ class LiveProgress(Observer):
         self._line(
             f"pass {record.number}: {self._interval} ({record.upper_bound}); {cost}"
             + (f", {rate}" if rate else "")
+            + (f"; {format_bytes(record.bytes_pinned)} from memory" if record.bytes_pinned else "")
             + (f"; {record.retries} reads retried" if record.retries else "")
             + (f"; {record.missing_chunks} chunks missing" if record.missing_chunks else "")
         )

@@ -28,6 +28,7 @@ MAIN = (
 # One run over 64 chunks in five passes, as a command and as a call.
 CALL = {"rtol": 1e-7, "seed": 1, "algorithm": "lanczos", "block_size": 4}
 ASKED = ["--rtol", "1e-7", "--seed", "1", "--algorithm", "lanczos", "--block-size", "4"]
+ASKED += ["--no-pin"]  # chunks are asked for in every pass
 
 
 class Served:

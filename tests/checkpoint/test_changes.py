@@ -86,6 +86,7 @@ def test_the_command_line_says_so_and_exits_with_65(path, tmp_path, monkeypatch)
 
     monkeypatch.setattr(watching, "Quiet", Quiet)
     command = ["norm", str(path), "--checkpoint", str(place), "--quiet", "--rtol", "1e-7"]
+    command += ["--no-pin"]
     result = CliRunner().invoke(cli.main, [*command, "--block-size", "4"])
     assert result.exit_code == 65
     assert result.stdout == ""

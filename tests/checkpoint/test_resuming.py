@@ -81,7 +81,7 @@ def test_stopped_after_any_pass(row, complex_, tmp_path, monkeypatch):
 
 @ALL
 def test_interrupted_inside_a_pass_goes_on_from_its_rounds(row, matrix, tmp_path, monkeypatch):
-    asked = options(row, monkeypatch)
+    asked = options(row, monkeypatch, pin=False)
     whole = bigspec.norm(matrix, **asked)
     panels = whole.layout["panels"]
     assert whole.layout["rounds"] >= (2 if row == "gram" else 20)

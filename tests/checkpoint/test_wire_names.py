@@ -24,7 +24,7 @@ NAMES = {
     "PassRecord": (
         "number lower upper upper_bound lower_bound deterministic ritz_values bytes_read seconds"
         " seconds_reading seconds_multiplying panels retries lowers uppers"
-        " chunks missing_chunks"
+        " chunks missing_chunks bytes_pinned"
     ),
     "TripletPass": (
         "number lower upper upper_bound lower_bound deterministic ritz_values bytes_read seconds"
@@ -34,7 +34,7 @@ NAMES = {
     "Carried": "blocks images errors Z X outer inner whole effect",
     "Partial": (
         "Z gram exponent facts tokens bytes_read seconds_reading seconds_multiplying retries"
-        " chunks missing_chunks"
+        " chunks missing_chunks bytes_pinned"
     ),
     "RawFacts": "squares column_sums row_sum largest nonnegative magnitude chain",
     "Facts": (

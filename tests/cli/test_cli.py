@@ -26,7 +26,7 @@ from bigspec.watch.live import LiveProgress
 
 OPTIONS_OF_NORM = {
     "rtol", "failure_probability", "algorithm", "block_size", "start", "seed", "max_passes",
-    "time_limit", "memory_limit", "checkpoint", "gate", "storage_options",
+    "time_limit", "memory_limit", "pin", "checkpoint", "gate", "storage_options",
 }  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_every_option_reaches_the_call(backend, tmp_path):
         "norm", "A.zarr", "--rtol", "1e-2", "--failure-probability", "1e-9", "--algorithm", "power",
         "--block-size", 16, "--seed", 5, "--start", start, "--max-passes", 9, "--time-limit",
         "30min", "--memory-limit", "1GiB", "--checkpoint", "run", "--checkpoint-interval", 5,
-        "--keep-blocks", "--steal", "--max-norm", 9, "--min-norm", 2,
+        "--keep-blocks", "--steal", "--max-norm", 9, "--min-norm", 2, "--no-pin",
     )  # fmt: skip
     assert result.exit_code == 3, result.output
     assert backend.source == "A.zarr"
@@ -160,7 +160,7 @@ def test_every_option_reaches_the_call(backend, tmp_path):
         "rtol": 1e-2, "failure_probability": 1e-9, "algorithm": "power", "block_size": 16,
         "seed": 5, "start": str(start), "max_passes": 9, "time_limit": "30min",
         "memory_limit": "1GiB", "checkpoint": Checkpoint("run", 5.0, True, True),
-        "gate": Gate(max_norm=9.0, min_norm=2.0), "storage_options": None,
+        "gate": Gate(max_norm=9.0, min_norm=2.0), "storage_options": None, "pin": False,
     }  # fmt: skip
 
 
@@ -596,8 +596,8 @@ def reported(cluster, *args):
 def test_the_performance_report_names_the_tasks_and_loads_nothing(cluster, stored_matrix, command):
     assert reported(cluster, *command).exit_code == 0
     page = Path("dask.html").read_text(encoding="utf-8")
-    names = set(re.findall(r'"(bigspec-[a-z]+)"', page))
-    assert {"bigspec-panel", "bigspec-sum"} <= names
+    names = set(re.findall(r'"(bigspec-[a-z-]+)"', page))
+    assert {"bigspec-panel", "bigspec-sum"} <= {name.replace("-pinned", "") for name in names}
     assert f"{command[0]} A.zarr" in page
     assert not re.search(r"<script[^>]* src=|<link[^>]* rel=.stylesheet", page)
     assert {path.name for path in Path().iterdir()} == {"A.zarr", "dask.html"}

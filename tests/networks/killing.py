@@ -13,13 +13,13 @@ import safetensors.numpy  # noqa: F401
 
 from bigspec import scan
 from bigspec.cli import scan as scan_command  # noqa: F401
-from bigspec.networks import formats, rows, saved  # noqa: F401
+from bigspec.networks import checkpoint, formats, rows  # noqa: F401
 
 
 def scan_until(path, place, rows):
     """Scan, and kill this process when `rows` rows are in the checkpoint, or at an odd count
     in the middle of the write that follows."""
-    add = saved.Saver.add
+    add = checkpoint.Saver.add
     done = 0
 
     def counted(self, row):
@@ -32,7 +32,7 @@ def scan_until(path, place, rows):
         if done == rows and rows % 2 == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    saved.Saver.add = counted
+    checkpoint.Saver.add = counted
     scan(path, checkpoint=place, seed=5, rtol=1e-4).run()
     sys.exit(0)
 

@@ -15,7 +15,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.networks.formats import open_model
 from bigspec.networks.roles import entries_of
 from bigspec.networks.tiles import Tiles, tiled, times
-from bigspec.sources.content import LocalContent
+from bigspec.sources.file_bytes import LocalContent
 from tests.memory import traced_peak
 from tests.networks.formats import writers
 

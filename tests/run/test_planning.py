@@ -51,8 +51,8 @@ def test_no_chunk_is_read_twice_to_plan_a_run(always, algorithm):
     matrix = chunked()
     est = bigspec.norm(matrix, algorithm=algorithm, seed=1, max_passes=3)
     assert contains(est, 1.0)
-    assert set(matrix.log.reads.values()) == {est.passes}
-    assert est.bytes_read == est.passes * matrix.nbytes
+    assert set(matrix.log.reads.values()) == {1}  # later passes take it from memory
+    assert (est.passes > 1, est.bytes_read) == (algorithm != "auto", matrix.nbytes)
 
 
 def test_the_slab_has_the_bits_and_the_counts_of_a_pass_that_reads_it(always, tmp_path):
@@ -70,7 +70,7 @@ def test_the_slab_has_the_bits_and_the_counts_of_a_pass_that_reads_it(always, tm
 
 def test_the_slab_is_read_again_where_no_memory_is_left_to_keep_it(always):
     matrix = chunked()
-    executor, wishes = find_executor(False), Wishes(algorithm="lanczos")
+    executor, wishes = find_executor(False), Wishes(algorithm="lanczos", pin=False)
     plan = make_plan(matrix, executor, wishes)
     assert plan.first_slab is not None
     assert plan.measured_bytes == 0

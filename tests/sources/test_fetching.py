@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import dask
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -25,6 +26,8 @@ from bigspec.panels.fused import FusedContext
 from bigspec.panels.limit import Abandoned, Limit
 from bigspec.panels.reading import Reader
 from bigspec.panels.upcoming import Upcoming
+from bigspec.passes import Pass, one_blas_thread
+from bigspec.passes.executor import ThreadExecutor
 from bigspec.sources import fetching, open_source
 from tests.matrices import decaying
 
@@ -305,6 +308,26 @@ def test_a_pass_of_threads_asks_for_every_chunk_once(
     assert (est.lower, est.upper) == (here.lower, here.upper)
     assert store.asked == Counter(keys(*range(24)))
     assert store.flying == 0
+
+
+@pytest.mark.parametrize("most", [1, 5, 40])
+def test_chunks_are_asked_for_in_the_order_in_which_dask_begins_their_panels(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That order depends on the names of the tasks, which are new in each pass."""
+    store, matrix = far(tmp_path, decaying(400, 8))
+    layout = choose_layout(matrix, 3, blocks=6, limit=1 << 30, tasks=1, local=True)
+    layout = replace(layout, panel_cells=1, slab_cells=1, panels_ahead=most, round_panels=16)
+    begun: list[int] = []
+    begin = Upcoming.begin
+    monkeypatch.setattr(Upcoming, "begin", lambda *of: (begun.append(of[1]), begin(*of))[1])
+    with dask.config.set(num_workers=1), one_blas_thread():
+        for _ in range(3):
+            store.asked.clear()
+            begun.clear()
+            Pass(matrix, layout, ThreadExecutor()).run(np.ones((8, 3)))
+            assert sorted(begun) == list(range(100))
+            assert list(store.asked) == [f"c/{panel}/0" for panel in begun]
 
 
 def test_on_a_worker_of_one_thread_panels_wait_side_by_side(

@@ -243,7 +243,7 @@ def test_what_is_asked_wrongly(tmp_path: Path) -> None:
         for options in ({"rows": "time"}, {"fill": 0}, {"raw": True}):
             with pytest.raises(ArgumentError, match="expected a netCDF variable, a Zarr array or"):
                 bigspec.open_matrix(other, **options)
-    with pytest.raises(ArgumentError, match="fill: expected only without raw"):
+    with pytest.raises(ArgumentError, match="fill: expected none with raw"):
         bigspec.open_matrix(path, rows="time", fill=0, raw=True)
 
 

@@ -190,7 +190,7 @@ def test_an_archive_of_one_array(save, tmp_path):
 
 def test_an_archive_of_objects_is_never_unpickled(tmp_path):
     np.savez(tmp_path / "A.npz", np.array([[{}]], dtype=object))
-    with pytest.raises(OSError, match="no numbers"):
+    with pytest.raises(OSError, match="not numbers"):
         bigspec.norm(tmp_path / "A.npz")
 
 

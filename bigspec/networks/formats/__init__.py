@@ -17,7 +17,7 @@ from bigspec.networks.formats.adapter import ADAPTER, adapter_notes
 from bigspec.networks.formats.groups import open_nodes
 from bigspec.networks.formats.onnx import open_onnx
 from bigspec.networks.tensors import Model
-from bigspec.sources.content import (
+from bigspec.sources.file_bytes import (
     Content,
     LocalContent,
     file_in,
@@ -27,7 +27,7 @@ from bigspec.sources.content import (
 from bigspec.sources.hdf5_parts import SIGNATURE
 from bigspec.sources.locations import local_file, local_folder, locate
 from bigspec.sources.members import members_of
-from bigspec.sources.missing import as_policy
+from bigspec.sources.missing_chunks import as_policy
 from bigspec.sources.nodes import hdf5_nodes, is_zarr, zarr_nodes
 from bigspec.sources.storage_options import Options
 
@@ -90,7 +90,7 @@ def open_model(
             if LocalContent(path, text).at(0, min(path.stat().st_size, 2), "it").tobytes() != b"PK":
                 msg = (
                     f"{text}: expected a network as a whole, got a place inside a file; open the "
-                    "file, and take those of its tensors whose names begin so"
+                    "file, and take those of its tensors whose names begin with that place"
                 )
                 raise SourceError(msg)
             return open_nodes(zarr_nodes(locate(text), missing_chunks), shown(text), "zarr")
@@ -119,7 +119,7 @@ class _Opening:
         self.name = shown(text)
 
     def folder(self, names: list[str], finding: Callable[[str], Content]) -> Model:
-        """Open the network that a folder with these files is."""
+        """Open the network in a folder with these files."""
         if is_zarr(names) or not names:
             nodes = zarr_nodes(locate(self.text, self.storage), self.missing_chunks)
             return open_nodes(nodes, self.name, "zarr")

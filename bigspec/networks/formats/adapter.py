@@ -7,7 +7,7 @@ from typing import Any
 
 from bigspec.errors import SourceError
 from bigspec.networks.formats.safetensors import parsed
-from bigspec.sources.content import Content
+from bigspec.sources.file_bytes import Content
 
 __all__ = ["ADAPTER", "adapter_notes"]
 

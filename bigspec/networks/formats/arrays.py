@@ -1,7 +1,8 @@
 """NumPy's `.npy` and `.npz`: nothing in them is unpickled, and sizes are checked first.
 
-The array of an `.npy` is called as its file, those of an `.npz` as they were saved. Members of an
-archive are mapped where they are stored as they are; packed ones are unpacked when they are read.
+The array of an `.npy` has the name of its file, those of an `.npz` the names they were saved under.
+Members of an archive are mapped where they are stored as they are; packed ones are unpacked when
+they are read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bigspec.networks.formats.types import NATIVE
 from bigspec.networks.tensors import Model, Tensor, called
 from bigspec.sources.archives import check_member, header_of
 from bigspec.sources.checks import check_dtype, check_memory
-from bigspec.sources.content import Content, Reading
+from bigspec.sources.file_bytes import Content, Reading
 from bigspec.sources.members import member_bytes, place_of_member
 
 __all__ = ["MAGIC", "is_npz", "open_npy", "open_npz"]
@@ -71,7 +72,7 @@ class PackedTensor(Tensor):
         return values.astype(self.stored.newbyteorder("="), copy=False)
 
     def token(self) -> str:
-        """Digest its place in the archive, and the sum that the archive has of its bytes."""
+        """Digest its place in the archive, and the checksum in the archive."""
         return digest(self.info.CRC, self.info.file_size, repr((self.shape, self.stored.str)))
 
 

@@ -1,6 +1,6 @@
 """GGUF, of llama.cpp: a header of typed fields, then tensors, many of them quantised in blocks.
 
-The format is told by https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The header is
+The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The header is
 read here, since the package's own reader believes every count in it; blocks are decoded by the
 package, one tensor at a time. Shapes are written fastest dimension first, and reversed here.
 `Model.notes["metadata"]` has the fields that are numbers and texts (not the vocabulary).
@@ -28,7 +28,7 @@ from bigspec.networks.formats.stored import (
     finished,
 )
 from bigspec.networks.tensors import Model, Tensor, called
-from bigspec.sources.content import Content, LocalContent, Reading
+from bigspec.sources.file_bytes import Content, LocalContent, Reading
 
 __all__ = ["MAGIC", "open_gguf"]
 
@@ -175,7 +175,7 @@ def _file(content: Content) -> tuple[dict[str, Any], list[StoredTensor]]:
     except (ValueError, struct.error, OverflowError) as error:
         msg = (
             f"{content.name}: its header cannot be read at byte {header.reading.tell()} ({error}); "
-            "the file was cut short or damaged: bring it again"
+            "the file was cut short or damaged: copy it again"
         )
         raise SourceError(msg) from error
 
@@ -211,7 +211,7 @@ class _Header:
         entries = [self._entry() for _ in range(tensors)]
         alignment = known.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            msg = f"the alignment is {alignment!a:.40}, which is no power of two"
+            msg = f"the alignment is {alignment!a:.40}, not a power of two"
             raise ValueError(msg)
         begin = -(-self.reading.tell() // alignment) * alignment
         made = [self._tensor(*entry, begin, alignment) for entry in entries]
@@ -281,12 +281,12 @@ class _Header:
     ) -> StoredTensor:
         begin, alignment = places
         if offset % alignment:
-            msg = f"{called(name)} lies at {offset}, which is no multiple of {alignment}"
+            msg = f"{called(name)} lies at {offset}, not a multiple of {alignment}"
             raise ValueError(msg)
         block, size, label = _block(kind, name, self.file)
         last = shape[-1] if shape else 1
         if last % block:
-            msg = f"{called(name)} has rows of {last} numbers, which are no blocks of {block}"
+            msg = f"{called(name)} has rows of {last} numbers, not whole blocks of {block}"
             raise ValueError(msg)
         start, row = begin + offset, last // block * size
         rest = (name, self.file, shape, row * math.prod(shape[:-1]))

@@ -1,6 +1,6 @@
 """Zarr groups and HDF5 files (Keras among them): each array is a tensor, by its path.
 
-How an array is read is told in `bigspec.sources.nodes`, which does it.
+`bigspec.sources.nodes` reads the arrays, and says how.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from bigspec.networks.formats.onnx_tensors import Sparse, TensorReader
 from bigspec.networks.formats.protobuf import without_numbers
 from bigspec.networks.formats.stored import HeldTensor, finished
 from bigspec.networks.tensors import Model, Tensor
-from bigspec.sources.content import Content, LocalContent
+from bigspec.sources.file_bytes import Content, LocalContent
 
 __all__ = ["open_onnx"]
 
@@ -64,7 +64,7 @@ def open_onnx(content: Content) -> Model:
     except (ValueError, DecodeError) as error:
         msg = (
             f"{file}: expected an ONNX model, got a file that cannot be read as one ({error}); it "
-            "was cut short or damaged: bring it again"
+            "was cut short or damaged: copy it again"
         )
         raise SourceError(msg) from error
     if not model.HasField("graph"):

@@ -15,7 +15,7 @@ from bigspec.networks.formats.stored import HeldTensor, StoredTensor, check_shap
 from bigspec.networks.formats.types import as_dtype, item_bits
 from bigspec.networks.tensors import Tensor, called
 from bigspec.sources.checks import check_memory
-from bigspec.sources.content import LocalContent
+from bigspec.sources.file_bytes import LocalContent
 
 __all__ = ["Sparse", "TensorReader"]
 
@@ -55,7 +55,7 @@ class TensorReader:
         dtype = TYPES.get(proto.data_type)
         if dtype is None or proto.HasField("segment"):
             label = OTHER.get(proto.data_type, f"type {proto.data_type}")
-            reason = f"it holds entries of type {label}, which are no numbers that are read here"
+            reason = f"it holds entries of type {label}, which bigspec does not read"
             if dtype is not None:
                 reason = "it is one segment of a tensor, and the format does not say of which"
             return HeldTensor(
@@ -120,7 +120,7 @@ class TensorReader:
         except FileNotFoundError as error:
             msg = (
                 f"{self.content.name}: the external data of {called(name)}, {location[:120]!a}, is "
-                "not there; bring it, to the folder of the file"
+                "not there; copy it to the folder of the file"
             )
             raise SourceError(msg) from error
         return self._beside[location]

@@ -17,7 +17,7 @@ from typing import Any
 
 from bigspec.errors import SourceError
 from bigspec.networks.formats.rebuild import Name, Opaque, Storage, reduced, storage_of
-from bigspec.sources.content import Content, Reading
+from bigspec.sources.file_bytes import Content, Reading
 
 __all__ = ["LONGEST", "MOST", "Unpickled", "unpickled"]
 
@@ -87,7 +87,7 @@ def unpickled(content: Content, start: int, stop: int, what: str) -> Unpickled:
             "kind: save model.state_dict() again"
         )
         raise SourceError(msg) from error
-    msg = f"{content.name}: {what} ends in the middle; the file was cut short: bring it again"
+    msg = f"{content.name}: {what} ends in the middle; the file was cut short: copy it again"
     raise SourceError(msg)
 
 
@@ -141,7 +141,7 @@ class _Machine:
         }
 
     def step(self, name: str, arg: Any, number: int) -> None:
-        """Follow an instruction, of which so many came before."""
+        """Follow instruction `number`."""
         if number >= MOST:
             msg = f"more than {MOST} instructions"
             raise ValueError(msg)
@@ -213,13 +213,13 @@ class _Machine:
 
     def _global(self, module: Any, name: Any) -> Name:
         if not isinstance(module, str) or not isinstance(name, str):
-            msg = "a global whose name is no text"
+            msg = "a global whose name is not a text"
             raise TypeError(msg)
         return Name(module, name, self.file)
 
     def _call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            msg = "a call of what is no global"
+            msg = "a call of something that is not a global"
             raise TypeError(msg)
         self.stack.append(reduced(function, arguments))
 

@@ -2,7 +2,7 @@
 
 A model of a gigabyte is nearly all `raw_data`. Parsed as it is, all of that would be copied, and
 once more for each tensor that is taken out. Here the messages on the way to a tensor are copied
-field by field, and 16 bytes, a start and a length, stand for its numbers; protobuf parses the rest.
+field by field. Its numbers become 16 bytes, a start and a length, and protobuf parses the result.
 
 The encoding: https://protobuf.dev/programming-guides/encoding. The numbers of fields: onnx.proto3.
 """

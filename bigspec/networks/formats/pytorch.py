@@ -5,7 +5,7 @@ form is five pickles, then the storages. The pickle is read by `bigspec.networks
 
 Which of the tensors are the model? All of them are listed. A dict inside a dict makes dotted names:
 `{"state_dict": {"fc.weight": W}, "epoch": 3}` has the tensor `state_dict.fc.weight`. A single
-tensor is called as its file, without the ending.
+tensor has the name of its file, without the ending.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bigspec.networks.formats.rebuild import Rebuilt, Storage
 from bigspec.networks.formats.stored import StoredTensor, brief, check_shape, finished
 from bigspec.networks.formats.types import BITS, item_bits
 from bigspec.networks.tensors import Model, called
-from bigspec.sources.content import Content
+from bigspec.sources.file_bytes import Content
 from bigspec.sources.members import check_sum, place_of_member
 
 __all__ = ["MAGIC", "is_torch_zip", "open_pytorch", "open_pytorch_zip", "stem"]
@@ -49,7 +49,8 @@ def open_pytorch_zip(content: Content, members: dict[str, zipfile.ZipInfo]) -> M
     Raises
     ------
     SourceError
-        It is TorchScript, its pickle names what is no tensor, or a record is not what it should be.
+        It is TorchScript, its pickle names something that is not a tensor, or a record is not what
+        it should be.
     """
     file = content.name
     root = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
@@ -76,13 +77,13 @@ def open_pytorch_zip(content: Content, members: dict[str, zipfile.ZipInfo]) -> M
         if storage.key not in known:
             record = members.get(f"{prefix}data/{storage.key}")
             if record is None:
-                msg = f"{file}: the record data/{storage.key[:40]} is not there; bring it again"
+                msg = f"{file}: the record data/{storage.key[:40]} is not there; copy it again"
                 raise SourceError(msg)
             expected = storage.root * _unit(storage)
             if _as_it_is(record, file).file_size != expected:
                 msg = (
                     f"{file}: expected {expected} bytes in the record data/{storage.key[:40]}, got "
-                    f"{record.file_size}; the file is damaged: bring it again"
+                    f"{record.file_size}; the file is damaged: copy it again"
                 )
                 raise SourceError(msg)
             known[storage.key] = place_of_member(content, record)
@@ -97,7 +98,7 @@ def open_pytorch(content: Content) -> Model:
     Raises
     ------
     SourceError
-        It is another pickle, names what is no tensor, or ends before its storages do.
+        It is another pickle, names something that is not a tensor, or ends before its storages do.
     """
     file, place = content.name, 0
     head: list[Any] = []
@@ -118,7 +119,7 @@ def open_pytorch(content: Content) -> Model:
 
     def found(storage: Storage) -> int:
         if storage.key not in known:
-            msg = f"{file}: the storage {storage.key[:40]!a} is not in its list; bring it again"
+            msg = f"{file}: the storage {storage.key[:40]!a} is not in its list; copy it again"
             raise SourceError(msg)
         return known[storage.key]
 
@@ -137,7 +138,7 @@ def _places(content: Content, storages: dict[str, Storage], keys: Unpickled) -> 
         storage = storages.get(str(key)) if isinstance(key, (str, int)) else None
         if storage is None:
             msg = (
-                f"{content.name}: its list of storages has one that no tensor needs; bring it again"
+                f"{content.name}: its list of storages has one that no tensor needs; copy it again"
             )
             raise SourceError(msg)
         what = f"the storage {storage.key[:40]!a}"
@@ -145,7 +146,7 @@ def _places(content: Content, storages: dict[str, Storage], keys: Unpickled) -> 
         if count != storage.root:
             msg = (
                 f"{content.name}: expected {storage.root} numbers in {what}, got {count}; the file "
-                "is damaged: bring it again"
+                "is damaged: copy it again"
             )
             raise SourceError(msg)
         content.check(place + 8, count * _unit(storage), what)
@@ -241,7 +242,7 @@ def _stored(content: Content, name: str, made: Rebuilt, place: Places, order: st
     if offset + reach > there:
         msg = (
             f"{file}: {called(name)} reaches entry {offset + reach - 1} of a storage of {there}; "
-            "the file is damaged: bring it again"
+            "the file is damaged: copy it again"
         )
         raise SourceError(msg)
     if math.prod(shape) > there:
@@ -276,7 +277,7 @@ def _strides(
         msg = (
             f"{file}: expected a stride from 0 on for each of {len(shape)} dimensions of "
             f"{called(name)}, and a place in its storage, got strides {brief(steps)} and offset "
-            f"{brief(offset)}; the file is damaged: bring it again"
+            f"{brief(offset)}; the file is damaged: copy it again"
         )
         raise SourceError(msg)
     return tuple(steps), offset

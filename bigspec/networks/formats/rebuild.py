@@ -67,7 +67,7 @@ class Name:
         if self.known:
             return
         msg = (
-            f"{self.file}: its pickle names {self.module[:80]}.{self.name[:80]}, which is no part "
+            f"{self.file}: its pickle names {self.module[:80]}.{self.name[:80]}, which is not part "
             "of a tensor; nothing of it was run. Load it where you trust it, and save "
             "model.state_dict() alone, or safetensors"
         )
@@ -172,7 +172,7 @@ def storage_of(said: Any, file: str) -> Storage:
         )
         raise SourceError(msg)
     if not isinstance(said, tuple) or len(said) not in (5, 6) or said[0] != "storage":
-        msg = "a persistent id that is no storage"
+        msg = "a persistent id that is not a storage"
         raise ValueError(msg)
     kind, key, _, count = said[1:5]
     if not isinstance(kind, Name) or kind.storage is None:
@@ -208,19 +208,19 @@ def reduced(function: Name, arguments: tuple[Any, ...]) -> Any:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 62:
-        msg = "a length that is no whole number from 0 on"
+        msg = "a length that is not a whole number from 0 on"
         raise ValueError(msg)
     return value
 
 
 def _ordered(items: Any = ()) -> dict[Any, Any]:
     if not isinstance(items, (list, tuple)):
-        msg = "an ordered dict of what is no list"
+        msg = "an ordered dict that is not made of a list"
         raise TypeError(msg)
     made = {}
     for item in items:
         if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[0], str):
-            msg = "an ordered dict with an item that is no name and value"
+            msg = "an ordered dict with an item that is not a name and a value"
             raise ValueError(msg)
         made[item[0]] = item[1]
     return made
@@ -228,15 +228,15 @@ def _ordered(items: Any = ()) -> dict[Any, Any]:
 
 def _size(extents: Any = ()) -> tuple[Any, ...]:
     if not isinstance(extents, (list, tuple)):
-        msg = "a size of what is no list"
+        msg = "a size that is not made of a list"
         raise TypeError(msg)
     return tuple(extents)
 
 
 def _several(values: Any = ()) -> list[Any]:
-    """Return what a set holds: a tensor in it is one of the file."""
+    """Return what is in a set: a tensor in it is one of the file."""
     if not isinstance(values, (list, tuple)):
-        msg = "a set of what is no list"
+        msg = "a set that is not made of a list"
         raise TypeError(msg)
     return list(values)
 
@@ -281,7 +281,7 @@ def _inner(data: Any, *_: Any) -> Any:
 
 def _of_type(function: Any, kind: Any, arguments: Any, _state: Any) -> Any:
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        msg = "a tensor rebuilt by what is no global"
+        msg = "a tensor rebuilt by something that is not a global"
         raise TypeError(msg)
     if not isinstance(kind, Name) or str(kind) not in TYPES or str(function) not in TENSORS:
         msg = "a tensor of a class of its own"

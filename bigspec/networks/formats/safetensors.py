@@ -1,6 +1,6 @@
 """safetensors: a small header in JSON, then the numbers, without a gap.
 
-The format is told by https://github.com/huggingface/safetensors#format; types are those of its
+The format is described at https://github.com/huggingface/safetensors#format; types are those of its
 reference implementation. `Model.notes["metadata"]` is the `__metadata__` of the header.
 """
 
@@ -21,7 +21,7 @@ from bigspec.networks.formats.stored import (
 )
 from bigspec.networks.formats.types import item_bits
 from bigspec.networks.tensors import Model, called
-from bigspec.sources.content import Content
+from bigspec.sources.file_bytes import Content
 
 __all__ = ["LONGEST", "is_safetensors", "open_safetensors", "parsed"]
 
@@ -100,7 +100,7 @@ def parsed(raw: bytes, file: str, what: str) -> dict[str, Any]:
     try:
         document = json.loads(raw, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        msg = f"{file}: {what} cannot be read as JSON ({error}); bring the file again"
+        msg = f"{file}: {what} cannot be read as JSON ({error}); copy the file again"
         raise SourceError(msg) from error
     if not isinstance(document, dict):
         msg = f"{file}: expected an object in JSON as {what}, got {type(document).__name__}"
@@ -124,7 +124,7 @@ def _tensor(content: Content, name: str, entry: Any, begin: int) -> StoredTensor
     if not fine or not all(type(place) is int and 0 <= place <= content.size for place in offsets):
         msg = (
             f"{file}: expected two offsets of {what} from 0 to {content.size - begin}, got "
-            f"{brief(offsets)}; the file was cut short, or its header is wrong: bring it again"
+            f"{brief(offsets)}; the file was cut short, or its header is wrong: copy it again"
         )
         raise SourceError(msg)
     nbytes = stored_nbytes(shape, dtype, name, file)

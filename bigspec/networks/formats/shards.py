@@ -15,7 +15,7 @@ from bigspec.errors import MissingSourceError, SourceError
 from bigspec.networks.formats.safetensors import LONGEST, parsed
 from bigspec.networks.formats.stored import finished
 from bigspec.networks.tensors import Model, called
-from bigspec.sources.content import Content
+from bigspec.sources.file_bytes import Content
 
 __all__ = ["INDEX", "found_shards", "missing_numbers", "open_index", "open_shards"]
 
@@ -154,7 +154,7 @@ def found_shards(
         count = f"more than {LISTED}" if len(missing) > LISTED else str(len(missing))
         more = ", ..." if len(missing) > LISTED else ""
         msg = (
-            f"{file}: {count} of its {len(names)} {what} are missing: {listed}{more}; bring them, "
+            f"{file}: {count} of its {len(names)} {what} are missing: {listed}{more}; copy them, "
             "too"
         )
         raise MissingSourceError(msg)

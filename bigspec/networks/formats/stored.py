@@ -14,7 +14,7 @@ from bigspec.errors import SourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.networks.formats.types import as_dtype, item_bits, unpacked
 from bigspec.networks.tensors import Model, Tensor, called
-from bigspec.sources.content import Content, LocalContent
+from bigspec.sources.file_bytes import Content, LocalContent
 
 __all__ = [
     "PAGE",
@@ -156,7 +156,7 @@ class StoredTensor(Tensor):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldTensor(Tensor):
-    """A tensor whose numbers came with the header, and are held.
+    """A tensor whose numbers came with the header, and stay in memory.
 
     Attributes
     ----------
@@ -167,7 +167,7 @@ class HeldTensor(Tensor):
 
     @property
     def streams(self) -> bool:
-        """It is held already."""
+        """It is in memory already."""
         return True
 
     def read(self) -> np.ndarray[Any, Any]:
@@ -240,7 +240,7 @@ def stored_nbytes(shape: tuple[int, ...], dtype: str, name: str, file: str) -> i
     """
     bits = math.prod(shape) * item_bits(dtype)
     if bits % 8:
-        msg = f"{file}: {called(name)} has {bits} bits of {dtype}, which are no whole bytes"
+        msg = f"{file}: {called(name)} has {bits} bits of {dtype}, which are not whole bytes"
         raise SourceError(msg)
     return bits // 8
 
@@ -278,7 +278,7 @@ def check_extents(extents: Iterable[Extent], begin: int, end: int, gap: int, fil
         if extent.start < begin or extent.stop > end:
             msg = (
                 f"{file}: expected {what} within bytes {begin} to {end}, got {extent.start} to "
-                f"{extent.stop}; the file was cut short, or its header is wrong: bring it again"
+                f"{extent.stop}; the file was cut short, or its header is wrong: copy it again"
             )
             raise SourceError(msg)
         if extent.start < place:
@@ -304,14 +304,17 @@ def finished(
     Raises
     ------
     SourceError
-        A name is no text, or two tensors have one.
+        A name is not a text, or two tensors share one.
     """
     found: dict[str, Tensor] = {}
     for tensor in tensors:
         try:
             tensor.name.encode()
         except UnicodeEncodeError as error:
-            msg = f"{tensor.file}: {called(tensor.name)} has a name that is no text; write it again"
+            msg = (
+                f"{tensor.file}: {called(tensor.name)} has a name that is not a text; write it "
+                "again"
+            )
             raise SourceError(msg) from error
         other = found.setdefault(tensor.name, tensor)
         if other is not tensor:

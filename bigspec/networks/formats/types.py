@@ -21,7 +21,7 @@ BITS = NATIVE | {
     "float8_e5m2fnuz": 8, "float8_e8m0fnu": 8, "float6_e2m3fn": 6, "float6_e3m2fn": 6,
     "float4_e2m1fn": 4, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2,
 }  # fmt: skip
-"""And of those that ml_dtypes has, in a file."""
+"""Bits in a file of the types that ml_dtypes has."""
 
 
 def item_bits(name: str) -> int:

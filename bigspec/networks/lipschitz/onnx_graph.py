@@ -33,7 +33,7 @@ from bigspec.networks.lipschitz.onnx_values import (
 )
 from bigspec.networks.lipschitz.stack import Branches, Stack
 from bigspec.networks.lipschitz.steps import Elementwise
-from bigspec.sources.content import LocalContent
+from bigspec.sources.file_bytes import LocalContent
 
 __all__ = ["read_onnx"]
 

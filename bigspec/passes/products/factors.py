@@ -14,8 +14,8 @@ from bigspec.certificate import Facts
 from bigspec.errors import MatrixChangedError
 from bigspec.expressions import Product
 from bigspec.kernels import safe_exponent, working_dtype
-from bigspec.kernels.composed import times_power
 from bigspec.kernels.partials import Partial
+from bigspec.kernels.sums import times_power
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.backward import BackwardContext
 from bigspec.panels.choose_layout import choose_layout

@@ -22,7 +22,7 @@ from bigspec.algorithms import iterates
 from bigspec.errors import MemoryLimitError, NonFiniteError, format_bytes
 from bigspec.expressions import Product
 from bigspec.kernels import working_dtype
-from bigspec.kernels.composed import times_power
+from bigspec.kernels.sums import times_power
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.first import FirstSlab
 from bigspec.panels.forward import ForwardContext

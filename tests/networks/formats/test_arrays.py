@@ -75,7 +75,7 @@ def test_a_sparse_matrix_is_no_network(tmp_path):
     )
 
 
-SHORT = "it was cut short, or its header is wrong: bring it again"
+SHORT = "it was cut short, or its header is wrong: copy it again"
 NUMPY = {
     "a shape of 2^60": (npy(A, shape=(1 << 60,)), f"expected tensor 'm' at bytes 128 to {128 + (1 << 62)}, got a file of 152 bytes; {SHORT}"),
     "a shape of 2^80": (npy(A, shape=(1 << 40, 1 << 40)), "expected a shape of whole lengths from 0 on, whose product fits 62 bits, for tensor 'm', got [1099511627776, 1099511627776]"),
@@ -138,7 +138,7 @@ def test_a_directory_that_points_elsewhere(tmp_path):
     path.write_bytes(raw[:place] + bytes(4) + raw[place + 4 :])
     assert failure(path) == (
         "expected the member 'b.npy' at byte 0, as its directory says, got something else there; "
-        "it is damaged: bring it again"
+        "it is damaged: copy it again"
     )
     path.write_bytes(raw[:-30])
     assert failure(path).startswith("its list of members, at its end, cannot be read (")
@@ -260,7 +260,7 @@ def test_a_place_inside_a_file_is_no_network(tmp_path):
         open_model(f"{path}::/a")
     assert str(caught.value) == (
         f"{path}::/a: expected a network as a whole, got a place inside a file; open the file, and "
-        "take those of its tensors whose names begin so"
+        "take those of its tensors whose names begin with that place"
     )
 
 

@@ -129,13 +129,11 @@ def test_missing_and_mixed_parts(tmp_path):
         open_model(first)
     assert str(caught.value) == (
         f"{first}: 2 of its 3 parts are missing: m-00002-of-00003.gguf, m-00003-of-00003.gguf; "
-        "bring them, too"
+        "copy them, too"
     )
 
 
-LOST = (
-    "its header cannot be read at byte {} ({}); the file was cut short or damaged: bring it again"
-)
+LOST = "its header cannot be read at byte {} ({}); the file was cut short or damaged: copy it again"
 LIES = {
     "a version of the future": ({"version": 4}, "expected GGUF of version 2 or 3, got version 4"),
     "too many tensors": (
@@ -172,7 +170,7 @@ LIES = {
     ),
     "an alignment of 3": (
         {"fields": [field("general.alignment", 4, struct.pack("<I", 3))]},
-        LOST.format(57, "the alignment is 3, which is no power of two"),
+        LOST.format(57, "the alignment is 3, not a power of two"),
     ),
     "many dimensions": (
         {"tensors": [info(shape=(1,) * 9)]}, LOST.format(37, "tensor 'w' has 9 dimensions"),
@@ -187,18 +185,18 @@ LIES = {
     ),
     "a row of no whole blocks": (
         {"tensors": [info(kind=8)]},
-        LOST.format(65, "tensor 'w' has rows of 3 numbers, which are no blocks of 32"),
+        LOST.format(65, "tensor 'w' has rows of 3 numbers, not whole blocks of 32"),
     ),
     "a place that is not aligned": (
-        {"tensors": [info(offset=4)]}, LOST.format(65, "tensor 'w' lies at 4, which is no multiple of 32"),
+        {"tensors": [info(offset=4)]}, LOST.format(65, "tensor 'w' lies at 4, not a multiple of 32"),
     ),
     "past the end": (
         {"tensors": [info(offset=64)]},
-        "expected tensor 'w' within bytes 96 to 160, got 160 to 184; the file was cut short, or its header is wrong: bring it again",
+        "expected tensor 'w' within bytes 96 to 160, got 160 to 184; the file was cut short, or its header is wrong: copy it again",
     ),
     "an offset of 2^63": (
         {"tensors": [info(offset=1 << 63)]},
-        f"expected tensor 'w' within bytes 96 to 160, got {96 + (1 << 63)} to {120 + (1 << 63)}; the file was cut short, or its header is wrong: bring it again",
+        f"expected tensor 'w' within bytes 96 to 160, got {96 + (1 << 63)} to {120 + (1 << 63)}; the file was cut short, or its header is wrong: copy it again",
     ),
     "an overlap": (
         {"tensors": [info("a", (4, 4)), info("b", (4,), offset=32)]},

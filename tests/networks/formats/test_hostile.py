@@ -19,7 +19,7 @@ BODY = bytes(24)
 SHAPE = (
     "expected a shape of whole lengths from 0 on, whose product fits 62 bits, for tensor 'a', got "
 )
-JSON = "its header cannot be read as JSON ({}); bring the file again"
+JSON = "its header cannot be read as JSON ({}); copy the file again"
 LIES = {
     "a key twice": (b'{"a": 1, "a": 2}', JSON.format("the key 'a' is there twice")),
     "no JSON": (b"{", JSON.format("Expecting property name enclosed in double quotes: line 1 column 2 (char 1)")),
@@ -36,17 +36,17 @@ LIES = {
     "a product that overflows": ({"a": entry(shape=(1 << 31, 1 << 31, 4))}, SHAPE + f"[{1 << 31}, {1 << 31}, 4]"),
     "a product that wraps to 6": ({"a": entry(shape=(1 << 33, 1 << 33, 6))}, SHAPE + f"[{1 << 33}, {1 << 33}, 6]"),
     "another size": ({"a": entry(shape=(2, 2))}, "expected 16 bytes for tensor 'a' of shape [2, 2] and type F32, got offsets 0 to 24"),
-    "half a byte": ({"a": entry("F4", (3,), (0, 2))}, "tensor 'a' has 12 bits of float4_e2m1fn, which are no whole bytes"),
+    "half a byte": ({"a": entry("F4", (3,), (0, 2))}, "tensor 'a' has 12 bits of float4_e2m1fn, which are not whole bytes"),
     "offsets turned round": ({"a": entry(offsets=(24, 0))}, "expected 24 bytes for tensor 'a' of shape [2, 3] and type F32, got offsets 24 to 0"),
-    "three offsets": ({"a": entry(offsets=(0, 12, 24))}, "expected two offsets of tensor 'a' from 0 to 24, got [0, 12, 24]; the file was cut short, or its header is wrong: bring it again"),
-    "negative offsets": ({"a": entry(offsets=(-24, 0))}, "expected two offsets of tensor 'a' from 0 to 24, got [-24, 0]; the file was cut short, or its header is wrong: bring it again"),
-    "past the end": ({"a": entry(shape=(1 << 40,), offsets=(0, 1 << 42))}, f"expected two offsets of tensor 'a' from 0 to 24, got [0, {1 << 42}]; the file was cut short, or its header is wrong: bring it again"),
+    "three offsets": ({"a": entry(offsets=(0, 12, 24))}, "expected two offsets of tensor 'a' from 0 to 24, got [0, 12, 24]; the file was cut short, or its header is wrong: copy it again"),
+    "negative offsets": ({"a": entry(offsets=(-24, 0))}, "expected two offsets of tensor 'a' from 0 to 24, got [-24, 0]; the file was cut short, or its header is wrong: copy it again"),
+    "past the end": ({"a": entry(shape=(1 << 40,), offsets=(0, 1 << 42))}, f"expected two offsets of tensor 'a' from 0 to 24, got [0, {1 << 42}]; the file was cut short, or its header is wrong: copy it again"),
     "an overlap": ({"a": entry(shape=(4,), offsets=(0, 16)), "b": entry(shape=(4,), offsets=(8, 24))}, None),
     "a hole": ({"a": entry(shape=(2,), offsets=(0, 8)), "b": entry(shape=(2,), offsets=(16, 24))}, None),
     "a hole at the end": ({"a": entry(shape=(2,), offsets=(0, 8))}, None),
     "a hole at the begin": ({"a": entry(shape=(2,), offsets=(16, 24))}, None),
     "metadata that is no text": ({"__metadata__": {"a": 1}}, "expected texts by name in __metadata__, got something else"),
-    "a name that is no text": ({"\ud800": entry()}, "tensor '\\ud800' has a name that is no text; write it again"),
+    "a name that is no text": ({"\ud800": entry()}, "tensor '\\ud800' has a name that is not a text; write it again"),
 }  # fmt: skip
 ENDS = {
     "an unknown type": "F32, F16, BF16, F8_E4M3, ",
@@ -72,7 +72,7 @@ def test_a_header_length_of_2_to_the_63(tmp_path):
     for length, said in [
         (1 << 63, f"expected a header of at most 100000000 bytes, got a length of {1 << 63}"),
         (100_000_001, "expected a header of at most 100000000 bytes, got a length of 100000001"),
-        (99, "expected its header at bytes 8 to 107, got a file of 10 bytes; it was cut short, or its header is wrong: bring it again"),
+        (99, "expected its header at bytes 8 to 107, got a file of 10 bytes; it was cut short, or its header is wrong: copy it again"),
     ]:  # fmt: skip
         path.write_bytes(length.to_bytes(8, "little") + b"{}")
         with pytest.raises(SourceError) as caught:
@@ -83,7 +83,7 @@ def test_a_header_length_of_2_to_the_63(tmp_path):
         open_model(path)
     assert str(caught.value) == (
         f"{path}: expected the length of its header at bytes 0 to 8, got a file of 3 bytes; it was "
-        "cut short, or its header is wrong: bring it again"
+        "cut short, or its header is wrong: copy it again"
     )
 
 

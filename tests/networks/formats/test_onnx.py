@@ -128,9 +128,7 @@ def test_every_type_is_read_as_the_package_reads_it(number, raw, tmp_path):
 def test_texts_are_a_row_with_a_reason(tmp_path):
     made = helper.make_tensor("w", TensorProto.STRING, [1], [b"x"])
     tensor = open_model(saved(tmp_path, graph("g", [], [made])))["w"]
-    assert tensor.refusal == (
-        "it holds entries of type string, which are no numbers that are read here"
-    )
+    assert tensor.refusal == ("it holds entries of type string, which bigspec does not read")
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -227,13 +225,13 @@ def test_external_data_elsewhere_is_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"offset": 4}, "w.bin: expected tensor 'w' at bytes 4 to 52, got a file of 48 bytes; it was cut short, or its header is wrong: bring it again"),
-        ({"offset": -4}, "w.bin: expected tensor 'w' at bytes -4 to 44, got a file of 48 bytes; it was cut short, or its header is wrong: bring it again"),
-        ({"offset": 1 << 70}, f"w.bin: expected tensor 'w' at bytes {1 << 70} to {48 + (1 << 70)}, got a file of 48 bytes; it was cut short, or its header is wrong: bring it again"),
-        ({"offset": "9" * 4300}, "w.bin: expected tensor 'w' at bytes 2^14285 to 2^14285, got a file of 48 bytes; it was cut short, or its header is wrong: bring it again"),
+        ({"offset": 4}, "w.bin: expected tensor 'w' at bytes 4 to 52, got a file of 48 bytes; it was cut short, or its header is wrong: copy it again"),
+        ({"offset": -4}, "w.bin: expected tensor 'w' at bytes -4 to 44, got a file of 48 bytes; it was cut short, or its header is wrong: copy it again"),
+        ({"offset": 1 << 70}, f"w.bin: expected tensor 'w' at bytes {1 << 70} to {48 + (1 << 70)}, got a file of 48 bytes; it was cut short, or its header is wrong: copy it again"),
+        ({"offset": "9" * 4300}, "w.bin: expected tensor 'w' at bytes 2^14285 to 2^14285, got a file of 48 bytes; it was cut short, or its header is wrong: copy it again"),
         ({"length": 44}, "w.bin: expected 48 bytes for tensor 'w' of shape [3, 4] and type float32, got 44; export it again"),
         ({"offset": "x"}, "m.onnx: expected numbers as offset and length of tensor 'w', got 'x' and ''"),
-        ({"location": "no.bin"}, "m.onnx: the external data of tensor 'w', 'no.bin', is not there; bring it, to the folder of the file"),
+        ({"location": "no.bin"}, "m.onnx: the external data of tensor 'w', 'no.bin', is not there; copy it to the folder of the file"),
     ],
 )  # fmt: skip
 def test_external_data_that_lies(said, message, tmp_path):
@@ -280,7 +278,7 @@ def test_messages_that_are_none(tmp_path):
             open_model(path)
         assert str(caught.value) == (
             f"{path}: expected an ONNX model, got a file that cannot be read as one ({said}); it "
-            "was cut short or damaged: bring it again"
+            "was cut short or damaged: copy it again"
         )
     path.write_bytes(b"\x08\x07")
     with pytest.raises(SourceError, match="expected an ONNX model with a graph, got one without"):

@@ -208,7 +208,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_ran(protocol, tmp_p
         with pytest.raises(SourceError) as caught:
             open_model(tmp_path / file)
         assert str(caught.value) == (
-            f"{tmp_path}/{file}: its pickle names {module}.system, which is no part of a tensor; "
+            f"{tmp_path}/{file}: its pickle names {module}.system, which is not part of a tensor; "
             "nothing of it was run. Load it where you trust it, and save model.state_dict() "
             "alone, or safetensors"
         )
@@ -226,7 +226,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_ran(protocol, tmp_p
 )  # fmt: skip
 def test_every_other_name_is_refused_by_its_name(named, tmp_path):
     said = refused(tmp_path, name(*named) + b")R")
-    assert said.startswith(f"its pickle names {named[0]}.{named[1]}, which is no part of a tensor;")
+    assert said.startswith(
+        f"its pickle names {named[0]}.{named[1]}, which is not part of a tensor;"
+    )
     assert said == refused(tmp_path, text(named[0]) + text(named[1]) + b"\x93")
 
 
@@ -265,12 +267,12 @@ BROKEN += "another kind: save model.state_dict() again"
         (b"NNa", "TypeError: NoneType in the place of list"),
         (b"}(Nu", "ValueError: a key without a value"),
         (b"NN", "ValueError: 2 values at its end"),
-        (b"N)R", "TypeError: a call of what is no global"),
+        (b"N)R", "TypeError: a call of something that is not a global"),
         (b"NNb", "TypeError: a state for NoneType"),
         (name("torch", "Tensor") + b")R", "ValueError: a call of torch.Tensor"),
-        (several(text("x")) + b"Q", "ValueError: a persistent id that is no storage"),
+        (several(text("x")) + b"Q", "ValueError: a persistent id that is not a storage"),
         (storage(0, "Size", 24), "TypeError: a storage of no known type"),
-        (storage(0, "FloatStorage", -1), "ValueError: a length that is no whole number from 0 on"),
+        (storage(0, "FloatStorage", -1), "ValueError: a length that is not a whole number from 0 on"),
         (b"](" + STORED + storage(0, "LongStorage", 24) + b"e", "ValueError: two storages with the key '0'"),
         (rebuilt(b"N", (1,), (1,)), "TypeError: a tensor without a storage"),
         (rebuilt(storage(0, "UntypedStorage", 96), (1,), (1,)), "TypeError: a tensor of bytes that does not say its type"),
@@ -339,17 +341,17 @@ def test_a_key_that_takes_for_ever_to_hash_is_not_hashed(tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (rebuilt(STORED, (4, 7), (6, 1)), "tensor 'w' reaches entry 24 of a storage of 24; the file is damaged: bring it again"),
-        (rebuilt(STORED, (4, 6), (6, 1), 1), "tensor 'w' reaches entry 24 of a storage of 24; the file is damaged: bring it again"),
-        (rebuilt(STORED, (2, 2), (1 << 61, 1)), "tensor 'w' reaches entry 2305843009213693953 of a storage of 24; the file is damaged: bring it again"),
+        (rebuilt(STORED, (4, 7), (6, 1)), "tensor 'w' reaches entry 24 of a storage of 24; the file is damaged: copy it again"),
+        (rebuilt(STORED, (4, 6), (6, 1), 1), "tensor 'w' reaches entry 24 of a storage of 24; the file is damaged: copy it again"),
+        (rebuilt(STORED, (2, 2), (1 << 61, 1)), "tensor 'w' reaches entry 2305843009213693953 of a storage of 24; the file is damaged: copy it again"),
         (rebuilt(STORED, (1 << 40, 6), (0, 1)), "tensor 'w' of shape [1099511627776, 6] repeats the 24 numbers of its storage; save a copy of it, tensor.contiguous()"),
-        (rebuilt(STORED, (4, 6), (-6, 1)), "expected a stride from 0 on for each of 2 dimensions of tensor 'w', and a place in its storage, got strides [-6, 1] and offset 0; the file is damaged: bring it again"),
-        (rebuilt(STORED, (4, 6), (6,)), "expected a stride from 0 on for each of 2 dimensions of tensor 'w', and a place in its storage, got strides [6] and offset 0; the file is damaged: bring it again"),
-        (rebuilt(STORED, (4, 6), (6, 1), -1), "expected a stride from 0 on for each of 2 dimensions of tensor 'w', and a place in its storage, got strides [6, 1] and offset -1; the file is damaged: bring it again"),
+        (rebuilt(STORED, (4, 6), (-6, 1)), "expected a stride from 0 on for each of 2 dimensions of tensor 'w', and a place in its storage, got strides [-6, 1] and offset 0; the file is damaged: copy it again"),
+        (rebuilt(STORED, (4, 6), (6,)), "expected a stride from 0 on for each of 2 dimensions of tensor 'w', and a place in its storage, got strides [6] and offset 0; the file is damaged: copy it again"),
+        (rebuilt(STORED, (4, 6), (6, 1), -1), "expected a stride from 0 on for each of 2 dimensions of tensor 'w', and a place in its storage, got strides [6, 1] and offset -1; the file is damaged: copy it again"),
         (rebuilt(STORED, (-4, 6), (6, 1)), "expected a shape of whole lengths from 0 on, whose product fits 62 bits, for tensor 'w', got [-4, 6]"),
         (rebuilt(STORED, (1 << 40, 1 << 40), (6, 1)), "expected a shape of whole lengths from 0 on, whose product fits 62 bits, for tensor 'w', got [1099511627776, 1099511627776]"),
-        (tensor(1, A), "the record data/1 is not there; bring it again"),
-        (tensor(0, A.astype("f8")), "expected 192 bytes in the record data/0, got 96; the file is damaged: bring it again"),
+        (tensor(1, A), "the record data/1 is not there; copy it again"),
+        (tensor(0, A.astype("f8")), "expected 192 bytes in the record data/0, got 96; the file is damaged: copy it again"),
     ],
 )  # fmt: skip
 def test_a_tensor_that_does_not_fit(value, said, tmp_path):
@@ -360,8 +362,7 @@ def test_a_record_cut_short_and_a_packed_one(tmp_path):
     plain = under(rebuilt(STORED, (4, 6), (6, 1)))
     said = refused(tmp_path, plain, records={"0": A.tobytes()[:-1]})
     assert (
-        said
-        == "expected 96 bytes in the record data/0, got 95; the file is damaged: bring it again"
+        said == "expected 96 bytes in the record data/0, got 95; the file is damaged: copy it again"
     )
     said = refused(tmp_path, plain, packing=zipfile.ZIP_DEFLATED)
     assert said == (
@@ -422,9 +423,9 @@ def test_the_old_form_of_other_machines_and_its_lies(tmp_path):
     path = writers.torch_old(tmp_path / "m.pt", value, swapped, order=b"\x89")
     np.testing.assert_array_equal(open_model(path)["w"].read(), A)
     for records, said in [
-        ({"0": (23, A.tobytes())}, "expected 24 numbers in the storage '0', got 23; the file is damaged: bring it again"),
-        ({"1": (24, A.tobytes())}, "its list of storages has one that no tensor needs; bring it again"),
-        ({}, "the storage '0' is not in its list; bring it again"),
+        ({"0": (23, A.tobytes())}, "expected 24 numbers in the storage '0', got 23; the file is damaged: copy it again"),
+        ({"1": (24, A.tobytes())}, "its list of storages has one that no tensor needs; copy it again"),
+        ({}, "the storage '0' is not in its list; copy it again"),
     ]:  # fmt: skip
         path = writers.torch_old(tmp_path / "m.pt", value, records)
         with pytest.raises(SourceError) as caught:
@@ -437,7 +438,7 @@ def test_the_old_form_of_other_machines_and_its_lies(tmp_path):
         open_model(path)
     assert str(caught.value) == (
         f"{path}: expected the storage '0' at bytes {size - 96} to {size}, got a file of "
-        f"{size - 4} bytes; it was cut short, or its header is wrong: bring it again"
+        f"{size - 4} bytes; it was cut short, or its header is wrong: copy it again"
     )
 
 

@@ -94,7 +94,7 @@ def test_a_folder_without_an_index_is_all_its_shards(tmp_path):
     with pytest.raises(MissingSourceError) as caught:
         open_model(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: 1 of its 2 shards are missing: m-00001-of-00002.safetensors; bring them, too"
+        f"{tmp_path}: 1 of its 2 shards are missing: m-00001-of-00002.safetensors; copy them, too"
     )
 
 
@@ -106,7 +106,7 @@ def test_every_missing_shard_is_in_one_error(tmp_path):
     with pytest.raises(MissingSourceError) as caught:
         open_model(index)
     assert str(caught.value) == (
-        f"{index}: 2 of its 4 shards are missing: s1.safetensors, s3.safetensors; bring them, too"
+        f"{index}: 2 of its 4 shards are missing: s1.safetensors, s3.safetensors; copy them, too"
     )
 
 

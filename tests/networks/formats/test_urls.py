@@ -11,7 +11,7 @@ import pytest
 from bigspec import norm, open_matrix, scan
 from bigspec.errors import BigspecError, MissingSourceError, SourceError
 from bigspec.networks.formats import open_model
-from bigspec.sources.content import RemoteContent
+from bigspec.sources.file_bytes import RemoteContent
 from tests.networks.formats import writers
 
 A = np.arange(6000, dtype="f4").reshape(60, 100)

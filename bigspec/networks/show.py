@@ -9,9 +9,9 @@ from typing import Any
 
 from bigspec.checkpoint import describe, load_latest
 from bigspec.names import shown
+from bigspec.networks.checkpoint import check_scan
 from bigspec.networks.limits import Limits, rule
 from bigspec.networks.row import Row
-from bigspec.networks.saved import check_scan
 from bigspec.networks.state import SCAN_TYPES, ScanState
 from bigspec.networks.table import brief_text
 from bigspec.results.text import rounded_up

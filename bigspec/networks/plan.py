@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from bigspec.errors import ArgumentError
 from bigspec.names import shown
+from bigspec.networks.adapter_matrices import Hadamard
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product
 from bigspec.networks.fused import Split, fits
 from bigspec.networks.limits import Limits
-from bigspec.networks.made import Hadamard
 from bigspec.networks.norms import Asked
 from bigspec.networks.roles import entries_of
 from bigspec.networks.sharing import random_norms, share
@@ -19,7 +19,7 @@ from bigspec.networks.tensors import Model
 from bigspec.networks.work import Request, Task, shared
 from bigspec.results.text import counted
 
-__all__ = ["Choice", "Planned", "plan_scan", "tasks_of"]
+__all__ = ["Choice", "ScanPlan", "plan_scan", "tasks_of"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Choice:
     only, leave_out : tuple of str
         Patterns of names; without `only`, all.
     everything : bool
-        Also what is no matrix.
+        Also tensors that are not matrices.
     splits : tuple of Split
     """
 
@@ -54,7 +54,7 @@ def _matches(entry: Entry, patterns: Iterable[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Planned:
+class ScanPlan:
     """The rows of a scan.
 
     Attributes
@@ -84,7 +84,7 @@ class Planned:
         return share(failure_probability, self.norms)
 
 
-def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
+def plan_scan(model: Model, other: Model | None, choice: Choice) -> ScanPlan:
     """Choose the rows of a model, and pair them with those of another one.
 
     Raises
@@ -95,7 +95,7 @@ def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
     entries = _chosen(model, choice)
     _check_only(model, entries, choice)
     if other is None:
-        return Planned(tuple(entries), {}, norms=random_norms(entries, differences=False))
+        return ScanPlan(tuple(entries), {}, norms=random_norms(entries, differences=False))
     beside = {entry.name: entry for entry in _chosen(other, choice)}
     paired: list[Entry] = []
     others: dict[str, Form] = {}
@@ -115,7 +115,7 @@ def plan_scan(model: Model, other: Model | None, choice: Choice) -> Planned:
             f"has {shown(next(iter(beside)))}; rename them, or scan each model by itself"
         )
         raise ArgumentError(msg)
-    return Planned(
+    return ScanPlan(
         tuple(paired),
         others,
         tuple(name for name in names_of(entries) if name not in beside),
@@ -156,7 +156,7 @@ def _chosen(model: Model, choice: Choice) -> list[Entry]:
         wanted = "a row that the patterns choose" if patterns else "a matrix"
         msg = (
             f"{shown(model.name)}: expected {wanted}, got none among {counted(len(every), 'row')} "
-            f"({hidden} of them no matrix); look at all of them with --all"
+            f"({hidden} of them not matrices); look at all of them with --all"
         )
         raise ArgumentError(msg)
     names = set(names_of(entries))
@@ -195,7 +195,7 @@ def _axis(form: Form) -> int:
 
 
 def tasks_of(
-    planned: Planned, names: Sequence[str], asked: Asked, entropy: int, limits: Limits | None
+    planned: ScanPlan, names: Sequence[str], asked: Asked, entropy: int, limits: Limits | None
 ) -> list[Task]:
     """Return the tasks that make the rows of these names; rows of one tensor share a task."""
     wanted = set(names)

@@ -21,7 +21,7 @@ from bigspec.watch import Observer
 __all__ = ["Saver", "check_scan", "saver_of"]
 
 GRACE = 20.0  # seconds that an interrupt waits for the last save
-NAMED = 5  # of the tensors that differ, so many are named
+NAMED = 5  # how many of the tensors that differ are named
 
 
 class Saver:
@@ -56,7 +56,7 @@ class Saver:
     def add(self, row: Row) -> None:
         """Save a row that is done at once, in the background.
 
-        While a save is being written, the next one waits, and takes all rows until then along.
+        While one save is written, the next one waits, and collects the rows until then.
         """
         self.rows[row.name] = row
         if self.writer is not None:

@@ -79,9 +79,9 @@ class Content(ABC):
         """
         if start < 0 or length < 0 or start + length > self.size:
             msg = (
-                f"{self.name}: expected {what} at bytes {_told(start)} to "
-                f"{_told(start + length)}, got a file of {self.size} bytes; it was "
-                "cut short, or its header is wrong: bring it again"
+                f"{self.name}: expected {what} at bytes {_place_text(start)} to "
+                f"{_place_text(start + length)}, got a file of {self.size} bytes; it was "
+                "cut short, or its header is wrong: copy it again"
             )
             raise SourceError(msg)
 
@@ -198,7 +198,7 @@ class RemoteContent(Content):
 
     def __init__(self, store: FsspecStore | RemoteStore, path: str, name: str) -> None:
         self.store, self.path, self.name = store, path, shown(name)
-        said = _asked(lambda: sync(described_at(store, path)), self.name)
+        said = _ask(lambda: sync(described_at(store, path)), self.name)
         size = said.get("size")
         if said.get("type") == "directory":
             msg = f"{self.name}: expected a file, got a folder"
@@ -206,7 +206,7 @@ class RemoteContent(Content):
         if not isinstance(size, int):
             msg = f"{self.name}: its server does not say how long it is; copy it to a disk"
             raise SourceError(msg)
-        self.size, self.evidence, self._said = size, evidence_in(said), said
+        self.size, self.evidence, self._first = size, evidence_in(said), said
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (RemoteContent, (self.store, self.path, self.name))
@@ -228,7 +228,7 @@ class RemoteContent(Content):
             It is of another version of the file, by its own headers.
         """
         got, said = await part_at(self.store, self.path, start, length)
-        if is_other(said, self._said):
+        if is_other(said, self._first):
             msg = (
                 f"{self.name}: it was written again since it was opened; run again when nothing "
                 "writes to it"
@@ -237,11 +237,11 @@ class RemoteContent(Content):
         return got
 
     async def asked_again(self) -> str:
-        """Return the evidence of now, for a coroutine in zarr's event loop."""
+        """Return the evidence as it is now, for a coroutine in zarr's event loop."""
         return evidence_in(await described_at(self.store, self.path))
 
     def _range(self, start: int, length: int, what: str) -> Bytes:
-        got = _asked(lambda: sync(self.fetch(start, length)), self.name)
+        got = _ask(lambda: sync(self.fetch(start, length)), self.name)
         if len(got) != length:
             msg = (
                 f"{self.name}: expected {length} bytes of {what}, got {len(got)}; it changed, or "
@@ -252,7 +252,7 @@ class RemoteContent(Content):
 
 
 def remote_content(location: Location) -> RemoteContent | None:
-    """Return the file at a URL, or None if a folder is there, or names that begin with it."""
+    """Return the file at a URL; None if it is a folder, or only the beginning of longer names."""
     store = location.store
     if not isinstance(store, (FsspecStore, RemoteStore)) or location.path:
         return None
@@ -303,12 +303,12 @@ def _names_in(store: RemoteStore, name: str) -> list[str]:
         raise open_failure(error, name) from error
 
 
-def _told(place: int) -> str:
-    """Write a number, also one of thousands of digits, which Python refuses to write."""
+def _place_text(place: int) -> str:
+    """Write a number, even one of thousands of digits, which Python refuses to write."""
     return str(place) if place.bit_length() < 256 else f"2^{place.bit_length()}"
 
 
-def _asked(call: Any, name: str) -> Any:
+def _ask(call: Any, name: str) -> Any:
     try:
         return retries.with_retries(call)
     except FileNotFoundError as error:
@@ -363,7 +363,7 @@ class Reading:
         return self._block[begin : begin + count]
 
     def exactly(self, count: int) -> bytes:
-        """Return so many bytes; ValueError if the range ends before."""
+        """Return exactly `count` bytes; ValueError if the range ends before."""
         got = self.read(count)
         if len(got) != count:
             msg = f"{count} bytes wanted at byte {self.place - len(got)}, {len(got)} there"

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.composed import Composed, SparseSum, TermBlock, frobenius
+from bigspec.kernels.sums import Composed, SparseSum, TermBlock, frobenius
 from bigspec.matrices import Block, Grid, Matrix
 
 __all__ = ["ask_ahead", "common_grid", "join", "read_range"]

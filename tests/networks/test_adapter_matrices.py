@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bigspec import scan
+from bigspec.networks.adapter_matrices import Hadamard, dense_of, difference_of
 from bigspec.networks.forms import Kronecker
-from bigspec.networks.made import Hadamard, dense_of, difference_of
 from bigspec.networks.models import as_model
 
 
