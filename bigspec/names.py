@@ -11,7 +11,7 @@ import unicodedata
 from typing import Any
 from urllib.parse import unquote
 
-__all__ = ["NOWHERE", "bare", "escaped", "redacted", "shown"]
+__all__ = ["MARK", "NOWHERE", "bare", "escaped", "redacted", "shown"]
 
 MARK = "***"
 NOWHERE = "of unknown place"

@@ -151,8 +151,9 @@ def conv_norm(
     Returns
     -------
     Interval
-        Its `upper` bounds ``conv(kernel, shape, ...)`` for every shape and padding in the modes
-        ``"zeros"`` and, where the stride divides the image, ``"circular"``.
+        Its `upper` bounds ``conv(kernel, shape, ...)`` for every shape and padding in the mode
+        ``"zeros"``. In the mode ``"circular"`` it does where the stride divides the image and
+        each axis has at most ``image / stride`` outputs: with more padding, outputs repeat.
 
     Raises
     ------

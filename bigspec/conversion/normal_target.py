@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from bigspec.conversion.sinks import (
 from bigspec.conversion.work import Work, local_place
 from bigspec.errors import ArgumentError, UnsupportedTypeError
 from bigspec.matrices import Matrix
+from bigspec.names import shown
 from bigspec.passes import find_executor
 from bigspec.sources.packing import named_convention
 from bigspec.watch import Observer
@@ -33,6 +35,9 @@ __all__ = ["Destination"]
 OWN = {"encoding-type", "encoding-version", "shape", KEY}
 """Attributes of a sparse group that the new group has as well."""
 PARTS = {"data", "indices", "indptr"}
+METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+CHUNK = re.compile(r"(c|\d+)([./]\d+)*")
+"""Names of what an array has in its folder, besides its documents."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,12 @@ class Destination:
             msg = (
                 f"dst: expected another place than the source, got {os.fspath(dst)!r}; to replace "
                 "the source, say so: in_place=True (--in-place)"
+            )
+            raise ArgumentError(msg)
+        if source in path.parents and not _inside(src):
+            msg = (
+                f"dst: expected a place outside of the source, got {os.fspath(dst)!r}, which lies "
+                "in its folder; name one beside it"
             )
             raise ArgumentError(msg)
         if path.suffix.lower() != ".safetensors":
@@ -202,14 +213,15 @@ def _own_store(
             "leave one of them out"
         )
         raise ArgumentError(msg)
-    inside = isinstance(src, (str, os.PathLike)) and "::" in os.fspath(src)
     node: Any = None
-    if source is not None and source.is_dir() and not inside:
+    if source is not None and source.is_dir() and not _inside(src):
         try:
             node = zarr.open(source, mode="r")
         except (OSError, ValueError, KeyError, TypeError):
             node = None
     reason = _reason(node, matrix)
+    if source is not None and node is not None and not reason:
+        reason = _foreign(source, PARTS if isinstance(node, zarr.Group) else set())
     if source is None or reason:
         msg = (
             f"in_place: expected {reason or 'a path on this machine'}, got {matrix.name}; name "
@@ -218,6 +230,20 @@ def _own_store(
         raise ArgumentError(msg)
     attributes = dict(node.attrs) if isinstance(node, zarr.Array) else {}
     return source, attributes
+
+
+def _inside(src: Any) -> bool:
+    """Whether a text names something inside of a store."""
+    return isinstance(src, (str, os.PathLike)) and "::" in os.fspath(src)
+
+
+def _foreign(source: Path, parts: set[str]) -> str:
+    """Say that a folder has something that is not of its array or group; nothing if it has not."""
+    names = {path.name for path in source.iterdir()} - METADATA - parts
+    if not parts:
+        names = {name for name in names if not CHUNK.fullmatch(name)}
+    held = ", ".join(sorted(map(shown, names))[:3])
+    return f"a store with nothing else in its folder (not one beside {held})" if names else ""
 
 
 def _reason(node: Any, matrix: Matrix) -> str:

@@ -21,7 +21,13 @@ import zarr
 from bigspec.conversion.entries import MatrixStream, Position
 from bigspec.conversion.sinks import Sink
 from bigspec.conversion.work import Work
-from bigspec.errors import MatrixChangedError, MemoryLimitError, UnsupportedTypeError, format_bytes
+from bigspec.errors import (
+    ArgumentError,
+    MatrixChangedError,
+    MemoryLimitError,
+    UnsupportedTypeError,
+    format_bytes,
+)
 from bigspec.expressions.reading import read_range
 from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
@@ -36,6 +42,7 @@ Array = np.ndarray[Any, Any]
 KEY = "bigspec"  # of the attribute that says what was done
 BLOCK_BYTES = 32 << 20  # of one block in float64
 COPIES = 6  # of a block: as it was read, in float64, in the type that is stored, encoded
+LEAST = 1e-140  # of numbers whose squares, and sums of these, are far from under- and overflow
 SAME = 1e-6  # relative, of two Frobenius norms of the same matrix
 READ_BACK = 1 << 20
 
@@ -61,11 +68,40 @@ class Scaling:
     note: dict[str, Any] = field(repr=False)
 
     def apply(self, values: Array) -> tuple[Array, float]:
-        """Return the entries as they are stored, and the sum of their squares before that."""
+        """Return the entries as they are stored, and the sum of squares of `check` before that.
+
+        Raises
+        ------
+        ArgumentError
+            One is too large for the type.
+        """
         work: Array = values.astype(working_dtype(values.dtype))
-        work *= self.factor
-        parts = work.view(np.float64).reshape(-1)
-        return work.astype(self.dtype), float(parts @ parts)
+        with np.errstate(over="ignore"):
+            work *= self.factor
+            stored = work.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            msg = (
+                f"dtype: expected a type that holds every entry times {self.factor:.6g}, got "
+                f"{self.dtype}, whose largest number is {np.finfo(self.dtype).max:.4g}; give a "
+                "wider dtype, or another norm"
+            )
+            raise ArgumentError(msg)
+        return stored, self.squares(work)
+
+    @property
+    def unit(self) -> float:
+        """What entries are divided by before they are squared: 1, unless squares would overflow."""
+        wanted = self.factor * self.frobenius
+        if LEAST < wanted < 1 / LEAST:
+            return 1.0
+        return wanted if 0.0 < wanted < math.inf else self.factor
+
+    def squares(self, work: Array) -> float:
+        """Return the sum of squares of scaled entries, in units of `unit`."""
+        parts = work.reshape(-1).view(np.float64)
+        if self.unit != 1.0:
+            parts = parts / self.unit
+        return float(parts @ parts)
 
     def check(self, squares: float, name: str) -> None:
         """Compare the sum of the squares of all scaled entries with what the run has seen.
@@ -74,12 +110,11 @@ class Scaling:
         ------
         MatrixChangedError
         """
-        wanted = self.factor * self.frobenius
-        # What is below 1e-154 has no square; the factor brings the norm itself near `to`.
-        if not abs(math.sqrt(squares) - wanted) <= SAME * wanted + 1e-150:
+        found = math.sqrt(squares) * (self.unit / self.factor)
+        if not abs(found - self.frobenius) <= SAME * self.frobenius:
             msg = (
                 f"{name}: expected the matrix whose norm was computed, of Frobenius norm "
-                f"{self.frobenius:.9g}, got one of {math.sqrt(squares) / self.factor:.9g} while it "
+                f"{self.frobenius:.9g}, got one of {found:.9g} while it "
                 "was copied; it has changed in between. Run it again"
             )
             raise MatrixChangedError(msg)
@@ -106,7 +141,7 @@ class ScalingStream(MatrixStream):
         for start in range(0, data.shape[0], READ_BACK):
             values = np.asarray(data[start : start + READ_BACK])
             values = values.astype(working_dtype(values.dtype))
-            squares += float(np.vdot(values, values).real)
+            squares += self.scaling.squares(values)
         # Here the entries are rounded already.
         unit = float(np.finfo(self.scaling.dtype).eps)
         if unit < SAME:

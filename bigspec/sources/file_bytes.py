@@ -20,7 +20,7 @@ from zarr.storage import FsspecStore
 from bigspec.errors import MissingSourceError, SourceError
 from bigspec.names import shown
 from bigspec.sources import retries
-from bigspec.sources.file_parts import described_at, part_at
+from bigspec.sources.file_parts import described_at, evidence_in, is_other, part_at
 from bigspec.sources.locations import Location, open_failure
 from bigspec.sources.object_store import RemoteStore, file_names
 
@@ -206,7 +206,7 @@ class RemoteContent(Content):
         if not isinstance(size, int):
             msg = f"{self.name}: its server does not say how long it is; copy it to a disk"
             raise SourceError(msg)
-        self.size, self.evidence = size, _remote_evidence(said)
+        self.size, self.evidence, self._first = size, evidence_in(said), said
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (RemoteContent, (self.store, self.path, self.name))
@@ -220,15 +220,28 @@ class RemoteContent(Content):
         return RemoteContent(self.store, _beside(self.path, name), _beside(self.name, name))
 
     async def fetch(self, start: int, length: int) -> bytes:
-        """Fetch a range once, for a coroutine in zarr's event loop; nothing is checked."""
-        return await part_at(self.store, self.path, start, length)
+        """Fetch a range once, for a coroutine in zarr's event loop.
+
+        Raises
+        ------
+        SourceError
+            It is of another version of the file, by its own headers.
+        """
+        got, said = await part_at(self.store, self.path, start, length)
+        if is_other(said, self._first):
+            msg = (
+                f"{self.name}: it was written again since it was opened; run again when nothing "
+                "writes to it"
+            )
+            raise SourceError(msg)
+        return got
 
     async def asked_again(self) -> str:
         """Return the evidence as it is now, for a coroutine in zarr's event loop."""
-        return _remote_evidence(await described_at(self.store, self.path))
+        return evidence_in(await described_at(self.store, self.path))
 
     def _range(self, start: int, length: int, what: str) -> Bytes:
-        got = _ask(lambda: sync(part_at(self.store, self.path, start, length)), self.name)
+        got = _ask(lambda: sync(self.fetch(start, length)), self.name)
         if len(got) != length:
             msg = (
                 f"{self.name}: expected {length} bytes of {what}, got {len(got)}; it changed, or "
@@ -288,14 +301,6 @@ def _names_in(store: RemoteStore, name: str) -> list[str]:
         return []
     except Exception as error:
         raise open_failure(error, name) from error
-
-
-def _remote_evidence(said: dict[str, Any]) -> str:
-    """Return the evidence in what a file system says of a file."""
-    times = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
-    # Last-Modified counts only where there is no ETag, so that evidence in saved runs stays valid.
-    served = [said[key] for key in ("Last-Modified",) if said.get(key) and not said.get("ETag")]
-    return repr([said.get("size"), *(str(said.get(key)) for key in times), *served])
 
 
 def _place_text(place: int) -> str:

@@ -1,7 +1,8 @@
-"""Single files behind a URL, through either client: their lengths, and ranges of their bytes."""
+"""Files behind a URL, through either client: what tells a version, and ranges of their bytes."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bigspec.sources.object_store import RemoteStore
@@ -9,7 +10,10 @@ from bigspec.sources.object_store import RemoteStore
 if TYPE_CHECKING:
     from zarr.storage import FsspecStore
 
-__all__ = ["described_at", "part_at"]
+__all__ = ["described_at", "evidence_in", "is_other", "part_at"]
+
+NO_TIME = datetime.fromtimestamp(0, UTC)
+"""What obstore says of a response without a time."""
 
 
 async def described_at(store: FsspecStore | RemoteStore, path: str) -> dict[str, Any]:
@@ -22,8 +26,27 @@ async def described_at(store: FsspecStore | RemoteStore, path: str) -> dict[str,
     return told
 
 
-async def part_at(store: FsspecStore | RemoteStore, path: str, start: int, length: int) -> bytes:
-    """Return a range of a file."""
+async def part_at(
+    store: FsspecStore | RemoteStore, path: str, start: int, length: int
+) -> tuple[bytes, dict[str, Any]]:
+    """Return a range of a file, and what its store says of the file that it took it from."""
     if isinstance(store, RemoteStore):
         return await store.part(path, start, length)
-    return bytes(await store.fs._cat_file(path, start=start, end=start + length))
+    return bytes(await store.fs._cat_file(path, start=start, end=start + length)), {}
+
+
+def evidence_in(said: dict[str, Any]) -> str:
+    """Return the evidence in what a store says of a file."""
+    times = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+    # The last is of servers without ETag; without it the evidence stays as it was.
+    served = [said[key] for key in ("Last-Modified",) if said.get(key) and not said.get("ETag")]
+    return repr([said.get("size"), *(str(said.get(key)) for key in times), *served])
+
+
+def is_other(said: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether two descriptions are of two versions: by their tags, or else by their times."""
+    for key in ("ETag", "Last-Modified", "LastModified"):
+        one, other = said.get(key), before.get(key)
+        if one and other and NO_TIME not in (one, other):
+            return bool(one != other)
+    return False

@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from bigspec.errors import ArgumentError
+from bigspec.names import MARK
 from bigspec.sources.storage_options import Options
 
-__all__ = ["Settings", "settings_for"]
+__all__ = ["Settings", "settings_for", "unknown", "without_values"]
 
 NAMES: dict[str, dict[str, str]] = {
     "s3": {
@@ -48,6 +49,9 @@ PATIENCE = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15min"}
 """obstore by itself gives a request 30 s in all, which a large chunk over a slow link needs."""
 
 TOKEN, PROFILE = "token", "profile"
+
+S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+"""Where obstore looks for the address of a server of S3."""
 
 CHAIN = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
 """With one of these in the environment obstore finds its way."""
@@ -85,6 +89,10 @@ def settings_for(kind: str, url: str, options: Options) -> Settings:
         An option that has no counterpart.
     """
     made, left = Settings(), dict(options)
+    for name in ("client_kwargs", "client_options", "headers"):
+        if not isinstance(left.get(name) or {}, Mapping):
+            msg = f"storage_options: {name}: expected a mapping, got {type(left[name]).__name__}"
+            raise ArgumentError(msg)
     for name, value in dict(left.pop("client_kwargs", None) or {}).items():
         _client_argument(made, left, name, value)
     for name, value in dict(left.pop("client_options", None) or {}).items():
@@ -103,9 +111,25 @@ def settings_for(kind: str, url: str, options: Options) -> Settings:
             raise unknown(name)
         elif value is not None:
             made.config[NAMES[kind].get(name, name)] = _plain(value)
+    _check_endpoint(kind, made.config)
     if kind == "s3":
         made.provider = _amazon(made.config, profile)
     return made
+
+
+def _check_endpoint(kind: str, config: Options) -> None:
+    """Refuse the address of a server that is none: obstore's client would crash at each request."""
+    given = [("storage_options: endpoint_url", config.get(key)) for key in ("endpoint", "base_url")]
+    if kind == "s3" and not any(value is not None for _, value in given):
+        given = [(f"the environment: {name}", os.environ.get(name)) for name in S3_ENDPOINTS]
+    for name, value in given:
+        if value is None:
+            continue
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.netloc or " " in value:
+            got = "a text without http:// or https://" if value else "an empty text"
+            msg = f"{name}: expected the address of a server, https://HOST:PORT, got {got}"
+            raise ArgumentError(msg)
 
 
 def unknown(name: str, inside: str = "") -> ArgumentError:
@@ -114,6 +138,13 @@ def unknown(name: str, inside: str = "") -> ArgumentError:
         f"storage_options: {inside + name!r} is an option that obstore, the client of this URL, "
         "does not have. Leave it out, or open the store with fsspec and pass the zarr array"
     )
+
+
+def without_values(text: str, settings: Settings) -> str:
+    """Return what a client says of its settings, without their values."""
+    for value in (*settings.config.values(), *settings.client.values()):
+        text = text.replace(f'"{value}"', MARK)
+    return text
 
 
 def _plain(value: Any) -> Any:

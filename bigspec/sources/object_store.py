@@ -17,7 +17,7 @@ from zarr.storage import FsspecStore, ObjectStore
 from bigspec.errors import ArgumentError, SourceError
 from bigspec.names import shown
 from bigspec.sources import retries
-from bigspec.sources.object_options import Settings, settings_for, unknown
+from bigspec.sources.object_options import Settings, settings_for, unknown, without_values
 from bigspec.sources.storage_options import ALIASES, Options, options_for, protocol_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _opened(kind: str, url: str, options: Options, *, read_only: bool) -> Remote
         text = str(error)
         raise unknown(next((n for n in options if repr(n) in text), text[:80])) from error
     except (BaseError, TypeError, ValueError) as error:
-        cause = retries.cause_of(error)
+        cause = without_values(retries.cause_of(error), settings)
         if (name := cause.rpartition("Invalid key: ")[2].rstrip(".")) in settings.client:
             raise unknown(name) from error
         msg = (
@@ -357,31 +357,33 @@ class RemoteStore(ObjectStore[Any]):
 
         try:
             with os_errors():
-                meta = await obstore.head_async(self.store, key)
+                return self._version(await obstore.head_async(self.store, key))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        said = {"size": int(meta["size"]), "ETag": meta["e_tag"]}
-        changed = "Last-Modified" if self.kind == "http" else "LastModified"
-        return said | {changed: meta["last_modified"]}
 
-    async def part(self, key: str, start: int, length: int) -> bytes:
-        """Return a range of an object's bytes; nothing where the server sends no ranges."""
+    def _version(self, meta: Any) -> dict[str, Any]:
+        changed = "Last-Modified" if self.kind == "http" else "LastModified"
+        return {"size": int(meta["size"]), "ETag": meta["e_tag"], changed: meta["last_modified"]}
+
+    async def part(self, key: str, start: int, length: int) -> tuple[bytes, dict[str, Any]]:
+        """Return a range of an object, and what its response says of the object; or nothing."""
         import obstore
         from obstore.exceptions import NotSupportedError
 
+        stop = start + length
         if not self._loose:
             try:
                 with os_errors():
-                    got = obstore.get_range_async(self.store, key, start=start, length=length)
-                    return bytes(await got)
+                    got = await obstore.get_async(self.store, key, options={"range": (start, stop)})
+                    return bytes(await got.bytes_async()), self._version(got.meta)
             except NotSupportedError:
-                return b""
+                return b"", {}
             except OSError as error:
                 if not self._says_no_range(error):
                     raise
         pages = self._pages()
         path = f"{pages.path}/{key}" if key else pages.path
-        return bytes(await pages.fs._cat_file(path, start=start, end=start + length))
+        return bytes(await pages.fs._cat_file(path, start=start, end=stop)), {}
 
     def _says_no_range(self, error: OSError) -> bool:
         """Whether a server sent a part without saying which, which only fsspec accepts."""

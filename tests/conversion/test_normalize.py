@@ -353,3 +353,32 @@ def test_a_dask_array_is_computed_block_by_block(tmp_path):
     A = matrix()
     done = bigspec.normalize(da.from_array(A, chunks=(20, 7)), tmp_path / "B.zarr")
     np.testing.assert_allclose(entries(tmp_path / "B.zarr"), A * done.factor, rtol=1e-15)
+
+
+@pytest.mark.parametrize("to", [1e200, 1e308, 1e-200])
+@pytest.mark.parametrize("make", [np.asarray, sp.csr_array])
+def test_a_norm_whose_square_is_no_number_is_reached(make, to, tmp_path):
+    found = bigspec.normalize(make(matrix()), tmp_path / "B.zarr", to=to, seed=1)
+    with np.errstate(under="ignore"):
+        exact = norm(entries(tmp_path / "B.zarr") / to) * to
+    assert to * (1 - 1e-6) < found.lower <= exact * (1 + 1e-12) <= found.upper * (1 + 2e-12)
+
+
+@pytest.mark.parametrize(("to", "dtype"), [(1e39, "float32"), (1e6, "float16")])
+def test_an_entry_that_the_type_cannot_hold_is_refused(to, dtype, tmp_path):
+    with pytest.raises(ArgumentError, match=f"got {dtype}, whose largest number"):
+        bigspec.normalize(np.diag([1.0, 2.0, 3.0]), tmp_path / "B.zarr", to=to, dtype=dtype, seed=1)
+    assert not (tmp_path / "B.zarr").exists()
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_nothing_that_lies_in_the_folder_of_a_matrix_is_lost(form, tmp_path):
+    place = tmp_path / "A.zarr"
+    zarr.create_array(place, data=matrix(), chunks=(20, 30), zarr_format=form)
+    with pytest.raises(ArgumentError, match="dst: expected a place outside of the source"):
+        bigspec.normalize(place, place / "B.zarr")
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(ArgumentError, match=r"not one beside notes.txt"):
+        bigspec.normalize(place, in_place=True)
+    (place / "notes.txt").unlink()
+    assert bigspec.normalize(place, in_place=True, seed=1).upper <= 1

@@ -247,6 +247,29 @@ def test_an_option_that_the_client_does_not_have_is_named_without_its_value(
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"anon": SECRET}, r"as boolean"),
+        ({"timeout": SECRET}, r"as Duration"),
+        ({"client_kwargs": SECRET}, "client_kwargs: expected a mapping, got str"),
+        ({"headers": [SECRET]}, "headers: expected a mapping, got list"),
+        ({"endpoint_url": f"host {SECRET}"}, "endpoint_url: expected the address of a server"),
+        ({"endpoint_url": f"http:///{SECRET}"}, "endpoint_url: expected the address of a server"),
+    ],
+)
+def test_a_value_that_is_none_is_refused_and_not_shown(options: Any, said: str) -> None:
+    with pytest.raises((ArgumentError, SourceError), match=said) as caught:
+        bigspec.open_matrix("s3://b/x", storage_options=options)
+    assert SECRET not in str(caught.value)
+
+
+def test_an_empty_endpoint_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "")
+    with pytest.raises(ArgumentError, match=r"environment: AWS_ENDPOINT_URL: .*an empty text"):
+        bigspec.open_matrix("s3://b/x")
+
+
 def test_a_client_that_cannot_be_made() -> None:
     with pytest.raises(SourceError, match=r"client cannot be made \(.*Account must be specified"):
         bigspec.open_matrix("az://c/A.zarr")

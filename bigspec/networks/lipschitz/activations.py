@@ -29,6 +29,7 @@ from bigspec.networks.lipschitz.gates import (
 
 __all__ = ["ACTIVATIONS", "activation"]
 
+REAL = (int, float, np.integer, np.floating)
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
 TANH_BEND, SIGMOID_BEND = 0.7698003589195012, 0.0962250448649378  # 4 / 27^(1/2), 108^(-1/2)
 
@@ -73,11 +74,12 @@ def _leaky(name: str, alpha: float) -> Activation:
 
 
 def _prelu(alpha: Any = 0.25) -> Activation:
-    slopes = np.asarray(alpha, float)
-    if slopes.ndim > 1 or not slopes.size or not np.isfinite(slopes).all():
+    slopes = np.asarray(alpha)
+    real = slopes.dtype.kind in "iuf" and slopes.ndim <= 1 and slopes.size
+    if not real or not np.isfinite(slopes).all():
         msg = f"prelu: expected one finite slope below 0, or one a unit, got shape {slopes.shape}"
         raise ArgumentError(msg)
-    column = slopes.reshape(-1, 1)
+    column = slopes.astype(float).reshape(-1, 1)
     return Activation(
         "prelu",
         min(float(slopes.min()), 1.0),
@@ -85,6 +87,7 @@ def _prelu(alpha: Any = 0.25) -> Activation:
         lambda x: np.where(x > 0, x, column * x),
         lambda x: np.where(x > 0, 1.0, column + 0 * x),
         (0.0,),
+        inputs=len(column) if len(column) > 1 else None,
     )
 
 
@@ -93,9 +96,12 @@ def _abs() -> Activation:
 
 
 def _clip(low: Any = -1.0, high: Any = 1.0, name: str = "hardtanh") -> Activation:
-    low, high = (math.nan if end is None else float(end) for end in (low, high))
+    given = (low, high)
+    low, high = (float(end) if isinstance(end, REAL) else math.nan for end in given)
     if not low < high:
-        msg = f"{name}: expected two numbers, the lower one first, got {low!r} and {high!r}"
+        msg = (
+            f"{name}: expected two numbers, the lower one first, got {given[0]!r} and {given[1]!r}"
+        )
         raise ArgumentError(msg)
     kinks = tuple(end for end in (low, high) if math.isfinite(end))
     return Activation(

@@ -32,6 +32,8 @@ class Activation:
         Where the slope jumps.
     bend : float
         Most that the slope changes a unit, where there is no kink.
+    inputs : int or None
+        How many numbers it takes; None if any.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Activation:
     slope: Function
     kinks: tuple[Any, ...] = ()
     bend: float = 0.0
+    inputs: int | None = None
 
 
 def as_number(name: str, what: str, value: Any, *, positive: bool = False) -> float:

@@ -60,6 +60,11 @@ class Grouped(Step):
             raise ArgumentError(msg)
         self.inputs, self.outputs = inputs, self._outputs(inputs, size)
 
+    def fit_before(self, outputs: int) -> int:
+        """Learn how many numbers there are from how many it must give, and return that."""
+        self.fit(outputs)
+        return outputs
+
     def _outputs(self, inputs: int, size: int) -> int:
         return inputs
 
@@ -198,6 +203,12 @@ class Maxima(Grouped):
     """The largest number of each group: maxout."""
 
     low, high = -1.0, 1.0
+
+    def fit_before(self, outputs: int) -> int:
+        """Learn how many numbers there are from how many it must give, and return that."""
+        inputs = outputs * (self.size or 1)
+        self.fit(inputs)
+        return inputs
 
     def _outputs(self, inputs: int, size: int) -> int:
         return inputs // size

@@ -57,7 +57,15 @@ def _image(get: Mapping[str, Any], image: Image | None, label: str) -> Image:
             msg = f"{label}: expected input_shape, channels and positions, got none"
             raise ArgumentError(msg)
         return image
-    return tuple(int(extent) for extent in given)
+    listed = isinstance(given, (tuple, list, np.ndarray)) and len(given) >= 2
+    if not listed or not all(_whole(extent) and extent > 0 for extent in given):
+        msg = f"{label}: expected input_shape as channels and positions, got {given!r}"
+        raise ArgumentError(msg)
+    return tuple(map(int, given))
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def conv_layer(get: Mapping[str, Any], image: Image | None, label: str) -> Linear:
@@ -67,8 +75,12 @@ def conv_layer(get: Mapping[str, Any], image: Image | None, label: str) -> Linea
     ------
     ArgumentError
     """
-    kernel = np.asarray(needed(get, "kernel", label))
     rest = {key: get[key] for key in CONV[2:-1] if get.get(key) is not None}
+    try:
+        kernel = np.asarray(needed(get, "kernel", label))
+    except ValueError as error:  # lists of several lengths
+        msg = f"{label}: expected a kernel (out, in / groups, k..), got lists ({error})"
+        raise ArgumentError(msg) from error
     try:
         matrix = conv(kernel, _image(get, image, label), **rest)
     except ArgumentError as error:
@@ -89,9 +101,9 @@ def per_channel(values: Any, image: Image | None, label: str) -> Array | None:
 
 def _axes(get: Mapping[str, Any], key: str, d: int, default: Any, label: str) -> tuple[int, ...]:
     value = default if get.get(key) is None else get[key]
-    each = (value,) * d if isinstance(value, (int, np.integer)) else tuple(value)
+    each = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value,) * d
     least = 0 if key == "padding" else 1
-    if len(each) != d or any(isinstance(v, bool) or int(v) != v or v < least for v in each):
+    if len(each) != d or not all(_whole(v) and v >= least for v in each):
         msg = f"{label}: expected {key} as a whole number or {d} of them, got {value!r}"
         raise ArgumentError(msg)
     return tuple(int(v) for v in each)

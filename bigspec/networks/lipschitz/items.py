@@ -29,6 +29,7 @@ from bigspec.networks.lipschitz.parameters import (
     group_size,
     in_order,
     needed,
+    nonnegative,
     optional,
     parameters,
     vector,
@@ -229,9 +230,9 @@ def _batch_norm(get: Mapping[str, Any], label: str) -> Scaling:
     gamma = vector(needed(get, "gamma", label), f"{label}: gamma")
     n = len(gamma)
     variance = optional({"variance": needed(get, "variance", label)}, "variance", label, n)
-    epsilon = float(needed(get, "epsilon", label))
+    epsilon = nonnegative(needed(get, "epsilon", label), f"{label}: epsilon")
     assert variance is not None
-    if not (np.isfinite(epsilon) and epsilon >= 0 and (variance + epsilon > 0).all()):
+    if not (variance + epsilon > 0).all():
         msg = f"{label}: expected variances and epsilon whose sums are > 0, got others"
         raise ArgumentError(msg)
     weights = gamma / np.sqrt(variance + epsilon)

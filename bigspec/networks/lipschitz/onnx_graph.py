@@ -23,16 +23,21 @@ from bigspec.networks.lipschitz.onnx_layers import layer, scaled_by
 from bigspec.networks.lipschitz.onnx_patterns import pattern
 from bigspec.networks.lipschitz.onnx_values import (
     Flow,
+    Mark,
     Node,
     Unbounded,
     branches_of,
     constant,
     moved,
+    sizes_of,
 )
 from bigspec.networks.lipschitz.stack import Branches, Stack
 from bigspec.sources.file_bytes import LocalContent
 
 __all__ = ["read_onnx"]
+
+STANDARD = {"", "ai.onnx"}
+"""Domains of ONNX's own nodes."""
 
 
 def read_onnx(
@@ -101,7 +106,8 @@ class _Walk:
         if name not in inputs and name not in made:
             msg = f"{self.file}: begin: expected a value of the graph, got {name!r}"
             raise ArgumentError(msg)
-        sizes = list(shape) if shape is not None else self._said(inputs.get(name))
+        said = self._said(inputs.get(name))
+        sizes = list(shape) if shape is not None else said
         if sizes[:1] in ([0], [None]):
             sizes[0] = 1
         whole = all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes)
@@ -110,6 +116,15 @@ class _Walk:
             msg = (
                 f"{self.file}: input_shape: expected the sizes of {name!r} with a batch of 1 in "
                 f"front, such as 1,3,224,224, got {got}; give them"
+            )
+            raise ArgumentError(msg)
+        if said and (len(said) != len(sizes) or any(
+            there not in (None, 0, n) for there, n in zip(said[1:], sizes[1:], strict=True)
+        )):  # fmt: skip
+            fixed = "x".join(str(n or "?") for n in said)
+            msg = (
+                f"{self.file}: input_shape: expected sizes that fit those of the file, {fixed}, "
+                f"got {'x'.join(map(str, sizes))}; another size is another network"
             )
             raise ArgumentError(msg)
         self.input = Flow(tuple(int(n) for n in sizes))
@@ -182,14 +197,14 @@ class _Walk:
 
     def _node(self, proto: Any, number: int) -> None:
         label = shown(proto.name) or f"{proto.op_type}_{number}"
-        if proto.op_type == "Constant":
+        if proto.op_type == "Constant" and proto.domain in STANDARD:
             return  # a tensor of the file, by the name of its output
         if proto.output[0] in self.values:
             return
         inputs = tuple(self._value(name, proto) for name in proto.input)
         attributes = {a.name: _attribute(a) for a in proto.attribute}
         node = Node(proto.op_type, label, proto.domain, inputs, attributes, self.opset,
-                    tuple(map(shown, proto.input)))  # fmt: skip
+                    tuple(map(shown, proto.input)), sum(map(bool, proto.output)))  # fmt: skip
         try:
             made = _made(node, len(proto.output))
         except SourceError as error:
@@ -201,26 +216,28 @@ class _Walk:
 def _made(node: Node, count: int) -> Sequence[Any]:
     """Return what a node makes, by its outputs."""
     values = [value for value in node.inputs if isinstance(value, (Flow, Unbounded))]
+    if node.domain not in STANDARD:
+        return [layer(node)]  # which refuses it
     if not values:
         return [constant(node)]
     if node.op == "Shape":
-        return [np.asarray(values[0].shape, np.int64)]
+        return [sizes_of(node, values[0].shape)]
     first = next((value.error for value in values if isinstance(value, Unbounded)), None)
     if first is not None:
         return [pattern(node, first)]
     try:
         if node.op == "Split":
             return _split(node, count)
-        return [JOINS[node.op](node) if node.op in JOINS else layer(node)]
+        return [_joined(node) if node.op in JOINS else layer(node)]
     except SourceError as error:
         return [pattern(node, error)]
 
 
 def _attribute(attribute: Any) -> Any:
-    """Return the value of an attribute; of text, a text."""
-    if attribute.ints:
+    """Return the value of an attribute; of text, a text. An empty list is one of no numbers."""
+    if attribute.type == attribute.INTS or attribute.ints:
         return list(attribute.ints)
-    if attribute.floats:
+    if attribute.type == attribute.FLOATS or attribute.floats:
         return list(attribute.floats)
     if attribute.HasField("s"):
         return attribute.s.decode("latin-1")
@@ -228,7 +245,7 @@ def _attribute(attribute: Any) -> Any:
 
 
 def _join(
-    node: Node, kind: str, flows: Sequence[Flow], shape: tuple[int, ...], mark: tuple[Any, ...] = ()
+    node: Node, kind: str, flows: Sequence[Flow], shape: tuple[int, ...], mark: Mark = ()
 ) -> Flow:
     common, paths = branches_of(flows)
     stacks = []
@@ -321,6 +338,19 @@ def _split(node: Node, count: int) -> list[Flow]:
     return [
         moved(flow, part, node.name) for part in np.split(places, np.cumsum(each)[:-1], axis=axis)
     ]
+
+
+def _joined(node: Node) -> Flow:
+    if node.opset < 7 and node.get("axis") is not None and node.op != "Concat":
+        msg = (
+            "it is broadcast along an axis, as opsets before 7 had it, which is not understood; "
+            "convert the model with onnx.version_converter"
+        )
+        raise node.refuse(msg)
+    try:
+        return JOINS[node.op](node)
+    except (ValueError, IndexError, TypeError) as error:
+        raise node.unfit(error) from error
 
 
 JOINS = {

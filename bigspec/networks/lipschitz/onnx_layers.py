@@ -14,7 +14,7 @@ from bigspec.networks.lipschitz.activations import activation
 from bigspec.networks.lipschitz.grouped import Grouped, Normalised, Softmax
 from bigspec.networks.lipschitz.onnx_images import IMAGES, mean_along
 from bigspec.networks.lipschitz.onnx_shapes import SHAPES
-from bigspec.networks.lipschitz.onnx_values import Flow, Node, moved
+from bigspec.networks.lipschitz.onnx_values import Flow, Mark, Node, moved
 from bigspec.networks.lipschitz.refused import REFUSED_NODES
 from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling
 
@@ -32,7 +32,7 @@ def activated(node: Node, name: str, *parameters: Any) -> Flow:
 
 def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0) -> Flow:
     """Return ``weights * x + shift``, each broadcast to the shape of x; None for neither."""
-    mark: tuple[Any, ...] = ()
+    mark: Mark = ()
     parts = []
     for value, sign, neutral in ((weights, "*", 1.0), (shift, "+", 0.0)):
         array = np.asarray(neutral if value is None else value, float)
@@ -42,7 +42,7 @@ def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0
         if not np.isfinite(array).all():
             msg = "its constant has a NaN or an infinity"
             raise node.refuse(msg)
-        if array.size == 1 and value is not None:
+        if array.size == 1 and value is not None and (weights is None or shift is None):
             mark = (sign, float(array.reshape(-1)[0]), coarseness(value))
         parts.append(np.broadcast_to(array, flow.shape).reshape(-1).copy())
     bias = None if shift is None else parts[1]
@@ -100,7 +100,8 @@ def _multiplied(node: Node, W: Array, bias: Any, alpha: float) -> Flow:
 
 
 def _batch_norm(node: Node) -> Flow:
-    if node.get("training_mode", 0):
+    said = node.get("training_mode", 0) if node.opset >= 14 else node.outputs > 1
+    if said or (node.opset < 7 and not node.get("is_test", 0)):
         msg = "it is in training mode; export the model in eval mode"
         raise node.refuse(msg)
     parts = [np.asarray(node.array(k, "its numbers"), float) for k in range(1, 5)]
@@ -161,6 +162,8 @@ def _layer_norm(node: Node) -> Flow:
 def _prelu(node: Node) -> Flow:
     slopes = np.asarray(node.array(1, "slopes"), float)
     flow = node.flow
+    if node.opset < 7 and slopes.size > 1 and len(flow.shape) > 2:
+        slopes = slopes.reshape(-1, *[1] * (len(flow.shape) - 2))  # one a channel
     each = np.broadcast_to(slopes, flow.shape).reshape(-1)
     step = Elementwise(activation("prelu", each), node.name)
     return flow.then(flow.shape, step)
@@ -173,6 +176,14 @@ def _clip(node: Node) -> Flow:
 def limits(node: Node) -> tuple[float, float]:
     """Return the ends of a Clip."""
     return node.number(1, "min", -math.inf), node.number(2, "max", math.inf)
+
+
+def _selu(node: Node) -> Flow:
+    alpha, gamma = (1.67326319217681884765625, 1.05070102214813232421875)
+    if node.opset < 6:
+        alpha, gamma = (1.6732, 1.0507)
+    alpha, gamma = float(node.get("alpha", alpha)), float(node.get("gamma", gamma))
+    return scaled_by(node, activated(node, "elu", alpha), gamma, None)
 
 
 def _gelu(node: Node) -> Flow:
@@ -210,7 +221,7 @@ LAYERS: dict[str, Callable[[Node], Flow]] = {
     "RMSNormalization": _layer_norm,
     "ReduceMean": _reduce_mean,
     "Relu": _plain("relu"),
-    "Selu": _plain("selu"),
+    "Selu": _selu,
     "Sigmoid": _plain("sigmoid"),
     "Sin": _plain("sin"),
     "Softmax": _softmax,
@@ -246,5 +257,4 @@ def layer(node: Node) -> Flow:
             raise
         raise node.refuse(str(error)) from error
     except (ValueError, IndexError, TypeError) as error:
-        msg = f"its sizes do not fit ({error}); export the model again"
-        raise node.refuse(msg) from error
+        raise node.unfit(error) from error

@@ -12,13 +12,16 @@ import scipy.sparse as sp
 
 from bigspec.api.matrices import open_matrix
 from bigspec.errors import SourceError
+from bigspec.networks.formats.types import as_dtype
 from bigspec.networks.lipschitz.formulas import Formula
 from bigspec.networks.lipschitz.steps import Linear, Step
 
-__all__ = ["Flow", "Node", "Unbounded", "branches_of", "constant", "moved"]
+__all__ = ["Flow", "Mark", "Node", "Unbounded", "branches_of", "constant", "moved", "sizes_of"]
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+Mark = tuple[Any, ...]
+"""What a step is in a formula: a name or a sign, and its numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,21 +36,21 @@ class Flow:
         None for the input.
     steps : tuple of Step
         From the parent to here; numbers lie as ``reshape(-1)`` has them.
-    mark : tuple
-        What these steps are in a formula such as ``x * sigmoid(x)``: a name and its parameters.
+    mark : Mark
+        What these steps are in a formula such as ``x * sigmoid(x)``.
     """
 
     shape: Shape
     parent: Flow | None = field(default=None, repr=False)
     steps: tuple[Step, ...] = ()
-    mark: tuple[Any, ...] = ()
+    mark: Mark = ()
 
     @property
     def size(self) -> int:
         """How many numbers there are."""
         return math.prod(self.shape)
 
-    def then(self, shape: Sequence[int], *steps: Step, mark: tuple[Any, ...] = ()) -> Flow:
+    def then(self, shape: Sequence[int], *steps: Step, mark: Mark = ()) -> Flow:
         """Return what steps make of it."""
         return Flow(tuple(map(int, shape)), self, steps, mark)
 
@@ -122,6 +125,8 @@ class Node:
     opset : int
     names : tuple of str
         Of the inputs.
+    outputs : int
+        How many it has.
     """
 
     op: str
@@ -131,10 +136,15 @@ class Node:
     attributes: Mapping[str, Any]
     opset: int
     names: tuple[str, ...]
+    outputs: int = 1
 
     def refuse(self, reason: str) -> SourceError:
         """Return the error that names this node."""
         return SourceError(f"node {self.name!r} ({self.op}): {reason}")
+
+    def unfit(self, error: Exception) -> SourceError:
+        """Return the error of sizes that do not fit, from what NumPy said."""
+        return self.refuse(f"its sizes do not fit ({error}); export the model again")
 
     @property
     def flow(self) -> Flow:
@@ -163,6 +173,7 @@ class Node:
         """Return the axes that a mean is taken over; None where it is the value itself."""
         axes = self.array(1, "axes", needed=False)
         axes = self.get("axes") if axes is None else axes
+        axes = None if axes is not None and not np.size(axes) else axes
         if axes is None and self.get("noop_with_empty_axes", 0):
             return None
         given = range(rank) if axes is None else np.atleast_1d(axes)
@@ -202,7 +213,7 @@ def sliced(data: Array, starts: Any, ends: Any, axes: Any, steps: Any) -> Array:
 
 FOLDED: dict[str, Callable[[Node], Any]] = {
     "Add": lambda node: node.inputs[0] + node.inputs[1],
-    "Cast": lambda node: np.asarray(node.inputs[0]),
+    "Cast": lambda node: _cast(node),
     "Concat": lambda node: np.concatenate(
         [np.atleast_1d(v) for v in node.inputs], axis=node.get("axis", 0)
     ),
@@ -212,7 +223,7 @@ FOLDED: dict[str, Callable[[Node], Any]] = {
     "Mul": lambda node: node.inputs[0] * node.inputs[1],
     "Neg": lambda node: -node.inputs[0],
     "Reshape": lambda node: np.reshape(node.inputs[0], node.inputs[1].tolist()),
-    "Shape": lambda node: np.asarray(np.shape(node.inputs[0]), np.int64),
+    "Shape": lambda node: sizes_of(node, np.shape(node.inputs[0])),
     "Slice": _slice,
     "Sqrt": lambda node: np.sqrt(node.inputs[0]),
     "Squeeze": lambda node: np.squeeze(node.inputs[0], _axes(node)),
@@ -224,8 +235,40 @@ FOLDED: dict[str, Callable[[Node], Any]] = {
 
 
 def _quotient(first: Any, second: Any) -> Any:
-    whole = np.asarray(first).dtype.kind in "iu" and np.asarray(second).dtype.kind in "iu"
-    return first // second if whole else first / second
+    first, second = np.asarray(first), np.asarray(second)
+    if first.dtype.kind not in "iu" or second.dtype.kind not in "iu":
+        return first / second
+    if not second.all():
+        msg = "a division of whole numbers by 0"
+        raise ValueError(msg)
+    down, rest = np.divmod(first, second)
+    return down + ((rest != 0) & ((first < 0) != (second < 0)))  # ONNX cuts towards 0, as C does
+
+
+def sizes_of(node: Node, shape: Shape) -> Array:
+    """Return what a node Shape makes: all sizes, or those from `start` to `end`."""
+    return np.asarray(shape[node.get("start", 0) : node.get("end")], np.int64)
+
+
+def _cast(node: Node) -> Array:
+    """Return a constant in another type, with what that loses."""
+    values, wanted = np.asarray(node.inputs[0]), TYPES.get(node.get("to"))
+    if wanted is None:
+        msg = f"a cast to type {node.get('to')!r} of ONNX is not computed here"
+        raise TypeError(msg)
+    if "int" in wanted and not np.isfinite(values).all():
+        msg = "a cast of a NaN or an infinity to whole numbers"
+        raise ValueError(msg)
+    with np.errstate(over="ignore"):
+        made = values.astype(as_dtype(wanted, node.name))
+    return made.astype(np.float32) if wanted == "bfloat16" else made
+
+
+TYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
+    9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+}  # fmt: skip
+"""`TensorProto.DataType`, of constants that are cast."""
 
 
 def constant(node: Node) -> Any:

@@ -15,6 +15,7 @@ __all__ = [
     "group_size",
     "in_order",
     "needed",
+    "nonnegative",
     "optional",
     "parameters",
     "vector",
@@ -23,7 +24,7 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 
-ARRAYS = {"beta", "bias", "gamma", "kernel", "mean", "variance", "weights"}
+ARRAYS = {"alpha", "beta", "bias", "gamma", "kernel", "mean", "variance", "weights"}
 """Parameters that are arrays: in a file, the paths of some."""
 
 
@@ -56,6 +57,15 @@ def in_order(values: Any, names: tuple[str, ...], label: str) -> tuple[Any, ...]
         msg = f"{label}: expected {names[given.index(False)]} before {names[given.index(True)]}"
         raise ArgumentError(msg)
     return tuple(values[name] for name in names if name in values)
+
+
+def nonnegative(value: Any, what: str) -> float:
+    """Return a finite number from 0 on."""
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not (real and np.isfinite(value) and value >= 0):
+        msg = f"{what}: expected a finite number >= 0, got {value!r}"
+        raise ArgumentError(msg)
+    return float(value)
 
 
 def needed(get: Mapping[str, Any], key: str, label: str) -> Any:

@@ -62,10 +62,17 @@ class Stack:
         self.steps, self.label = tuple(steps), label
         self.inputs: int | None = None
         self.outputs: int | None = None
-        before = label
+        before, first = label, next((k for k, step in enumerate(self.steps) if step.inputs), 0)
+        needed = self.steps[first].inputs if self.steps else None
+        for step in reversed(self.steps[:first]):
+            if isinstance(step, Grouped) and needed is not None:
+                needed = step.fit_before(needed)
         for step in self.steps:
             if isinstance(step, Grouped) and self.outputs is not None:
                 step.fit(self.outputs)
+            if isinstance(step, Branches) and step.kind == "concat" and step.outputs is None:
+                msg = f"{step.label}: expected a branch with a matrix, got none that has one"
+                raise ArgumentError(msg)
             if step.inputs is not None:
                 if self.outputs is None:
                     self.inputs = step.inputs

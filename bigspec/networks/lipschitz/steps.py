@@ -297,6 +297,7 @@ class Elementwise(Step):
     def __init__(self, activation: Activation, label: str) -> None:
         self.activation, self.label = activation, label
         self.low, self.high = activation.low, activation.high
+        self.inputs = self.outputs = activation.inputs
 
     def forward(self, point: Point) -> tuple[Point, Local]:
         """Apply it; of a number within its error of a kink, the slope is unsure."""

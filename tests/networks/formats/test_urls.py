@@ -4,10 +4,11 @@ import functools
 import http.server
 import threading
 
+import h5py
 import numpy as np
 import pytest
 
-from bigspec import scan
+from bigspec import norm, open_matrix, scan
 from bigspec.errors import BigspecError, MissingSourceError, SourceError
 from bigspec.networks.formats import open_model
 from bigspec.sources.file_bytes import RemoteContent
@@ -38,7 +39,12 @@ def test_a_file_and_a_folder_of_an_object_store(bucket, tmp_path, endpoint):
 class Ranged(http.server.SimpleHTTPRequestHandler):
     """Serves files, and ranges of them where it is asked to."""
 
-    ranges = True
+    ranges, version = True, ""
+
+    def end_headers(self):
+        if self.version:
+            self.send_header("ETag", f'"{self.version}"')
+        super().end_headers()
 
     def do_GET(self):
         said = self.headers.get("Range")
@@ -88,6 +94,21 @@ def test_a_server_with_ranges_and_a_signed_address(served, tmp_path):
     with pytest.raises(BigspecError) as caught:
         open_model(f"{address}/none.safetensors?sig=hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+def test_every_range_says_which_version_it_is_of(served, tmp_path, monkeypatch):
+    pytest.importorskip("obstore")
+    monkeypatch.setattr(Ranged, "version", "first")
+    writers.write_safetensors(tmp_path / "m.safetensors", {"w": A})
+    with h5py.File(tmp_path / "A.h5", "w") as file:
+        file["A"] = A
+    address = served(ranges=True)
+    tensor, matrix = open_model(f"{address}/m.safetensors")["w"], open_matrix(f"{address}/A.h5")
+    np.testing.assert_array_equal(tensor.read(), A)
+    monkeypatch.setattr(Ranged, "version", "second")  # of the same length, within a second
+    for read in (tensor.read, lambda: norm(matrix)):
+        with pytest.raises(SourceError, match="written again since it was opened"):
+            read()
 
 
 @pytest.mark.parametrize("client", ["obstore", "fsspec"])

@@ -59,6 +59,18 @@ WRONG = {
     "layers = ['a.npy', {layer = 'scale', weights = 'none.npy'}]": "none.npy",
     "layers = ['a.npy', 3]": r"layers\[1\]",
     "layers = ['none.npy']": "none.npy",
+    "layers = ['a.npy', {layer = 'prelu', alpha = [0.1, 0.2]}]": "6 columns",
+    "layers = ['a.npy', {layer = 'prelu', alpha = [true]}]": "finite numbers",
+    "layers = ['a.npy', {layer = 'hardtanh', low = 'a', high = 1}]": "two numbers",
+    "layers = ['a.npy', {layer = 'batch_norm', gamma = 'gamma.npy', variance = 'gamma.npy', "
+    "epsilon = [1]}]": "epsilon",
+    "layers = [{layer = 'conv', kernel = 'a.npy', input_shape = 3}]": "channels and positions",
+    "layers = [{layer = 'conv', kernel = 'a.npy', input_shape = ['a', 3]}]": "positions",
+    "layers = [{layer = 'conv', kernel = [[[1, 2], [1]]], input_shape = [1, 4]}]": "a kernel",
+    "layers = [{layer = 'max_pool', size = 2.5, input_shape = [1, 4]}]": "size as a whole",
+    "layers = [{layer = 'max_pool', size = 2, input_shape = [4]}]": "channels and positions",
+    "layers = ['a.npy', {layer = 'concat', branches = [[], ['relu']]}, 'm.npz::c']": "a branch",
+    "layers = ['maxmin', 'a.npy']": "multiple of 2",
 }
 
 
@@ -123,3 +135,14 @@ def test_wrong_usage_and_missing_files_have_their_statuses(folder):
     result = run(folder / "wrong.toml")
     assert result.exit_code == 2
     assert "swish2" in result.stderr
+
+
+def test_a_path_of_slopes_and_maxima_before_the_first_matrix(folder):
+    np.save(folder / "slopes.npy", np.full(5, 0.5))
+    (folder / "slopes.toml").write_text(
+        "layers = [{layer = 'maxout', size = 3}, {layer = 'prelu', alpha = 'slopes.npy'}, 'a.npy']"
+    )
+    found = bigspec.lipschitz(folder / "slopes.toml", seed=1)
+    assert found.inputs == 15
+    norm = np.linalg.norm(A, 2)
+    assert norm / 2 <= found.lower <= found.upper <= norm * (1 + 1e-3)
