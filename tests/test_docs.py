@@ -149,6 +149,9 @@ def run_command(command, cwd):
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=cwd,
+        # As in a terminal of a reader. GNU readline sets it unseen by os.environ, and a test that
+        # sets and deletes it takes it from all later ones.
+        env=os.environ | {"COLUMNS": "80"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
