@@ -3,6 +3,7 @@
 python -P benchmarks/convolutions.py kernels               # random kernels
 python -P benchmarks/convolutions.py model M.onnx SHAPE    # each layer; 1,3,48,192 or x=1,8;y=1
 python -P benchmarks/convolutions.py dense M.onnx SHAPE [MOST]   # beside the dense SVD
+python -P benchmarks/convolutions.py table NAME=FILE ...   # of what `model` has printed to files
 
 Models of PyPI packages (silero-vad, magika, basic-pitch, rapidocr_onnxruntime) are unpacked by
 `pip download --no-deps` and `unzip`; nothing of them is kept here.
@@ -10,8 +11,11 @@ Models of PyPI packages (silero-vad, magika, basic-pitch, rapidocr_onnxruntime) 
 
 from __future__ import annotations
 
+import re
+import statistics
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
@@ -121,6 +125,32 @@ def circular(K, layer):
     )  # fmt: skip
 
 
+LINE = re.compile(
+    r".*torch +\S+ \( *(?P<torch>\S+)\).*\| (?P<width>\S+) +\d+ +(?P<seconds>\S+) s "
+    r"(?P<sure>certain|probable) \| black box (?P<box>\S+) +\d+ +(?P<box_seconds>\S+) s"
+)
+
+
+def table(*files):
+    """Print medians, and in brackets the extremes, of each model."""
+    print("| model | layers | torch's value of the norm | width | CPU | width, black box | CPU |")
+    print("|--|--|--|--|--|--|--|")
+    for file in files:
+        name, _, path = file.partition("=")
+        found = [LINE.match(line) for line in Path(path).read_text().splitlines()]
+        rows = [one.groupdict() for one in found if one]
+        sure = sum(row["sure"] == "certain" for row in rows)
+        least, most = (f(float(row["torch"]) for row in rows) for f in (min, max))
+        middle = statistics.median(float(row["torch"]) for row in rows)
+        cells = [name, f"{len(rows)}, {sure} certain", f"{middle:.2f} ({least:.2f} to {most:.2f})"]
+        for width, seconds in (("width", "seconds"), ("box", "box_seconds")):
+            for key, form, unit in ((width, ".0e", ""), (seconds, ".2f", " s")):
+                values = [float(row[key]) for row in rows]
+                middle, most = statistics.median(values), max(values)
+                cells.append(f"{middle:{form}} ({most:{form}}){unit}")
+        print(f"| {' | '.join(cells)} |")
+
+
 if __name__ == "__main__":
     part, *rest = sys.argv[1:] or ["kernels"]
-    {"kernels": kernels, "model": model, "dense": dense}[part](*rest)
+    {"kernels": kernels, "model": model, "dense": dense, "table": table}[part](*rest)

@@ -24,6 +24,8 @@ from .history.store import History
 from .matrices import Matrix
 from .networks.lipschitz.door import lipschitz
 from .networks.lipschitz.result import Lipschitz
+from .networks.normalized import NormalizedModel
+from .networks.normalizing import normalize_model
 from .networks.scan import scan
 from .networks.show import show
 from .results.estimate import Estimate
@@ -42,6 +44,7 @@ __all__ = [
     "Lipschitz",
     "Matrix",
     "Normalization",
+    "NormalizedModel",
     "PassRecord",
     "Plan",
     "Triplets",
@@ -56,6 +59,7 @@ __all__ = [
     "low_rank",
     "norm",
     "normalize",
+    "normalize_model",
     "open_matrix",
     "plan",
     "scaled",

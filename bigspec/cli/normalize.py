@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -81,6 +82,14 @@ class NormalizeFlags:
     is_flag=True,
     help="Replace SRC, a Zarr store of its own, once the new one is complete.",
 )
+@option(
+    RESULT,
+    "--only",
+    multiple=True,
+    metavar="GLOB",
+    help="Of a network in safetensors: the tensors to normalize; may be given several times. All "
+    "others are copied.",
+)
 @option(RESULT, "--overwrite", is_flag=True, help="Replace DST once the new one is complete.")
 @option(
     ACCURACY, "--seed", type=int, metavar="N", help="Seed of the random start (always recorded)."
@@ -95,6 +104,7 @@ def normalize_command(
     dtype: str | None,
     name: str,
     in_place: bool,
+    only: tuple[str, ...],
     overwrite: bool,
     seed: int | None,
     quiet: bool,
@@ -104,8 +114,20 @@ def normalize_command(
     DST.zarr becomes a Zarr array, or for a sparse SRC a group that AnnData reads as well;
     DST.safetensors a file with one tensor. The interval is stored beside the entries. DST appears
     once it is complete. After a command was killed, the same command continues where it stopped.
+
+    With --only, SRC is a network in safetensors, a file or a folder of shards, and so is DST.
     """
     source, accuracy, place = flags.source, flags.accuracy, flags.place
+    if only:
+        said = {
+            "--dtype": dtype, "--in-place": in_place, "--name": name != "weight",
+            "--raw": source.raw, "--fill": source.fill is not None, "--rows": source.rows,
+            "--block-size": accuracy.block_size, "a DST": destination is None,
+        }  # fmt: skip
+        _normalize_model(flags, destination, {
+            "only": only, "to": to, "by": by, "overwrite": overwrite, "seed": seed,
+        }, [flag for flag, given in said.items() if given], quiet=quiet)  # fmt: skip
+        return
     if in_place and (source.raw or source.fill is not None):
         msg = "in_place: expected the matrix as it lies there, got --raw or --fill; name a DST"
         raise ArgumentError(msg)
@@ -128,5 +150,31 @@ def normalize_command(
             memory_limit=place.memory_limit,
             missing_chunks=source.missing_chunks if in_place else "fill",
             progress=observer,
+        )
+    deliver(str(done), done.to_dict(), flags.json.json_file)
+
+
+def _normalize_model(
+    flags: NormalizeFlags,
+    destination: str | None,
+    own: dict[str, Any],
+    unfit: list[str],
+    *,
+    quiet: bool,
+) -> None:
+    """Normalize tensors of a network."""
+    if unfit or destination is None:
+        msg = f"--only: expected a DST, and none of the flags of a single matrix, got {unfit[0]}"
+        raise ArgumentError(msg.replace("got a DST", "got no DST"))
+    accuracy, place = flags.accuracy, flags.place
+    with terminable(), watched(quiet=quiet) as observer, cluster_of(place):
+        done = bigspec.normalize_model(
+            flags.source.source,
+            destination,
+            rtol=accuracy.rtol,
+            failure_probability=accuracy.failure_probability,
+            memory_limit=place.memory_limit,
+            progress=observer,
+            **own,
         )
     deliver(str(done), done.to_dict(), flags.json.json_file)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import ArgumentError, MemoryLimitError
 from bigspec.networks.forms import Part, Read
 from bigspec.networks.layer import Layer
@@ -23,14 +25,20 @@ Array = np.ndarray[Any, Any]
 
 
 def with_layers(row: Row, request: Request, read: Read, asked: Asked, limit: Limit) -> Row:
-    """Return the row with the largest norm of the layers that use its kernel."""
-    form = request.entry.form
+    """Return the row with the largest norm of the layers that use its kernel.
+
+    The difference of two layers is the layer of the difference of their kernels. Each entry of that
+    is rounded once, and a layer has at most the sum of the norms of its taps, which is at most
+    ``taps^(1/2)`` times the Frobenius norm of its kernel.
+    """
+    form, slack = request.entry.form, 0.0
     assert isinstance(form, Part)
-    kernel = np.asarray(read(form.tensor))
-    if form.first:  # (taps.., in, out) becomes (out, in, taps..)
-        kernel = np.moveaxis(kernel, (-1, -2), (0, 1))
-    if kernel.dtype.itemsize == 1 and kernel.dtype.kind not in "biu":
-        kernel = kernel.astype(np.float32)
+    kernel = _kernel(form, read)
+    if request.other is not None:
+        assert isinstance(request.other, Part)
+        kernel = kernel.astype(np.float64) - _kernel(request.other, read)
+        taps = math.prod(kernel.shape[2:])
+        slack = 2 * UNIT_ROUNDOFF * math.sqrt(taps) * float(np.linalg.norm(kernel.ravel()))
     found: list[tuple[Interval, str]] = []
     for layer in request.entry.layers:
         limit.check()
@@ -38,13 +46,23 @@ def with_layers(row: Row, request: Request, read: Read, asked: Asked, limit: Lim
             found.append(_norm(layer, kernel, request.entropy, asked, limit))
         except ArgumentError as error:  # a geometry that its own graph would refuse
             return replace(row, note="; ".join(filter(None, (row.note, f"as a layer: {error}"))))
-    lower = max(one.lower for one, _ in found)
+    lower = max(max(one.lower for one, _ in found) - slack, 0.0)
     upper, text = max((one.upper, text) for one, text in found)
+    upper += slack
     more = f", the largest of {len(found)} uses" if len(found) > 1 else ""
     certain = all(one.deterministic for one, _ in found)
     return replace(
         row, layer=text + more, layer_lower=lower, layer_upper=upper, layer_certain=certain
     )
+
+
+def _kernel(form: Part, read: Read) -> Array:
+    kernel = np.asarray(read(form.tensor))
+    if form.first:  # (taps.., in, out) becomes (out, in, taps..)
+        kernel = np.moveaxis(kernel, (-1, -2), (0, 1))
+    if kernel.dtype.itemsize == 1 and kernel.dtype.kind not in "biu":
+        kernel = kernel.astype(np.float32)
+    return kernel
 
 
 def _norm(

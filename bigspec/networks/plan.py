@@ -15,6 +15,7 @@ from bigspec.networks.limits import Limits
 from bigspec.networks.norms import Asked
 from bigspec.networks.roles import entries_of
 from bigspec.networks.sharing import random_norms, share
+from bigspec.networks.stale import joined
 from bigspec.networks.tensors import Model
 from bigspec.networks.work import Request, Task, shared
 from bigspec.results.text import counted
@@ -179,7 +180,11 @@ def _pair(entry: Entry, mate: Entry) -> tuple[Entry, Form | None]:
         refused = replace(entry, kind="refused", form=None, matrix=None, note=reason, tied_to="")
         return refused, None
     tied = entry.tied_to if entry.tied_to == mate.tied_to else ""
-    return replace(entry, tied_to=tied), mate.form
+    both = all(layer.known for layer in (*entry.layers, *mate.layers))
+    if entry.layers == mate.layers or not both:
+        return replace(entry, tied_to=tied), mate.form
+    note = joined(entry.note, "as a layer: the two networks use the kernel in different ways")
+    return replace(entry, tied_to=tied, layers=(), note=note), mate.form
 
 
 def _family(form: Form) -> str:

@@ -139,6 +139,8 @@ def scan(
     second = None if minus is None else as_model(minus, missing_chunks, storage)
     if input_shape is not None:
         first = with_shapes(first, model, input_shape)
+        if second is not None and second.format == "onnx":
+            second = with_shapes(second, minus, input_shape)
     return Scan(first, second, choice, options)
 
 

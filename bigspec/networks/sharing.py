@@ -30,8 +30,8 @@ BASE = 16
 def random_norms(entries: Iterable[Entry], *, differences: bool) -> int:
     """Return how many norms need a random start, by the shapes alone.
 
-    With `differences` each row has two: that of A - B and that of B. Without, a kernel has one for
-    each size of image on which its convolution is looked at.
+    With `differences` each row has two: that of A - B and that of B. A kernel has one more for each
+    size of image on which its convolution is looked at.
     """
     count = 0
     for entry in entries:
@@ -39,7 +39,7 @@ def random_norms(entries: Iterable[Entry], *, differences: bool) -> int:
         small |= isinstance(entry.form, Kronecker) and not differences
         if entry.runs and not small and entry.matrix and not takes_gram(entry.matrix):
             count += 2 if differences else 1
-        if not differences and entry.runs:
+        if entry.runs:
             count += sum(layer.sized for layer in entry.layers)
     return count
 

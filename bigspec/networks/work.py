@@ -213,6 +213,9 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
         row = replace(row, other_lower=base.interval.lower, other_upper=base.interval.upper)
     elif told.non_finite:
         row = replace(row, note=joined(row.note, f"{told.non_finite} entries of B are NaN or Inf"))
+    if entry.layers and norm is not None:
+        more = replace(asked, share=max(asked.share, memory_of(request)))
+        row = with_layers(row, request, read, more, limit)
     return row
 
 

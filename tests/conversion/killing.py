@@ -34,8 +34,9 @@ def serve():
 def run(at, source, destination, form):
     import zarr.storage._local as local_store
 
-    from bigspec import convert, normalize
+    from bigspec import convert, normalize, normalize_model
     from bigspec.conversion import running, scaling, work, writing
+    from bigspec.networks import normal_copy
     from bigspec.sources import matrix_market
 
     signal.alarm(SECONDS)
@@ -70,6 +71,9 @@ def run(at, source, destination, form):
         scaling.BLOCK_BYTES = 4000
         scaling.DenseCopy._copy = around(scaling.DenseCopy._copy)
         normalize(source, destination, seed=5)
+    elif form == "model":
+        normal_copy.SAVED = 1
+        normalize_model(source, destination, only="[abcd].weight", seed=5)
     else:
         convert(source, destination, format=form)
     Path(destination).with_suffix(".count").write_text(str(count))

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import zarr
 from click.testing import CliRunner
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 import bigspec
 from bigspec.cli import main
@@ -267,22 +268,26 @@ def test_a_matrix_that_changes_before_the_copy_is_not_written(form, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("form", ["zarr", "safetensors", "sparse"])
+@pytest.mark.parametrize("form", ["zarr", "safetensors", "sparse", "network"])
 def test_killed_again_and_again_it_goes_on_to_the_same_bytes(form, child, tmp_path):
     A, source = matrix("f4", (120, 60)), tmp_path / "A.zarr"
-    if form == "sparse":
+    command = "model" if form == "network" else "normalize"
+    if form == "network":
+        source = tmp_path / "A.safetensors"
+        save_file({"a.weight": A, "bias": A[0], "b.weight": A[:30]}, source)
+    elif form == "sparse":
         bigspec.convert(sp.csr_array(A), source)
     else:
         zarr.create_array(source, data=A, chunks=(30, 25))
-    ending = ".safetensors" if form == "safetensors" else ".zarr"
+    ending = ".safetensors" if form in ("safetensors", "network") else ".zarr"
     whole, place = tmp_path / f"whole{ending}", tmp_path / f"B{ending}"
-    assert child(0, source, whole, "normalize") == 0
+    assert child(0, source, whole, command) == 0
     count = int((tmp_path / "whole.count").read_text())
     for at in (1, 3, count // 3, count // 4, 6):
-        assert child(at, source, place, "normalize") == -signal.SIGKILL
+        assert child(at, source, place, command) == -signal.SIGKILL
         assert not place.exists()
-    assert child(0, source, place, "normalize") == 0
-    if form == "safetensors":
+    assert child(0, source, place, command) == 0
+    if place.is_file():
         assert place.read_bytes() == whole.read_bytes()
     else:
         assert contents(place) == contents(whole)

@@ -175,3 +175,27 @@ def test_a_checkpoint_belongs_to_a_size_of_image(tmp_path: Path) -> None:
     assert one["first"].layer_upper == again["first"].layer_upper
     with pytest.raises(ResumeError, match=r"input_shape was \[1, 3, 9, 9\], is \[1, 3, 12, 9\]"):
         bigspec.scan(path, input_shape=(1, 3, 12, 9), checkpoint=tmp_path / "run").run()
+
+
+def test_the_difference_of_two_layers_is_the_layer_of_the_difference(tmp_path: Path) -> None:
+    make = onnx.helper.make_node
+    other = {"first": FIRST + np.float32(0.01), "depthwise": 2 * DEPTHWISE, "up": UP, "same": SAME}
+    first = saved(tmp_path).rename(tmp_path / "a.onnx")
+    value, held = (
+        onnx.load(first),
+        {k: onnx.numpy_helper.from_array(v, k) for k, v in other.items()},
+    )
+    value.graph.ClearField("initializer")
+    value.graph.initializer.extend(held.values())
+    value.graph.node[2].CopyFrom(make("Conv", ["b", "depthwise"], ["c"], group=4, pads=[1] * 4))
+    onnx.save(value, tmp_path / "b.onnx")
+    found = bigspec.scan(first, minus=tmp_path / "b.onnx", input_shape=(1, 3, 11, 8), seed=1)
+    D = bigspec.conv(FIRST.astype(float) - other["first"], (3, 11, 8), stride=(2, 1),
+                     padding=((1, 1), (0, 2)))  # fmt: skip
+    norm = np.linalg.norm(D.apply(np.eye(D.shape[1])), 2)
+    row = found["first"]
+    assert row.layer_lower * (1 - 1e-13) <= norm <= row.layer_upper * (1 + 1e-13)
+    assert row.layer_upper <= row.layer_lower * 1.01
+    assert (found["up"].layer_lower, found["up"].layer_upper) == (0.0, 0.0)
+    assert found["depthwise"].layer == ""
+    assert "use the kernel in different ways" in found["depthwise"].note

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from bigspec.api.convolutions import conv
+from bigspec.api.matrices import open_within
 from bigspec.convolutions import Convolution
 from bigspec.errors import ArgumentError
 from bigspec.networks.lipschitz.parameters import needed, vector
@@ -32,6 +34,7 @@ __all__ = [
     "average_pool",
     "conv_layer",
     "image_after",
+    "inner_means",
     "per_channel",
     "pool_layer",
 ]
@@ -142,6 +145,22 @@ def average_pool(
     return Linear(matrix, label, weights=1)  # 1 / k is rounded
 
 
+def inner_means(
+    image: Image, size: Sequence[int], stride: Sequence[int], pads: Sequence[Any], label: str
+) -> tuple[Linear, Image]:
+    """Return means over the part of each window that lies in the image, and their shape."""
+    windows, shape = _windows(image, size, stride, pads, label)
+    inputs = math.prod(image)
+    rows, places = np.nonzero(windows < inputs)
+    counts = np.bincount(rows, minlength=len(windows))
+    if not counts.all():
+        msg = f"{label}: expected windows that reach into the image, got one of padding alone"
+        raise ArgumentError(msg)
+    entries = (1.0 / counts[rows], (rows, windows[rows, places]))
+    matrix = sp.csr_array(entries, shape=(len(windows), inputs))
+    return Linear(open_within(matrix, None), label, weights=1), shape
+
+
 class MaxPool(Step):
     """Maxima over windows of every channel.
 
@@ -164,20 +183,8 @@ class MaxPool(Step):
         label: str,
     ) -> None:
         self.label, self.image = label, image
-        starts = [
-            np.arange(-before, n + after - k + 1, s)
-            for n, k, s, (before, after) in zip(image[1:], size, stride, pads, strict=True)
-        ]
-        outs = tuple(len(start) for start in starts)
-        if not all(outs):
-            msg = f"{label}: expected windows that fit into {image[1:]}, got {tuple(size)}"
-            raise ArgumentError(msg)
-        self.output_shape: Image = (image[0], *outs)
+        self.windows, self.output_shape = _windows(image, size, stride, pads, label)
         self.inputs, self.outputs = math.prod(image), math.prod(self.output_shape)
-        if self.outputs * math.prod(size) > MOST_INDICES:
-            msg = f"{label}: expected at most {MOST_INDICES} places in all windows, got more"
-            raise ArgumentError(msg)
-        self.windows = _windows(image, starts, size)
         inside = self.windows[self.windows < self.inputs]
         overlap = int(np.bincount(inside, minlength=self.inputs).max())
         self.high = math.nextafter(math.sqrt(overlap), math.inf) if overlap > 1 else 1.0
@@ -198,8 +205,21 @@ class MaxPool(Step):
         return Point(y, self.high * point.error + EVALUATION * lengths(y)), local
 
 
-def _windows(image: Image, starts: Sequence[Array], size: Sequence[int]) -> Array:
-    """Return flat places (outputs, k); of padding, one past the last."""
+def _windows(
+    image: Image, size: Sequence[int], stride: Sequence[int], pads: Sequence[Any], label: str
+) -> tuple[Array, Image]:
+    """Return flat places (outputs, k), of padding one past the last; and the shape of outputs."""
+    starts = [
+        np.arange(-before, n + after - k + 1, s)
+        for n, k, s, (before, after) in zip(image[1:], size, stride, pads, strict=True)
+    ]
+    outs = tuple(len(start) for start in starts)
+    if not all(outs):
+        msg = f"{label}: expected windows that fit into {image[1:]}, got {tuple(size)}"
+        raise ArgumentError(msg)
+    if image[0] * math.prod(outs) * math.prod(size) > MOST_INDICES:
+        msg = f"{label}: expected at most {MOST_INDICES} places in all windows, got more"
+        raise ArgumentError(msg)
     positions = math.prod(image[1:])
     table = []
     for offset in itertools.product(*map(range, size)):
@@ -216,7 +236,7 @@ def _windows(image: Image, starts: Sequence[Array], size: Sequence[int]) -> Arra
     known = np.stack([inside for _, inside in table], axis=1)
     channels = np.arange(image[0])[:, None, None] * positions
     whole = np.where(known[None], places[None] + channels, image[0] * positions)
-    return whole.reshape(-1, whole.shape[-1])
+    return whole.reshape(-1, whole.shape[-1]), (image[0], *outs)
 
 
 @dataclass(frozen=True)

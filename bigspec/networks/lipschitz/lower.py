@@ -17,6 +17,7 @@ from scipy.sparse.linalg import LinearOperator
 from bigspec.api.norm import norm
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import ArgumentError
+from bigspec.networks.lipschitz.blocks import blocks_of, push_by_blocks, slopes_at
 from bigspec.networks.lipschitz.stack import Stack
 from bigspec.networks.lipschitz.steps import Local, Point, lengths
 
@@ -28,6 +29,8 @@ POINTS = 32
 STEPS = 8  # of power iteration, at all points at once
 FINE = 1e-4  # width of the run that finds the vector
 CHANCE = 1e-3  # its failure probability: nothing rests on it
+LOST = 1e-3  # share of a derivative that rounding may take before it is bounded block by block
+TRIED = 2  # points where that is done
 
 
 class LowerEnd:
@@ -43,7 +46,8 @@ class LowerEnd:
     right : ndarray (n,) or None
         Unit vector that the derivative there stretches by at least `lower`.
     rounding : float
-        Share of ``||J v||`` that covers rounding and slopes that are not sure.
+        Share of ``||J v||`` that covers rounding and slopes that are not sure; 0 where every
+        derivative is 0.
     points : int
     """
 
@@ -52,6 +56,16 @@ class LowerEnd:
         self.point: Array | None = None
         self.right: Array | None = None
         self.number: int | None = None
+
+    def found(self, number: int, points: Array, vector: Array, image: Point) -> None:
+        """Keep a point and a vector, of image `image` there, if they raise the lower end."""
+        lower = float(_certified(image, vector[:, None])[0])
+        if lower > self.lower:
+            self.lower, self.number = lower, number
+            self.point, self.right = points[:, number], vector
+            self.rounding = max(0.0, 1 - lower / float(lengths(image.x)[0]))
+        elif self.lower == 0.0 and not (image.x == 0.0).all():
+            self.rounding = 1.0
 
 
 def as_points(at: Any, inputs: int, seed: int) -> Array:
@@ -112,26 +126,46 @@ def lower_end(stack: Stack, points: Array, seed: int) -> LowerEnd:
     end = LowerEnd(p)
     if not p:
         return end
-    rng = np.random.default_rng(seed)
     with np.errstate(over="ignore", invalid="ignore"):
         _, locals_ = stack.forward(Point(points, np.zeros(p)))
-        v = rng.standard_normal((n, p))
-        for _ in range(STEPS):
-            v = _unit(_pulled(locals_, _unit(_pushed(locals_, v))))
-        tried = _certified(locals_, v)
+        v = _stretched(locals_, n, p, seed)
+        tried = _certified(_pushed(locals_, v), v)
         best = int(np.argmax(tried))
-        if not tried[best] >= 0.0:
-            return end
         here = [local.at(best) for local in locals_]
-        vectors = [v[:, best], _leading(here, v[:, best], seed)]
-        ends = _certified(here, np.stack(vectors, axis=1))
-    pick = int(np.argmax(ends))
-    end.lower = float(max(ends[pick], 0.0))
-    if end.lower > 0.0:
-        end.number, end.point, end.right = best, points[:, best], vectors[pick]
-        size = float(lengths(_pushed(here, vectors[pick][:, None]))[0])
-        end.rounding = max(0.0, 1 - end.lower / size) if size else 0.0
+        vectors = np.stack([v[:, best], _leading(here, v[:, best], seed)], axis=1)
+        images = _pushed(here, vectors)
+        ends = _certified(images, vectors)
+        pick = int(np.argmax(ends))
+        end.found(best, points, vectors[:, pick], Point(images.x[:, [pick]], images.error[[pick]]))
+        if end.lower == 0.0 or end.rounding > LOST:
+            _by_blocks(stack, points, seed, end)
     return end
+
+
+def _by_blocks(stack: Stack, points: Array, seed: int, end: LowerEnd) -> None:
+    """Raise a lower end that rounding has taken, where the layers are narrow enough."""
+    n, p = points.shape
+    blocks = blocks_of(stack, points[:, :1])
+    if not blocks:
+        return
+    locals_ = slopes_at(stack, points)
+    v = _stretched(locals_, n, p, seed)
+    sizes = lengths(_pushed(locals_, v).x)
+    for best in np.argsort(-sizes, kind="stable")[:TRIED].tolist():
+        x, vector = points[:, [best]], v[:, best]
+        before = end.lower
+        end.found(best, points, vector, push_by_blocks(blocks, x, vector[:, None]))
+        if end.lower > before:  # else nothing is sure there, and a better vector is no help
+            vector = _leading([local.at(best) for local in locals_], vector, seed)
+            end.found(best, points, vector, push_by_blocks(blocks, x, vector[:, None]))
+
+
+def _stretched(locals_: Sequence[Local], n: int, p: int, seed: int) -> Array:
+    """Return a vector for each point that its derivative stretches much."""
+    v = np.random.default_rng(seed).standard_normal((n, p))
+    for _ in range(STEPS):
+        v = _unit(_pulled(locals_, _unit(_pushed(locals_, v).x)))
+    return v
 
 
 def _unit(v: Array) -> Array:
@@ -139,11 +173,11 @@ def _unit(v: Array) -> Array:
     return np.asarray(v / np.where(sizes > 0, sizes, 1.0))
 
 
-def _pushed(locals_: Sequence[Local], v: Array) -> Array:
+def _pushed(locals_: Sequence[Local], v: Array) -> Point:
     point = Point(v, np.zeros(v.shape[1]))
     for local in locals_:
         point = local.push(point)
-    return point.x
+    return point
 
 
 def _pulled(locals_: Sequence[Local], u: Array) -> Array:
@@ -152,11 +186,8 @@ def _pulled(locals_: Sequence[Local], u: Array) -> Array:
     return u
 
 
-def _certified(locals_: Sequence[Local], v: Array) -> Array:
-    """Return lower ends of ``||J v|| / ||v||``; 0 where nothing is sure."""
-    point = Point(v, np.zeros(v.shape[1]))
-    for local in locals_:
-        point = local.push(point)
+def _certified(point: Point, v: Array) -> Array:
+    """Return lower ends of ``||J v|| / ||v||`` from ``J v``; 0 where nothing is sure."""
     slack = 1 + (len(point.x) + 8) * UNIT_ROUNDOFF
     stretched = lengths(point.x) / slack**2 - point.error * slack
     ends = stretched / np.maximum(lengths(v), np.finfo(float).tiny) * (1 - 8 * UNIT_ROUNDOFF)
@@ -165,10 +196,11 @@ def _certified(locals_: Sequence[Local], v: Array) -> Array:
 
 def _leading(locals_: Sequence[Local], start: Array, seed: int) -> Array:
     """Return a vector near the leading right one; `start` where none is found."""
-    m, n = len(_pushed(locals_, start[:, None])), len(start)
+    image, n = _pushed(locals_, start[:, None]).x, len(start)
+    m = len(image)
 
     def times(V: Array) -> Array:
-        return _pushed(locals_, V.reshape(n, -1).astype(float))
+        return _pushed(locals_, V.reshape(n, -1).astype(float)).x
 
     def adjoint(U: Array) -> Array:
         return _pulled(locals_, U.reshape(m, -1).astype(float))
@@ -176,7 +208,7 @@ def _leading(locals_: Sequence[Local], start: Array, seed: int) -> Array:
     J = LinearOperator(
         (m, n), matvec=times, rmatvec=adjoint, matmat=times, rmatmat=adjoint, dtype=np.float64
     )
-    if not np.any(times(start[:, None])):
+    if not np.any(image):
         return start
     est = norm(J, rtol=FINE, failure_probability=CHANCE, seed=seed, right=True)
     return start if est.right is None else np.asarray(est.right)

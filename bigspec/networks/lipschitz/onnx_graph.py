@@ -2,12 +2,11 @@
 
 Every value is known as steps after an earlier one. Where two of them meet (a residual, a
 concatenation), the newest value that both come from is their common input, and the ways from there
-are branches. ``x * sigmoid(x)`` and the like are known by the steps of one branch.
+are branches. ``x * sigmoid(x)`` and the like are in `onnx_patterns`.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,37 +18,22 @@ from bigspec.errors import ArgumentError, SourceError, needs
 from bigspec.names import shown
 from bigspec.networks.formats import open_model
 from bigspec.networks.formats.protobuf import without_numbers
-from bigspec.networks.lipschitz.activations import activation
 from bigspec.networks.lipschitz.folding import folded, one_matrix
 from bigspec.networks.lipschitz.onnx_layers import layer, scaled_by
+from bigspec.networks.lipschitz.onnx_patterns import pattern
 from bigspec.networks.lipschitz.onnx_values import (
     Flow,
-    Mark,
     Node,
+    Unbounded,
     branches_of,
     constant,
     moved,
     sizes_of,
 )
 from bigspec.networks.lipschitz.stack import Branches, Stack
-from bigspec.networks.lipschitz.steps import Elementwise
 from bigspec.sources.file_bytes import LocalContent
 
 __all__ = ["read_onnx"]
-
-SIXTH, ROOT = ("*", 1 / 6), ("*", math.sqrt(0.5))
-GATES: tuple[tuple[tuple[Mark, ...], str, float], ...] = (
-    ((("sigmoid",),), "silu", 1.0),
-    ((("*", 1.702), ("sigmoid",)), "quick_gelu", 1.0),
-    ((("softplus",), ("tanh",)), "mish", 1.0),
-    ((("hard_sigmoid", 1 / 6, 0.5),), "hard_swish", 1.0),
-    ((("+", 3.0), ("hardtanh", 0.0, 6.0)), "hard_swish", 6.0),
-    ((("+", 3.0), ("hardtanh", 0.0, 6.0), SIXTH), "hard_swish", 1.0),
-    ((ROOT, ("erf",), ("+", 1.0)), "gelu", 2.0),
-    ((ROOT, ("erf",), ("+", 1.0), ("*", 0.5)), "gelu", 1.0),
-)
-"""What a value is multiplied by, to be an activation of it, times a number."""
-SINGLE = 1.2e-7  # relative: numbers of a file are rounded to float32, a reciprocal of one twice
 
 
 def read_onnx(
@@ -164,6 +148,9 @@ class _Walk:
             if number in needed:
                 self._node(node, number)
         found = self.values.get(name)
+        if isinstance(found, Unbounded):
+            msg = f"{self.file}: {found.error}"
+            raise SourceError(msg)
         if not isinstance(found, Flow):
             msg = f"{self.file}: end: expected a value that depends on the input, got {name!r}"
             raise ArgumentError(msg)
@@ -215,27 +202,32 @@ class _Walk:
         attributes = {a.name: _attribute(a) for a in proto.attribute}
         node = Node(proto.op_type, label, proto.domain, inputs, attributes, self.opset,
                     tuple(map(shown, proto.input)), sum(map(bool, proto.output)))  # fmt: skip
-        flows = [value for value in inputs if isinstance(value, Flow)]
         try:
-            made: Any
-            if not standard:
-                made = layer(node)  # which refuses it
-            elif not flows:
-                made = constant(node)
-            elif proto.op_type == "Shape":
-                made = sizes_of(node, flows[0].shape)
-            elif proto.op_type == "Split":
-                for name, part in zip(proto.output, _split(node, len(proto.output)), strict=True):
-                    self.values[name] = part
-                return
-            elif proto.op_type in JOINS:
-                made = _joined(node)
-            else:
-                made = layer(node)
+            made = _made(node, len(proto.output))
         except SourceError as error:
             msg = f"{self.file}: {error}"
             raise SourceError(msg) from error
-        self.values[proto.output[0]] = made
+        self.values.update(zip(proto.output, made, strict=False))
+
+
+def _made(node: Node, count: int) -> Sequence[Any]:
+    """Return what a node makes, by its outputs."""
+    if node.domain not in ("", "ai.onnx"):
+        return [layer(node)]  # which refuses it
+    values = [value for value in node.inputs if isinstance(value, (Flow, Unbounded))]
+    if not values:
+        return [constant(node)]
+    if node.op == "Shape":
+        return [sizes_of(node, values[0].shape)]
+    first = next((value.error for value in values if isinstance(value, Unbounded)), None)
+    if first is not None:
+        return [pattern(node, first)]
+    try:
+        if node.op == "Split":
+            return _split(node, count)
+        return [_joined(node) if node.op in JOINS else layer(node)]
+    except SourceError as error:
+        return [pattern(node, error)]
 
 
 def _attribute(attribute: Any) -> Any:
@@ -249,19 +241,23 @@ def _attribute(attribute: Any) -> Any:
     return attribute.f if attribute.HasField("f") else attribute.i
 
 
-def _join(node: Node, kind: str, flows: Sequence[Flow], shape: tuple[int, ...]) -> Flow:
+def _join(
+    node: Node, kind: str, flows: Sequence[Flow], shape: tuple[int, ...], mark: tuple[Any, ...] = ()
+) -> Flow:
     common, paths = branches_of(flows)
     stacks = []
     for path in paths:
         steps = [step for flow in path for step in flow.steps]
         stacks.append(Stack(folded(steps), node.name))
     branches = Branches(kind, stacks, node.name, common.size)
-    return common.then(shape, one_matrix(branches) or branches)
+    return common.then(shape, one_matrix(branches) or branches, mark=mark)
 
 
 def _add(node: Node) -> Flow:
     first, second = node.inputs
     if isinstance(first, Flow) and isinstance(second, Flow):
+        if node.op == "Sub" and second.parent is first and second.mark[:1] == ("mean",):
+            return _centred(node, first, second)
         if first.shape != second.shape:
             msg = f"shapes {first.shape} and {second.shape} differ"
             raise node.refuse(msg)
@@ -271,8 +267,17 @@ def _add(node: Node) -> Flow:
     if isinstance(first, Flow):
         sign = -1.0 if node.op == "Sub" else 1.0
         return scaled_by(node, first, None, sign * np.asarray(second, float))
-    factor = -1.0 if node.op == "Sub" else None
-    return scaled_by(node, second, factor, first)
+    if node.op == "Sub":
+        second = scaled_by(node, second, -1.0, None)
+    return scaled_by(node, second, None, first)
+
+
+def _centred(node: Node, flow: Flow, mean: Flow) -> Flow:
+    """Return a value without its mean along some axes: a projection."""
+    places = np.arange(mean.size).reshape(mean.shape)
+    widened = moved(mean, np.broadcast_to(places, flow.shape), node.name)
+    negative = scaled_by(node, widened, -1.0, None)
+    return _join(node, "sum", [flow, negative], flow.shape, ("centred", *mean.mark[1:]))
 
 
 def _sum(node: Node) -> Flow:
@@ -289,34 +294,12 @@ def _multiply(node: Node) -> Flow:
         return scaled_by(node, first, second, None)
     if not isinstance(first, Flow):
         return scaled_by(node, second, first, None)
-    for one, gate in ((first, second), (second, first)):
-        common, (short, long) = branches_of([one, gate])
-        plain = [mark for flow in short for mark in flow.marks]
-        marks = tuple(mark for flow in long for mark in flow.marks)
-        whole = all(len(flow.marks) == len(flow.steps) for flow in (*short, *long))
-        scalar = all(mark[0] == "*" for mark in plain)
-        known = next((row[1:] for row in GATES if _alike(marks, row[0])), None)
-        if whole and scalar and known and one.shape == gate.shape == common.shape:
-            name, factor = known
-            factor *= math.prod(mark[1] for mark in plain)
-            step = Elementwise(activation(name), node.name)
-            made = common.then(common.shape, step, mark=(name,))
-            return made if factor == 1.0 else scaled_by(node, made, factor, None)
     msg = (
         "a product of two values that depend on the input grows like a square (GLU, attention, "
         "squeeze-and-excitation), so its slope has no bound; bound the parts before and after it, "
         "with begin and end"
     )
     raise node.refuse(msg)
-
-
-def _alike(marks: Sequence[Mark], pattern: Sequence[Mark]) -> bool:
-    """Whether marks are those of a pattern, but for the rounding of its numbers to float32."""
-    return len(marks) == len(pattern) and all(
-        len(one) == len(other) and one[0] == other[0]
-        and all(math.isclose(a, b, rel_tol=SINGLE) for a, b in zip(one[1:], other[1:], strict=True))
-        for one, other in zip(marks, pattern, strict=True)
-    )  # fmt: skip
 
 
 def _divide(node: Node) -> Flow:

@@ -7,22 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from bigspec.api.convolutions import conv
 from bigspec.api.matrices import open_within
 from bigspec.errors import BigspecError
 from bigspec.networks.lipschitz.activations import activation
-from bigspec.networks.lipschitz.grouped import Normalised, Softmax
-from bigspec.networks.lipschitz.images import MaxPool, average_pool
+from bigspec.networks.lipschitz.grouped import Grouped, Normalised, Softmax
+from bigspec.networks.lipschitz.onnx_images import IMAGES, mean_along
 from bigspec.networks.lipschitz.onnx_shapes import SHAPES
-from bigspec.networks.lipschitz.onnx_values import Flow, Mark, Node
+from bigspec.networks.lipschitz.onnx_values import Flow, Node, moved
+from bigspec.networks.lipschitz.refused import REFUSED_NODES
 from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling
 
-__all__ = ["LAYERS", "layer", "scaled_by"]
+__all__ = ["LAYERS", "coarseness", "layer", "limits", "normalised", "scaled_by"]
 
 Array = np.ndarray[Any, Any]
-AUTO = {"NOTSET", "", "VALID", "SAME_UPPER", "SAME_LOWER"}
 
 
 def activated(node: Node, name: str, *parameters: Any) -> Flow:
@@ -34,7 +32,7 @@ def activated(node: Node, name: str, *parameters: Any) -> Flow:
 
 def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0) -> Flow:
     """Return ``weights * x + shift``, each broadcast to the shape of x; None for neither."""
-    mark: Mark = ()
+    mark: tuple[Any, ...] = ()
     parts = []
     for value, sign, neutral in ((weights, "*", 1.0), (shift, "+", 0.0)):
         array = np.asarray(neutral if value is None else value, float)
@@ -44,12 +42,19 @@ def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0
         if not np.isfinite(array).all():
             msg = "its constant has a NaN or an infinity"
             raise node.refuse(msg)
-        if array.size == 1 and value is not None and (weights is None or shift is None):
-            mark = (sign, float(array.reshape(-1)[0]))
+        if array.size == 1 and value is not None:
+            mark = (sign, float(array.reshape(-1)[0]), coarseness(value))
         parts.append(np.broadcast_to(array, flow.shape).reshape(-1).copy())
     bias = None if shift is None else parts[1]
     step = Scaling(parts[0], node.name, bias, rounded=rounded)
-    return flow.then(flow.shape, step, mark=mark)
+    both = weights is not None and shift is not None
+    return flow.then(flow.shape, step, mark=() if both else mark)
+
+
+def coarseness(value: Any) -> float:
+    """Return how coarse the numbers are that a constant was rounded to; 0 of whole numbers."""
+    dtype = np.asarray(value).dtype
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
 
 
 def _gemm(node: Node) -> Flow:
@@ -94,57 +99,6 @@ def _multiplied(node: Node, W: Array, bias: Any, alpha: float) -> Flow:
     return flow.then(shape, Linear(matrix, node.names[1] or node.name, values))
 
 
-def _geometry(node: Node, size: tuple[int, ...]) -> tuple[list[int], list[int], list[Any]]:
-    """Return strides, dilations, and pads before and after for each axis."""
-    d = len(size)
-    strides, dilations = (list(node.get(key, [1] * d)) for key in ("strides", "dilations"))
-    pads = list(node.get("pads", [0] * 2 * d))
-    auto = node.get("auto_pad", "NOTSET")
-    if auto not in AUTO:
-        msg = f"auto_pad {auto!r} is not understood"
-        raise node.refuse(msg)
-    if auto.startswith("SAME"):
-        extra = [
-            max((-(-n // s) - 1) * s + (k - 1) * w + 1 - n, 0)
-            for n, s, k, w in zip(node.flow.shape[2:], strides, size, dilations, strict=True)
-        ]
-        small, large = [e // 2 for e in extra], [e - e // 2 for e in extra]
-        pads = [*small, *large] if auto == "SAME_UPPER" else [*large, *small]
-    if node.get("ceil_mode", 0):
-        msg = "ceil_mode is not understood; export with windows that fit"
-        raise node.refuse(msg)
-    return strides, dilations, list(zip(pads[:d], pads[d:], strict=True))
-
-
-def _conv(node: Node) -> Flow:
-    flow, K = _images(node), np.asarray(node.array(1, "a kernel"))
-    transposed = node.op == "ConvTranspose"
-    strides, dilations, pads = _geometry(node, K.shape[2:])
-    extra: dict[str, Any] = {}
-    if transposed:
-        if node.get("output_shape") is not None or node.get("auto_pad", "NOTSET") != "NOTSET":
-            msg = "output_shape and auto_pad are not understood; export with pads"
-            raise node.refuse(msg)
-        extra = {"transposed": True}
-        if node.get("output_padding") is not None:
-            extra["output_padding"] = list(node.get("output_padding"))
-    matrix = conv(K, flow.shape[1:], stride=strides, padding=pads, dilation=dilations,
-                  groups=node.get("group", 1), **extra)  # fmt: skip
-    bias = node.array(2, "a bias", needed=False)
-    positions = math.prod(matrix.output_shape[1:])
-    values = None if bias is None else np.repeat(np.asarray(bias, float), positions)
-    layer = Linear(matrix, node.names[1] or node.name, values)
-    return flow.then((1, *matrix.output_shape), layer)
-
-
-def _images(node: Node) -> Flow:
-    """Return the input, which must be one image: a transposition may have moved the batch."""
-    if len(node.flow.shape) < 3 or node.flow.shape[0] != 1:
-        msg = f"expected one image, (1, channels, positions..), got a shape {node.flow.shape}"
-        raise node.refuse(msg)
-    return node.flow
-
-
 def _batch_norm(node: Node) -> Flow:
     said = node.get("training_mode", 0) if node.opset >= 14 else node.outputs > 1
     if said or (node.opset < 7 and not node.get("is_test", 0)):
@@ -160,61 +114,39 @@ def _batch_norm(node: Node) -> Flow:
     return scaled_by(node, flow, weights[None], (beta - weights * mean)[None], rounded=1)
 
 
-def _pool(node: Node) -> Flow:
-    flow, size = _images(node), tuple(node.get("kernel_shape"))
-    strides, dilations, pads = _geometry(node, size)
-    if any(v != 1 for v in dilations):
-        msg = "dilation of windows is not understood"
-        raise node.refuse(msg)
-    if node.op == "AveragePool":
-        if any(map(any, pads)) and not node.get("count_include_pad", 0):
-            msg = "means that leave padding out are not understood"
-            raise node.refuse(msg)
-        means = average_pool(flow.shape[1:], size, tuple(strides), pads, node.name)
-        shape = means.matrix.output_shape  # type: ignore[attr-defined]
-        return flow.then((1, *shape), means)
-    step = MaxPool(flow.shape[1:], size, strides, pads, node.name)
-    return flow.then((1, *step.output_shape), step)
-
-
-def _global_pool(node: Node) -> Flow:
-    flow = _images(node) if node.op == "GlobalMaxPool" else node.flow
-    size = flow.shape[2:]
-    if node.op == "GlobalMaxPool":
-        step = MaxPool(flow.shape[1:], size, size, [(0, 0)] * len(size), node.name)
-        return flow.then((1, *step.output_shape), step)
-    return _mean(node, tuple(range(2, len(flow.shape))), keep=True)
-
-
 def _reduce_mean(node: Node) -> Flow:
-    axes = node.array(1, "axes", needed=False)
-    axes = node.get("axes") if axes is None else axes
     flow = node.flow
-    axes = None if axes is not None and not np.size(axes) else axes
-    if axes is None and node.get("noop_with_empty_axes", 0):
+    axes = node.axes(len(flow.shape))
+    if axes is None:
         return flow.then(flow.shape)
-    given = range(len(flow.shape)) if axes is None else [int(a) for a in np.atleast_1d(axes)]
-    return _mean(node, tuple(given), keep=bool(node.get("keepdims", 1)))
-
-
-def _mean(node: Node, axes: tuple[int, ...], *, keep: bool) -> Flow:
-    flow = node.flow
-    axes = tuple(axis % len(flow.shape) for axis in axes)
-    count = math.prod(flow.shape[axis] for axis in axes)
-    kept = tuple(1 if k in axes else n for k, n in enumerate(flow.shape))
-    rows = np.broadcast_to(np.arange(math.prod(kept)).reshape(kept), flow.shape).reshape(-1)
-    entries = (np.full(flow.size, 1.0 / count), (rows, np.arange(flow.size)))
-    matrix = sp.csr_array(entries, shape=(math.prod(kept), flow.size))
-    shape = kept if keep else tuple(n for k, n in enumerate(flow.shape) if k not in axes)
-    return flow.then(shape, Linear(open_within(matrix, None), node.name, weights=1))
+    return mean_along(node, axes, keep=bool(node.get("keepdims", 1)))
 
 
 def _softmax(node: Node) -> Flow:
     flow, axis = node.flow, node.get("axis", -1 if node.opset >= 13 else 1)
-    if axis % len(flow.shape) != len(flow.shape) - 1:
-        msg = "softmax along another axis than the last is not understood"
-        raise node.refuse(msg)
-    return flow.then(flow.shape, Softmax(node.name, flow.shape[-1]))
+    axes: tuple[int, ...] = (axis % len(flow.shape),)
+    if node.opset < 13:  # then the value is a matrix whose rows end it
+        axes = tuple(range(axes[0], len(flow.shape)))
+    return _grouped(node, flow, axes, lambda size: Softmax(node.name, size))
+
+
+def _grouped(node: Node, flow: Flow, axes: tuple[int, ...], make: Callable[[int], Grouped]) -> Flow:
+    """Return a value after a step on groups of numbers that lie along some axes."""
+    order = (*(k for k in range(len(flow.shape)) if k not in axes), *axes)
+    turned = moved(flow, np.transpose(np.arange(flow.size).reshape(flow.shape), order), node.name)
+    step = make(math.prod(flow.shape[axis] for axis in axes))
+    made = turned.then(turned.shape, step)
+    places = np.arange(flow.size).reshape(turned.shape)
+    return moved(made, np.transpose(places, np.argsort(order)), node.name)
+
+
+def normalised(
+    node: Node, flow: Flow, axes: tuple[int, ...], epsilon: float, *, centred: bool
+) -> Flow:
+    """Return a value over the root of its mean square along some axes, maybe centred before."""
+    return _grouped(
+        node, flow, axes, lambda size: Normalised(node.name, size, epsilon, centred=centred)
+    )
 
 
 def _layer_norm(node: Node) -> Flow:
@@ -238,12 +170,12 @@ def _prelu(node: Node) -> Flow:
 
 
 def _clip(node: Node) -> Flow:
-    ends = [node.array(k, "a limit", needed=False) for k in (1, 2)]
-    low, high = (
-        node.get(key, default) if end is None else float(np.asarray(end).reshape(-1)[0])
-        for end, key, default in zip(ends, ("min", "max"), (-math.inf, math.inf), strict=True)
-    )
-    return activated(node, "hardtanh", low, high)
+    return activated(node, "hardtanh", *limits(node))
+
+
+def limits(node: Node) -> tuple[float, float]:
+    """Return the ends of a Clip."""
+    return node.number(1, "min", -math.inf), node.number(2, "max", math.inf)
 
 
 def _selu(node: Node) -> Flow:
@@ -267,27 +199,22 @@ def _plain(name: str, **defaults: float) -> Callable[[Node], Flow]:
 
 
 LAYERS: dict[str, Callable[[Node], Flow]] = {
+    **IMAGES,
     **SHAPES,
     "Abs": _plain("abs"),
     "Atan": _plain("arctan"),
-    "AveragePool": _pool,
     "BatchNormalization": _batch_norm,
     "Celu": _plain("celu", alpha=1.0),
     "Clip": _clip,
-    "Conv": _conv,
-    "ConvTranspose": _conv,
     "Elu": _plain("elu", alpha=1.0),
     "Erf": _plain("erf"),
     "Gelu": _gelu,
     "Gemm": _gemm,
-    "GlobalAveragePool": _global_pool,
-    "GlobalMaxPool": _global_pool,
     "HardSigmoid": _plain("hard_sigmoid", alpha=0.2, beta=0.5),
     "HardSwish": _plain("hard_swish"),
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _plain("leaky_relu", alpha=0.01),
     "MatMul": _matmul,
-    "MaxPool": _pool,
     "Mish": _plain("mish"),
     "Neg": lambda node: scaled_by(node, node.flow, -1.0, None),
     "PRelu": _prelu,
@@ -314,6 +241,8 @@ def layer(node: Node) -> Flow:
         It is not understood, or its numbers do not fit; names the node and its type.
     """
     make = LAYERS.get(node.op) if node.domain in ("", "ai.onnx") else None
+    if node.op in REFUSED_NODES:
+        raise node.refuse(REFUSED_NODES[node.op])
     if make is None:
         known = ", ".join(sorted(LAYERS))
         msg = (

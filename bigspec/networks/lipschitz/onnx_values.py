@@ -13,14 +13,13 @@ import scipy.sparse as sp
 from bigspec.api.matrices import open_matrix
 from bigspec.errors import SourceError
 from bigspec.networks.formats.types import as_dtype
+from bigspec.networks.lipschitz.formulas import Formula
 from bigspec.networks.lipschitz.steps import Linear, Step
 
-__all__ = ["Flow", "Mark", "Node", "branches_of", "constant", "moved", "sizes_of"]
+__all__ = ["Flow", "Node", "Unbounded", "branches_of", "constant", "moved", "sizes_of"]
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
-Mark = tuple[Any, ...]
-"""What a step is to a pattern such as ``x * sigmoid(x)``: a name or a sign, and its numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,23 +34,23 @@ class Flow:
         None for the input.
     steps : tuple of Step
         From the parent to here; numbers lie as ``reshape(-1)`` has them.
-    marks : tuple of Mark
-        Of these steps, where they have any.
+    mark : tuple
+        What these steps are in a formula such as ``x * sigmoid(x)``: a name and its parameters.
     """
 
     shape: Shape
     parent: Flow | None = field(default=None, repr=False)
     steps: tuple[Step, ...] = ()
-    marks: tuple[Mark, ...] = ()
+    mark: tuple[Any, ...] = ()
 
     @property
     def size(self) -> int:
         """How many numbers there are."""
         return math.prod(self.shape)
 
-    def then(self, shape: Sequence[int], *steps: Step, mark: Mark = ()) -> Flow:
+    def then(self, shape: Sequence[int], *steps: Step, mark: tuple[Any, ...] = ()) -> Flow:
         """Return what steps make of it."""
-        return Flow(tuple(map(int, shape)), self, steps, (mark,) if mark else ())
+        return Flow(tuple(map(int, shape)), self, steps, mark)
 
     def line(self) -> list[Flow]:
         """Return this value and all that it was made of, the newest first."""
@@ -61,6 +60,26 @@ class Flow:
             if flow.parent is None:
                 return found
             flow = flow.parent
+
+
+@dataclass(frozen=True, eq=False)
+class Unbounded:
+    """A value without a bound on its slope so far.
+
+    Attributes
+    ----------
+    base : Flow
+        What the formula is of.
+    formula : Formula
+    shape : tuple of int
+    error : SourceError
+        About the first node without a bound.
+    """
+
+    base: Flow
+    formula: Formula
+    shape: Shape
+    error: SourceError
 
 
 def branches_of(values: Sequence[Flow]) -> tuple[Flow, list[list[Flow]]]:
@@ -133,14 +152,38 @@ class Node:
             raise self.refuse(msg)
         return self.inputs[0]
 
+    @property
+    def image(self) -> Flow:
+        """Its first input, which must be one image: a transposition may have moved the batch."""
+        if len(self.flow.shape) < 3 or self.flow.shape[0] != 1:
+            msg = f"expected one image, (1, channels, positions..), got a shape {self.flow.shape}"
+            raise self.refuse(msg)
+        return self.flow
+
     def array(self, place: int, what: str, *, needed: bool = True) -> Any:
         """Return an input that must be a constant."""
         value = self.inputs[place] if place < len(self.inputs) else None
-        if isinstance(value, Flow) or (value is None and needed):
+        if isinstance(value, (Flow, Unbounded)) or (value is None and needed):
             got = "nothing" if value is None else "a value that depends on the input"
             msg = f"expected {what} as a constant, got {got}"
             raise self.refuse(msg)
         return value
+
+    def number(self, place: int, key: str, default: float) -> float:
+        """Return one number that is an input, or an attribute in older files."""
+        value = self.array(place, f"{key} as a number", needed=False)
+        value = self.get(key, default) if value is None else np.asarray(value).reshape(-1)[0]
+        return float(value)
+
+    def axes(self, rank: int) -> tuple[int, ...] | None:
+        """Return the axes that a mean is taken over; None where it is the value itself."""
+        axes = self.array(1, "axes", needed=False)
+        axes = self.get("axes") if axes is None else axes
+        axes = None if axes is not None and not np.size(axes) else axes
+        if axes is None and self.get("noop_with_empty_axes", 0):
+            return None
+        given = range(rank) if axes is None else np.atleast_1d(axes)
+        return tuple(sorted(int(axis) % rank for axis in given))
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return an attribute."""

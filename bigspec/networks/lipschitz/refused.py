@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bigspec.errors import ArgumentError
 
-__all__ = ["REFUSED", "refuse"]
+__all__ = ["REFUSED", "REFUSED_NODES", "refuse"]
 
 DISCONTINUOUS = "it jumps, so no multiple of the distance of two inputs bounds that of the outputs"
 
@@ -31,6 +31,23 @@ REFUSED = {
     "group: give ('layer_norm', {'epsilon': .., 'size': numbers in a group}), ('scale', weights)",
 }
 """Names, and the reasons."""
+
+RECURRENT = (
+    "a recurrence applies its matrices once a step and multiplies its state by gates that depend "
+    "on the input, so how far it stretches depends on the length of the sequence and the size of "
+    "the state. What its weights do tell: the norm of each gate's matrix, which bigspec scan gives "
+    "row by row. Bound the parts before and after it, with begin and end"
+)
+BY_ITSELF = (
+    "by itself its slope has no bound, and it is no part of a layer norm, an RMS norm, or of gelu, "
+    "silu, mish or hard swish with their constants; bound the parts before and after it, with "
+    "begin and end"
+)
+REFUSED_NODES = {
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), RECURRENT),
+    **dict.fromkeys(("Exp", "Log", "Pow", "Reciprocal", "Sqrt"), BY_ITSELF),
+}
+"""Types of ONNX nodes, and the reasons."""
 
 ALIASES = {
     "relu2": "squared_relu",

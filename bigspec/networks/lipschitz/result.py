@@ -55,7 +55,8 @@ class Lipschitz:
     point_number : int or None
         Which of them is `point`.
     rounding : float
-        Share of the derivative's norm that covers rounding and slopes that are not sure.
+        Share of the derivative's norm that covers rounding and slopes that are not sure: 1 where
+        none is sure, 0 where every derivative is 0.
     layers : tuple of str
         The steps of the stack, the first one first.
     inputs, outputs : int

@@ -52,8 +52,13 @@ def headline(found: Lipschitz) -> str:
 
 
 def _facts(found: Lipschitz) -> list[tuple[str, str]]:
-    if found.point_number is None:
-        below = f"no derivative is sure at {counted(found.points, 'point')}"
+    at = counted(found.points, "point")
+    if not found.points:
+        below = "no point was tried"
+    elif found.point_number is None and found.rounding:
+        below = f"rounding may be all of the derivative at {at}: give the layers of a part"
+    elif found.point_number is None:
+        below = f"the derivative is 0 at {at}: give points of your data (at, --at data.npy)"
     else:
         of = f"point {found.point_number} of {found.points}"
         below = f"derivative at {of}; rounding takes {rounded_up(found.rounding)}"

@@ -27,7 +27,7 @@ from bigspec.api.scores import adjoint_product, scores
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.errors import UnsupportedTypeError
 from bigspec.matrices import Matrix
-from bigspec.networks.lipschitz.activations import Activation
+from bigspec.networks.lipschitz.functions import Activation
 
 __all__ = [
     "EVALUATION",

@@ -321,3 +321,64 @@ def test_an_operator_of_ones_own_is_scaled_by_a_factor_beside_it():
 def test_a_wrong_argument_is_named(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         bigspec.lipschitz([A, "relu", B], **arguments)
+
+
+def test_the_lower_end_of_a_deep_stack_is_what_exact_slopes_give():
+    """The product of norms is 1e13 times the derivative; the slopes are those in long double."""
+    rng = np.random.default_rng(0)
+    layers = [rng.standard_normal((24, 24)) * np.sqrt(2 / 24) for _ in range(36)]
+    stack = [part for W in layers for part in (W, "relu")][:-1]
+    found = bigspec.lipschitz(stack, seed=1, rescale=False, window=1, rtol=0.1, at=4)
+    assert found.upper > 1e13 * found.lower > 0
+    x, J = found.point.astype(np.longdouble), np.eye(24, dtype=np.longdouble)
+    for k, W in enumerate(layers):
+        x, J = W.astype(np.longdouble) @ x, W.astype(np.longdouble) @ J
+        if k + 1 < len(layers):
+            J[x < 0] = 0
+            x[x < 0] = 0
+    assert found.lower <= np.linalg.norm(J @ found.right) <= found.lower * 1.01
+    assert found.lower == pytest.approx(np.linalg.norm(J.astype(float), 2), rel=1e-2)
+
+
+def test_a_lower_end_of_zero_says_why():
+    W = np.eye(3)
+    flat = bigspec.lipschitz([(W, [-50.0] * 3), "relu", W], seed=1)
+    assert flat.lower == flat.rounding == 0.0
+    assert "the derivative is 0 at 32 points: give points of your data" in flat.summary()
+    found = bigspec.lipschitz([(W, [-50.0] * 3), "relu", W], at=np.full((1, 3), 60.0), seed=1)
+    assert found.lower == pytest.approx(1.0)
+    unsure = bigspec.lipschitz([W, "relu", W], at=np.zeros((1, 3)), seed=1)
+    assert (unsure.lower, unsure.rounding) == (0.0, 1.0)
+    assert "rounding may be all of the derivative at 1 point" in unsure.summary()
+    assert "no point was tried" in bigspec.lipschitz([W, "relu", W], at=0, seed=1).summary()
+
+
+@pytest.mark.parametrize("between", ["gelu", "relu", ("layer_norm", 0.1), "residual"], ids=str)
+def test_errors_by_blocks_cover_the_exact_derivative(between, monkeypatch):
+    """Against the bounds layer by layer, which are computed in another way."""
+    from bigspec.api.scores import scores
+    from bigspec.networks.lipschitz import blocks
+    from bigspec.networks.lipschitz.items import as_stack
+    from bigspec.networks.lipschitz.steps import Point
+
+    monkeypatch.setattr(blocks, "GROWTH", 8.0)
+    rng = np.random.default_rng(3)
+    layers = []
+    for _ in range(9):
+        W = rng.standard_normal((12, 12)) / 3
+        layers += [("residual", [W, "tanh", W])] if between == "residual" else [W, between]
+    stack = as_stack([*layers, np.eye(12)], None)
+    for step in stack.every:
+        if hasattr(step, "matrix"):
+            A = scores(step.matrix, np.eye(12))
+            step.size, step.frobenius = np.linalg.norm(A, 2) * (1 + 1e-14), np.linalg.norm(A)
+    x, v = rng.standard_normal((2, 12, 1))
+    found = blocks.push_by_blocks(blocks.blocks_of(stack, x), x, v)
+    _, locals_ = stack.forward(Point(x, np.zeros(1)))
+    plain = Point(v, np.zeros(1))
+    for local in locals_:
+        plain = local.push(plain)
+    distance = np.linalg.norm(found.x - plain.x)
+    assert distance <= found.error[0] + plain.error[0]
+    assert found.error[0] <= plain.error[0]
+    assert len(blocks.blocks_of(stack, x)) > 2
