@@ -23,6 +23,7 @@ from bigspec.networks.lipschitz.onnx_layers import layer, scaled_by
 from bigspec.networks.lipschitz.onnx_patterns import pattern
 from bigspec.networks.lipschitz.onnx_values import (
     Flow,
+    Mark,
     Node,
     Unbounded,
     branches_of,
@@ -34,6 +35,9 @@ from bigspec.networks.lipschitz.stack import Branches, Stack
 from bigspec.sources.file_bytes import LocalContent
 
 __all__ = ["read_onnx"]
+
+STANDARD = {"", "ai.onnx"}
+"""Domains of ONNX's own nodes."""
 
 
 def read_onnx(
@@ -193,8 +197,7 @@ class _Walk:
 
     def _node(self, proto: Any, number: int) -> None:
         label = shown(proto.name) or f"{proto.op_type}_{number}"
-        standard = proto.domain in ("", "ai.onnx")
-        if proto.op_type == "Constant" and standard:
+        if proto.op_type == "Constant" and proto.domain in STANDARD:
             return  # a tensor of the file, by the name of its output
         if proto.output[0] in self.values:
             return
@@ -215,6 +218,8 @@ def _made(node: Node, count: int) -> Sequence[Any]:
     if node.domain not in ("", "ai.onnx"):
         return [layer(node)]  # which refuses it
     values = [value for value in node.inputs if isinstance(value, (Flow, Unbounded))]
+    if node.domain not in STANDARD:
+        return [layer(node)]  # which refuses it
     if not values:
         return [constant(node)]
     if node.op == "Shape":
@@ -242,7 +247,7 @@ def _attribute(attribute: Any) -> Any:
 
 
 def _join(
-    node: Node, kind: str, flows: Sequence[Flow], shape: tuple[int, ...], mark: tuple[Any, ...] = ()
+    node: Node, kind: str, flows: Sequence[Flow], shape: tuple[int, ...], mark: Mark = ()
 ) -> Flow:
     common, paths = branches_of(flows)
     stacks = []

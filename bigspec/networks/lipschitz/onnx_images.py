@@ -53,8 +53,16 @@ def _geometry(node: Node, size: tuple[int, ...]) -> tuple[list[int], list[int], 
     return strides, dilations, list(zip(pads[:d], pads[d:], strict=True))
 
 
+def _images(node: Node) -> Flow:
+    """Return the input, which must be one image: a transposition may have moved the batch."""
+    if len(node.flow.shape) < 3 or node.flow.shape[0] != 1:
+        msg = f"expected one image, (1, channels, positions..), got a shape {node.flow.shape}"
+        raise node.refuse(msg)
+    return node.flow
+
+
 def _conv(node: Node) -> Flow:
-    flow, K = node.image, np.asarray(node.array(1, "a kernel"))
+    flow, K = _images(node), np.asarray(node.array(1, "a kernel"))
     transposed = node.op == "ConvTranspose"
     strides, dilations, pads = _geometry(node, K.shape[2:])
     extra: dict[str, Any] = {}
@@ -75,7 +83,7 @@ def _conv(node: Node) -> Flow:
 
 
 def _pool(node: Node) -> Flow:
-    flow, size = node.image, tuple(node.get("kernel_shape"))
+    flow, size = _images(node), tuple(node.get("kernel_shape"))
     strides, dilations, pads = _geometry(node, size)
     if any(v != 1 for v in dilations):
         msg = "dilation of windows is not understood"
@@ -111,7 +119,7 @@ def _beyond(
 
 
 def _global_pool(node: Node) -> Flow:
-    flow = node.image if node.op == "GlobalMaxPool" else node.flow
+    flow = _images(node) if node.op == "GlobalMaxPool" else node.flow
     size = flow.shape[2:]
     if node.op == "GlobalMaxPool":
         step = MaxPool(flow.shape[1:], size, size, [(0, 0)] * len(size), node.name)

@@ -14,7 +14,7 @@ from bigspec.networks.lipschitz.activations import activation
 from bigspec.networks.lipschitz.grouped import Grouped, Normalised, Softmax
 from bigspec.networks.lipschitz.onnx_images import IMAGES, mean_along
 from bigspec.networks.lipschitz.onnx_shapes import SHAPES
-from bigspec.networks.lipschitz.onnx_values import Flow, Node, moved
+from bigspec.networks.lipschitz.onnx_values import Flow, Mark, Node, moved
 from bigspec.networks.lipschitz.refused import REFUSED_NODES
 from bigspec.networks.lipschitz.steps import Elementwise, Linear, Scaling
 
@@ -32,7 +32,7 @@ def activated(node: Node, name: str, *parameters: Any) -> Flow:
 
 def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0) -> Flow:
     """Return ``weights * x + shift``, each broadcast to the shape of x; None for neither."""
-    mark: tuple[Any, ...] = ()
+    mark: Mark = ()
     parts = []
     for value, sign, neutral in ((weights, "*", 1.0), (shift, "+", 0.0)):
         array = np.asarray(neutral if value is None else value, float)
@@ -42,7 +42,7 @@ def scaled_by(node: Node, flow: Flow, weights: Any, shift: Any, rounded: int = 0
         if not np.isfinite(array).all():
             msg = "its constant has a NaN or an infinity"
             raise node.refuse(msg)
-        if array.size == 1 and value is not None:
+        if array.size == 1 and value is not None and (weights is None or shift is None):
             mark = (sign, float(array.reshape(-1)[0]), coarseness(value))
         parts.append(np.broadcast_to(array, flow.shape).reshape(-1).copy())
     bias = None if shift is None else parts[1]

@@ -16,10 +16,12 @@ from bigspec.networks.formats.types import as_dtype
 from bigspec.networks.lipschitz.formulas import Formula
 from bigspec.networks.lipschitz.steps import Linear, Step
 
-__all__ = ["Flow", "Node", "Unbounded", "branches_of", "constant", "moved", "sizes_of"]
+__all__ = ["Flow", "Mark", "Node", "Unbounded", "branches_of", "constant", "moved", "sizes_of"]
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+Mark = tuple[Any, ...]
+"""What a step is in a formula: a name or a sign, and its numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,21 +36,21 @@ class Flow:
         None for the input.
     steps : tuple of Step
         From the parent to here; numbers lie as ``reshape(-1)`` has them.
-    mark : tuple
-        What these steps are in a formula such as ``x * sigmoid(x)``: a name and its parameters.
+    mark : Mark
+        What these steps are in a formula such as ``x * sigmoid(x)``.
     """
 
     shape: Shape
     parent: Flow | None = field(default=None, repr=False)
     steps: tuple[Step, ...] = ()
-    mark: tuple[Any, ...] = ()
+    mark: Mark = ()
 
     @property
     def size(self) -> int:
         """How many numbers there are."""
         return math.prod(self.shape)
 
-    def then(self, shape: Sequence[int], *steps: Step, mark: tuple[Any, ...] = ()) -> Flow:
+    def then(self, shape: Sequence[int], *steps: Step, mark: Mark = ()) -> Flow:
         """Return what steps make of it."""
         return Flow(tuple(map(int, shape)), self, steps, mark)
 
