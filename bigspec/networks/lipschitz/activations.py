@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from bigspec.errors import ArgumentError
-from bigspec.networks.lipschitz.functions import Activation, as_number
+from bigspec.networks.lipschitz.functions import REAL, Activation, as_number
 from bigspec.networks.lipschitz.gates import (
     gelu,
     gelu_tanh,
@@ -29,7 +29,6 @@ from bigspec.networks.lipschitz.gates import (
 
 __all__ = ["ACTIVATIONS", "activation"]
 
-REAL = (int, float, np.integer, np.floating)
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
 TANH_BEND, SIGMOID_BEND = 0.7698003589195012, 0.0962250448649378  # 4 / 27^(1/2), 108^(-1/2)
 

@@ -11,10 +11,12 @@ import numpy as np
 
 from bigspec.errors import ArgumentError
 
-__all__ = ["Activation", "Array", "as_number"]
+__all__ = ["REAL", "Activation", "Array", "as_number"]
 
 Array = np.ndarray[Any, Any]
 Function = Callable[[Array], Array]
+REAL = (int, float, np.integer, np.floating)
+"""Types of a parameter that is a number."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def as_number(name: str, what: str, value: Any, *, positive: bool = False) -> fl
     ArgumentError
         It is no finite number, or not > 0 where it must be.
     """
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    real = isinstance(value, REAL) and not isinstance(value, bool)
     if not (real and math.isfinite(value) and (value > 0 or not positive)):
         kind = "a finite number > 0" if positive else "a finite number"
         msg = f"{name}: expected {what} to be {kind}, got {value!r}"
