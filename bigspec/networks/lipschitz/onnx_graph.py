@@ -215,8 +215,6 @@ class _Walk:
 
 def _made(node: Node, count: int) -> Sequence[Any]:
     """Return what a node makes, by its outputs."""
-    if node.domain not in ("", "ai.onnx"):
-        return [layer(node)]  # which refuses it
     values = [value for value in node.inputs if isinstance(value, (Flow, Unbounded))]
     if node.domain not in STANDARD:
         return [layer(node)]  # which refuses it

@@ -154,14 +154,6 @@ class Node:
             raise self.refuse(msg)
         return self.inputs[0]
 
-    @property
-    def image(self) -> Flow:
-        """Its first input, which must be one image: a transposition may have moved the batch."""
-        if len(self.flow.shape) < 3 or self.flow.shape[0] != 1:
-            msg = f"expected one image, (1, channels, positions..), got a shape {self.flow.shape}"
-            raise self.refuse(msg)
-        return self.flow
-
     def array(self, place: int, what: str, *, needed: bool = True) -> Any:
         """Return an input that must be a constant."""
         value = self.inputs[place] if place < len(self.inputs) else None
