@@ -124,10 +124,17 @@ def layers_for(name: str, tensor: Tensor, layers: Layers) -> tuple[Layer, ...]:
 
 
 def layers_of(model: Model) -> Layers:
-    """Return the convolutions that an ONNX graph makes of its kernels."""
+    """Return the convolutions that an ONNX graph makes of its kernels.
+
+    Where there is a graph, a tensor that no convolution takes as it lies is none: its axes may be
+    in another order, and a node on the way puts them right.
+    """
+    said_of = model.notes.get("layers")
+    if said_of is None:
+        return {}
     shapes = model.notes.get("shapes", {})
-    found: dict[str, tuple[Layer, ...] | None] = {}
-    for name, said in model.notes.get("layers", {}).items():
+    found: dict[str, tuple[Layer, ...] | None] = dict.fromkeys(model)
+    for name, said in said_of.items():
         if name not in model or not all(one["op"].startswith("Conv") for one in said):
             continue
         made = [_layer(model[name], one, shapes.get(one.get("data"))) for one in said]

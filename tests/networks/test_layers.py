@@ -155,6 +155,21 @@ def test_a_graph_that_contradicts_its_kernels_has_a_reason_in_its_row(tmp_path: 
     assert "as a layer: input_shape: expected 4 channels" in row.note
 
 
+def test_a_tensor_that_no_convolution_takes_as_it_lies_is_no_layer(tmp_path: Path) -> None:
+    """Its axes may be in another order: TensorFlow's kernels come through a transposition."""
+    make = onnx.helper.make_node
+    nodes = [
+        make("Transpose", ["up"], ["turned"], perm=[1, 0, 2, 3]),
+        make("Conv", ["x", "turned"], ["a"]),
+        make("Conv", ["a", "first"], ["e"]),
+    ]
+    found = bigspec.scan(saved(tmp_path, nodes=nodes))
+    assert found["first"].layer == "stride 1, all sizes of image"
+    for name in ("up", "depthwise", "same"):
+        assert (found[name].layer, found[name].layer_upper) == ("", None)
+        assert found[name].upper is not None
+
+
 def test_a_kernel_of_two_layers_has_the_larger_norm(tmp_path: Path) -> None:
     make = onnx.helper.make_node
     nodes = [
