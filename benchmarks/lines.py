@@ -224,7 +224,7 @@ def draw(path):
 
 
 def line(axes, points, name):
-    """Draw one line, with the straight one through its first point."""
+    """Draw one line, if anything of it was measured."""
     if not points:
         return
     axes.plot(*zip(*points, strict=True), marker="o", label=name)

@@ -224,11 +224,12 @@ def table_of_pins(folder):
 
 def table(folder, before):
     """The lines of the table in docs/performance.md."""
+    column = " before |" if before else ""
     yield (
-        "| chunks | raw requests | local pass | before | fsspec | nothing ahead | now | ratio | "
+        f"| chunks | raw requests | local pass |{column} fsspec | nothing ahead | now | ratio | "
         "CPU now, local | tasks, panels ahead, memory |"
     )
-    yield "|--|--|--|--|--|--|--|--|--|--|"
+    yield "|--" * (10 if before else 9) + "|"
     kinds = dict(zip([*DENSE, SPARSE], stores(folder), strict=True))
     rows = [(title, name, "", "") for title, name in kinds.items()]
     some = kinds["1.3 MB"]
@@ -246,10 +247,10 @@ def table(folder, before):
         alone = measured(f"{URL}/{name}", None, cluster, f"{how} alone")
         assert now[1] == local[1] == old_client[1] == alone[1]
         assert was is None or now[1] == was[1]
-        old = f"{was[0]:.2f} s" if was else ""
+        old = f" {was[0]:.2f} s |" if was else column and "  |"
         cpu = "" if cluster else f"{now[4]:.2f} s, {local[4]:.2f} s"
         yield (
-            f"| {said} | {requests:.2f} s ({size / 1e6:.0f} MB) | {local[0]:.2f} s | {old} | "
+            f"| {said} | {requests:.2f} s ({size / 1e6:.0f} MB) | {local[0]:.2f} s |{old} "
             f"{old_client[0]:.2f} s | {alone[0]:.2f} s | "
             f"{now[0]:.2f} s | {now[0] / max(requests, local[0]):.2f} | {cpu} | "
             f"{now[2]}, {now[5]}, {now[3] / 2**20:.0f} MiB |"

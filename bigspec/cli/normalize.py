@@ -122,7 +122,7 @@ def normalize_command(
         said = {
             "--dtype": dtype, "--in-place": in_place, "--name": name != "weight",
             "--raw": source.raw, "--fill": source.fill is not None, "--rows": source.rows,
-            "--block-size": accuracy.block_size, "a DST": destination is None,
+            "--block-size": accuracy.block_size,
         }  # fmt: skip
         _normalize_model(flags, destination, {
             "only": only, "to": to, "by": by, "overwrite": overwrite, "seed": seed,
@@ -163,9 +163,14 @@ def _normalize_model(
     quiet: bool,
 ) -> None:
     """Normalize tensors of a network."""
-    if unfit or destination is None:
-        msg = f"--only: expected a DST, and none of the flags of a single matrix, got {unfit[0]}"
-        raise ArgumentError(msg.replace("got a DST", "got no DST"))
+    if unfit:
+        msg = (
+            f"--only: expected no flag of a single matrix, got {unfit[0]}; leave it out, or --only"
+        )
+        raise ArgumentError(msg)
+    if destination is None:
+        msg = "--only: expected a DST for the network, got none; name a file, or a folder"
+        raise ArgumentError(msg)
     accuracy, place = flags.accuracy, flags.place
     with terminable(), watched(quiet=quiet) as observer, cluster_of(place):
         done = bigspec.normalize_model(

@@ -108,16 +108,19 @@ class Target:
         Raises
         ------
         DataError
-            The type is an integer type that cannot hold them.
+            The type is an integer type that cannot hold them, or a floating one in which a finite
+            number would be infinite.
         """
-        if self.dtype.kind not in "iu" or np.can_cast(values.dtype, self.dtype):
+        if np.can_cast(values.dtype, self.dtype):
             return values.astype(self.dtype, copy=False)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             cast = values.astype(self.dtype)
-        # Compared in their own type, which separates 2**63 - 1 from its float64.
-        strange = np.flatnonzero(
-            (cast.astype(values.dtype) != values) | ((cast < 0) != (values < 0))
-        )
+        if self.dtype.kind not in "iu":
+            strange = np.flatnonzero(np.isfinite(values) & ~np.isfinite(cast))
+        else:  # compared in their own type, which separates 2**63 - 1 from its float64
+            strange = np.flatnonzero(
+                (cast.astype(values.dtype) != values) | ((cast < 0) != (values < 0))
+            )
         if strange.size:
             msg = (
                 f"dtype: expected entries that {self.dtype} holds, got {values[strange[0]]} in "

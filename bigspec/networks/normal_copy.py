@@ -16,6 +16,7 @@ from bigspec.conversion.work import Work
 from bigspec.errors import MatrixChangedError
 from bigspec.networks.formats.safetensors import parsed
 from bigspec.networks.formats.stored import StoredTensor
+from bigspec.networks.formats.types import as_dtype
 from bigspec.networks.tensors import called
 
 __all__ = ["KEY", "Part", "checksum", "parts_of", "write_part"]
@@ -121,7 +122,7 @@ def write_part(part: Part, target: Path, note: dict[str, Any], work: Work, befor
 
 def _write_scaled(file: BinaryIO, tensor: StoredTensor, factor: float, token: str) -> None:
     found = hashlib.blake2b(digest_size=16)
-    dtype = tensor.read().dtype.newbyteorder("<")
+    dtype = as_dtype(tensor.dtype, tensor.file).newbyteorder("<")
     for block in _blocks(tensor):
         found.update(block.data)
         values = block.view(dtype).astype(np.float64) * factor

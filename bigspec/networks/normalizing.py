@@ -23,6 +23,7 @@ from bigspec.names import shown
 from bigspec.networks.formats import open_model
 from bigspec.networks.formats.shards import INDEX
 from bigspec.networks.formats.stored import StoredTensor
+from bigspec.networks.formats.types import as_dtype
 from bigspec.networks.normal_copy import Part, checksum, parts_of, write_part
 from bigspec.networks.normalized import NormalizedModel, NormalizedTensor
 from bigspec.networks.sharing import entropy_of, share
@@ -98,7 +99,8 @@ def normalize_model(
     Raises
     ------
     ArgumentError
-        A pattern fits nothing, or a tensor that is no such matrix: the message names it.
+        A pattern fits nothing, or a tensor that is no such matrix, or whose type does not hold
+        numbers of such a norm: the message names it.
     SourceError
         `src` is damaged, of another format, or on another machine.
     DataError
@@ -268,6 +270,7 @@ def _factor(tensor: Any, aim: _Aim, entropy: int) -> tuple[dict[str, Any], str]:
         factor = factor_below(est.upper, size, aim.to, storage)
     else:
         factor = factor_above(est.lower, size, aim.to, storage)
+    _check_range(tensor, values, factor, aim)
     lower, upper = scaled_interval(est.lower, est.upper, size, factor, storage)
     found = {
         "factor": factor,
@@ -278,6 +281,19 @@ def _factor(tensor: Any, aim: _Aim, entropy: int) -> tuple[dict[str, Any], str]:
         "deterministic": est.deterministic,
     }
     return found, token
+
+
+def _check_range(tensor: Any, values: Any, factor: float, aim: _Aim) -> None:
+    """Refuse a norm at which a number would be too large for the type of its tensor."""
+    largest = max(float(values.max()), -float(values.min())) * factor
+    with np.errstate(over="ignore"):
+        stored = np.asarray(largest).astype(as_dtype(tensor.dtype, tensor.file))
+    if not np.isfinite(stored):
+        msg = (
+            f"to: expected a norm whose numbers {tensor.dtype} holds, got {aim.to:g}, at which the "
+            f"largest of {called(tensor.name)} is {largest:.4g}; give a smaller norm"
+        )
+        raise ArgumentError(msg)
 
 
 def _copy(

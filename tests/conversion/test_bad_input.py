@@ -219,6 +219,16 @@ def test_arguments_are_checked_before_anything_is_written(source, options, kind,
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["f8", "c16"])
+def test_a_narrower_type_in_which_a_number_would_be_infinite(kind, tmp_path):
+    A = triplets(dtype=kind)
+    narrow = {"f8": "f4", "c16": "c8"}[kind]
+    with pytest.raises(DataError, match=r"dtype: expected entries that .* holds, got .*e\+"):
+        bigspec.convert(A * 1e40, tmp_path / "out.zarr", dtype=narrow)
+    bigspec.convert(A, tmp_path / "B.zarr", dtype=narrow)
+    assert_is(tmp_path / "B.zarr", A.astype(narrow).tocsr())
+
+
 @pytest.mark.parametrize("place", ["s3://bucket/A.zarr", "A.zarr::/X", "A.zarr.zip", "no/A.zarr"])
 def test_places_that_cannot_be_written_to(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -162,6 +162,19 @@ def test_zeros_other_formats_and_the_source_itself_are_refused(source, tmp_path)
         bigspec.normalize_model(source, tmp_path / "B.safetensors", only="a.weight", to="one")
 
 
+@pytest.mark.parametrize(("dtype", "to"), [("f2", 1e6), (ml_dtypes.bfloat16, 1e39), ("f4", 1e39)])
+def test_a_norm_whose_numbers_the_type_does_not_hold(dtype, to, tmp_path):
+    """Infinities were written, with an interval around the norm that was asked for."""
+    source, place = tmp_path / "A.safetensors", tmp_path / "B.safetensors"
+    save_file({"a": np.diag([3.0, -4.0]).astype(dtype)}, source)
+    said = r"to: expected a norm whose numbers .* holds, got 1e\+.* 'a' is .*; give a smaller norm"
+    with pytest.raises(ArgumentError, match=said):
+        bigspec.normalize_model(source, place, only="a", to=to)
+    assert not place.exists()
+    bigspec.normalize_model(source, place, only="a", to=to / 1e3, overwrite=True)
+    assert np.isfinite(load_file(place)["a"].astype(float)).all()
+
+
 def test_the_command_takes_patterns_and_no_flag_of_a_single_matrix(source, tmp_path):
     place = tmp_path / "B.safetensors"
     command = ["normalize", str(source), str(place), "--only", "a.w*", "--only", "d.w*", "--quiet"]
@@ -173,3 +186,6 @@ def test_the_command_takes_patterns_and_no_flag_of_a_single_matrix(source, tmp_p
     wrong = CliRunner().invoke(main, [*command, "--dtype", "float32"])
     assert wrong.exit_code == 2
     assert "got --dtype" in wrong.output
+    wrong = CliRunner().invoke(main, ["normalize", str(source), "--only", "a.w*"])
+    assert wrong.exit_code == 2
+    assert "--only: expected a DST" in wrong.output
