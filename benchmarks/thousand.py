@@ -584,22 +584,19 @@ def table():
     """The rows that were saved, in Markdown; of a part of a pass, times what makes it whole."""
     saved = json.loads(SAVED.read_text(encoding="utf-8"))
     head = (
-        "| 100 TB, b = 16 | panels, rounds | to the client | scheduler CPU | messages "
+        "| 100 TB, b = 16 | panels, rounds | to the client | scheduler CPU | messages | most tasks "
         "| workers | share run |"
     )
-    lines = [
-        head,
-        "|--|--|--|--|--|--|--|",
-    ]
+    lines = [head, "|--|--|--|--|--|--|--|--|"]
     for name, title in ROWS.items():
         if name not in saved:
             continue
         one, layout = saved[name], saved[name]["layout"]
-        last, part = one["passes"][-1], one["passes"][-1]["panels"] / layout["panels"]
+        last, part = one["passes"][-1], one["passes"][-1]["told"] / layout["panels"]
         lines.append(
             f"| {title} | {layout['panels']}, {layout['rounds']} "
             f"| {last['fetched'] / part / 1e9:.2f} GB | {last['scheduler_cpu'] / part:.0f} s "
-            f"| {(last['received'] + last['sent']) / part:.0f} "
+            f"| {(last['received'] + last['sent']) / part:.0f} | {last['peak']} "
             f"| {one['options']['workers']} | {100 * part:.0f} % |"
         )
     return "\n".join(lines)

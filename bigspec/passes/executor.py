@@ -43,7 +43,7 @@ __all__ = [
 
 WINDOW = 32  # panels in flight per thread, so that the end of a round does not starve the rest
 LEAST_WINDOW = 4  # of many threads; benchmarks/thousand.py
-IN_FLIGHT = 4000  # panels of all threads, between these two
+IN_FLIGHT = 12_000  # panels of all threads, between these two
 
 Graph = dict[Any, Any]
 OnPanels = Callable[[int], None]

@@ -209,7 +209,7 @@ def test_small_sums_are_fetched_after_every_round_and_large_ones_four_times_a_pa
 
 @pytest.mark.parametrize(
     ("threads", "panels"),
-    [(1, 32), (100, 3200), (125, 4000), (500, 4000), (1000, 4000), (3000, 12000)],
+    [(1, 32), (100, 3200), (375, 12_000), (500, 12_000), (1000, 12_000), (5000, 20_000)],
 )
 def test_the_window_of_many_threads_is_smaller_for_each(threads, panels):
     layout: Layout = layout_for(10**4, 10**6)
