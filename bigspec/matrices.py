@@ -171,8 +171,12 @@ class Matrix(ABC):
 
     @property
     def widened(self) -> float:
-        """How many times larger a block is than what was read for it, at most."""
-        return 1.0
+        """How many times larger a block is than what was read for it, at most; inf: not known.
+
+        A sparse source knows it. A matrix made of sparse ones does not: what its terms have in
+        common is found as they are added.
+        """
+        return 1.0 if self.cell_nbytes is None else math.inf
 
     def transient(self, slab: int) -> int:
         """Bytes that a task holds for a moment besides a slab of so many bytes, at most."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from bigspec.expressions import Combination, Part, Stack
 from bigspec.matrices import Matrix, OperatorMatrix
 from bigspec.panels.choose_layout import cell_nbytes
 from bigspec.panels.layout import Layout
@@ -50,9 +49,8 @@ def _can_stay(matrix: Matrix, layout: Layout) -> bool:
     """Whether a slab of this matrix is worth a copy, whose size is known before it is read.
 
     The chunks of a dask array are results of other tasks: who wants them to stay persists it. Where
-    no slab fits at once, no panel does. A sum of sparse terms is widened as it is formed, to a size
-    that nobody knows before.
+    no slab fits at once, no panel does.
     """
     here = matrix.resident or matrix.views or isinstance(matrix, OperatorMatrix)
-    sums = matrix.cell_nbytes is not None and isinstance(matrix, Combination | Part | Stack)
-    return matrix.streams and not here and layout.tile_cells is None and not sums
+    known = math.isfinite(matrix.widened)
+    return matrix.streams and not here and layout.tile_cells is None and known

@@ -1,11 +1,13 @@
-"""Panels of a matrix far away, on workers: a task gives up its thread while its entries travel."""
+"""Panels of a matrix far away, on workers: a task leaves its thread while its entries travel."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from bigspec.panels.context import Context, run_panel
 
@@ -13,9 +15,30 @@ __all__ = ["after_its_way", "run_far_panel", "run_far_panel_of_pieces"]
 
 Result = TypeVar("Result")
 
+
+class _Tasks:
+    """The tasks of one worker: how many there are, and how many of them multiply at once."""
+
+    def __init__(self, threads: int) -> None:
+        self._changed, self._count = threading.Condition(), 0
+        self.products = threading.Semaphore(threads)
+
+    @contextmanager
+    def one_more(self, most: int) -> Iterator[None]:
+        """Wait until there are fewer than `most`, and be one of them."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count < most)
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify()
+
+
 _LOCK = threading.Lock()
-_away = 0
-"""Tasks of this process that have given up their thread."""
+_WORKERS: WeakKeyDictionary[Any, _Tasks] = WeakKeyDictionary()
 
 
 def run_far_panel(
@@ -29,24 +52,22 @@ def after_its_way(context: Context, index: int, work: Callable[[], Result]) -> R
     """Call `work`, after the first slab of a panel has come while other tasks had the thread.
 
     A worker does not know which panels it gets next, so it begins them, and they wait outside of
-    its pool. They are as many as the layout counts in the memory of a process. Dask calls this
-    seceding.
+    its pool, which Dask calls seceding. They are as many as the layout counts in the memory of a
+    process; the next one waits in the pool, before it asks for anything. They do not come back to
+    the pool, where the one that waits has the thread: of those whose slab has come, as many
+    multiply at once as the worker has threads.
     """
-    global _away  # noqa: PLW0603, RUF100 - it is of the process, as the pool is
-    threads = _threads()
-    with _LOCK:
-        leaves = threads is not None and _away < context.layout.memory.tasks - threads
-        _away += leaves
-    if leaves:
+    tasks = _tasks()
+    if tasks is None:
+        return work()
+    with tasks.one_more(context.layout.memory.tasks):
         try:
             _come(context, index)
+            with tasks.products:
+                return work()
         except BaseException:
             context.buffers.drop_ahead()
             raise
-        finally:
-            with _LOCK:
-                _away -= 1
-    return work()
 
 
 def run_far_panel_of_pieces(
@@ -58,27 +79,25 @@ def run_far_panel_of_pieces(
 
 
 def _come(context: Context, index: int) -> None:
-    """Ask for the first slab, leave the pool of threads until it is here, and come back."""
-    from distributed import rejoin, secede
+    """Ask for the first slab, leave the pool of threads, and wait until it is here."""
+    from distributed import secede
 
     layout, buffers = context.layout, context.buffers
     slab = next(layout.slabs(layout.panel(index)))
     context.matrix.ahead(*layout.rectangle(slab, (0, layout.iterate_length)), buffers)
-    if not buffers.ahead:
-        return
     secede()
-    try:
-        for fetch in list(buffers.ahead.values()):
-            fetch.wait()
-    finally:
-        rejoin()
+    for fetch in list(buffers.ahead.values()):
+        fetch.wait()
 
 
-def _threads() -> int | None:
-    """Return how many tasks this worker runs at once; None if this is no task of a worker's."""
+def _tasks() -> _Tasks | None:
+    """Return the tasks of this worker; None if this is no task of a worker's."""
     from distributed import get_worker
 
     try:
-        return int(get_worker().state.nthreads)
+        worker = get_worker()
+        threads = int(worker.state.nthreads)
     except (ValueError, AttributeError):
         return None
+    with _LOCK:
+        return _WORKERS.setdefault(worker, _Tasks(threads))

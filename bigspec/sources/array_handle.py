@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import threading
+import uuid
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -23,11 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrayHandle"]
 
+OPEN = 32
+"""Arrays that a process holds open for handles that may come again."""
+
 
 class ArrayHandle:
     """A zarr array that travels as bytes and is opened in the process that first reads it.
 
-    A scheduler on the way neither needs the store's package nor sees the file.
+    A scheduler on the way neither needs the store's package nor sees the file. A worker gets the
+    handle anew in every pass. It finds the array open that it opened for the last one: asking for
+    the metadata again would cost a round trip to the store before the first chunk.
 
     Parameters
     ----------
@@ -38,6 +45,8 @@ class ArrayHandle:
         Its name in messages.
     missing : Missing, optional
         Rule for chunks that are not in the store.
+    token : str, optional
+        The same for all copies of one handle, and for no others.
     """
 
     def __init__(
@@ -46,15 +55,18 @@ class ArrayHandle:
         packed: bytes,
         name: str,
         missing: Missing | None = None,
+        token: str | None = None,
     ) -> None:
         self._array = None if array is None else watched(capped(array))
         self._packed = packed
         self._name = name
+        self._token = token or uuid.uuid4().hex
         self._absences = Absences(name, missing or Missing())
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[ArrayHandle], tuple[None, bytes, str, Missing]]:
-        return (ArrayHandle, (None, self._packed, self._name, self._absences.rule))
+    def __reduce__(self) -> tuple[type[ArrayHandle], tuple[None, bytes, str, Missing, str]]:
+        parts = (None, self._packed, self._name, self._absences.rule, self._token)
+        return (ArrayHandle, parts)
 
     def read(
         self, selection: Any, buffers: Buffers | None = None, out: NDBuffer | None = None
@@ -103,7 +115,8 @@ class ArrayHandle:
         with self._lock:
             if self._array is None:
                 try:
-                    self._array = retries.with_retries(self._reopen, buffers)
+                    again = partial(_opened, self._token, self._packed, self._name)
+                    self._array = retries.with_retries(again, buffers)
                 except FileNotFoundError as error:
                     msg = (
                         f"{self._name}: this process does not see it; every worker must reach "
@@ -114,15 +127,18 @@ class ArrayHandle:
                     raise open_failure(error, self._name) from error
             return self._array
 
-    def _reopen(self) -> zarr.Array[Any]:
-        # These bytes came inside a pickle that has been loaded already, so this adds no risk.
-        sent = pickle.loads(self._packed)
-        array = read_metadata(sent.store, sent.path)
-        if not isinstance(array, zarr.Array):
-            msg = f"no Zarr array at {sent.path!r} any more"
-            raise FileNotFoundError(msg)
-        check_codecs(array, self._name)  # the metadata may have changed
-        return watched(capped(array))
+
+@lru_cache(maxsize=OPEN)
+def _opened(token: str, packed: bytes, name: str) -> zarr.Array[Any]:  # noqa: ARG001 - it is the key
+    """Open an array that came as bytes; once for all copies of its handle."""
+    # These bytes came inside a pickle that has been loaded already, so this adds no risk.
+    sent = pickle.loads(packed)
+    array = read_metadata(sent.store, sent.path, sent.metadata.zarr_format)
+    if not isinstance(array, zarr.Array):
+        msg = f"no Zarr array at {sent.path!r} any more"
+        raise FileNotFoundError(msg)
+    check_codecs(array, name)  # the metadata may have changed
+    return watched(capped(array))
 
 
 def _text(selection: Any) -> str:

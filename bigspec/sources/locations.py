@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import zarr
 from zarr.storage import LocalStore, ZipStore
@@ -231,13 +231,15 @@ def open_node(location: Location) -> zarr.Array[Any] | zarr.Group:
         raise open_failure(error, location.name) from error
 
 
-def read_metadata(store: Store, path: str) -> zarr.Array[Any] | zarr.Group:
+def read_metadata(
+    store: Store, path: str, zarr_format: Literal[2, 3] | None = None
+) -> zarr.Array[Any] | zarr.Group:
     """Open the node at `path` for reading, with the errors of the store.
 
     Consolidated metadata is never used. zarr-python 3.1 refuses the whole file for one unknown
-    member, and one array needs only one document.
+    member, and one array needs only one document. Without `zarr_format` it is looked for first.
     """
-    zarr_format = catalog.zarr_format(store, path)
+    zarr_format = zarr_format or catalog.zarr_format(store, path)
     if zarr_format is None:
         msg = f"no Zarr metadata at {path!r}"
         raise FileNotFoundError(msg)

@@ -24,7 +24,7 @@ from bigspec.errors import (
 )
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources import ZarrMatrix, object_store, open_source
-from bigspec.sources.zarr_store import ArrayHandle
+from bigspec.sources.locations import read_metadata
 from tests.conftest import DATA
 
 PBMC = str(DATA.find("10x_pbmc68k_reduced.zarr.zip"))
@@ -308,14 +308,44 @@ class TestOutOfSight:
         matrix: Any = pickle.loads(pickle.dumps(open_source(tmp_path / "A")))
         assert isinstance(matrix, ZarrMatrix)
 
-        def unreachable(self: ArrayHandle) -> Any:
+        def unreachable(*_: Any) -> Any:
             raise TimeoutError("no answer")
 
-        monkeypatch.setattr(ArrayHandle, "_reopen", unreachable)
+        monkeypatch.setattr("bigspec.sources.array_handle.read_metadata", unreachable)
         buffers = Buffers()
         with pytest.raises(StoreUnavailableError, match=r"no answer"):
             matrix.read(slice(0, 4), slice(0, 3), buffers)
         assert buffers.retries == 4
+
+    def test_a_worker_opens_an_array_once_for_all_passes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save(tmp_path / "A", chunks=(2, 3), shards=(4, 3))
+        opened: list[str] = []
+
+        def counted(store: Any, path: str, *options: Any) -> Any:
+            opened.append(path)
+            return read_metadata(store, path, *options)
+
+        monkeypatch.setattr("bigspec.sources.array_handle.read_metadata", counted)
+        expected, counts = everything(open_source(tmp_path / "A")), []
+        for run in range(2):
+            sent = pickle.dumps(open_source(tmp_path / "A"))
+            for _ in range(3):  # passes
+                np.testing.assert_array_equal(everything(pickle.loads(sent)), expected)
+                counts.append(len(opened) - run)
+        assert counts == [1] * 6
+
+    @pytest.mark.parametrize("options", [{}, {"shards": (4, 3)}], ids=["direct", "zarr"])
+    def test_a_store_that_goes_away_between_two_passes_of_a_worker(
+        self, tmp_path: Path, options: Any
+    ) -> None:
+        save(tmp_path / "A", chunks=(2, 3), **options)
+        sent = pickle.dumps(open_source(tmp_path / "A"))
+        everything(pickle.loads(sent))
+        shutil.rmtree(tmp_path / "A")
+        with pytest.raises(MissingSourceError, match=r"the store went away|does not see"):
+            everything(pickle.loads(sent))
 
 
 def test_a_device_that_never_ends_is_not_looked_into() -> None:
