@@ -7,9 +7,11 @@ decodes it in place.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +24,14 @@ from bigspec.sources.decoders import DECODERS, DamagedChunk
 from bigspec.sources.missing_chunks import Missing, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import zarr
 
     from bigspec.kernels.buffers import Buffers
 
-__all__ = ["DirectArray", "plan_direct"]
+__all__ = ["DirectArray", "Range", "plan_direct"]
 
 
 MOST_EXTRA = 1 << 16
@@ -46,13 +49,13 @@ class DirectArray:
     folder, document : str
         Directory of the array and path of its metadata document.
     chunk : tuple of int
-        Chunk shape.
+        Chunk shape, of one or two axes.
     dtype : numpy.dtype
         Type of the entries, in native byte order.
     fill : numpy.generic
         The value of a missing chunk's entries.
     prefix, separator : str
-        A chunk's key is the prefix and the two chunk numbers, joined by the separator.
+        A chunk's key is the prefix and the numbers of the chunk, joined by the separator.
     compressor : str or None
         A name in `DECODERS`, or None for stored bytes.
     checksum : bool
@@ -64,7 +67,7 @@ class DirectArray:
     name: str
     folder: str
     document: str
-    chunk: tuple[int, int]
+    chunk: tuple[int, ...]
     dtype: np.dtype[Any]
     fill: Any
     prefix: str
@@ -76,13 +79,13 @@ class DirectArray:
     @property
     def scratch_nbytes(self) -> int:
         """Bytes besides the result: a decoded chunk (or padding), and an encoded one."""
-        chunk = self.chunk[0] * self.chunk[1] * self.dtype.itemsize
+        chunk = math.prod(self.chunk) * self.dtype.itemsize
         return chunk if self.compressor is None else 2 * chunk
 
-    def key(self, i: int, j: int) -> str:
-        """Return the key of chunk ``(i, j)``, relative to the array."""
-        parts = (self.prefix, str(i), str(j)) if self.prefix else (str(i), str(j))
-        return self.separator.join(parts)
+    def key(self, *place: int) -> str:
+        """Return the key of a chunk by its number along each axis, relative to the array."""
+        parts = [str(number) for number in place]
+        return self.separator.join([self.prefix, *parts] if self.prefix else parts)
 
     def decode(self, stored: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
         """Decode a chunk's stored bytes into `target`, a C-contiguous array of one chunk."""
@@ -114,7 +117,7 @@ class DirectArray:
             block = buffers.take("source.block", (down * tall, wide), self.dtype)
             for i in range(down):
                 part = block[i * tall : (i + 1) * tall]
-                if not self._load(i0 + i, j0, part, buffers):
+                if not self._load((i0 + i, j0), part, buffers):
                     part[...] = self.fill
             return block[:height, :width]
         block = buffers.take("source.block", (height, width), self.dtype)
@@ -122,18 +125,29 @@ class DirectArray:
         for i in range(down):
             for j in range(across):
                 part = block[i * tall : (i + 1) * tall, j * wide : (j + 1) * wide]
-                if self._load(i0 + i, j0 + j, scratch, buffers):
+                if self._load((i0 + i, j0 + j), scratch, buffers):
                     part[...] = scratch[: part.shape[0], : part.shape[1]]
                 else:
                     part[...] = self.fill
         return block
 
-    def _load(self, i: int, j: int, target: np.ndarray[Any, Any], buffers: Buffers) -> bool:
+    def read_range(
+        self, start: int, stop: int, buffers: Buffers, scratch: str
+    ) -> np.ndarray[Any, Any]:
+        """Read a range of an array of one axis into the buffer called `scratch`."""
+        target = Range(self, start, stop, buffers, scratch)
+        for number in target.chunks:
+            with target.chunk(number) as part:
+                if not self._load((number,), part, buffers):
+                    part[...] = self.fill
+        return target.block
+
+    def _load(self, place: tuple[int, ...], target: np.ndarray[Any, Any], buffers: Buffers) -> bool:
         """Fill `target`, a C-contiguous array of one chunk, with retries and named errors.
 
         Return False, and leave `target` as it is, where there is no such chunk.
         """
-        key = self.key(i, j)
+        key = self.key(*place)
         path = f"{self.folder}{os.sep}{key}"  # a Path costs as much as the rest of a small chunk
         try:
             found = retries.with_retries(lambda: self._decode(path, target, buffers), buffers)
@@ -190,6 +204,48 @@ class DirectArray:
             DECODERS[self.compressor](encoded, out)
 
 
+class Range:
+    """The memory for a range of an array of one axis: `block`.
+
+    A chunk inside of it is decoded in place. One that the range cuts, or that the array's end does,
+    goes through scratch memory.
+
+    Parameters
+    ----------
+    plan : DirectArray
+    start, stop : int
+    buffers : Buffers
+    scratch : str
+        Name of the buffer.
+    """
+
+    def __init__(
+        self, plan: DirectArray, start: int, stop: int, buffers: Buffers, scratch: str
+    ) -> None:
+        self.plan, self.start, self.stop, self.buffers = plan, start, stop, buffers
+        self.block = buffers.take(scratch, (stop - start,), plan.dtype)
+        (step,) = plan.chunk
+        self.chunks = range(start // step, -(-stop // step))
+
+    @contextmanager
+    def chunk(self, number: int) -> Iterator[np.ndarray[Any, Any]]:
+        """Give memory for a whole chunk, and take what the range has of it."""
+        (step,) = self.plan.chunk
+        first = number * step
+        if self.start <= first and first + step <= self.stop:
+            yield self.block[first - self.start :][:step]
+            return
+        whole = self.buffers.take("source.chunk", (step,), self.plan.dtype)
+        yield whole
+        self.take(number, whole)
+
+    def take(self, number: int, entries: np.ndarray[Any, Any]) -> None:
+        """Copy what the range has of a chunk, whose entries end where the array does."""
+        first = number * self.plan.chunk[0]
+        start, stop = max(self.start, first), min(self.stop, first + len(entries))
+        self.block[start - self.start : stop - self.start] = entries[start - first : stop - first]
+
+
 def _fill(file: int, target: np.ndarray[Any, Any]) -> None:
     count = os.readv(file, [target])  # type: ignore[list-item]
     view = memoryview(target)[count:]  # type: ignore[arg-type]
@@ -223,7 +279,7 @@ def plan_direct(
     Parameters
     ----------
     array : zarr.Array
-        Two-dimensional, of an accepted dtype.
+        Of one or two axes, and of an accepted dtype.
     name : str
         Its name in messages.
     document : Path or None
@@ -239,7 +295,7 @@ def plan_direct(
     prefix, separator, compressor, checksum = plan
     dtype = np.dtype(array.dtype)
     fill = dtype.type(0) if array.fill_value is None else array.fill_value
-    chunk = (int(array.chunks[0]), int(array.chunks[1]))
+    chunk = tuple(int(step) for step in array.chunks)
     return DirectArray(
         name,
         "" if document is None else str(document.parent),

@@ -1,4 +1,4 @@
-"""Plain dense arrays far away: chunks are decoded when they come, straight into reused memory."""
+"""Plain arrays far away: chunks are decoded when they come, straight into reused memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigspec.sources import retries
+from bigspec.sources.direct import Range
 from bigspec.sources.fetching import Fetch, chunk_keys
 from bigspec.sources.missing_chunks import Unsettled, check_length
 
@@ -51,12 +52,28 @@ class FarArray:
             Reads chunk ``(i, j)`` alone, with retries, if it failed among the others; its error
             names the chunk. So one failure does not repeat them all.
         """
+        target = _Rectangle(self.plan, rows, columns, buffers)
+        return self._read((rows, columns), target, buffers, one)
+
+    def read_range(
+        self, start: int, stop: int, buffers: Buffers, scratch: str, one: Callable[[int], Array]
+    ) -> Array:
+        """Read a range of an array of one axis into the buffer called `scratch`; see `read`."""
+        target = _Range(self.plan, start, stop, buffers, scratch)
+        return self._read(slice(start, stop), target, buffers, one)
+
+    def _read(
+        self,
+        selection: Any,
+        target: _Rectangle | _Range,
+        buffers: Buffers,
+        one: Callable[..., Array],
+    ) -> Array:
         array = self.handle.open(buffers)
-        keys = chunk_keys(array, (rows, columns))
-        fetch = self.handle.fetch((rows, columns), buffers)
+        keys = chunk_keys(array, selection)
+        fetch = self.handle.fetch(selection, buffers)
         if fetch is None:
             fetch = Fetch(array.store._store, list(keys))  # type: ignore[attr-defined]
-        target = _Target(self.plan, rows, columns, buffers)
         there: dict[str, bool] = {}
         again: list[str] = []
         try:
@@ -84,7 +101,11 @@ class FarArray:
         return target.block
 
     def _decoded(
-        self, value: Any, place: tuple[int, ...], target: _Target, buffers: Buffers
+        self,
+        value: Any,
+        place: tuple[int, ...],
+        target: _Rectangle | _Range,
+        buffers: Buffers,
     ) -> bool:
         """Decode the bytes of a chunk; False if it must be read again, alone."""
         if isinstance(value, Exception):
@@ -99,7 +120,7 @@ class FarArray:
         return True
 
 
-class _Target:
+class _Rectangle:
     """The memory for the decoded chunks of a rectangle."""
 
     def __init__(self, plan: DirectArray, rows: slice, columns: slice, buffers: Buffers) -> None:
@@ -138,3 +159,21 @@ class _Target:
     def put(self, place: tuple[int, ...], entries: Array) -> None:
         """Copy the entries of a chunk that was read alone."""
         self._part(place, self.block)[...] = entries
+
+
+class _Range(Range):
+    """The same for a range of an array of one axis."""
+
+    def decode(self, stored: Array, place: tuple[int, ...]) -> None:
+        """Decode a chunk into its place."""
+        with self.chunk(place[0]) as part:
+            self.plan.decode(stored, part)
+
+    def fill(self, place: tuple[int, ...]) -> None:
+        """Fill a chunk that does not exist."""
+        with self.chunk(place[0]) as part:
+            part[...] = self.plan.fill
+
+    def put(self, place: tuple[int, ...], entries: Array) -> None:
+        """Copy the entries of a chunk that was read alone."""
+        self.take(place[0], entries)

@@ -334,7 +334,7 @@ def _check_lengths(
 
 
 def _is_far(vector: Vector) -> TypeGuard[ZarrVector]:
-    return isinstance(vector, ZarrVector) and vector.far
+    return isinstance(vector, ZarrVector) and vector.is_far
 
 
 def _part(vector: Vector) -> str:

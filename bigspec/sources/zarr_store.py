@@ -176,6 +176,9 @@ class ZarrVector:
     length, chunk : int
     dtype : numpy.dtype
     name, where, token : str
+    document : str or None
+    direct : DirectArray or None
+    far : FarArray or None
         As of `ZarrMatrix`.
     resident : bool
     """
@@ -189,6 +192,8 @@ class ZarrVector:
     token: str
     document: str | None
     resident: bool
+    direct: DirectArray | None = field(default=None, repr=False, compare=False)
+    far: FarArray | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, array: zarr.Array[Any], name: str, missing: Missing | None = None) -> ZarrVector:
@@ -197,8 +202,12 @@ class ZarrVector:
         steps = _steps(array, name)
         resident, packed = packed_with(array)
         document = local_document(array)
+        handle = ArrayHandle(array, packed, name, missing)
+        direct, far = None, None
+        if array.ndim == 1 and array.dtype.kind in "biufc":
+            direct, far = _without_zarr(array, name, document, missing or Missing(), handle)
         return cls(
-            ArrayHandle(array, packed, name, missing),
+            handle,
             int(array.shape[0]),
             steps[0],
             np.dtype(array.dtype),
@@ -207,6 +216,8 @@ class ZarrVector:
             token_of(array, document),
             None if document is None else str(document),
             resident,
+            direct,
+            far,
         )
 
     def __len__(self) -> int:
@@ -223,7 +234,7 @@ class ZarrVector:
         return self.chunk * self.dtype.itemsize
 
     @property
-    def far(self) -> bool:
+    def is_far(self) -> bool:
         """Whether its chunks come over a network."""
         return is_far(self.handle.open())
 
@@ -236,6 +247,11 @@ class ZarrVector:
         """Read a range into the buffer called `scratch`."""
         if stop <= start:
             return np.zeros(0, self.dtype)
+        if self.direct is not None:
+            return self.direct.read_range(start, stop, buffers, scratch)
+        if self.far is not None:
+            one = partial(self._read_chunk, buffers)
+            return self.far.read_range(start, stop, buffers, scratch, one)
         self.handle.open(buffers)
         block = buffers.take(scratch, (stop - start,), self.dtype)
         read = partial(self.handle.read, slice(start, stop), buffers, NDBuffer(block))  # type: ignore[arg-type]
@@ -250,6 +266,16 @@ class ZarrVector:
             msg = f"{self.name}: the store went away while it was read ({self.document} is gone)"
             raise MissingSourceError(msg)
         return block
+
+    def _read_chunk(self, buffers: Buffers, number: int) -> np.ndarray[Any, Any]:
+        """Read one chunk, with retries, naming it if that fails."""
+        place = slice(number * self.chunk, min((number + 1) * self.chunk, self.length))
+        read: Any = partial(self.handle.read, place, buffers)
+        try:
+            return np.asarray(retries.with_retries(read, buffers))
+        except Exception as error:
+            key = str(self.handle.open().metadata.encode_chunk_key((number,)))
+            raise retries.named_failure(error, self.name, key) from error
 
 
 def _extent(rows: slice, columns: slice) -> tuple[int, int]:
@@ -292,12 +318,9 @@ def open_zarr_array(
     steps = _steps(array, name)
     document = local_document(array)
     missing = rule_for(array.metadata.fill_value, missing)
-    direct = plan_direct(array, name, document, missing)
     resident, packed = packed_with(array)
     handle = ArrayHandle(array, packed, name, missing)
-    far = None
-    if document is None and direct is not None:
-        far, direct = (FarArray(direct, handle) if is_far(array) else None), None
+    direct, far = _without_zarr(array, name, document, missing, handle)
     grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
     scratch = _zarr_scratch(array, grids)
     if direct is not None or far is not None:
@@ -316,6 +339,16 @@ def open_zarr_array(
         resident=resident,
     )
     return replace(matrix, transient_nbytes=scratch + matrix.most_ahead_nbytes)
+
+
+def _without_zarr(
+    array: zarr.Array[Any], name: str, document: Path | None, missing: Missing, handle: ArrayHandle
+) -> tuple[DirectArray | None, FarArray | None]:
+    """Return how to read an array on this machine, or far away, if zarr is not needed for it."""
+    plan = plan_direct(array, name, document, missing)
+    if plan is None or document is not None:
+        return plan, None
+    return None, FarArray(plan, handle) if is_far(array) else None
 
 
 def _steps(array: zarr.Array[Any], name: str) -> tuple[int, ...]:
