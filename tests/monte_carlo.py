@@ -149,8 +149,10 @@ def states(algorithm, passes, entropy, start, count):
 def simulate(cell, first, count, *, setting=fresh, q_factor=1.0, check_every=10, bounds_every=200):
     """Make runs ``first .. first + count - 1`` of a cell.
 
-    `setting` makes the matrix and the warm start from the run's entropy; `q_factor` multiplies
-    the quantile of the bare bound (a mistake to be caught).
+    `setting` makes the matrix and the warm start from the run's entropy; a start may be a function
+    that makes it, which is called where passes are made. `q_factor` multiplies the quantile of the
+    bare bound (a mistake to be caught). One run of `check_every` is made though its events hold,
+    and of one of `bounds_every` all bounds are computed.
     """
     total = Tally()
     for number in range(first, first + count):
@@ -181,7 +183,8 @@ class Run:
         risky = self.joint_event_fails(G)
         if at_start >= max(self.q, self.q_whole) and not (risky or check or check_bounds):
             return Tally(1)
-        for state in states(algorithm, self.passes, self.entropy, self.start, cell.passes):
+        start = self.start() if callable(self.start) else self.start
+        for state in states(algorithm, self.passes, self.entropy, start, cell.passes):
             w = self.christoffel_at_top(state.relation)
             assert w >= at_start * (1 - ROUNDING), "no pass may lose a part of G's share of x_1"
             if not bare and (w < self.q or check_bounds):
