@@ -4,8 +4,9 @@ python -P benchmarks/lines.py bytes DIR [--most 32]  # GB on disk, cold and warm
 python -P benchmarks/lines.py workers                # LocalCluster(1, 2); 2 to 64 that sleep
 python -P benchmarks/lines.py shape                  # n and b, in memory
 python -P benchmarks/lines.py draw docs/lines.svg    # the last results of all three
+python -P benchmarks/lines.py table docs/performance.md
 
-Each part appends its medians to lines.json beside this script's working folder, for `draw`. Files
+Each part puts its medians into lines.json beside this script, for `draw` and `table`. Files
 leave the page cache by posix_fadvise before a cold pass. Wall times; b = 16 if nothing is said.
 """
 
@@ -26,7 +27,22 @@ import zarr
 import bigspec
 from bigspec.matrices import Grid, Matrix
 
-RESULTS, WIDTH, ROWS = Path("lines.json"), 2500, 4000  # a chunk: 40 MB of float32
+RESULTS = Path(__file__).with_name("lines.json")
+WIDTH, ROWS = 2500, 4000  # a chunk: 40 MB of float32
+PASSES = {
+    "cold": "first pass, files out of the page cache",
+    "warm": "later passes",
+    "dask A.T @ (A @ x)": "dask `A.T @ (A @ x)`",
+    "dask svd_compressed, k = 16": "dask `svd_compressed`, k = 16, whole answer",
+}
+ANSWERS = {
+    "bigspec.norm, rtol 1e-3": "**`bigspec.norm`, rtol 1e-3, from disk**",
+    "scipy svds, k = 1": "SciPy `svds`, k = 1, from memory",
+    "PRIMME svds, k = 1, tol 1e-3": "PRIMME `svds`, k = 1, tol 1e-3, from memory",
+    "sklearn randomized_svd, k = 1": "scikit-learn `randomized_svd`, k = 1, from memory",
+    "xeofs EOF, one mode": "xeofs `EOF`, one mode, from memory",
+}
+BEGIN, END = "<!-- lines: begin -->", "<!-- lines: end -->"
 
 
 def note(part, rows):
@@ -189,7 +205,10 @@ def by_shape():
 
 
 def draw(path):
-    """Draw all that was measured: seconds, from 0, against each."""
+    """Draw all that was measured: seconds against each.
+
+    What should be proportional has two logarithmic axes, on which it is a straight line.
+    """
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -217,7 +236,11 @@ def draw(path):
     for part in axes.flat:
         part.set_xscale("log", base=2)
         part.xaxis.set_major_formatter("{x:g}")
-        part.set_ylim(bottom=0)
+        if part is third:
+            part.set_ylim(0, 1.5 * part.get_ylim()[1])
+        else:
+            part.set_yscale("log", base=2)
+            part.yaxis.set_major_formatter("{x:g}")
         part.legend(frameon=False)
         part.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
@@ -230,9 +253,28 @@ def line(axes, points, name):
     axes.plot(*zip(*points, strict=True), marker="o", label=name)
 
 
+def table(kinds, rows, head):
+    """The lines of a table: a row for each kind, a column for each size that has any of them."""
+    rows = [row for row in rows if any(kind in row for kind in kinds)]
+    yield "".join([f"| {head} |", *(f" {row['GB']:g} GB |" for row in rows)])
+    yield "|--" * (len(rows) + 1) + "|"
+    for kind, title in kinds.items():
+        cells = [f" {row[kind]:#.3g} s |" if kind in row else " |" for row in rows]
+        yield "".join([f"| {title} |", *cells]).replace(". s", " s")
+
+
+def write(path):
+    """Put the tables of bytes between their marks."""
+    rows = json.loads(RESULTS.read_text())["bytes"]
+    lines = [*table(PASSES, rows, "float32 on disk, b = 16"), "", *table(ANSWERS, rows, "answers")]
+    before, _, rest = path.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    path.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"]))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["bytes", "workers", "shape", "draw"])
+    parser.add_argument("what", choices=["bytes", "workers", "shape", "draw", "table"])
     parser.add_argument("place", nargs="?", type=Path, default=Path())
     parser.add_argument("--most", type=float, default=32)
     asked = parser.parse_args()
@@ -242,5 +284,7 @@ if __name__ == "__main__":
         by_workers(asked.place)
     elif asked.what == "shape":
         by_shape()
+    elif asked.what == "table":
+        write(asked.place)
     else:
         draw(asked.place)

@@ -237,6 +237,7 @@ def table(folder, before):
         ("1.3 MB, slabs of one chunk", some, "", "slabs"),
         ("1.3 MB, 2 workers of 1 thread", some, "2x1", ""),
         ("of 8 threads", some, "2x8", ""),
+        ("sparse rows, 2 workers of 1 thread", kinds[SPARSE], "2x1", ""),
     ]
     for said, name, cluster, how in rows:
         requests, size = raw(folder, name)
