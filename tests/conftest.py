@@ -4,9 +4,9 @@ import os
 import uuid
 from pathlib import Path
 
-# For xdist's workers, which inherit it before they import NumPy. An idle thread of OpenBLAS spins for
-# 2^26 cycles before it sleeps, and three workers on two cores lose a third of their time to that.
-# As many threads as ever compute, and the same bits.
+# For xdist's workers, which inherit it before they import NumPy. An idle thread of OpenBLAS spins
+# for 2^26 cycles before it sleeps, and three workers on two cores lose a third of their time to
+# that. As many threads as ever compute, and the same bits.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 import pytest
