@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.sums import Composed, SparseSum
+from bigspec.kernels.sums import SparseSum, SumBlock
 from bigspec.names import shown
 
 __all__ = ["PANEL_BYTES", "SLAB_BYTES", "Block", "Claims", "Grid", "Matrix", "OperatorMatrix"]
@@ -25,7 +25,7 @@ __all__ = ["PANEL_BYTES", "SLAB_BYTES", "Block", "Claims", "Grid", "Matrix", "Op
 SLAB_BYTES = 32 << 20  # one read: small chunks together up to this, larger ones one at a time
 PANEL_BYTES = (4 << 20, 512 << 20)  # one task: least and most
 
-Block = np.ndarray[Any, Any] | sp.sparray | sp.spmatrix | Composed | SparseSum
+Block = np.ndarray[Any, Any] | sp.sparray | sp.spmatrix | SumBlock | SparseSum
 """What `Matrix.read` returns: a 2-D ndarray (possibly a view), a SciPy CSR/CSC block, or a sum."""
 
 

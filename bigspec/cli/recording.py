@@ -131,7 +131,7 @@ def resumable(ctx: click.Context, checkpoint: str | None, storage: StorageFlags)
 
 
 def _run_in(checkpoint: str | None, storage: StorageFlags) -> dict[str, Any]:
-    from bigspec.run.described import run_in  # here: `bigspec --help` does without
+    from bigspec.run.show import run_in  # here: `bigspec --help` does without
 
     return run_in(checkpoint, storage.wanted(checkpoint))
 

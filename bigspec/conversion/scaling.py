@@ -31,7 +31,7 @@ from bigspec.errors import (
 from bigspec.expressions.reading import read_range
 from bigspec.kernels import working_dtype
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.sums import Composed, SparseSum
+from bigspec.kernels.sums import SparseSum, SumBlock
 from bigspec.matrices import Matrix
 from bigspec.watch import Observer
 
@@ -237,7 +237,7 @@ def _dense(block: Any, buffers: Buffers) -> Array:
     """Return the entries of a block, as passes write them out."""
     if isinstance(block, np.ndarray):
         return block
-    if isinstance(block, Composed):
+    if isinstance(block, SumBlock):
         out = np.empty(block.shape, block.dtype)
         with buffers.within("written"):
             block.fill(out, buffers)

@@ -19,7 +19,7 @@ from bigspec.errors import ArgumentError, DataError, UnsupportedTypeError
 from bigspec.expressions.reading import ask_ahead, common_grid, read_range
 from bigspec.expressions.weights import weights_of
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.sums import Composed, Factors, SparseSum, TermBlock, frobenius
+from bigspec.kernels.sums import Factors, SparseSum, SumBlock, TermBlock, frobenius
 from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix, OperatorMatrix, missing_as
 
 __all__ = [
@@ -153,7 +153,7 @@ class Combination(Matrix):
         if blocks and all(_is_sparse(one.block) for one in blocks):
             return self._sparse_sum(blocks, factors)
         shape = (rows.stop - rows.start, columns.stop - columns.start)
-        return Composed(shape, self.dtype, tuple(blocks), factors, self.exact)
+        return SumBlock(shape, self.dtype, tuple(blocks), factors, self.exact)
 
     def _block(self, number: int, rows: slice, columns: slice, buffers: Buffers) -> TermBlock:
         term = self.terms[number]

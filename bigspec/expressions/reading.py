@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.sums import Composed, SparseSum, TermBlock, frobenius
+from bigspec.kernels.sums import SparseSum, SumBlock, TermBlock, frobenius
 from bigspec.matrices import Block, Grid, Matrix
 
 __all__ = ["ask_ahead", "common_grid", "join", "read_range"]
@@ -77,7 +77,7 @@ def _continued(
         parts.append(_along(block, axis, start - covered.start, stop - covered.start))
         if stop < covered.stop:
             tail = _along(block, axis, stop - covered.start, covered.stop - covered.start)
-            if not isinstance(tail, (Composed, SparseSum)):
+            if not isinstance(tail, (SumBlock, SparseSum)):
                 read = (id(matrix), (other.start, other.stop), stop, tail.copy())
                 buffers.state[name] = read
     return parts[0] if len(parts) == 1 else join(parts, axis, buffers)
@@ -97,7 +97,7 @@ def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
     for block in blocks:
         stop = start + block.shape[axis]
         part = _along(out, axis, start, stop)
-        if isinstance(block, Composed):
+        if isinstance(block, SumBlock):
             with buffers.within("joined"):
                 block.fill(part, buffers)
         elif isinstance(block, SparseSum) or sp.issparse(block):
@@ -105,10 +105,10 @@ def join(blocks: Sequence[Any], axis: int, buffers: Buffers) -> Block:
         else:
             part[...] = block
         start = stop
-    sums = [block for block in blocks if isinstance(block, (Composed, SparseSum))]
+    sums = [block for block in blocks if isinstance(block, (SumBlock, SparseSum))]
     if any(block.rounded for block in sums):  # their sum bounds what rounding is relative to
         terms = math.hypot(*(frobenius(block) for block in blocks))
-        return Composed(
+        return SumBlock(
             (shape[0], shape[1]), dtype, (TermBlock(out),), None, exact=False, terms=terms
         )
     return out

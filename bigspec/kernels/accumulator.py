@@ -38,7 +38,7 @@ from bigspec.kernels.sparse import (
     gram_matrix,
 )
 from bigspec.kernels.squares import squares_of_sum
-from bigspec.kernels.sums import Composed, Factors, SparseSum, peak
+from bigspec.kernels.sums import Factors, SparseSum, SumBlock, peak
 
 __all__ = ["Accumulator"]
 
@@ -289,7 +289,7 @@ class Accumulator:
     def _note_magnitude(self, blocks: Sequence[tuple[int, Any]]) -> None:
         """Collect the magnitude that rounding is relative to, where terms may cancel."""
         if self.facts:
-            sums = [block for _, block in blocks if isinstance(block, Composed | SparseSum)]
+            sums = [block for _, block in blocks if isinstance(block, SumBlock | SparseSum)]
             self.magnitude += sum(block.magnitude(self.exponent) for block in sums)
 
     def _add_sparse(self, blocks: Sequence[tuple[int, Any]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bigspec.errors import DataError
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.sums import SAFE_EXPONENT, Composed
+from bigspec.kernels.sums import SAFE_EXPONENT, SumBlock
 
 __all__ = [
     "TILE_BYTES",
@@ -50,7 +50,7 @@ def scale_entries(X: Array, exponent: int) -> None:
 
 def load_tile(tile: Any, out: Array, exponent: int, *, conjugate: bool, buffers: Buffers) -> None:
     """Write the entries of a tile, scaled by ``2**-exponent``, to `out` of the working type."""
-    if isinstance(tile, Composed):
+    if isinstance(tile, SumBlock):
         tile.fill(out, buffers)
         tile = out
     if conjugate and out.dtype.kind == "c":

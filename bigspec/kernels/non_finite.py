@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.entries import TILE_BYTES
-from bigspec.kernels.sums import Composed, Factors, SparseSum
+from bigspec.kernels.sums import Factors, SparseSum, SumBlock
 
 __all__ = ["NonFiniteFound", "first_non_finite"]
 
@@ -25,7 +25,7 @@ def first_non_finite(blocks: Sequence[tuple[int, Any]], transposed: bool) -> tup
     """Return (row, column) of A, from the slab's corner, of its first NaN or infinity."""
     places = []
     for offset, block in blocks:
-        if isinstance(block, Composed | SparseSum):
+        if isinstance(block, SumBlock | SparseSum):
             found = _first_in_sum(block)
         elif sp.issparse(block):
             coo: Any = sp.coo_array(block)  # type: ignore[call-overload]
@@ -39,13 +39,13 @@ def first_non_finite(blocks: Sequence[tuple[int, Any]], transposed: bool) -> tup
     return min(places) if places else (-1, -1)
 
 
-def _first_in_sum(block: Composed | SparseSum) -> Array:
+def _first_in_sum(block: SumBlock | SparseSum) -> Array:
     """Return [[row, column]] of the first entry of a sum that is NaN or infinite, if any."""
     height, width = block.shape
     step, buffers = max(1, TILE_BYTES // 16 // width), Buffers()
     for start in range(0, height, step):
         stop = min(start + step, height)
-        if isinstance(block, Composed):
+        if isinstance(block, SumBlock):
             entries = np.empty((stop - start, width), block.dtype)
             with np.errstate(invalid="ignore", over="ignore"):
                 block[start:stop].fill(entries, buffers)

@@ -18,9 +18,9 @@ from bigspec.kernels.buffers import Buffers
 
 __all__ = [
     "SAFE_EXPONENT",
-    "Composed",
     "Factors",
     "SparseSum",
+    "SumBlock",
     "TermBlock",
     "frobenius",
     "peak",
@@ -40,7 +40,7 @@ class TermBlock:
 
     Attributes
     ----------
-    block : ndarray, SciPy CSR/CSC block, or Composed
+    block : ndarray, SciPy CSR/CSC block, or SumBlock
         As stored; of the shape of the sum, or transposed if `adjoint`.
     adjoint : bool
     scalar : float or complex
@@ -94,7 +94,7 @@ class TermBlock:
     def _entries(self, out: Array, buffers: Buffers) -> Array:
         block: Any = self.block
         entries: Array
-        if isinstance(block, Composed):
+        if isinstance(block, SumBlock):
             entries = buffers.take("blocks.inner", block.shape, out.dtype)
             with buffers.within("inner"):
                 block.fill(entries, buffers)
@@ -136,7 +136,7 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Composed:
+class SumBlock:
     """A block that is a sum with a dense term; it is written out where it is needed.
 
     Attributes
@@ -159,7 +159,7 @@ class Composed:
     exact: bool = True
     terms: float = 0.0
 
-    def __getitem__(self, key: slice | tuple[slice, slice]) -> Composed:
+    def __getitem__(self, key: slice | tuple[slice, slice]) -> SumBlock:
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
         shape = _length(rows, self.shape[0]), _length(columns, self.shape[1])
         factors = self.factors
@@ -297,7 +297,7 @@ def _length(cut: slice, extent: int) -> int:
 
 def peak(block: Any) -> float:
     """Largest magnitude (of real and imaginary parts), without a temporary; of a sum, a bound."""
-    if isinstance(block, (Composed, SparseSum)):
+    if isinstance(block, (SumBlock, SparseSum)):
         return block.peak()
     if hasattr(block, "indptr"):
         block = block.data
@@ -310,7 +310,7 @@ def peak(block: Any) -> float:
 
 
 def _leaves(block: Any) -> Iterator[Any]:
-    if isinstance(block, (Composed, SparseSum)):
+    if isinstance(block, (SumBlock, SparseSum)):
         yield from block.leaves()
     else:
         yield block
@@ -346,7 +346,7 @@ def _lowered(value: float, exponent: int) -> float:
 
 def frobenius(block: Any, exponent: int = 0) -> float:
     """Frobenius norm of ``2**-exponent block`` in float64; of a sum, a bound for its terms."""
-    if isinstance(block, (Composed, SparseSum)):
+    if isinstance(block, (SumBlock, SparseSum)):
         return block.norm(exponent)
     entries: Array = block.data if hasattr(block, "indptr") else block
     flat = entries.reshape(-1) if entries.flags.c_contiguous else entries.T.reshape(-1)

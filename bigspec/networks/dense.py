@@ -13,7 +13,7 @@ import numpy as np
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.kernels.entries import safe_exponent, scale_entries, working_dtype
 
-__all__ = ["Difference", "Entries", "Looked", "Stored", "ends_in_units", "in_units", "look"]
+__all__ = ["Difference", "Entries", "Stored", "Survey", "ends_in_units", "in_units", "look"]
 
 Array = np.ndarray[Any, Any]
 
@@ -124,7 +124,7 @@ class Difference(Entries):
 
 
 @dataclass(frozen=True)
-class Looked:
+class Survey:
     """What one look at all entries shows.
 
     Attributes
@@ -187,7 +187,7 @@ def ends_in_units(lower: float, upper: float, exponent: int) -> tuple[float, flo
     return min(low, float(FLOATS.max)), high
 
 
-def look(entries: Entries, *, gram: bool) -> Looked:
+def look(entries: Entries, *, gram: bool) -> Survey:
     """Look at all entries once, or twice where their squares need a scale.
 
     Parameters
@@ -213,8 +213,8 @@ def look(entries: Entries, *, gram: bool) -> Looked:
             if not bad:
                 sums.add(tile, peak)
     if bad:
-        return Looked(entries.shape, bad, 0, *(math.nan,) * 5, None)
-    return sums.looked(entries.shape, exponent)
+        return Survey(entries.shape, bad, 0, *(math.nan,) * 5, None)
+    return sums.survey(entries.shape, exponent)
 
 
 class _Sums:
@@ -243,7 +243,7 @@ class _Sums:
             np.matmul(first, tile if self.tall else tile.conj().T, out=self.product)
             self.gram += self.product
 
-    def looked(self, shape: tuple[int, int], exponent: int) -> Looked:
+    def survey(self, shape: tuple[int, int], exponent: int) -> Survey:
         """Return what the sums say."""
         count, gram = shape[0] * shape[1], self.gram
         if gram is not None:
@@ -255,7 +255,7 @@ class _Sums:
             variance = 0.0
         lengths = self.across, float(self.along.max(initial=0.0))
         row, column = lengths if self.tall else lengths[::-1]
-        return Looked(
+        return Survey(
             shape=shape,
             non_finite=0,
             exponent=exponent,

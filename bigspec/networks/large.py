@@ -77,8 +77,8 @@ def _row(request: Request, asked: Asked, deadline: float | None) -> Row:
                 matrices[0], x, adjoint=adjoint))  # fmt: skip
         return row
     told = _norm(matrices[0] - matrices[1], request, asked, deadline)
-    looked = look(_together(matrices), gram=False)
-    row = filled(row, looked, _told(told), asked)
+    survey = look(_together(matrices), gram=False)
+    row = filled(row, survey, _told(told), asked)
     return replace(row, other_lower=answer.lower, other_upper=answer.upper)
 
 

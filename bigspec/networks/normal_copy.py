@@ -14,8 +14,8 @@ import numpy as np
 
 from bigspec.conversion.work import Work
 from bigspec.errors import MatrixChangedError
+from bigspec.networks.formats.file_tensors import FileTensor
 from bigspec.networks.formats.safetensors import parsed
-from bigspec.networks.formats.stored import StoredTensor
 from bigspec.networks.formats.types import as_dtype
 from bigspec.networks.tensors import called
 
@@ -33,12 +33,12 @@ class Part:
     Attributes
     ----------
     path : Path
-    tensors : tuple of StoredTensor
+    tensors : tuple of FileTensor
         In the order of their bytes.
     """
 
     path: Path
-    tensors: tuple[StoredTensor, ...] = field(repr=False)
+    tensors: tuple[FileTensor, ...] = field(repr=False)
 
     def header(self, note: dict[str, Any]) -> bytes:
         """Return the header of the new file: that of the old one, with a note in its metadata."""
@@ -53,7 +53,7 @@ class Part:
 
 def parts_of(tensors: Mapping[str, Any]) -> list[Part]:
     """Return the files that tensors lie in."""
-    files: dict[Path, list[StoredTensor]] = {}
+    files: dict[Path, list[FileTensor]] = {}
     for tensor in tensors.values():
         files.setdefault(tensor.content.path, []).append(tensor)
     return [
@@ -62,14 +62,14 @@ def parts_of(tensors: Mapping[str, Any]) -> list[Part]:
     ]
 
 
-def _blocks(tensor: StoredTensor) -> Iterator[np.ndarray[Any, Any]]:
+def _blocks(tensor: FileTensor) -> Iterator[np.ndarray[Any, Any]]:
     """Return the bytes of a tensor, a few at once."""
     for place in range(0, tensor.nbytes, BLOCK):
         size = min(BLOCK, tensor.nbytes - place)
         yield tensor.content.at(tensor.start + place, size, called(tensor.name))
 
 
-def checksum(tensor: StoredTensor) -> str:
+def checksum(tensor: FileTensor) -> str:
     """Return a digest of all bytes of a tensor."""
     found = hashlib.blake2b(digest_size=16)
     for block in _blocks(tensor):
@@ -120,7 +120,7 @@ def write_part(part: Part, target: Path, note: dict[str, Any], work: Work, befor
                 unsaved = 0
 
 
-def _write_scaled(file: BinaryIO, tensor: StoredTensor, factor: float, token: str) -> None:
+def _write_scaled(file: BinaryIO, tensor: FileTensor, factor: float, token: str) -> None:
     found = hashlib.blake2b(digest_size=16)
     dtype = as_dtype(tensor.dtype, tensor.file).newbyteorder("<")
     for block in _blocks(tensor):

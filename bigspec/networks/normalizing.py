@@ -21,8 +21,8 @@ from bigspec.conversion.work import Work, local_place, working
 from bigspec.errors import ArgumentError, DataError, MemoryLimitError, SourceError, format_bytes
 from bigspec.names import shown
 from bigspec.networks.formats import open_model
+from bigspec.networks.formats.file_tensors import FileTensor
 from bigspec.networks.formats.shards import INDEX
-from bigspec.networks.formats.stored import StoredTensor
 from bigspec.networks.formats.types import as_dtype
 from bigspec.networks.normal_copy import Part, checksum, parts_of, write_part
 from bigspec.networks.normalized import NormalizedModel, NormalizedTensor
@@ -162,7 +162,7 @@ def normalize_model(
 def _opened(src: Any) -> Model:
     model = open_model(src)
     local = all(
-        isinstance(one, StoredTensor) and isinstance(one.content, LocalContent)
+        isinstance(one, FileTensor) and isinstance(one.content, LocalContent)
         for one in model.values()
     )
     if model.format != "safetensors" or not local or not len(model):

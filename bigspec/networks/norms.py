@@ -13,7 +13,7 @@ from bigspec.certificate import Facts, product_error
 from bigspec.certificate.definite import largest_eigenvalue
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
 from bigspec.matrices import Matrix
-from bigspec.networks.dense import Entries, Looked, ends_in_units
+from bigspec.networks.dense import Entries, Survey, ends_in_units
 from bigspec.passes import InlineExecutor, passes_over
 from bigspec.results import Interval
 from bigspec.results.gate import Gate
@@ -91,7 +91,7 @@ def takes_gram(shape: tuple[int, int]) -> bool:
 
 def norm_of(
     entries: Entries,
-    looked: Looked,
+    survey: Survey,
     matrix: Callable[[], Matrix],
     asked: Asked,
     *,
@@ -104,7 +104,7 @@ def norm_of(
     Parameters
     ----------
     entries : Entries
-    looked : Looked
+    survey : Survey
         With a Gram matrix if `takes_gram` says so.
     matrix : callable
         Opens it for passes.
@@ -116,33 +116,33 @@ def norm_of(
     limit : Limit
         Checked between panels.
     """
-    if looked.largest == 0.0:
+    if survey.largest == 0.0:
         return Norm(Interval(0.0, 0.0, "zero", "zero", deterministic=True), 1, converged=True)
-    if looked.gram is not None:
-        return by_gram(looked, asked.rtol, entries.rounding)
+    if survey.gram is not None:
+        return by_gram(survey, asked.rtol, entries.rounding)
     return by_passes(matrix(), asked, entropy=entropy(), gate=gate, limit=limit)
 
 
-def by_gram(looked: Looked, rtol: float, rounding: float = 0.0) -> Norm:
+def by_gram(survey: Survey, rtol: float, rounding: float = 0.0) -> Norm:
     """Bracket the root of the largest eigenvalue of the Gram matrix: certain, in one pass.
 
     Parameters
     ----------
-    looked : Looked
+    survey : Survey
     rtol : float
     rounding : float
         Relative error of each entry, in the Frobenius norm.
     """
-    assert looked.gram is not None
-    squares = looked.frobenius_squared
-    facts = Facts(squares, math.inf, math.inf, looked.largest, nonnegative=False)
-    complex_ = looked.gram.dtype.kind == "c"
-    eps = product_error(facts, 1, float(max(looked.shape)), complex_=complex_)
-    inside = largest_eigenvalue(looked.gram, 2.0 * rtol)
+    assert survey.gram is not None
+    squares = survey.frobenius_squared
+    facts = Facts(squares, math.inf, math.inf, survey.largest, nonnegative=False)
+    complex_ = survey.gram.dtype.kind == "c"
+    eps = product_error(facts, 1, float(max(survey.shape)), complex_=complex_)
+    inside = largest_eigenvalue(survey.gram, 2.0 * rtol)
     error = rounding * math.sqrt(squares)
     lower = math.sqrt(max(inside.lower - eps, 0.0)) * (1 - 4 * UNIT_ROUNDOFF) - error
     upper = math.sqrt(inside.upper + eps) * (1 + 4 * UNIT_ROUNDOFF) + error
-    ends = ends_in_units(max(lower, 0.0), upper, looked.exponent)
+    ends = ends_in_units(max(lower, 0.0), upper, survey.exponent)
     name = "Gram Cholesky" if inside.method == "Cholesky" else "Gram eigenvalue"
     share = 2 * eps / inside.lower if inside.lower > 0.0 else math.inf
     interval = Interval(*ends, name, "Rayleigh quotient", deterministic=True, rounding=share)

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from bigspec.certificate.rounding import UNIT_ROUNDOFF
-from bigspec.networks.dense import Looked, ends_in_units, in_units
+from bigspec.networks.dense import Survey, ends_in_units, in_units
 from bigspec.networks.forms import normalised
 from bigspec.results import Interval
 
-__all__ = ["kronecker_looked", "kronecker_norm", "product_looked", "product_norm"]
+__all__ = ["kronecker_norm", "kronecker_survey", "product_norm", "product_survey"]
 
 Array = np.ndarray[Any, Any]
 
@@ -48,12 +48,12 @@ def product_norm(up: Array, down: Array) -> Interval:
     return Interval(*ends, name, name, True, _share(margin, top))
 
 
-def product_looked(up: Array, down: Array) -> Looked:
+def product_survey(up: Array, down: Array) -> Survey:
     """Return what a look at the entries of ``up @ down`` shows; they are made in blocks of rows."""
     m, n = len(up), down.shape[1]
     bad = int(np.count_nonzero(~np.isfinite(up)) + np.count_nonzero(~np.isfinite(down)))
     if bad:
-        return Looked((m, n), bad, 0, *(math.nan,) * 5, None)
+        return Survey((m, n), bad, 0, *(math.nan,) * 5, None)
     (up, first_exponent), (down, second_exponent) = normalised(up), normalised(down)
     largest = row = squares = 0.0
     total: complex = 0.0
@@ -70,7 +70,7 @@ def product_looked(up: Array, down: Array) -> Looked:
     variance = max(squares / (m * n) - abs(total / (m * n)) ** 2, 0.0)
     exponent = first_exponent + second_exponent
     column = float(columns.max(initial=0.0))
-    return Looked(
+    return Survey(
         shape=(m, n),
         non_finite=0,
         exponent=exponent,
@@ -96,13 +96,13 @@ def kronecker_norm(first: Interval, second: Interval, exponent: int) -> Interval
     )
 
 
-def kronecker_looked(a: Looked, b: Looked, exponent: int) -> Looked:
+def kronecker_survey(a: Survey, b: Survey, exponent: int) -> Survey:
     """Return what a look at the entries of ``2**exponent A x B`` would show."""
     shape = a.shape[0] * b.shape[0], a.shape[1] * b.shape[1]
     if a.non_finite or b.non_finite:
-        return Looked(shape, a.non_finite + b.non_finite, 0, *(math.nan,) * 5, None)
+        return Survey(shape, a.non_finite + b.non_finite, 0, *(math.nan,) * 5, None)
     squares = a.frobenius**2 * b.frobenius**2
-    return Looked(
+    return Survey(
         shape,
         0,
         exponent,
@@ -115,7 +115,7 @@ def kronecker_looked(a: Looked, b: Looked, exponent: int) -> Looked:
     )
 
 
-def _deviation(a: Looked, b: Looked, squares: float, shape: tuple[int, int]) -> float:
+def _deviation(a: Survey, b: Survey, squares: float, shape: tuple[int, int]) -> float:
     """Return the deviation of the entries: their mean is the product of both means."""
     means = []
     for one in (a, b):

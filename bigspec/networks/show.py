@@ -16,8 +16,8 @@ from bigspec.networks.state import SCAN_TYPES, ScanState
 from bigspec.networks.table import brief_text
 from bigspec.results.text import rounded_up
 from bigspec.run import SAVED_TYPES
-from bigspec.run.described import Saved, owner_lines, saved_of
 from bigspec.run.identity import plain
+from bigspec.run.show import Saved, owner_lines, saved_of
 from bigspec.sources.storage_options import as_options
 
 __all__ = ["SavedScan", "show"]

@@ -18,16 +18,16 @@ from bigspec.errors import (
     format_bytes,
 )
 from bigspec.networks.adapter_matrices import Hadamard, dense_of, difference_of
-from bigspec.networks.dense import Difference, Entries, Looked, Stored, look
+from bigspec.networks.dense import Difference, Entries, Stored, Survey, look
 from bigspec.networks.entry import Entry
 from bigspec.networks.forms import Form, Kronecker, Part, Product, Spectral, wide
 from bigspec.networks.layers import with_layers
 from bigspec.networks.norms import Asked, Limit, Norm, by_gram, norm_of, takes_gram
 from bigspec.networks.product_norms import (
-    kronecker_looked,
     kronecker_norm,
-    product_looked,
+    kronecker_survey,
     product_norm,
+    product_survey,
 )
 from bigspec.networks.row import Row
 from bigspec.networks.sharing import entropy_of
@@ -184,12 +184,12 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
         flat = Stored(array) if request.other is None else (
             Difference(array, _matrix(request.other, read))
         )  # fmt: skip
-        looked = look(flat, gram=False)
-        return filled(blank(entry), looked, None)
+        survey = look(flat, gram=False)
+        return filled(blank(entry), survey, None)
     if request.other is None:
         entries: Entries = Stored(array)
-        norm, looked = _bracketed(entries, lambda: open_source(array), request, asked, limit)
-        row = filled(blank(entry), looked, norm, asked)
+        norm, survey = _bracketed(entries, lambda: open_source(array), request, asked, limit)
+        row = filled(blank(entry), survey, norm, asked)
         if isinstance(form, Spectral) and norm is not None:
             weight = wide(array)
 
@@ -205,10 +205,10 @@ def _row(request: Request, asked: Asked, read: _Reader, limit: Limit) -> Row:
     plain = replace(request, gate=None)  # the limits are for the difference
     base, told = _bracketed(Stored(other), lambda: open_source(other), plain, asked, limit)
     entries = Difference(array, other)
-    norm, looked = _bracketed(
+    norm, survey = _bracketed(
         entries, lambda: open_source(array) - open_source(other), request, asked, limit
     )
-    row = filled(blank(entry), looked, norm, asked)
+    row = filled(blank(entry), survey, norm, asked)
     if base is not None:
         row = replace(row, other_lower=base.interval.lower, other_upper=base.interval.upper)
     elif told.non_finite:
@@ -229,36 +229,36 @@ def _matrix(form: Form, read: _Reader) -> Array:
 
 def _bracketed(
     entries: Entries, matrix: Any, request: Request, asked: Asked, limit: Limit
-) -> tuple[Norm | None, Looked]:
-    looked = look(entries, gram=takes_gram(entries.shape))
+) -> tuple[Norm | None, Survey]:
+    survey = look(entries, gram=takes_gram(entries.shape))
     limit.check()
-    if looked.non_finite:
-        return None, looked
+    if survey.non_finite:
+        return None, survey
     # What this row was counted with, or more if there is more for each task.
     asked = replace(asked, share=max(asked.share, memory_of(request)))
     norm = norm_of(
         entries,
-        looked,
+        survey,
         matrix,
         asked,
         entropy=lambda: request.entropy,
         gate=request.gate,
         limit=limit,
     )
-    return norm, looked
+    return norm, survey
 
 
-def filled(row: Row, looked: Looked, norm: Norm | None, asked: Asked | None = None) -> Row:
+def filled(row: Row, survey: Survey, norm: Norm | None, asked: Asked | None = None) -> Row:
     """Return the row with all that is known; there is no norm of a vector or of NaN entries."""
-    if looked.non_finite:
-        return replace(row, non_finite=looked.non_finite)
+    if survey.non_finite:
+        return replace(row, non_finite=survey.non_finite)
     row = replace(
         row,
-        frobenius=looked.frobenius,
-        largest=looked.largest,
-        largest_row=looked.largest_row if norm is not None else None,
-        largest_column=looked.largest_column if norm is not None else None,
-        deviation=looked.deviation,
+        frobenius=survey.frobenius,
+        largest=survey.largest,
+        largest_row=survey.largest_row if norm is not None else None,
+        largest_column=survey.largest_column if norm is not None else None,
+        deviation=survey.deviation,
     )
     if norm is None:
         return row
@@ -285,11 +285,11 @@ def _product(request: Request, form: Product, asked: Asked, read: _Reader) -> Ro
         assert isinstance(other, Product)
         up2, down2 = other.factors(read)
         up, down = np.concatenate([up, -up2], axis=1), np.concatenate([down, down2])
-    looked = product_looked(up, down)
+    survey = product_survey(up, down)
     row = blank(request.entry)
-    if looked.non_finite:
-        return replace(row, non_finite=looked.non_finite)
-    row = filled(row, looked, _exact(product_norm(up, down), asked))
+    if survey.non_finite:
+        return replace(row, non_finite=survey.non_finite)
+    row = filled(row, survey, _exact(product_norm(up, down), asked))
     if other is not None:
         base = product_norm(up2, down2)
         row = replace(row, other_lower=base.lower, other_upper=base.upper)
@@ -299,14 +299,14 @@ def _product(request: Request, form: Product, asked: Asked, read: _Reader) -> Ro
 def _kronecker(entry: Entry, form: Kronecker, asked: Asked, read: _Reader) -> Row:
     first, second, exponent = form.factors(read)
     looks = [look(Stored(part), gram=True) for part, _ in (first, second)]
-    looked = kronecker_looked(looks[0], looks[1], exponent)
-    if looked.non_finite:
-        return replace(blank(entry), non_finite=looked.non_finite)
+    survey = kronecker_survey(looks[0], looks[1], exponent)
+    if survey.non_finite:
+        return replace(blank(entry), non_finite=survey.non_finite)
     fine = asked.rtol / 4  # two widths add up
     a, b = (
         _factor(one, fine, error) for one, (_, error) in zip(looks, (first, second), strict=True)
     )
-    return filled(blank(entry), looked, _exact(kronecker_norm(a, b, exponent), asked))
+    return filled(blank(entry), survey, _exact(kronecker_norm(a, b, exponent), asked))
 
 
 def _made(
@@ -324,8 +324,8 @@ def _made(
         if norm is not None:
             inside = _widened(norm, own, asked).interval
             row = replace(row, other_lower=inside.lower, other_upper=inside.upper)
-    norm, looked = _bracketed(Stored(array), lambda: open_source(array), request, asked, limit)
-    return filled(row, looked, None if norm is None else _widened(norm, error, asked), asked)
+    norm, survey = _bracketed(Stored(array), lambda: open_source(array), request, asked, limit)
+    return filled(row, survey, None if norm is None else _widened(norm, error, asked), asked)
 
 
 def _widened(norm: Norm, error: float, asked: Asked) -> Norm:
@@ -337,12 +337,12 @@ def _widened(norm: Norm, error: float, asked: Asked) -> Norm:
     return Norm(inside, norm.passes, converged=upper <= lower * (1 + asked.rtol))
 
 
-def _factor(looked: Looked, rtol: float, error: float) -> Interval:
+def _factor(survey: Survey, rtol: float, error: float) -> Interval:
     """Bracket the norm of a factor whose entries are off by `error` in the Frobenius norm."""
-    if looked.largest == 0.0:
+    if survey.largest == 0.0:
         name = "rounding" if error else "zero"
         return Interval(0.0, error, name, "zero", deterministic=True)
-    return by_gram(looked, rtol, error / looked.frobenius).interval
+    return by_gram(survey, rtol, error / survey.frobenius).interval
 
 
 def _exact(inside: Interval, asked: Asked) -> Norm:

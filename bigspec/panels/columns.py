@@ -13,7 +13,7 @@ from bigspec.kernels.buffers import Buffers
 from bigspec.kernels.entries import Values
 from bigspec.kernels.partials import Partial
 from bigspec.kernels.sparse import SparseTile, add_column_sums
-from bigspec.kernels.sums import Composed, SparseSum, TermBlock
+from bigspec.kernels.sums import SparseSum, SumBlock, TermBlock
 from bigspec.panels.context import Context
 from bigspec.panels.reading import Chunks, Reader
 
@@ -52,7 +52,7 @@ class SumsContext(Context):
 def _add(Z: Array, block: Any, work: np.dtype[Any], buffers: Buffers) -> None:
     if isinstance(block, SparseSum):
         blocks = (TermBlock(sp.csr_array(block.S)),)
-        block = Composed(block.shape, work, blocks, block.factors) if block.factors else block.S
+        block = SumBlock(block.shape, work, blocks, block.factors) if block.factors else block.S
     if sp.issparse(block):
         tile = SparseTile.of(0, block, transposed=False, distinct=True)
         sums, squares = _sums_of_sparse(tile, Values(work, 0, False, buffers))
@@ -63,7 +63,7 @@ def _add(Z: Array, block: Any, work: np.dtype[Any], buffers: Buffers) -> None:
     for start in range(0, block.shape[0], step):
         part = block[start : start + step]
         X = buffers.take("sums.tile", part.shape, work)
-        if isinstance(part, Composed):
+        if isinstance(part, SumBlock):
             part.fill(X, buffers)
         else:
             np.copyto(X, part, casting="unsafe")

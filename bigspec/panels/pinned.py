@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bigspec.kernels.sums import Composed
+from bigspec.kernels.sums import SumBlock
 from bigspec.panels.layout import Layout
 
 __all__ = ["Pinned", "PinnedPanel", "copied"]
@@ -119,7 +119,7 @@ class Pinned:
 
 def copied(block: Any) -> Any:
     """Return a block of the same layout in memory of its own: a reader uses its memory again."""
-    if isinstance(block, Composed):
+    if isinstance(block, SumBlock):
         parts = tuple(replace(one, block=copied(one.block)) for one in block.blocks)
         return replace(block, blocks=parts)
     if isinstance(block, np.ndarray):

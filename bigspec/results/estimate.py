@@ -31,7 +31,7 @@ SCHEMA = "bigspec.estimate/1"
 """Name and version of the JSON layout of `Estimate.to_dict`."""
 
 
-class _MadeOnce:
+class _Lazy:
     """An attribute that may be given as a function, which is called at the first access.
 
     After that the function, and all that it refers to, can be freed.
@@ -155,7 +155,7 @@ class Estimate:
     gate: Verdict | None = None
     run_id: str = ""
     start_columns: int = 0
-    ritz_vectors: np.ndarray[Any, Any] | None = field(default=cast(Any, _MadeOnce()), repr=False)
+    ritz_vectors: np.ndarray[Any, Any] | None = field(default=cast(Any, _Lazy()), repr=False)
     missing_as: str = field(default="0", repr=False)
     vector_missing_chunks: int = field(default=0, repr=False)
 

@@ -427,7 +427,7 @@ def test_interrupted(backend):
 def test_interrupted_before_the_run_in_the_checkpoint_was_restored(
     backend, monkeypatch, held, signal, status
 ):
-    monkeypatch.setattr("bigspec.run.described.run_in", lambda place, _: held if place else {})
+    monkeypatch.setattr("bigspec.run.show.run_in", lambda place, _: held if place else {})
     backend.answer = signal()
     result = bigspec("norm", "A.zarr", "--quiet", "--checkpoint", "run")
     assert result.exit_code == (75 if held else status)

@@ -26,7 +26,7 @@ from bigspec.errors import (
     UnsupportedTypeError,
 )
 from bigspec.kernels.buffers import Buffers
-from bigspec.kernels.sums import Composed
+from bigspec.kernels.sums import SumBlock
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
 from tests.memory import traced_peak
 
@@ -271,7 +271,7 @@ def made(request, tmp_path):
 
 
 def entries(block):
-    if isinstance(block, Composed):
+    if isinstance(block, SumBlock):
         out = np.empty(block.shape, block.dtype)
         block.fill(out, Buffers())
         return out

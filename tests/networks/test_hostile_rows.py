@@ -184,7 +184,7 @@ def test_numbers_with_scales_that_nobody_understands_are_refused(tensors, dtypes
 
 
 def test_the_first_pattern_that_may_mean_a_layer_counts():
-    """PEFT takes the first one; an expression is not looked into, so no alpha is known."""
+    """PEFT takes the first one; an expression is not survey into, so no alpha is known."""
     shapes = {"m.q.lora_A.weight": (4, 30), "m.q.lora_B.weight": (50, 4)}
     notes = {"adapter": {"lora_alpha": 8, "alpha_pattern": {"q|k": 16, "q": 32}}}
     (entry,) = (e for e in entries_of(headers_of(shapes, notes)) if not e.hidden)

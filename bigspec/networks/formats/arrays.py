@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import SourceError, UnsupportedTypeError
+from bigspec.networks.formats.file_tensors import FileTensor, check_shape, digest, finished
 from bigspec.networks.formats.pytorch import stem
-from bigspec.networks.formats.stored import StoredTensor, check_shape, digest, finished
 from bigspec.networks.formats.types import NATIVE
 from bigspec.networks.tensors import Model, Tensor, called
 from bigspec.sources.archives import check_member, header_of
@@ -150,12 +150,12 @@ def _member(content: Content, info: zipfile.ZipInfo) -> Tensor:
     )
 
 
-def _mapped(content: Content, name: str, header: Any, start: int) -> StoredTensor:
+def _mapped(content: Content, name: str, header: Any, start: int) -> FileTensor:
     shape, fortran, dtype = header
     strides = None
     if fortran and len(shape) > 1:
         strides = tuple(math.prod(shape[:k]) for k in range(len(shape)))
-    return StoredTensor(
+    return FileTensor(
         name=name,
         file=content.name,
         shape=shape,

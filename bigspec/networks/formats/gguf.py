@@ -18,15 +18,15 @@ import numpy as np
 
 from bigspec.errors import BigspecError, SourceError, needs
 from bigspec.kernels.buffers import Buffers
-from bigspec.networks.formats.shards import found_shards
-from bigspec.networks.formats.stored import (
+from bigspec.networks.formats.file_tensors import (
     PAGE,
     Extent,
-    StoredTensor,
+    FileTensor,
     check_extents,
     check_shape,
     finished,
 )
+from bigspec.networks.formats.shards import found_shards
 from bigspec.networks.tensors import Model, Tensor, called
 from bigspec.sources.file_bytes import Content, LocalContent, Reading
 
@@ -54,7 +54,7 @@ SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantisedTensor(StoredTensor):
+class QuantisedTensor(FileTensor):
     """A tensor in blocks, decoded by the package: float32.
 
     Attributes
@@ -97,7 +97,7 @@ class QuantisedTensor(StoredTensor):
         inner, block = math.prod(self.shape[len(lead) + 1 :]), self.block
         length = inner // self.shape[-1] * self.row if len(self.shape) > len(lead) + 1 else 0
         if not length:  # the rows are numbers of one row of blocks
-            return super(StoredTensor, self).rectangle(lead, rows, columns, buffers)
+            return super(FileTensor, self).rectangle(lead, rows, columns, buffers)
         first, count = self._row(lead, rows.start), rows.stop - rows.start
         what = called(self.name)
         raw = self.content.at(self.start + first * length, count * length, what)
@@ -166,7 +166,7 @@ def _check_split(fields: dict[str, Any], count: int, number: int, file: str) -> 
         raise SourceError(msg)
 
 
-def _file(content: Content) -> tuple[dict[str, Any], list[StoredTensor]]:
+def _file(content: Content) -> tuple[dict[str, Any], list[FileTensor]]:
     header = _Header(content)
     try:
         return header.read()
@@ -188,7 +188,7 @@ class _Header:
         self.reading = Reading(content)
         self.order = "<"
 
-    def read(self) -> tuple[dict[str, Any], list[StoredTensor]]:
+    def read(self) -> tuple[dict[str, Any], list[FileTensor]]:
         """Return its fields and its tensors."""
         magic = self.reading.exactly(4)
         (version,) = self._take("I")
@@ -278,7 +278,7 @@ class _Header:
 
     def _tensor(
         self, name: str, shape: tuple[int, ...], kind: int, offset: int, *places: int
-    ) -> StoredTensor:
+    ) -> FileTensor:
         begin, alignment = places
         if offset % alignment:
             msg = f"{called(name)} lies at {offset}, not a multiple of {alignment}"
@@ -291,7 +291,7 @@ class _Header:
         start, row = begin + offset, last // block * size
         rest = (name, self.file, shape, row * math.prod(shape[:-1]))
         if kind in PLAIN:
-            return _made(StoredTensor, self.content, rest, start, dtype=label, order=self.order)
+            return _made(FileTensor, self.content, rest, start, dtype=label, order=self.order)
         refusal = _refusal(kind, label, self.file)
         if self.order == ">":
             refusal = "blocks of machines that write the highest byte first are not decoded"
@@ -300,8 +300,8 @@ class _Header:
 
 
 def _made(
-    made: type[StoredTensor], content: Content, rest: Any, start: int, **more: Any
-) -> StoredTensor:
+    made: type[FileTensor], content: Content, rest: Any, start: int, **more: Any
+) -> FileTensor:
     name, file, shape, nbytes = rest
     return made(
         name=name, file=file, shape=shape, nbytes=nbytes, content=content, start=start, **more

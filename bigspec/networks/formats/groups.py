@@ -14,8 +14,8 @@ import numpy as np
 
 from bigspec.errors import SourceError
 from bigspec.kernels.buffers import Buffers
+from bigspec.networks.formats.file_tensors import finished
 from bigspec.networks.formats.pytorch import stem
-from bigspec.networks.formats.stored import finished
 from bigspec.networks.formats.types import as_dtype
 from bigspec.networks.tensors import Model, Tensor
 from bigspec.sources.nodes import Node

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import SourceError, needs
+from bigspec.networks.formats.file_tensors import MemoryTensor, finished
 from bigspec.networks.formats.onnx_tensors import Sparse, TensorReader
 from bigspec.networks.formats.protobuf import without_numbers
-from bigspec.networks.formats.stored import HeldTensor, finished
 from bigspec.networks.tensors import Model, Tensor
 from bigspec.sources.file_bytes import Content, LocalContent
 
@@ -132,7 +132,7 @@ class _Graphs:
         said = (values.shape, values.dtype.name, values.nbytes)
         shape, dtype, nbytes = said
         self.tensors.append(
-            HeldTensor(
+            MemoryTensor(
                 name=name, file=self.file, shape=shape, dtype=dtype, nbytes=nbytes, values=values
             )
         )

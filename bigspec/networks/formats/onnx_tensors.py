@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bigspec.errors import SourceError
+from bigspec.networks.formats.file_tensors import FileTensor, MemoryTensor, check_shape, digest
 from bigspec.networks.formats.protobuf import PLACE
-from bigspec.networks.formats.stored import HeldTensor, StoredTensor, check_shape, digest
 from bigspec.networks.formats.types import as_dtype, item_bits
 from bigspec.networks.tensors import Tensor, called
 from bigspec.sources.checks import check_memory
@@ -58,7 +58,7 @@ class TensorReader:
             reason = f"it holds entries of type {label}, which bigspec does not read"
             if dtype is not None:
                 reason = "it is one segment of a tensor, and the format does not say of which"
-            return HeldTensor(
+            return MemoryTensor(
                 name=name, file=file, shape=shape, dtype=dtype or label, nbytes=0, refusal=reason
             )
         bits = item_bits(dtype)
@@ -76,7 +76,7 @@ class TensorReader:
             )
             raise SourceError(msg)
         content.check(start, length, called(name))
-        return StoredTensor(
+        return FileTensor(
             name=name,
             file=content.name,
             shape=shape,
@@ -151,7 +151,7 @@ class TensorReader:
             msg = f"{file}: the numbers of {called(name)} cannot be read ({error}); export it again"
             raise SourceError(msg) from error
         nbytes = -(-size * bits // 8)
-        return HeldTensor(
+        return MemoryTensor(
             name=name, file=file, shape=shape, dtype=dtype, nbytes=nbytes, values=values
         )
 

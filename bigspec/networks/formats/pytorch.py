@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bigspec.errors import SourceError
+from bigspec.networks.formats.file_tensors import FileTensor, brief, check_shape, finished
 from bigspec.networks.formats.pickles import LONGEST, Unpickled, unpickled
 from bigspec.networks.formats.rebuild import Rebuilt, Storage
-from bigspec.networks.formats.stored import StoredTensor, brief, check_shape, finished
 from bigspec.networks.formats.types import BITS, item_bits
 from bigspec.networks.tensors import Model, called
 from bigspec.sources.file_bytes import Content
@@ -220,12 +220,12 @@ def _text(key: Any) -> str:
     return key if isinstance(key, str) else brief(key)
 
 
-def _stored(content: Content, name: str, made: Rebuilt, place: Places, order: str) -> StoredTensor:
+def _stored(content: Content, name: str, made: Rebuilt, place: Places, order: str) -> FileTensor:
     file, storage = content.name, made.storage
     shape = check_shape(made.shape, name, file)
     strides, offset = _strides(made, shape, name, file)
     if made.dtype not in BITS:  # nothing is known of its bytes
-        return StoredTensor(
+        return FileTensor(
             name=name,
             file=file,
             shape=shape,
@@ -252,7 +252,7 @@ def _stored(content: Content, name: str, made: Rebuilt, place: Places, order: st
         )
         raise SourceError(msg)
     begin = place(storage) + storage.offset * _unit(storage) + offset * item
-    return StoredTensor(
+    return FileTensor(
         name=name,
         file=file,
         shape=shape,

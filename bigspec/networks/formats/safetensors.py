@@ -10,9 +10,9 @@ import json
 from typing import Any
 
 from bigspec.errors import SourceError
-from bigspec.networks.formats.stored import (
+from bigspec.networks.formats.file_tensors import (
     Extent,
-    StoredTensor,
+    FileTensor,
     brief,
     check_extents,
     check_shape,
@@ -108,7 +108,7 @@ def parsed(raw: bytes, file: str, what: str) -> dict[str, Any]:
     return document
 
 
-def _tensor(content: Content, name: str, entry: Any, begin: int) -> StoredTensor:
+def _tensor(content: Content, name: str, entry: Any, begin: int) -> FileTensor:
     file, what = content.name, called(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         msg = f"{file}: expected dtype, shape and data_offsets of {what}, got something else"
@@ -137,7 +137,7 @@ def _tensor(content: Content, name: str, entry: Any, begin: int) -> StoredTensor
     refusal = None
     if item_bits(dtype) == 6:
         refusal = f"the format does not say how numbers of type {said} are packed"
-    return StoredTensor(
+    return FileTensor(
         name=name,
         file=file,
         shape=shape,

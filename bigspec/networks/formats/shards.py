@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bigspec.errors import MissingSourceError, SourceError
+from bigspec.networks.formats.file_tensors import finished
 from bigspec.networks.formats.safetensors import LONGEST, parsed
-from bigspec.networks.formats.stored import finished
 from bigspec.networks.tensors import Model, called
 from bigspec.sources.file_bytes import Content
 

@@ -19,8 +19,8 @@ from bigspec.sources.file_bytes import Content, LocalContent
 __all__ = [
     "PAGE",
     "Extent",
-    "HeldTensor",
-    "StoredTensor",
+    "FileTensor",
+    "MemoryTensor",
     "brief",
     "check_extents",
     "check_shape",
@@ -36,7 +36,7 @@ LARGEST = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredTensor(Tensor):
+class FileTensor(Tensor):
     """A tensor whose numbers are bytes of a file.
 
     Attributes
@@ -155,7 +155,7 @@ class StoredTensor(Tensor):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldTensor(Tensor):
+class MemoryTensor(Tensor):
     """A tensor whose numbers came with the header, and stay in memory.
 
     Attributes
