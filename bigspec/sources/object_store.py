@@ -14,10 +14,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 from zarr.storage import FsspecStore, ObjectStore
 
-from bigspec.errors import ArgumentError, SourceError
 from bigspec.names import shown
 from bigspec.sources import retries
-from bigspec.sources.object_options import Settings, settings_for, unknown, without_values
+from bigspec.sources.object_options import (
+    Settings,
+    no_client,
+    refused,
+    settings_for,
+    unknown,
+    without_values,
+)
 from bigspec.sources.storage_options import ALIASES, Options, options_for, protocol_of
 
 if TYPE_CHECKING:
@@ -59,14 +65,10 @@ def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store
         return retries.with_retries(
             lambda: FsspecStore.from_url(url, storage_options=given, read_only=read_only)
         )
-    except TypeError as error:  # of a file system's constructor
-        if not given:
+    except (TypeError, ValueError) as error:  # of a file system's constructor
+        if (made := refused(url, error, given)) is error:
             raise
-        msg = (
-            f"storage_options: expected options that {shown(protocol)}:// takes, got another one "
-            f"({error}); leave it out"
-        )
-        raise ArgumentError(msg) from error
+        raise made from error
 
 
 def _has_obstore() -> bool:
@@ -90,11 +92,7 @@ def _opened(kind: str, url: str, options: Options, *, read_only: bool) -> Remote
         cause = without_values(retries.cause_of(error), settings)
         if (name := cause.rpartition("Invalid key: ")[2].rstrip(".")) in settings.client:
             raise unknown(name) from error
-        msg = (
-            f"{url}: its client cannot be made ({cause}); check the URL, and the credentials and "
-            "options in the environment or in storage_options (--storage-option)"
-        )
-        raise SourceError(msg) from error
+        raise no_client(url, cause) from error
     return RemoteStore(inner, url, options, read_only=read_only)
 
 
