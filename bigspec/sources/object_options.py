@@ -121,6 +121,8 @@ def settings_for(kind: str, url: str, options: Options) -> Settings:
     if kind == "gs":
         _google_emulator(made.config)
     _check_endpoint(kind, made.config)
+    if kind == "az":
+        _end_endpoint(made.config)
     if kind == "s3":
         made.provider = _amazon(made.config, profile)
     return made
@@ -268,13 +270,21 @@ def _azure(made: Settings, left: Options, url: str) -> None:
         made.config["use_emulator"] = True
     if "endpoint" in made.config:  # a string with a signature needs no name
         parts = urlsplit(made.config["endpoint"])
-        account = parts.path.strip("/") or parts.netloc.partition(".")[0]
+        account = parts.path.strip("/") or (parts.hostname or "").partition(".")[0]
         made.config.setdefault("account_name", account)
     elif "accountname" in held and held.get("endpointsuffix"):
         scheme = held.get("defaultendpointsprotocol") or "https"
         made.config["endpoint"] = f"{scheme}://{held['accountname']}.blob.{held['endpointsuffix']}"
     if (host := left.pop("account_host", None)) is not None:
         made.config["endpoint"] = host if "://" in str(host) else f"https://{host}"
+
+
+def _end_endpoint(config: Options) -> None:
+    """Take a slash from the end of an endpoint: obstore would put another one behind it."""
+    places = (os.environ.get(name) for name in ENDPOINTS["az"])
+    value = config.get("endpoint") or next(filter(None, places), "")
+    if value.endswith("/"):
+        config["endpoint"] = value.rstrip("/")
 
 
 def _amazon(config: Options, profile: str | None) -> Any:
