@@ -6,6 +6,7 @@ No server and none of these packages: errors are known by the package and the na
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from zarr.storage import LocalStore
 import bigspec
 from bigspec.errors import ArgumentError, SourceError, StoreUnavailableError
 from bigspec.sources import object_store, retries
+from bigspec.sources.file_parts import evidence_in, is_other
 from bigspec.sources.object_options import settings_for
 
 A = np.arange(48.0, dtype="f4").reshape(8, 6)
@@ -229,3 +231,28 @@ def test_an_address_in_the_environment_that_is_none_is_named(
     monkeypatch.setenv(name, value)
     with pytest.raises(ArgumentError, match=f"environment: {name}: expected the address"):
         settings_for(url.partition(":")[0], url, {})
+
+
+# Versions of files ---------------------------------------------------------------------------
+
+
+def test_either_client_gives_the_same_evidence_of_a_file() -> None:
+    """What adlfs and gcsfs said of a file on an emulator, and obstore of the same file."""
+    changed = datetime(2026, 11, 30, 23, 12, 33, tzinfo=UTC)
+    azures = {"name": "c/A.h5", "size": 9, "etag": '"0x1D0D"', "last_modified": changed,
+              "creation_time": changed, "type": "file"}  # fmt: skip
+    googles = {"name": "b/A.h5", "size": 9, "etag": "8qjh==", "generation": "1796080354620881",
+               "updated": "2026-11-30T23:12:33.615641Z", "mtime": changed}  # fmt: skip
+    meta = {"size": 9, "last_modified": changed}
+    for url, said, tags in (
+        ("az://c/A.h5", azures, {"e_tag": '"0x1D0D"', "version": None}),
+        ("gs://b/A.h5", googles, {"e_tag": '"8qjh=="', "version": "1796080354620881"}),
+    ):
+        options = {"account_name": "acc"} if "az:" in url else {"token": "t"}
+        store: Any = object_store.remote_store(url, options, read_only=True)
+        mine = store._version(meta | tags)
+        assert evidence_in(mine) == evidence_in(said)
+        assert not is_other(mine, store._version(meta | tags))
+        later = {"e_tag": '"0x2"', "version": tags["version"] and "1796080354620882"}
+        assert is_other(store._version(meta | later), mine)
+        assert evidence_in(store._version(meta | later)) != evidence_in(mine)
