@@ -17,7 +17,8 @@ from bigspec.checkpoint.contents import block_names, newest
 from bigspec.checkpoint.lease import Lease
 from bigspec.checkpoint.options import Checkpoint
 from bigspec.checkpoint.store import Damaged, Store
-from bigspec.errors import BigspecError, CheckpointError, CheckpointInUseError
+from bigspec.errors import CheckpointError, CheckpointInUseError
+from bigspec.sources import retries
 
 __all__ = ["Writer"]
 
@@ -98,7 +99,7 @@ class Writer:
             self.lease.claim()
         except CheckpointInUseError:
             raise
-        except (OSError, BigspecError) as error:
+        except Exception as error:  # noqa: BLE001, RUF100 - the run itself can go on
             self._trouble(error)
         found, damage = newest(self.store, self.codec, self.store.read_block)
         numbers = self.store.records()
@@ -173,7 +174,7 @@ class Writer:
             except OSError as error:
                 msg = (
                     f"checkpoint {self.store.where}: a block of the basis, which does not fit in "
-                    f"memory, cannot be written ({type(error).__name__}: {error}). Make room "
+                    f"memory, cannot be written ({retries.cause_of(error)}). Make room "
                     "there, or give a larger memory_limit"
                 )
                 raise CheckpointError(msg) from error
@@ -370,7 +371,7 @@ class Writer:
             self._change.notify_all()
 
     def _trouble(self, error: Exception) -> str:
-        text = f"{type(error).__name__}: {error}"
+        text = retries.cause_of(error)
         kind = f"{type(error).__name__} {getattr(error, 'errno', text)}"  # its text names files
         if kind != self._failing:
             stands = f"record {max(self._kept)} stands" if self._kept else "nothing is saved yet"

@@ -37,6 +37,8 @@ async def part_at(
 
 def evidence_in(said: dict[str, Any]) -> str:
     """Return the evidence in what a store says of a file."""
+    if generation := said.get("generation"):  # all that Google's two interfaces have in common
+        return repr([said.get("size"), str(generation)])
     times = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
     # The last is of servers without ETag; without it the evidence stays as it was.
     served = [said[key] for key in ("Last-Modified",) if said.get(key) and not said.get("ETag")]
@@ -45,7 +47,7 @@ def evidence_in(said: dict[str, Any]) -> str:
 
 def is_other(said: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether two descriptions are of two versions: by their tags, or else by their times."""
-    for key in ("ETag", "Last-Modified", "LastModified"):
+    for key in ("generation", "ETag", "etag", "Last-Modified", "LastModified", "last_modified"):
         one, other = said.get(key), before.get(key)
         if one and other and NO_TIME not in (one, other):
             return bool(one != other)

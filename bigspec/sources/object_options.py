@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from bigspec.errors import ArgumentError
-from bigspec.names import MARK
-from bigspec.sources.storage_options import Options
+from bigspec.errors import ArgumentError, SourceError
+from bigspec.names import MARK, shown
+from bigspec.sources.storage_options import Options, protocol_of
 
-__all__ = ["Settings", "settings_for", "unknown", "without_values"]
+__all__ = ["Settings", "no_client", "refused", "settings_for", "unknown", "without_values"]
 
 NAMES: dict[str, dict[str, str]] = {
     "s3": {
@@ -50,8 +50,15 @@ PATIENCE = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15min"}
 
 TOKEN, PROFILE = "token", "profile"
 
-S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-"""Where obstore looks for the address of a server of S3."""
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Where obstore looks for the address of a server."""
+
+GOOGLE_EMULATOR, AZURE_STRING = "STORAGE_EMULATOR_HOST", "AZURE_STORAGE_CONNECTION_STRING"
+"""What Google's and Azure's own clients take from the environment, and obstore does not."""
 
 CHAIN = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
 """With one of these in the environment obstore finds its way."""
@@ -100,7 +107,7 @@ def settings_for(kind: str, url: str, options: Options) -> Settings:
     if kind == "gs":
         _google_token(made, left.pop(TOKEN, None))
     if kind == "az":
-        _azure(made, left)
+        _azure(made, left, url)
     if kind == "http":
         _http(made, left, url)
     profile = left.pop(PROFILE, None) if kind == "s3" else None
@@ -111,7 +118,11 @@ def settings_for(kind: str, url: str, options: Options) -> Settings:
             raise unknown(name)
         elif value is not None:
             made.config[NAMES[kind].get(name, name)] = _plain(value)
+    if kind == "gs":
+        _google_emulator(made.config)
     _check_endpoint(kind, made.config)
+    if kind == "az":
+        _end_endpoint(made.config)
     if kind == "s3":
         made.provider = _amazon(made.config, profile)
     return made
@@ -120,8 +131,9 @@ def settings_for(kind: str, url: str, options: Options) -> Settings:
 def _check_endpoint(kind: str, config: Options) -> None:
     """Refuse the address of a server that is none: obstore's client would crash at each request."""
     given = [("storage_options: endpoint_url", config.get(key)) for key in ("endpoint", "base_url")]
-    if kind == "s3" and not any(value is not None for _, value in given):
-        given = [(f"the environment: {name}", os.environ.get(name)) for name in S3_ENDPOINTS]
+    if not any(value is not None for _, value in given):
+        names = ENDPOINTS.get(kind, ())
+        given = [(f"the environment: {name}", os.environ.get(name)) for name in names]
     for name, value in given:
         if value is None:
             continue
@@ -138,6 +150,33 @@ def unknown(name: str, inside: str = "") -> ArgumentError:
         f"storage_options: {inside + name!r} is an option that obstore, the client of this URL, "
         "does not have. Leave it out, or open the store with fsspec and pass the zarr array"
     )
+
+
+def no_client(url: str, cause: str) -> SourceError:
+    """Return the error for a URL whose client cannot be made."""
+    return SourceError(
+        f"{shown(url)}: its client cannot be made ({cause}); check the URL, and the credentials "
+        "and options in the environment or in storage_options (--storage-option)"
+    )
+
+
+def refused(url: str, error: Exception, options: Options) -> Exception:
+    """Return the error for options that a file system of fsspec's refuses, or `error` itself."""
+    from fsspec.registry import known_implementations
+
+    protocol = protocol_of(url)
+    if isinstance(error, TypeError) and options:
+        return ArgumentError(
+            f"storage_options: expected options that {shown(protocol)}:// takes, got another one "
+            f"({error}); leave it out"
+        )
+    if isinstance(error, ValueError) and protocol in known_implementations:
+        cause = f"{type(error).__name__}: {error}"
+        for value in options.values():
+            if isinstance(value, str) and value:
+                cause = cause.replace(value, MARK)
+        return no_client(url, cause)
+    return error
 
 
 def without_values(text: str, settings: Settings) -> str:
@@ -198,20 +237,54 @@ def _google_token(made: Settings, token: Any) -> None:
         raise unknown(TOKEN)
 
 
-def _azure(made: Settings, left: Options) -> None:
-    """Take adlfs's connection string and host."""
-    parts = str(left.pop("connection_string", None) or "").split(";")
-    held = dict(part.split("=", 1) for part in parts if "=" in part)
+def _google_emulator(config: Options) -> None:
+    """Go to the emulator that the environment names, as gcsfs and Google's clients do.
+
+    It gets a token that means nothing: without one, obstore asks for a real one and sends that.
+    """
+    host = os.environ.get(GOOGLE_EMULATOR, "")
+    if host in ("", "default") or "base_url" in config or os.environ.get("GOOGLE_BASE_URL"):
+        return
+    config["base_url"] = host if "://" in host else f"http://{host}"
+    if not config.keys() & {"bearer_token", "service_account_key", "application_credentials"}:
+        config["bearer_token"] = "emulator"
+
+
+def _azure(made: Settings, left: Options, url: str) -> None:
+    """Take adlfs's connection string and host; the string of the environment too, as adlfs does."""
+    given = left.pop("connection_string", None)
+    named = {"account_name", "account_key", "sas_token", "sas_key", "anon"} & left.keys()
+    if given is None and not named and "@" not in url.partition("://")[2].partition("/")[0]:
+        given = os.environ.get(AZURE_STRING)
+    pairs = (part.split("=", 1) for part in str(given or "").split(";") if "=" in part)
+    held = {name.strip().lower(): value for name, value in pairs}
     for theirs, ours in (
-        ("AccountName", "account_name"),
-        ("AccountKey", "account_key"),
-        ("SharedAccessSignature", "sas_key"),
-        ("BlobEndpoint", "endpoint"),
+        ("accountname", "account_name"),
+        ("accountkey", "account_key"),
+        ("sharedaccesssignature", "sas_key"),
+        ("blobendpoint", "endpoint"),
     ):
-        if theirs in held:
+        if held.get(theirs):
             made.config[ours] = held[theirs]
+    if held.get("usedevelopmentstorage", "").lower() == "true":
+        made.config["use_emulator"] = True
+    if "endpoint" in made.config:  # a string with a signature needs no name
+        parts = urlsplit(made.config["endpoint"])
+        account = parts.path.strip("/") or (parts.hostname or "").partition(".")[0]
+        made.config.setdefault("account_name", account)
+    elif "accountname" in held and held.get("endpointsuffix"):
+        scheme = held.get("defaultendpointsprotocol") or "https"
+        made.config["endpoint"] = f"{scheme}://{held['accountname']}.blob.{held['endpointsuffix']}"
     if (host := left.pop("account_host", None)) is not None:
         made.config["endpoint"] = host if "://" in str(host) else f"https://{host}"
+
+
+def _end_endpoint(config: Options) -> None:
+    """Take a slash from the end of an endpoint: obstore would put another one behind it."""
+    places = (os.environ.get(name) for name in ENDPOINTS["az"])
+    value = config.get("endpoint") or next(filter(None, places), "")
+    if value.endswith("/"):
+        config["endpoint"] = value.rstrip("/")
 
 
 def _amazon(config: Options, profile: str | None) -> Any:

@@ -14,10 +14,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 from zarr.storage import FsspecStore, ObjectStore
 
-from bigspec.errors import ArgumentError, SourceError
 from bigspec.names import shown
 from bigspec.sources import retries
-from bigspec.sources.object_options import Settings, settings_for, unknown, without_values
+from bigspec.sources.object_options import (
+    Settings,
+    no_client,
+    refused,
+    settings_for,
+    unknown,
+    without_values,
+)
 from bigspec.sources.storage_options import ALIASES, Options, options_for, protocol_of
 
 if TYPE_CHECKING:
@@ -31,6 +37,7 @@ __all__ = ["RemoteStore", "file_names", "remote_store"]
 OLDEST = (0, 12)
 SCHEMES = {"s3": "s3", "gs": "gs", "az": "abfs", "http": "http"}
 """Names by fsspec of the kinds of stores, which identities in saved runs have."""
+TAGS = {"http": ("ETag", "Last-Modified"), "az": ("etag", "last_modified")}
 
 
 def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store:
@@ -59,14 +66,10 @@ def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store
         return retries.with_retries(
             lambda: FsspecStore.from_url(url, storage_options=given, read_only=read_only)
         )
-    except TypeError as error:  # of a file system's constructor
-        if not given:
+    except (TypeError, ValueError) as error:  # of a file system's constructor
+        if (made := refused(url, error, given)) is error:
             raise
-        msg = (
-            f"storage_options: expected options that {shown(protocol)}:// takes, got another one "
-            f"({error}); leave it out"
-        )
-        raise ArgumentError(msg) from error
+        raise made from error
 
 
 def _has_obstore() -> bool:
@@ -84,17 +87,13 @@ def _opened(kind: str, url: str, options: Options, *, read_only: bool) -> Remote
     try:
         inner = _store_of(kind, url, settings)
     except UnknownConfigurationKeyError as error:
-        text = str(error)
-        raise unknown(next((n for n in options if repr(n) in text), text[:80])) from error
+        named = (name for name in options if repr(name) in str(error))
+        raise unknown(next(named, str(error)[:80])) from error
     except (BaseError, TypeError, ValueError) as error:
         cause = without_values(retries.cause_of(error), settings)
         if (name := cause.rpartition("Invalid key: ")[2].rstrip(".")) in settings.client:
             raise unknown(name) from error
-        msg = (
-            f"{url}: its client cannot be made ({cause}); check the URL, and the credentials and "
-            "options in the environment or in storage_options (--storage-option)"
-        )
-        raise SourceError(msg) from error
+        raise no_client(url, cause) from error
     return RemoteStore(inner, url, options, read_only=read_only)
 
 
@@ -351,7 +350,7 @@ class RemoteStore(ObjectStore[Any]):
     async def described(self, key: str) -> dict[str, Any] | None:
         """Return the size of an object and the evidence of its version; None if nothing is there.
 
-        The keys are those of s3fs and of fsspec's HTTP: either client gives the same evidence.
+        The keys are those of fsspec's clients: either client gives the same evidence.
         """
         import obstore
 
@@ -362,8 +361,9 @@ class RemoteStore(ObjectStore[Any]):
             return None
 
     def _version(self, meta: Any) -> dict[str, Any]:
-        changed = "Last-Modified" if self.kind == "http" else "LastModified"
-        return {"size": int(meta["size"]), "ETag": meta["e_tag"], changed: meta["last_modified"]}
+        tag, changed = TAGS.get(self.kind, ("ETag", "LastModified"))
+        said = {"size": int(meta["size"]), tag: meta["e_tag"], changed: meta["last_modified"]}
+        return said | ({"generation": meta["version"]} if self.kind == "gs" else {})
 
     async def part(self, key: str, start: int, length: int) -> tuple[bytes, dict[str, Any]]:
         """Return a range of an object, and what its response says of the object; or nothing."""

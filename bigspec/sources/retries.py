@@ -61,10 +61,19 @@ _FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NETWORK_ERRORS = {
     # Classes of libraries that need not be installed, by module and name.
     "aiohttp": {"ClientError"},
+    "azure": {"IncompleteReadError", "ServiceRequestError", "ServiceResponseError"},
     "botocore": {"ConnectionError", "HTTPClientError", "IncompleteReadError"},
+    "google": {"TransportError"},
     "urllib3": {"HTTPError"},
 }
 
+
+_NO_CREDENTIALS = {
+    "azure": {"ClientAuthenticationError"},
+    "google": {"DefaultCredentialsError", "RefreshError"},
+}
+_CLIENTS = {"azure", "gcsfs", "google", "obstore"}
+"""Packages whose errors are no OSErrors."""
 
 _PASSING_STATUSES = {408, 425, 429}
 """The HTTP statuses from 400 to 499 that may be gone at the next request."""
@@ -72,6 +81,7 @@ _PASSING_STATUSES = {408, 425, 429}
 
 _DEBUG = "\n\nDebug source:"
 _STATUS = re.compile(r"status code: (\d{3})\b")
+_CODE = re.compile(r"<Code>(\w+)</Code>|ErrorCode:(\w+)")
 _TOOK = re.compile(r" in [\d.]+(?:ns|µs|ms|s)(?: - |\b)")
 MOST_TEXT = 300
 _ANSWERS = {"AlreadyExistsError", "NotModifiedError", "NotSupportedError", "PreconditionError"}
@@ -82,7 +92,8 @@ _CREDENTIALS = ("://169.254.169.254", "://169.254.170.2", "://metadata.google.in
 
 def http_status(error: BaseException) -> int | None:
     """Return the HTTP status in an error of a client library, or None."""
-    status = getattr(error, "status", None) or getattr(error, "code", None)
+    names = ("status", "code", "status_code")
+    status = next((found for name in names if (found := getattr(error, name, None))), None)
     if status is None and _of_obstore(error):
         found = _STATUS.search(str(error).partition(_DEBUG)[0])
         status = found[1] if found else None
@@ -97,19 +108,42 @@ def _of_obstore(error: BaseException) -> bool:
     return type(error).__module__ == "obstore.exceptions"
 
 
-def cause_of(error: BaseException) -> str:
-    """Return the kind and text of an error for a message.
+def _is_one_of(error: BaseException, classes: dict[str, set[str]]) -> bool:
+    """Tell whether an error is of a class by its package and name, which may not be here."""
+    return any(
+        kind.__name__ in classes.get(kind.__module__.partition(".")[0], ())
+        for kind in type(error).__mro__
+    )
 
-    obstore appends its own structures, the time that a request took, and what the server said.
+
+def cause_of(error: BaseException) -> str:
+    """Return the kind and text of an error for a message."""
+    return f"{type(error).__name__}: {_text_of(error)}"
+
+
+def _text_of(error: BaseException) -> str:
+    """Return what an error says, in one line.
+
+    obstore appends its own structures, the time that a request took, and what the server said;
+    Azure's and Google's clients append what the server said.
     """
     text = str(error)
-    if _of_obstore(error) or _DEBUG in text:
-        lines = text.partition(_DEBUG)[0].splitlines()
-        text = _TOOK.sub(" ", lines[0]) if lines else ""
-        text = text[:MOST_TEXT] + "..." * (len(text) > MOST_TEXT)
-        if code := re.search(r"<Code>(\w+)</Code>", " ".join(lines[1:])):
-            text += f" ({code[1]})"
-    return f"{type(error).__name__}: {text}"
+    if not (_of_client(error) or _DEBUG in text or _says_forbidden(error)):
+        return text
+    whole = text.partition(_DEBUG)[0]
+    first = _TOOK.sub(" ", whole.partition("\n")[0]).partition(": <?xml")[0]
+    first = first[:MOST_TEXT] + "..." * (len(first) > MOST_TEXT)
+    code = _CODE.search(whole)
+    return first if code is None else f"{first} ({code[1] or code[2]})"
+
+
+def _of_client(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _CLIENTS
+
+
+def _says_forbidden(error: BaseException) -> bool:
+    """Tell whether it is what gcsfs makes of a status 403: an OSError without a number."""
+    return type(error) is OSError and str(error).startswith("Forbidden: ")
 
 
 def is_forbidden(error: BaseException) -> bool:
@@ -120,6 +154,8 @@ def is_forbidden(error: BaseException) -> bool:
             return True
         if any(place in text for place in _CREDENTIALS) or "credential error" in text:
             return True
+    if _says_forbidden(error) or _is_one_of(error, _NO_CREDENTIALS):
+        return True
     return isinstance(error, PermissionError) or http_status(error) in (401, 403)
 
 
@@ -129,26 +165,28 @@ def is_transient(error: BaseException) -> bool:
         return _passes_in_obstore(error)
     if type(error).__name__ == "ReferenceNotReachable" and error.__cause__ is not None:
         return is_transient(error.__cause__)  # fsspec hides the real failure behind it
-    status = http_status(error)
-    if status is not None and status < 500:
-        return status in _PASSING_STATUSES
+    if is_forbidden(error):
+        return False
+    if (status := http_status(error)) is not None:
+        return status >= 500 or status in _PASSING_STATUSES
     if isinstance(error, (*_FINAL, BigspecError, gzip.BadGzipFile)):
         return False
     if isinstance(error, OSError):  # TimeoutError, ConnectionError, and EIO of a network disk
         # bz2 reports damaged data as a bare OSError with this text; a retry would not help.
         return error.errno not in _FULL_OR_READ_ONLY and error.args != ("Invalid data stream",)
-    return any(
-        kind.__name__ in _NETWORK_ERRORS.get(kind.__module__.split(".")[0], ())
-        for kind in type(error).__mro__
-    )
+    return _is_one_of(error, _NETWORK_ERRORS)
 
 
 def as_os_error(error: Exception) -> Exception:
-    """Return an error of obstore's as the OSError that other clients would raise.
+    """Return an error of a client's as the OSError that other clients would raise.
 
     Its kind decides whether a read or a write goes on, is repeated or ends.
     """
-    if not _of_obstore(error) or type(error).__name__ in _ANSWERS:
+    if isinstance(error, OSError) and _DEBUG in str(error):  # obstore raises FileNotFoundError
+        return type(error)(_text_of(error))
+    if _says_forbidden(error):
+        return PermissionError(_text_of(error))
+    if not _of_client(error) or type(error).__name__ in _ANSWERS:
         return error
     text = cause_of(error)
     if is_forbidden(error):
@@ -156,6 +194,8 @@ def as_os_error(error: Exception) -> Exception:
     status, passing = http_status(error), is_transient(error)
     if status is None and not passing:
         return error
+    if status == 404 and not _of_obstore(error):
+        return FileNotFoundError(text)
     made = ConnectionError(text) if passing else OSError(text)
     if status is not None:
         made.status = status  # type: ignore[attr-defined]
@@ -177,12 +217,23 @@ def _passes_in_obstore(error: BaseException) -> bool:
 def with_retries(call: Callable[[], T], buffers: Buffers | None = None) -> T:
     """Call until it succeeds, and raise its error if it fails for good or `POLICY` is used up.
 
-    Repetitions are counted in ``buffers.retries``.
+    Repetitions are counted in ``buffers.retries``. An error of a client's is an OSError then; see
+    `as_os_error`.
     """
     try:  # nearly always enough, and tenacity takes longer than a small chunk
         return call()
     except Exception as error:  # noqa: BLE001, RUF100 - tenacity tells which may pass
         failures = [error]
+    try:
+        return _repeated(call, failures, buffers)
+    except Exception as error:
+        if as_os_error(error) is error:
+            raise
+        raise as_os_error(error) from None  # it has the text, without pages of debugging
+
+
+def _repeated(call: Callable[[], T], failures: list[Exception], buffers: Buffers | None) -> T:
+    """Repeat a call after the failure in a list, which is taken out so that nothing holds it."""
     # A loop, because `retrying(call)` ends in reference cycles: a pass's buffers would stay until
     # the garbage collector comes.
     retrying = tenacity.Retrying(

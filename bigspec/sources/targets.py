@@ -142,7 +142,7 @@ def write_failure(error: Exception, where: str) -> Exception:
     """Return the error for a write that ended in `error`: a full disk is no bad source."""
     if retries.is_forbidden(error):
         return DestinationError(
-            f"{where}: this process may not write there ({type(error).__name__}: {error}); check "
+            f"{where}: this process may not write there ({retries.cause_of(error)}); check "
             "the permissions, or the credentials in the environment"
         )
     final = isinstance(error, OSError) and not retries.is_transient(error)

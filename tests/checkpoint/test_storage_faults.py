@@ -90,6 +90,20 @@ def test_a_store_that_refuses_from_the_start(fault, matrix, whole, hooked, tmp_p
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize("package", ["azure.core.exceptions", "somebody.elses"])
+def test_a_client_whose_errors_are_no_os_errors(package, matrix, whole, hooked, tmp_path):
+    def before(key):
+        kind = type("HttpResponseError", (Exception,), {"__module__": package, "status_code": 403})
+        raise kind("not with this key\nRequestId:1\nErrorCode:AuthorizationFailure")
+
+    hooked.before = staticmethod(before)
+    said = r"cannot be written \(.*HttpResponseError: not with this key"
+    with pytest.warns(CheckpointWarning, match=said) as heard:
+        est = bigspec.norm(matrix, checkpoint=Checkpoint(tmp_path / "run", interval=0), **ASKED)
+    assert len(heard) == 1
+    assert_same_bits(est, whole)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("part", ["blocks", "records"])
 def test_a_store_that_refuses_for_a_while(
