@@ -4,13 +4,40 @@ import os
 import uuid
 from pathlib import Path
 
+# For xdist's workers, which inherit it before they import NumPy. An idle thread of OpenBLAS spins
+# for 2^26 cycles before it sleeps, and three workers on two cores lose a third of their time to
+# that. As many threads as ever compute, and the same bits.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 import pytest
 
 from bigspec.passes import one_blas_thread
 from tests.real import Shelf
+from tests.workers import forked
 
 SHARED = Path(os.environ.get("BIGSPEC_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+HEAVY = (
+    "certificate/test_coverage.py",
+    "checkpoint/test_cluster_faults.py",
+    "checkpoint/test_signals.py",
+    "run/test_data.py",
+    "test_docs.py",
+    "test_examples.py",
+    "test_hostile.py",
+    "sources/test_remote_hdf5.py",
+    "sources/test_missing_chunks.py",
+    "history/test_week.py",
+)
+"""Files of ten seconds and more are begun first: none is left alone on one worker at the end."""
+
 DATA = Shelf(Path(__file__).parent / "data" / "matrices", SHARED)
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    heavy = [here / name for name in HEAVY]
+    assert all(path.exists() for path in heavy)
+    items.sort(key=lambda item: item.path not in heavy)
 
 
 @pytest.fixture(scope="session")
@@ -35,13 +62,12 @@ def cluster():
     import dask
     from distributed import LocalCluster
 
-    with (
-        dask.config.set({"distributed.scheduler.worker-ttl": "60 s"}),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0", preload=["tests.watched"]
-        ) as cluster,
-    ):
-        yield cluster
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with dask.config.set({"distributed.scheduler.worker-ttl": "60 s"}):
+        with forked():
+            cluster = LocalCluster(**options, preload=["tests.watched"])
+        with cluster:
+            yield cluster
 
 
 @pytest.fixture

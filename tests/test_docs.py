@@ -39,6 +39,7 @@ from bigspec import errors
 from bigspec.cli import statuses
 from bigspec.conversion.writing import GroupWriter
 from bigspec.sources import retries
+from tests.program import Program
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -144,8 +145,14 @@ def reader(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run_command(command, cwd):
-    script = f'bigspec() {{ "{sys.executable}" -m bigspec "$@"; }}\n{command.line}\n'
+@pytest.fixture(scope="module")
+def program():
+    with Program() as program:
+        yield program.command
+
+
+def run_command(command, cwd, program=f"{sys.executable} -m bigspec"):
+    script = f'bigspec() {{ {program} "$@"; }}\n{command.line}\n'
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=cwd,
@@ -167,8 +174,12 @@ OPTIONAL = {"training.md": "torch"}
 """What the blocks of a page need, where the extra `test` does not bring it; then it is skipped."""
 
 
+# Its commands are started as a reader starts them; those of all other pages by `Program`.
+STARTED = "tutorial.md"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_every_block_runs(page, reader):
+def test_every_block_runs(page, reader, program):
     if page.name in OPTIONAL:
         pytest.importorskip(OPTIONAL[page.name])
     namespace = {"__name__": "__docs__"}
@@ -187,7 +198,7 @@ def test_every_block_runs(page, reader):
             printed = ""
         elif block.language == "console":
             for command in commands(block):
-                run_command(command, reader)
+                run_command(command, reader, *([] if page.name == STARTED else [program]))
         elif block.language != "diagram":
             assert block.language == "bash", f"{place}: unknown language {block.language!r}"
             assert block.text.strip() in (MAIN, TEST), f"{place}: not a known install line"
@@ -461,13 +472,14 @@ def test_json_page_has_the_fields_of_the_gate():
     assert dotted({"gate": data["gate"]}) == documented("Gate")
 
 
-def test_json_page_has_the_fields_of_a_history(reader):
+def test_json_page_has_the_fields_of_a_history(reader, program):
     zarr_array("A.zarr", np.random.default_rng(0).standard_normal((60, 20)), (30, 20))
     run_command(
         Command("bigspec norm A.zarr --history h --max-change 1 --quiet > a.txt 2> warning.txt"),
         reader,
+        program,
     )
-    run_command(Command("bigspec history h --json h.json > h.txt"), reader)
+    run_command(Command("bigspec history h --json h.json > h.txt"), reader, program)
     data = json.loads((reader / "h.json").read_text())
     for run in data["runs"]:
         for name in ("matrix", "gate", "versions"):
@@ -476,14 +488,16 @@ def test_json_page_has_the_fields_of_a_history(reader):
     assert dotted(data) == documented("History")
 
 
-def test_json_page_has_the_lines_of_the_log(reader):
+def test_json_page_has_the_lines_of_the_log(reader, program):
     zarr_array("A.zarr", np.random.default_rng(0).standard_normal((600, 200)), (30, 200))
     line = (
         "bigspec norm A.zarr --history h --max-change 1 --max-norm 1 --log-format json "
         "--heartbeat 1e-9 > a.txt 2> log.txt"
     )
-    run_command(Command(line, status=3), reader)
-    run_command(Command("bigspec norm B.zarr --log-format json 2>> log.txt", status=66), reader)
+    run_command(Command(line, status=3), reader, program)
+    run_command(
+        Command("bigspec norm B.zarr --log-format json 2>> log.txt", status=66), reader, program
+    )
     lines = [json.loads(line) for line in (reader / "log.txt").read_text().splitlines()]
     section = (ROOT / "docs" / "json.md").read_text(encoding="utf-8").split("\n## Log\n")[1]
     listed = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in tables(section)[0][1:]}
@@ -497,13 +511,14 @@ def test_json_page_has_the_lines_of_the_log(reader):
     assert {one["event"] for one in lines} == set(listed) - {"log"}
 
 
-def test_json_page_has_the_gate_that_is_written(reader):
+def test_json_page_has_the_gate_that_is_written(reader, program):
     run_command(
         Command(
             "bigspec norm examples/data/fashion_mnist.zarr --max-norm 3e5 --json g.json "
             "--quiet > g.txt"
         ),
         reader,
+        program,
     )
     gate = json.loads((reader / "g.json").read_text())["gate"]
     assert dotted({"gate": gate}) == documented("Gate")

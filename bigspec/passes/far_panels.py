@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from bigspec.panels.context import Context, run_panel
+from bigspec.panels.limit import Limit
 
 __all__ = ["after_its_way", "run_far_panel", "run_far_panel_of_pieces"]
 
@@ -24,17 +25,18 @@ class _Tasks:
         self.products = threading.Semaphore(threads)
 
     @contextmanager
-    def one_more(self, most: int) -> Iterator[None]:
+    def one_more(self, most: int, limit: Limit) -> Iterator[None]:
         """Wait until there are fewer than `most`, and be one of them."""
         with self._changed:
-            self._changed.wait_for(lambda: self._count < most)
+            while not self._changed.wait_for(lambda: self._count < most, _patience(limit)):
+                limit.check()
             self._count += 1
         try:
             yield
         finally:
             with self._changed:
                 self._count -= 1
-                self._changed.notify()
+                self._changed.notify_all()  # tasks of several runs wait, each for its own count
 
 
 _LOCK = threading.Lock()
@@ -60,7 +62,7 @@ def after_its_way(context: Context, index: int, work: Callable[[], Result]) -> R
     tasks = _tasks()
     if tasks is None:
         return work()
-    with tasks.one_more(context.layout.memory.tasks):
+    with tasks.one_more(context.layout.memory.tasks, context.limit):
         try:
             _come(context, index)
             with tasks.products:
@@ -87,7 +89,13 @@ def _come(context: Context, index: int) -> None:
     context.matrix.ahead(*layout.rectangle(slab, (0, layout.iterate_length)), buffers)
     secede()
     for fetch in list(buffers.ahead.values()):
-        fetch.wait()
+        while not fetch.wait(_patience(context.limit)):
+            context.limit.check()
+
+
+def _patience(limit: Limit) -> float | None:
+    """Return the seconds until the deadline: a task that waits longer has the place of another."""
+    return None if limit.left is None else max(limit.left, 0.0)
 
 
 def _tasks() -> _Tasks | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from bigspec.algorithms import TopLanczos
-from bigspec.matrices import Matrix
+from bigspec.matrices import Grid, Matrix
 from bigspec.passes import Pass, check_persisted, find_executor, one_blas_thread, passes_over
 from bigspec.run import CheckpointBlocks, Outcome, RunState, solve
 from bigspec.run.identity import check_place, checkpoint_of, prepare
@@ -17,6 +17,7 @@ from bigspec.run.loop import basis_nbytes
 from bigspec.run.options import RunOptions
 from bigspec.run.plan import Plan
 from bigspec.run.vectors import Vectors
+from bigspec.sources.array_handle import ArrayHandle
 from bigspec.watch import Observer
 
 __all__ = ["Ending", "LastPass", "conduct"]
@@ -107,6 +108,7 @@ def conduct(
         Its ``estimate`` is the answer so far, once a pass is complete.
     """
     check_persisted(matrix)
+    _check_still(matrix)
     observer, executor = options.observer, find_executor(matrix.resident)
     try:
         with (
@@ -134,6 +136,7 @@ def conduct(
             def answer_from(outcome: Outcome) -> Answer:
                 passes.make_room(basis_nbytes(outcome.state) + plan.vectors_bytes)
                 vectors = last.make(passes, outcome, observer)
+                _check_still(matrix)
                 return present(Ending(plan, options, progress, outcome, vectors, layout, columns))
 
             outcome = None
@@ -159,6 +162,32 @@ def conduct(
     finally:
         observer.close()
     return answer
+
+
+def _check_still(matrix: Matrix) -> None:
+    """Refuse a matrix whose store holds another one by now.
+
+    The content tokens of a pass show it only to later passes, and not where all bytes are those of
+    the matrix that was opened, read as entries of that one.
+
+    Raises
+    ------
+    MatrixChangedError
+    """
+    for handle in _handles(matrix):
+        handle.check_still()
+
+
+def _handles(part: Any) -> Iterator[ArrayHandle]:
+    """Find the stored arrays that a matrix is made of."""
+    if isinstance(part, ArrayHandle):
+        yield part
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from _handles(one)
+    elif is_dataclass(part) and not isinstance(part, (type, Grid)):
+        for entry in fields(part):
+            yield from _handles(getattr(part, entry.name, None))
 
 
 def _after_interrupt(outcome: Outcome) -> Outcome:

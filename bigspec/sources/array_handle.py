@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 import uuid
@@ -9,8 +10,10 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import zarr
+from zarr.api.asynchronous import open as open_node
+from zarr.core.sync import sync
 
-from bigspec.errors import MissingSourceError
+from bigspec.errors import BigspecError, MatrixChangedError, MissingSourceError
 from bigspec.sources import retries
 from bigspec.sources.codecs import capped, check_codecs
 from bigspec.sources.fetching import Fetch, chunk_keys, fetching
@@ -27,6 +30,8 @@ __all__ = ["ArrayHandle"]
 
 OPEN = 32
 """Arrays that a process holds open for handles that may come again."""
+PATIENCE = 5.0
+"""Seconds to wait for a second look at the metadata."""
 
 
 class ArrayHandle:
@@ -58,6 +63,7 @@ class ArrayHandle:
         token: str | None = None,
     ) -> None:
         self._array = None if array is None else watched(capped(array))
+        self._form = "" if array is None else _form(array)
         self._packed = packed
         self._name = name
         self._token = token or uuid.uuid4().hex
@@ -117,6 +123,8 @@ class ArrayHandle:
                 try:
                     again = partial(_opened, self._token, self._packed, self._name)
                     self._array = retries.with_retries(again, buffers)
+                except BigspecError:
+                    raise
                 except FileNotFoundError as error:
                     msg = (
                         f"{self._name}: this process does not see it; every worker must reach "
@@ -126,6 +134,54 @@ class ArrayHandle:
                 except Exception as error:
                     raise open_failure(error, self._name) from error
             return self._array
+
+    def check_still(self) -> None:
+        """Refuse an array whose metadata changed since it was opened.
+
+        Its chunks would be read as those of the old one. A store that does not answer is left to
+        the reads of its chunks, which say why.
+
+        Raises
+        ------
+        MatrixChangedError
+        """
+        if self._array is None:
+            return
+        metadata, place = self._array.metadata, self._array.store_path
+        found = open_node(
+            store=place.store,
+            path=place.path,
+            mode="r",
+            zarr_format=metadata.zarr_format,
+            use_consolidated=False,
+        )
+        try:
+            now = sync(found, timeout=PATIENCE)
+        except Exception:  # noqa: BLE001, RUF100 - whatever a store raises
+            return
+        if _form(now) != self._form:
+            raise _changed(self._name, self._form, _form(now))
+
+
+def _form(array: Any) -> str:
+    """Return what the bytes of an array's chunks mean: its metadata without what is for people."""
+    metadata = array.metadata.to_dict()
+    told = {"attributes", "dimension_names", "consolidated_metadata"}
+    return json.dumps({k: metadata[k] for k in metadata.keys() - told}, sort_keys=True, default=str)
+
+
+def _changed(name: str, before: str, now: str) -> MatrixChangedError:
+    """Return the error for an array that is another one now; it names what differs."""
+    was, found = json.loads(before), json.loads(now)
+    differences = "; ".join(
+        f"{key} was {json.dumps(was.get(key))}, is {json.dumps(found.get(key))}"
+        for key in sorted(was.keys() | found.keys())
+        if was.get(key) != found.get(key)
+    )
+    return MatrixChangedError(
+        f"{name}: expected the array that was opened, got another one in its place ({differences}"
+        "). Open it again, on a store that stays while the run lasts"
+    )
 
 
 @lru_cache(maxsize=OPEN)
@@ -137,7 +193,9 @@ def _opened(token: str, packed: bytes, name: str) -> zarr.Array[Any]:  # noqa: A
     if not isinstance(array, zarr.Array):
         msg = f"no Zarr array at {sent.path!r} any more"
         raise FileNotFoundError(msg)
-    check_codecs(array, name)  # the metadata may have changed
+    if _form(array) != _form(sent):
+        raise _changed(name, _form(sent), _form(array))
+    check_codecs(array, name)
     return watched(capped(array))
 
 

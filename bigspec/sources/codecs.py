@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer
 
-__all__ = ["capped", "check_codecs"]
+__all__ = ["capped", "check_codecs", "zarr_scratch"]
 
 COMPRESSORS = {*FILLERS, "lzma"}
 CHECKSUMS = {"adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"}
@@ -186,3 +186,10 @@ class CappedCodec(BytesBytesCodec):
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """Unknown."""
         raise NotImplementedError
+
+
+def zarr_scratch(array: zarr.Array[Any], chunks: int) -> int:
+    """Return the bytes of zarr's encoded, decoded and filtered copies of so many chunks."""
+    at_once = min(int(zarr.config.get("async.concurrency") or 10), chunks)
+    chunk = math.prod(array.shards or array.chunks) * int(array.dtype.itemsize)
+    return at_once * (2 + len(array.filters or ())) * chunk

@@ -101,14 +101,19 @@ class Fetch:
             self._left -= len(some)
             yield from some
 
-    def wait(self) -> None:
-        """Wait until every chunk under way has arrived or failed; they stay."""
-        sync(self._here())
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until every chunk under way has arrived or failed; they stay.
 
-    async def _here(self) -> None:
+        Return False if they have not in so many seconds.
+        """
+        return sync(self._here(seconds))
+
+    async def _here(self, seconds: float | None) -> bool:
         self._fill()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        if not self._tasks:
+            return True
+        _, pending = await asyncio.wait(self._tasks.values(), timeout=seconds)
+        return not pending
 
     def cancel(self) -> None:
         """End all requests, and wait until they have ended."""

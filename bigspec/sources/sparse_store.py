@@ -184,6 +184,8 @@ class StoredSparse(Matrix):
     def _block(self, data: Any, indices: Any, pointers: Any, height: int) -> Block:
         if data.dtype.itemsize == 2 and data.dtype.kind not in "biu":
             data = data.astype(np.float32)  # SciPy has no sparse float16, nor bfloat16
+        if not data.dtype.isnative:  # nor any other order of bytes
+            data = data.astype(data.dtype.newbyteorder("="))
         kind: Any = sp.csr_array if self.format == "csr" else sp.csc_array
         shape = (height, self.shape[1]) if self.format == "csr" else (self.shape[0], height)
         block = kind(shape, dtype=data.dtype)

@@ -17,7 +17,7 @@ from bigspec.matrices import SLAB_BYTES, Block, Grid, Matrix
 from bigspec.sources import catalog, retries
 from bigspec.sources.array_handle import ArrayHandle
 from bigspec.sources.checks import check_dtype, check_shape
-from bigspec.sources.codecs import check_codecs
+from bigspec.sources.codecs import check_codecs, zarr_scratch
 from bigspec.sources.direct import DirectArray, plan_direct
 from bigspec.sources.far import FarArray
 from bigspec.sources.fetching import fetched_nbytes
@@ -175,10 +175,7 @@ class ZarrVector:
     handle : ArrayHandle
     length, chunk : int
     dtype : numpy.dtype
-    name, where, token : str
-    document : str or None
-    direct : DirectArray or None
-    far : FarArray or None
+    name, where, token, document, direct, far
         As of `ZarrMatrix`.
     resident : bool
     """
@@ -254,17 +251,27 @@ class ZarrVector:
             return self.far.read_range(start, stop, buffers, scratch, one)
         self.handle.open(buffers)
         block = buffers.take(scratch, (stop - start,), self.dtype)
-        read = partial(self.handle.read, slice(start, stop), buffers, NDBuffer(block))  # type: ignore[arg-type]
         try:
-            retries.with_retries(read, buffers)
+            self.handle.read(slice(start, stop), buffers, NDBuffer(block))  # type: ignore[arg-type]
+        except MissingSourceError:
+            raise
         except Exception as error:
             # Chunks of the failed read may still arrive in that memory.
             buffers.take(scratch, (block.nbytes + 1,), np.uint8)
-            key = f"among entries {start} to {stop - 1}"
-            raise retries.named_failure(error, self.name, key) from error
+            buffers.retries += retries.is_transient(error)
+            block = self._read_by_chunk(start, stop, buffers)
         if self.document is not None and not Path(self.document).exists():
             msg = f"{self.name}: the store went away while it was read ({self.document} is gone)"
             raise MissingSourceError(msg)
+        return block
+
+    def _read_by_chunk(self, start: int, stop: int, buffers: Buffers) -> np.ndarray[Any, Any]:
+        """Read a range one chunk at a time, each with its own retries, as of `ZarrMatrix`."""
+        block, step = np.empty(stop - start, self.dtype), self.chunk
+        for number in range(start // step, -(-stop // step)):
+            part, first = self._read_chunk(buffers, number), number * step
+            begin, end = max(start, first), min(stop, first + len(part))
+            block[begin - start : end - start] = part[begin - first : end - first]
         return block
 
     def _read_chunk(self, buffers: Buffers, number: int) -> np.ndarray[Any, Any]:
@@ -322,7 +329,7 @@ def open_zarr_array(
     handle = ArrayHandle(array, packed, name, missing)
     direct, far = _without_zarr(array, name, document, missing, handle)
     grids = (Grid(shape[0], steps[0]), Grid(shape[1], steps[1]))
-    scratch = _zarr_scratch(array, grids)
+    scratch = zarr_scratch(array, grids[0].count * grids[1].count)
     if direct is not None or far is not None:
         scratch = (direct or far.plan).scratch_nbytes  # type: ignore[union-attr]
     matrix = ZarrMatrix(
@@ -390,11 +397,3 @@ def refuse_group(store: Store, path: str, name: str, pointer: str) -> SourceErro
         f"{name}: expected a Zarr array, got a Zarr group; it holds "
         f"{catalog.describe(entries)}. Point at one: {pointer.format(best)}"
     )
-
-
-def _zarr_scratch(array: zarr.Array[Any], grids: tuple[Grid, Grid]) -> int:
-    """Return the bytes of zarr's encoded, decoded and filtered copies of its chunks."""
-    at_once = min(int(zarr.config.get("async.concurrency") or 10), grids[0].count * grids[1].count)
-    chunk = grids[0].step * grids[1].step * int(array.dtype.itemsize)
-    copies = 2 + len(array.filters or ())
-    return at_once * copies * chunk

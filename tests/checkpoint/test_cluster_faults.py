@@ -17,6 +17,7 @@ from bigspec.errors import ClusterError
 from bigspec.watch import Observer
 from tests.checkpoint.serving import ASKED, CALL, SMALL, Run, Scheduler, Served
 from tests.matrices import Chunked, decaying
+from tests.workers import local_cluster
 
 A = decaying(320, 60, 0.5).astype("f4")
 SETTINGS = {
@@ -56,12 +57,14 @@ def whole(served):
 @pytest.fixture(scope="module")
 def trio():
     """Three workers for the tests that break them, and the one client that lives through it."""
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    with dask.config.set(SETTINGS):
-        options = {"n_workers": 3, "threads_per_worker": 1, "dashboard_address": ":0"}
-        with LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client:
-            yield cluster, client
+    with (
+        dask.config.set(SETTINGS),
+        local_cluster(n_workers=3) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield cluster, client
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Tasks of workers whose panels come over a link: who waits, who multiplies, how many there are."""
 
 import threading
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 from distributed import Client, LocalCluster
 
 from bigspec.matrices import Grid, Matrix
-from bigspec.passes import InlineExecutor, find_executor, one_blas_thread
+from bigspec.panels.limit import Limit
+from bigspec.passes import (
+    DeadlinePassed,
+    Hooks,
+    InlineExecutor,
+    far_panels,
+    find_executor,
+    one_blas_thread,
+)
 from tests.passes.test_passes import block, passes_over
 
 PANELS, ROWS, TASKS = 12, 2, 4
@@ -27,6 +36,11 @@ class Link:
     def until(self, true):
         with self._changed:
             assert self._changed.wait_for(true, PATIENCE), (self.asked, self.come, self.read)
+
+    def came(self, row, seconds):
+        with self._changed:
+            patience = PATIENCE if seconds is None else seconds
+            return self._changed.wait_for(lambda: self.fast or row in self.come, patience)
 
     def tell(self, change):
         with self._changed:
@@ -53,8 +67,8 @@ class Way:
 
     row: int
 
-    def wait(self):
-        LINK.until(lambda: LINK.fast or self.row in LINK.come)
+    def wait(self, seconds=None):
+        return LINK.came(self.row, seconds)
 
     def cancel(self):
         pass
@@ -111,3 +125,51 @@ def test_what_has_come_is_multiplied_and_the_next_is_asked_for_while_others_wait
     assert sorted(LINK.read) == list(range(0, len(A), ROWS))
     here = passes_over(matrix, 2, pieces=1, rounds=PANELS, executor=InlineExecutor()).run(V)
     np.testing.assert_array_equal(found[0].Z, here.Z)
+
+
+def test_tasks_that_wait_leave_their_places_when_the_deadline_passes():
+    matrix = Far(A.shape, A.dtype, "far", (Grid(len(A), ROWS), Grid(5, 5)))
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": ":0"}
+    with LocalCluster(processes=False, **options) as cluster, Client(cluster) as client:
+        passes = passes_over(matrix, 2, pieces=1, rounds=PANELS, executor=find_executor(False))
+        memory = replace(passes.layout.memory, tasks=TASKS)
+        passes.layout = replace(passes.layout, memory=memory)
+        with pytest.raises(DeadlinePassed):
+            passes.run(V, hooks=Hooks(deadline=time.monotonic() + 1.0))
+        tasks = client.submit(far_panels._tasks, pure=False).result(PATIENCE)
+        with tasks.one_more(1, Limit(time.monotonic() + PATIENCE / 2)):
+            pass  # it is the only one, although nothing ever came
+    assert not LINK.read
+
+
+class Asked(Limit):
+    """A limit of a task that is about to wait for a place."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = threading.Event()
+
+    @property
+    def left(self):
+        self.asked.set()
+        return None
+
+
+def test_every_task_that_waits_is_told_of_a_place():
+    # Runs with different layouts meet on a worker. The first to wait may not be the one that fits.
+    tasks, inside = far_panels._Tasks(1), threading.Semaphore(0)
+
+    def take(most, limit):
+        with tasks.one_more(most, limit):
+            inside.release()
+
+    with tasks.one_more(2, Limit()):
+        with tasks.one_more(2, Limit()):
+            for most in (1, 2):
+                limit = Asked()
+                threading.Thread(target=take, args=(most, limit), daemon=True).start()
+                assert limit.asked.wait(PATIENCE)
+                with tasks._changed:
+                    pass  # it gave the lock back, so it waits
+        assert inside.acquire(timeout=10.0)  # the second has the place of the task that ended
+    assert inside.acquire(timeout=PATIENCE)

@@ -17,6 +17,7 @@ from bigspec.passes.flight import STRETCH, stretch
 from tests.matrices import decaying
 from tests.panels.test_layout import huge
 from tests.passes.test_passes import block, passes_over
+from tests.workers import local_cluster
 
 V = block(40)
 PANELS, ROUND = 30, 3
@@ -154,10 +155,9 @@ def test_the_client_holds_no_more_futures_late_in_a_pass(large, passes, client, 
 
 def test_a_worker_killed_with_the_running_sum_changes_no_bit(large, matrix, expected):
     """Mostly the base dies with it, on one of two workers: all that came after is sent again."""
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with LocalCluster(**options) as cluster, Client(cluster) as client:
+    with local_cluster(n_workers=2) as cluster, Client(cluster) as client:
         passes = passes_on(find_executor(False), matrix)
         killed, told = [], []
 

@@ -7,6 +7,7 @@ import pytest
 
 from bigspec.passes import DeadlinePassed, Job, find_executor, map_jobs
 from bigspec.passes.executor import ThreadExecutor
+from tests.workers import local_cluster
 
 
 @pytest.fixture
@@ -105,12 +106,9 @@ def die_once(place, limit):
 
 
 def test_a_worker_that_dies_of_a_job(tmp_path):
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as own,
-        Client(own),
-    ):
+    with local_cluster(n_workers=1) as own, Client(own):
         jobs = [Job(str(tmp_path / "mark"), 1.0, 1)]
         results = collected(die_once, jobs, find_executor(False), memory=2)
     assert [result for _, result in results] == ["done"]

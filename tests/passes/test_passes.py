@@ -34,6 +34,7 @@ from bigspec.passes import (
 from bigspec.passes.executor import ThreadExecutor
 from bigspec.passes.sizes import register_sizes
 from tests.matrices import Chunked, contains, decaying, largest_singular_value
+from tests.workers import local_cluster
 
 GIB = 1 << 30
 
@@ -360,7 +361,7 @@ def test_dask_array_that_cannot_fit_is_refused_before_it_is_computed():
 
 def test_worker_killed_in_the_middle_of_a_pass_changes_no_bit(tmp_path):
     """On schedule: after the first panels are summed; the worker that holds the block dies too."""
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     A = decaying(600, 40).astype("f4")
     store = zarr.create_array(tmp_path / "A.zarr", shape=A.shape, chunks=(2, 40), dtype="f4")
@@ -368,8 +369,7 @@ def test_worker_killed_in_the_middle_of_a_pass_changes_no_bit(tmp_path):
     matrix = bigspec.open_matrix(tmp_path / "A.zarr")
     V = block(40)
     expected = passes_over(matrix, pieces=2, rounds=16, executor=ThreadExecutor()).run(V)
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with LocalCluster(**options) as cluster, Client(cluster) as client:
+    with local_cluster(n_workers=2) as cluster, Client(cluster) as client:
         pids = list(client.run(os.getpid).values())
         passes = passes_over(matrix, pieces=2, rounds=16, executor=find_executor(False))
 

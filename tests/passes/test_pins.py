@@ -25,6 +25,7 @@ from tests.checkpoint.serving import CALL, SMALL
 from tests.matrices import Chunked, decaying
 from tests.memory import traced_peak
 from tests.passes.test_passes import block, passes_over
+from tests.workers import local_cluster
 
 A = decaying(320, 60, 0.5).astype("f4")
 PANELS = 16
@@ -416,14 +417,13 @@ class Killing(Observer):
 
 def test_panels_are_lost_for_good_with_their_worker(places, monkeypatch):
     """From then on they are read in each pass, and the others come from memory."""
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     matrix = opened(places, "dense")
     monkeypatch.setattr("bigspec.passes.flight.LOOK", 0.05)
     expected = bigspec.norm(matrix, pin=False, **CALL)
-    options = {"n_workers": 3, "threads_per_worker": 1, "dashboard_address": ":0"}
     patience = {"distributed.comm.timeouts.connect": "2s"}  # with a worker that has just died
-    with dask.config.set(patience), LocalCluster(**options) as cluster, Client(cluster):
+    with dask.config.set(patience), local_cluster(n_workers=3) as cluster, Client(cluster):
         for number in (1, 3):  # while panels are read to stay, and when they are there
             killing = Killing(cluster, number)
             est = bigspec.norm(matrix, progress=killing, **CALL)

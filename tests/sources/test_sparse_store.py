@@ -329,3 +329,26 @@ def test_indices_of_an_npz_that_are_no_integers(part: str, tmp_path: Path) -> No
     for door in (bigspec.norm, lambda a: bigspec.convert(a, tmp_path / "C.zarr")):
         with pytest.raises(DataError, match=rf"expected (integers in {part}|as many integer)"):
             door(place)
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", ">f2", ">i4", ">u8", ">c16"])
+def test_big_endian_values_are_read(tmp_path: Path, dtype: str) -> None:
+    S = sp.csr_array(np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]))
+    group = zarr.create_group(tmp_path / "A.zarr", zarr_format=2)
+    group.attrs.update(
+        {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [2, 3]}
+    )
+    for part, kind in (("data", dtype), ("indices", ">i4"), ("indptr", ">i8")):
+        entries = getattr(S, part)
+        group.create_array(
+            part,
+            shape=entries.shape,
+            chunks=(2,),
+            dtype=kind,
+            config={"write_empty_chunks": True},
+        )[...] = entries
+    matrix = bigspec.open_matrix(tmp_path / "A.zarr")
+    block: Any = matrix.read(slice(0, 2), slice(0, 3), Buffers())
+    np.testing.assert_array_equal(block.toarray(), S.toarray())
+    found = bigspec.norm(matrix)
+    assert found.lower * (1 - 1e-9) <= 3.0 <= found.upper * (1 + 1e-9)

@@ -7,17 +7,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BytesCodec
+from zarr.storage import LocalStore
 
 from bigspec.errors import ChunkError, MissingSourceError
 from bigspec.kernels.buffers import Buffers
 from bigspec.sources.missing_chunks import Missing
 from bigspec.sources.zarr_store import ZarrVector
+from tests.sources.conftest import FailingStore
 from tests.sources.test_direct import CODECS, DTYPES, V2, V3
 from tests.sources.test_fetching import FarStore
 
@@ -150,3 +153,43 @@ def test_other_arrays_are_left_to_zarr(tmp_path: Path, options: Any) -> None:
     way = ZarrVector.of(zarr.open_array(tmp_path / "v", mode="r"), "v")
     assert way.direct is way.far is None
     np.testing.assert_array_equal(way.read(3, 21, Buffers(), "part"), VALUES[3:21])
+
+
+@pytest.mark.parametrize("name", ["big-endian", "bz2"])
+@pytest.mark.parametrize("far", [False, True])
+def test_a_damaged_chunk_that_only_zarr_decodes_is_named(
+    tmp_path: Path, name: str, far: bool
+) -> None:
+    options: dict[str, Any] = {"serializer": BytesCodec(endian="big")}
+    if name == "bz2":
+        options = {"zarr_format": 2, "compressors": numcodecs.BZ2()}
+    made = zarr.create_array(
+        tmp_path, shape=VALUES.shape, chunks=(STEP,), dtype=VALUES.dtype, **options
+    )
+    made[...] = VALUES
+    file = chunk_file(tmp_path, 2, made.metadata.zarr_format)
+    file.write_bytes(file.read_bytes()[:-1])
+    store: Any = FarStore(tmp_path) if far else tmp_path
+    vector = ZarrVector.of(zarr.open_array(store, mode="r"), "v")
+    assert vector.direct is None
+    assert vector.far is None
+    np.testing.assert_array_equal(vector.read(1, 7, Buffers(), "v"), VALUES[1:7])
+    key = file.relative_to(tmp_path)
+    with pytest.raises(ChunkError, match=rf"^v: chunk {key} is damaged and cannot be decoded"):
+        vector.read(1, 21, Buffers(), "v")
+
+
+def test_a_failure_that_passes_is_read_again_chunk_by_chunk(tmp_path: Path) -> None:
+    made = zarr.create_array(
+        tmp_path,
+        shape=VALUES.shape,
+        chunks=(STEP,),
+        dtype=VALUES.dtype,
+        serializer=BytesCodec(endian="big"),
+    )
+    made[...] = VALUES
+    failing = FailingStore(LocalStore(tmp_path), [None, ConnectionError("reset")])
+    vector = ZarrVector.of(zarr.open_array(failing, mode="r"), "v")
+    buffers = Buffers()
+    np.testing.assert_array_equal(vector.read(1, 21, buffers, "v"), VALUES[1:21])
+    assert buffers.retries == 1
