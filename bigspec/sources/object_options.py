@@ -18,7 +18,15 @@ from bigspec.errors import ArgumentError, SourceError
 from bigspec.names import MARK, shown
 from bigspec.sources.storage_options import Options, protocol_of
 
-__all__ = ["Settings", "no_client", "refused", "settings_for", "unknown", "without_values"]
+__all__ = [
+    "Settings",
+    "for_fsspec",
+    "no_client",
+    "refused",
+    "settings_for",
+    "unknown",
+    "without_values",
+]
 
 NAMES: dict[str, dict[str, str]] = {
     "s3": {
@@ -158,6 +166,19 @@ def no_client(url: str, cause: str) -> SourceError:
         f"{shown(url)}: its client cannot be made ({cause}); check the URL, and the credentials "
         "and options in the environment or in storage_options (--storage-option)"
     )
+
+
+def for_fsspec(kind: str, options: Options) -> Options:
+    """Return options as they are, or refuse an endpoint that adlfs would leave out in silence."""
+    for name in ("endpoint_url", "endpoint"):
+        if kind == "az" and name in options:
+            msg = (
+                f"storage_options: {name}: adlfs, the client of this URL without the extra remote, "
+                "does not have it and would ask Azure itself; give connection_string with "
+                "BlobEndpoint=http://HOST:PORT/ACCOUNT, or install the extra"
+            )
+            raise ArgumentError(msg)
+    return options
 
 
 def refused(url: str, error: Exception, options: Options) -> Exception:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from zarr.storage import FsspecStore, ObjectStore
 
 from bigspec.names import shown
-from bigspec.sources import retries
+from bigspec.sources import object_options, retries
 from bigspec.sources.object_options import (
     Settings,
     no_client,
@@ -61,7 +61,7 @@ def remote_store(url: str, options: Options | None, *, read_only: bool) -> Store
     kind = ALIASES.get(protocol, protocol)
     if kind in SCHEMES and "::" not in url and _has_obstore():
         return _opened(kind, url, mine, read_only=read_only)
-    given = mine if options else {}  # fsspec knows its configuration
+    given = object_options.for_fsspec(kind, mine) if options else {}  # it knows its own
     try:
         return retries.with_retries(
             lambda: FsspecStore.from_url(url, storage_options=given, read_only=read_only)

@@ -154,6 +154,15 @@ def test_a_file_system_that_refuses_its_options_is_no_unknown_url(
         bigspec.open_matrix("nosuch://c/A.zarr", storage_options={"account_key": SECRET})
 
 
+@pytest.mark.parametrize("name", ["endpoint_url", "endpoint"])
+def test_an_endpoint_that_adlfs_would_leave_out_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "find_spec", lambda _: None)
+    with pytest.raises(ArgumentError, match=f"{name}: adlfs.* give connection_string with"):
+        bigspec.open_matrix("az://c/A.zarr", storage_options={"account_name": "a", name: URL})
+
+
 # Options -------------------------------------------------------------------------------------
 
 
